@@ -1,0 +1,119 @@
+"""What every pruning method takes and gives back."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kprune.errors import UserError
+from kprune.objectives import Objective
+
+Example = dict[str, Any]
+"""One tokenised example: `input_ids` and, where the model reads them, `token_type_ids` (lists of int, unpadded), and
+`label` (int, float, or (start, end) for spans) where labels are handed out."""
+
+
+def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
+    """Pad examples on the right to the longest of them.
+
+    Returns tensors [B, T] `input_ids`, `attention_mask` and, where present, `token_type_ids`; `labels` [B] or [B, 2]
+    where the examples carry a label.
+    """
+    length = max(len(example["input_ids"]) for example in examples)
+    batch = {}
+    for key, filler in (("input_ids", pad_token_id), ("token_type_ids", 0)):
+        if key in examples[0]:
+            batch[key] = torch.tensor([list(e[key]) + [filler] * (length - len(e[key])) for e in examples])
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+    batch["attention_mask"] = (torch.arange(length) < lengths[:, None]).long()
+    if "label" in examples[0]:
+        batch["labels"] = torch.tensor([example["label"] for example in examples])
+    return batch
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Tokenised examples from the training set, in the order drawn. Labels are withheld unless a method needs them."""
+
+    examples: Sequence[Example]
+    batch_size: int
+    pad_token_id: int
+
+    def __post_init__(self):
+        if not self.examples:
+            raise UserError("the calibration set is empty: raise calibration.tokens or check calibration.file")
+        if any(len(example["input_ids"]) == 0 for example in self.examples):
+            raise UserError("the calibration set has an example without tokens: remove it from the data")
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(example["input_ids"]) for example in self.examples)
+
+    def batches(self, by_length: bool = True) -> list[dict[str, Tensor]]:
+        """Padded batches on the CPU; sorted by length, so that little is padded, or in the order drawn."""
+        examples = list(self.examples)
+        if by_length:
+            examples.sort(key=lambda example: len(example["input_ids"]))
+        starts = range(0, len(examples), self.batch_size)
+        return [collate(examples[start : start + self.batch_size], self.pad_token_id) for start in starts]
+
+
+@dataclass(frozen=True)
+class PruningData:
+    """`calibration` for every method; `training()` (lazy, labelled) for the retrained ones alone."""
+
+    calibration: CalibrationSet
+    training: Callable[[], Sequence[Example]] | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Share of FLOPs to remove, counted at one sequence length (tokens; a mean, so it may be fractional).
+
+    Raises:
+        UserError: the share is outside (0, 1).
+    """
+
+    flops_reduction: float
+    sequence_length: float
+
+    def __post_init__(self):
+        if not 0 < self.flops_reduction < 1:
+            raise UserError(f"flops_reduction={self.flops_reduction:g} is outside (0, 1): give the share of FLOPs to remove, such as 0.8")
+
+
+@dataclass
+class Outcome:
+    """What a method gives back.
+
+    Attributes:
+        model: the pruned model, any module that is called like the dense one.
+        kept_heads, kept_neurons: a number per layer, bottom to top (means where they depend on the input).
+        kept_units: indices of the kept units per sublayer, bottom to top (MHA then FFN); None where they vary.
+        seconds_by_stage: wall-clock seconds.
+        details: what the method wants on record (ridge, threshold, warnings); plain JSON values.
+    """
+
+    model: nn.Module
+    kept_heads: list[float]
+    kept_neurons: list[float]
+    kept_units: list[list[int]] | None = None
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Pruner(Protocol):
+    """A pruning method. Its settings are its constructor's plain arguments."""
+
+    name: str
+    needs_labels: bool
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Prune `model`; the model passed in is left as it was."""
+        ...
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """The largest FLOPs reduction this method can do on `model`, in [0, 1)."""
+        ...
