@@ -1,0 +1,135 @@
+"""Where data sets and models come from: a folder, then the mirror, then the hub. Never a silent substitute."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from kprune.errors import UserError
+
+HUB_PATIENCE = 15.0
+"""Seconds that the hub gets to answer; with the look into the hub's local cache the whole stays under 20."""
+
+
+def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
+    """The splits of one configuration of a data set, from the mirror or the hub.
+
+    Raises:
+        UserError: it is neither in the mirror nor to be had from the hub, or its files cannot be read.
+    """
+    folder = _in_mirror(hub_id)
+    if folder is None:
+        folder = _from_hub(hub_id, "dataset", "README.md", f"{config}/*")
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(str(folder), config)
+    except Exception as error:  # datasets raises a different type for each way a folder can be wrong
+        raise UserError(f"{folder} holds no readable data set {hub_id} ({config}): {_one_line(error)}; "
+                        f"check its README's configs and its parquet files") from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def find_model(id_or_path: str) -> str:
+    """The local folder of a checkpoint: an existing folder as it is, else the mirror's, else the hub's.
+
+    Raises:
+        UserError: there is no such folder, nor is it in the mirror or to be had from the hub.
+    """
+    if Path(id_or_path).expanduser().is_dir():
+        return str(Path(id_or_path).expanduser())
+    folder = _in_mirror(id_or_path)
+    if folder is not None:
+        return str(folder)
+    return str(_from_hub(id_or_path, "model", "config.json", "*.safetensors", ("*.json", "*.txt", "*.model", "*.py")))
+
+
+def _is_hub_id(name: str) -> bool:
+    """<org>/<name>, or one word for the hub's oldest models; never a path that climbs out of the mirror."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(part and not part.startswith((".", "~")) for part in parts)
+
+
+def _in_mirror(name: str) -> Path | None:
+    mirror = os.environ.get("KPRUNE_MIRROR")
+    if not mirror or not _is_hub_id(name):
+        return None
+    folder = Path(mirror).expanduser() / name
+    return folder if folder.is_dir() else None
+
+
+def _from_hub(name: str, kind: str, probe: str, payload: str, besides: tuple[str, ...] = ()) -> Path:
+    """Snapshot folder of a hub repository, downloaded or, where the hub is silent, from the hub's own local cache.
+
+    `probe` is a small file that every such repository has, `payload` the pattern of the files that matter.
+    """
+    if not _is_hub_id(name):
+        raise UserError(f"no {kind} folder {name}: check the path (it is not a hub id of the form org/name either)")
+    request = {"repo_id": name, "repo_type": kind, "allow_patterns": [probe, payload, *besides]}
+    try:
+        if constants.is_offline_mode():
+            raise ConnectionError("HF_HUB_OFFLINE is set")
+        # Small, through the same route as the rest, and never retried for longer than this: a hub that passes is there.
+        _within(HUB_PATIENCE, lambda: huggingface_hub.hf_hub_download(name, probe, repo_type=kind))
+        return Path(huggingface_hub.snapshot_download(**request))
+    except Exception as error:  # network errors come from httpx, the hub's client and the operating system alike
+        missing = isinstance(error, (RepositoryNotFoundError, EntryNotFoundError, GatedRepoError))
+        reason = f"has no public {name}" if missing else f"was not reached: {_one_line(error)}"
+        cached = _cached(request, payload)
+        if cached is not None:
+            return cached
+        raise _not_found(name, kind, reason) from error
+
+
+def _cached(request: dict, payload: str) -> Path | None:
+    """An earlier complete download of the same id, in the hub client's cache."""
+    try:
+        folder = Path(huggingface_hub.snapshot_download(**request, local_files_only=True))
+    except Exception:  # not cached: the caller says what was looked for
+        return None
+    return folder if any(folder.glob(payload)) else None
+
+
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Run `call`, waiting no longer than `seconds`: the hub client's own retries outlast any timeout one can set."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    bars = not are_progress_bars_disabled()
+    if bars:
+        disable_progress_bars()
+    try:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(seconds)
+    finally:
+        if bars:
+            enable_progress_bars()
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    if raised:
+        raise raised[0]
+
+
+def _not_found(name: str, kind: str, reason: str) -> UserError:
+    mirror = os.environ.get("KPRUNE_MIRROR")
+    looked = f"no folder {Path(mirror).expanduser() / name}" if mirror else "KPRUNE_MIRROR is not set"
+    return UserError(f"{kind} {name} not found: {looked}, and the hub {constants.ENDPOINT} {reason}; "
+                     f"put it at <KPRUNE_MIRROR>/{name} or connect to the hub")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,60 @@
+"""Scores in percent."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Share of equal entries of two arrays [N]."""
+    return 100 * float(np.mean(np.asarray(predicted) == np.asarray(labels)))
+
+
+def spearman(values: np.ndarray, labels: np.ndarray) -> float:
+    """Rank correlation of two arrays [N], ties ranked by their mean.
+
+    Constant values, as of a model pruned to nothing, rank nothing: their undefined correlation counts as 0.
+    """
+    values, labels = np.asarray(values, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    if len(values) < 2 or np.ptp(values) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    return 100 * float(stats.spearmanr(values, labels).statistic)
+
+
+def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool) -> tuple[float, float]:
+    """Exact match and F1 by the rules of the official evaluation scripts, the best over each question's answers.
+
+    Args:
+        predictions: one text per question, "" for no answer.
+        answers: the accepted texts per question, none where it has no answer.
+        no_answers: SQuAD 2.0's rules: a question without an answer expects "", and empty texts match each other.
+    """
+    exact = f1 = 0.0
+    for prediction, accepted in zip(predictions, answers, strict=True):
+        if no_answers:
+            accepted = [answer for answer in accepted if normalise(answer)] or [""]
+        exact += max(float(normalise(prediction) == normalise(answer)) for answer in accepted)
+        f1 += max(_f1(prediction, answer, no_answers) for answer in accepted)
+    return 100 * exact / len(predictions), 100 * f1 / len(predictions)
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles and extra white space."""
+    text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+_PUNCTUATION = frozenset(string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def _f1(prediction: str, answer: str, empty_matches: bool) -> float:
+    predicted, expected = normalise(prediction).split(), normalise(answer).split()
+    if not predicted or not expected:
+        return float(empty_matches and predicted == expected)
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * common / (len(predicted) + len(expected))

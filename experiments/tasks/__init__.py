@@ -1,0 +1,31 @@
+"""Tasks, built from the plain settings of conf/task/<name>.yaml."""
+
+import importlib
+from typing import Any
+
+from experiments.tasks.base import EvaluationSet, Task
+from kprune.errors import UserError
+
+KINDS = {
+    "glue": "experiments.tasks.glue.GlueTask",
+    "squad": "experiments.tasks.squad.SquadTask",
+    "custom": "experiments.tasks.custom.CustomTask",
+    "docstrings": "experiments.tasks.docstrings.DocstringsTask",
+}
+"""Class of each `kind`, imported when asked for."""
+
+__all__ = ["EvaluationSet", "Task", "build_task"]
+
+
+def build_task(settings: dict[str, Any]) -> Task:
+    """The task of a config: `kind` picks the class, the other settings are its constructor's arguments.
+
+    Raises:
+        UserError: the kind is unknown, or a setting is wrong.
+    """
+    kind = settings.get("kind")
+    if kind not in KINDS:
+        raise UserError(f"task.kind={kind} is unknown: give one of {', '.join(KINDS)}")
+    module, name = KINDS[kind].rsplit(".", 1)
+    arguments = {key: value for key, value in settings.items() if key != "kind"}
+    return getattr(importlib.import_module(module), name)(**arguments)

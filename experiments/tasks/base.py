@@ -1,0 +1,89 @@
+"""What the rest of the program knows of a task: examples, a head, a metric. Everything particular stays below."""
+
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from kprune.objectives import Objective
+from kprune.pruner import Example
+
+
+class EvaluationSet:
+    """Tokenised examples and what is needed to score their logits.
+
+    Attributes:
+        split: name of the data, for the record.
+        examples: what goes through the model, without labels; a window of a long text is an example of its own.
+        size: number of scored items.
+    """
+
+    def __init__(self, split: str, examples: Sequence[Example], size: int):
+        self.split = split
+        self.examples = examples
+        self.size = size
+
+    def score(self, logits: list[Tensor]) -> float:
+        """Score in percent; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
+        raise NotImplementedError
+
+
+class Task:
+    """A data set with its head, loss and metric.
+
+    Attributes:
+        metric: "accuracy", "spearman" or "f1".
+        max_length: tokens an example is cut to.
+        average_length: tokens of a mean training example, for the FLOPs and the size of the calibration set; None
+            where it is to be measured.
+        batch_size: examples in a batch.
+        objective: reads the head's logits, compares them, has the loss.
+        label_names: the classes, ["score"] for regression, None for spans.
+        auto_class: the transformers Auto class that loads a model with this head.
+    """
+
+    name: str
+    metric: str
+    higher_is_better = True
+    max_length: int
+    average_length: float | None
+    batch_size: int
+    objective: Objective
+    label_names: list[str] | None
+    auto_class: type
+
+    def __init__(self):
+        self._tokenised: WeakKeyDictionary = WeakKeyDictionary()
+
+    @property
+    def num_labels(self) -> int | None:
+        """Outputs of the head: classes, 1 for regression, None for spans."""
+        return None if self.label_names is None else len(self.label_names)
+
+    def training(self, tokenizer) -> Sequence[Example]:
+        """The labelled training set, tokenised once per tokenizer.
+
+        Raises:
+            UserError: the data are not to be had, or a column or label is wrong.
+        """
+        return self._once(tokenizer, "training", self.tokenise_training)
+
+    def evaluation(self, tokenizer) -> EvaluationSet:
+        """The evaluation set, tokenised once per tokenizer.
+
+        Raises:
+            UserError: the data are not to be had, or a column or label is wrong.
+        """
+        return self._once(tokenizer, "evaluation", self.tokenise_evaluation)
+
+    def tokenise_training(self, tokenizer) -> Sequence[Example]:
+        raise NotImplementedError
+
+    def tokenise_evaluation(self, tokenizer) -> EvaluationSet:
+        raise NotImplementedError
+
+    def _once(self, tokenizer, what: str, make: Callable):
+        kept = self._tokenised.setdefault(tokenizer, {})
+        if what not in kept:
+            kept[what] = make(tokenizer)
+        return kept[what]

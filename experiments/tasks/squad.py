@@ -1,0 +1,197 @@
+"""SQuAD 1.1 and 2.0: long paragraphs cut into overlapping windows, and the answers read back from their logits."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForQuestionAnswering
+
+from experiments import metrics
+from experiments.hub import find_dataset
+from experiments.tasks.base import EvaluationSet, Task
+from experiments.tasks.glue import split_with_columns
+from kprune.errors import UserError
+from kprune.objectives import Span
+from kprune.pruner import Example
+
+N_BEST = 20
+"""Start positions, and end positions, of a window that are paired with one another."""
+CHUNK = 1000
+"""Questions handed to the tokenizer, or windows searched, at once."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A question with a stretch of its paragraph.
+
+    Attributes:
+        row: which question.
+        example: its tokens.
+        first, offsets: token `first + i` is characters `offsets[i]` (begin, end) of the paragraph; the tokens before
+            and after are not the paragraph's.
+        cls: the token that stands for "no answer".
+    """
+
+    row: int
+    example: Example
+    first: int
+    offsets: np.ndarray
+    cls: int
+
+
+class SquadTask(Task):
+    """One of the two SQuADs from the hub.
+
+    Args:
+        no_answers: whether questions without an answer occur (2.0).
+        stride: tokens of the paragraph that neighbouring windows share.
+        max_answer_length: tokens of the longest answer that is predicted.
+    """
+
+    metric = "f1"
+    label_names = None
+    auto_class = AutoModelForQuestionAnswering
+
+    def __init__(self, name: str, hub_id: str, config: str, evaluation_split: str, no_answers: bool, max_length: int,
+                 stride: int, max_answer_length: int, average_length: float | None, batch_size: int,
+                 train_split: str = "train"):
+        super().__init__()
+        self.name = name
+        self.hub_id = hub_id
+        self.config = config
+        self.train_split = train_split
+        self.evaluation_split = evaluation_split
+        self.no_answers = no_answers
+        self.max_length = max_length
+        self.stride = stride
+        self.max_answer_length = max_answer_length
+        self.average_length = average_length
+        self.batch_size = batch_size
+        self.objective = Span()
+
+    @cached_property
+    def data(self) -> DatasetDict:
+        return find_dataset(self.hub_id, self.config)
+
+    def tokenise_training(self, tokenizer) -> list[Example]:
+        questions, contexts, answers = self._columns(self.train_split)
+        spans = []
+        for row, answer in enumerate(answers):
+            begin = answer["answer_start"][0] if answer["text"] else None
+            end = begin + len(answer["text"][0]) if answer["text"] else None
+            if begin is not None and not 0 <= begin < end <= len(contexts[row]):
+                raise UserError(f"{self.hub_id} ({self.config}, {self.train_split}), row {row}: the answer is outside "
+                                f"the paragraph; mend the data")
+            spans.append((begin, end))
+        return [{**window.example, "label": answer_tokens(window, *spans[window.row])}
+                for window in windows(tokenizer, questions, contexts, self.max_length, self.stride)]
+
+    def tokenise_evaluation(self, tokenizer) -> "SpanEvaluation":
+        questions, contexts, answers = self._columns(self.evaluation_split)
+        cut = list(windows(tokenizer, questions, contexts, self.max_length, self.stride))
+        accepted = [answer["text"] for answer in answers]
+        return SpanEvaluation(self.evaluation_split, cut, contexts, accepted, self.no_answers, self.max_answer_length)
+
+    def _columns(self, split: str) -> tuple[list[str], list[str], list[dict]]:
+        source = f"{self.hub_id} ({self.config}"
+        rows = split_with_columns(self.data, source + ")", split, ["question", "context", "answers"])
+        if len(rows) == 0:
+            raise UserError(f"{source}, {split}) has no rows: give another split")
+        answers = list(rows["answers"])
+        for row, answer in enumerate(answers):
+            if not answer["text"] and not self.no_answers:
+                raise UserError(f"{source}, {split}), row {row}: the question has no answer; set task.no_answers=true")
+        return list(rows["question"]), list(rows["context"]), answers
+
+
+class SpanEvaluation(EvaluationSet):
+    """A window is an example; a question, over all its windows, is what is scored."""
+
+    def __init__(self, split: str, windows: Sequence[Window], contexts: Sequence[str], answers: Sequence[Sequence[str]],
+                 no_answers: bool, max_answer_length: int):
+        super().__init__(split, [window.example for window in windows], len(answers))
+        self.windows = windows
+        self.contexts = contexts
+        self.answers = answers
+        self.no_answers = no_answers
+        self.max_answer_length = max_answer_length
+
+    def score(self, logits: list[Tensor]) -> float:
+        return metrics.squad(self.texts(logits), self.answers, self.no_answers)[1]
+
+    def texts(self, logits: list[Tensor]) -> list[str]:
+        """The answer to each question: the best span of its windows, or "" where there is none to be had, or where
+        "no answer" scores higher (2.0; its score is the lowest of the windows', as in the reference implementation)."""
+        score, begin, end = best_spans(logits, self.windows, self.max_answer_length)
+        null = np.array([float(row[0, w.cls] + row[1, w.cls]) for row, w in zip(logits, self.windows, strict=True)])
+        owner = np.array([window.row for window in self.windows])
+        texts = []
+        for row, of_row in enumerate(np.split(np.arange(len(owner)), np.searchsorted(owner, range(1, self.size)))):
+            best = of_row[score[of_row].argmax()]
+            unanswered = np.isneginf(score[best]) or (self.no_answers and null[of_row].min() > score[best])
+            texts.append("" if unanswered else self.contexts[row][begin[best] : end[best]])
+        return texts
+
+
+def windows(tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int,
+            stride: int) -> Iterator[Window]:
+    """Windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared."""
+    for start in range(0, len(questions), CHUNK):
+        # Some questions begin with much white space, which would leave no room for the paragraph.
+        encoded = tokenizer([question.lstrip() for question in questions[start : start + CHUNK]],
+                            list(contexts[start : start + CHUNK]), truncation="only_second", max_length=max_length,
+                            stride=stride, return_overflowing_tokens=True, return_offsets_mapping=True,
+                            return_attention_mask=False)
+        keys = [key for key in ("input_ids", "token_type_ids") if key in encoded]
+        for i, row in enumerate(encoded["overflow_to_sample_mapping"]):
+            example = {key: encoded[key][i] for key in keys}
+            sequence = encoded.sequence_ids(i)
+            first = sequence.index(1) if 1 in sequence else len(sequence)
+            offsets = encoded["offset_mapping"][i][first : first + sequence.count(1)]
+            ids = example["input_ids"]
+            cls = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
+            yield Window(start + row, example, first, np.array(offsets, dtype=np.int32).reshape(-1, 2), cls)
+
+
+def answer_tokens(window: Window, begin: int | None, end: int | None) -> tuple[int, int]:
+    """First and last token of the answer at characters [begin, end); [CLS] twice where the window does not hold it."""
+    offsets = window.offsets
+    if begin is None or len(offsets) == 0 or begin < offsets[0, 0] or end > offsets[-1, 1]:
+        return window.cls, window.cls
+    first = int(np.searchsorted(offsets[:, 0], begin, side="right")) - 1
+    last = int(np.searchsorted(offsets[:, 1], end, side="left"))
+    return window.first + first, window.first + last
+
+
+def best_spans(logits: Sequence[Tensor], windows: Sequence[Window],
+               max_answer_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score (start logit + end logit), first character and end character of each window's best span, [windows] each.
+
+    As in the reference implementation, the 20 best start and the 20 best end positions of the whole window are paired
+    and pairs outside the paragraph, back to front or too long dropped; a window without any left scores -inf.
+    """
+    scores, begins, ends = [], [], []
+    for low in range(0, len(windows), CHUNK):
+        chunk = windows[low : low + CHUNK]
+        padded = pad_sequence([row.T for row in logits[low : low + CHUNK]], batch_first=True,
+                              padding_value=-torch.inf)  # [W, T, 2]
+        top, position = padded.topk(min(N_BEST, padded.shape[1]), dim=1)
+        first = torch.tensor([window.first for window in chunk])
+        stop = first + torch.tensor([len(window.offsets) for window in chunk])
+        start, end = position[:, :, None, 0], position[:, None, :, 1]  # [W, K, 1], [W, 1, K]
+        allowed = (start >= first[:, None, None]) & (end < stop[:, None, None])
+        allowed &= (end >= start) & (end - start < max_answer_length)
+        pairs = (top[:, :, None, 0] + top[:, None, :, 1]).masked_fill(~allowed, -torch.inf)
+        score, best = pairs.flatten(1).max(dim=1)
+        start = position[:, :, 0].gather(1, (best // top.shape[1])[:, None])[:, 0]
+        end = position[:, :, 1].gather(1, (best % top.shape[1])[:, None])[:, 0]
+        scores.append(score.numpy())
+        for window, found, i, j in zip(chunk, ~torch.isneginf(score), start.tolist(), end.tolist(), strict=True):
+            begins.append(window.offsets[i - window.first, 0] if found else 0)
+            ends.append(window.offsets[j - window.first, 1] if found else 0)
+    return np.concatenate(scores), np.array(begins), np.array(ends)

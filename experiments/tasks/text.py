@@ -1,0 +1,133 @@
+"""Tasks on a text or a pair of texts: classification and regression."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from experiments import metrics
+from experiments.tasks.base import EvaluationSet, Task
+from kprune.errors import UserError
+from kprune.objectives import Classification, Regression
+from kprune.pruner import Example
+
+CHUNK = 2000
+"""Rows handed to the tokenizer at once."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a data set: one column of texts or two, each as long as `labels`.
+
+    `source` names the data and `rows` the rows (counted from 0 where None) in messages.
+    """
+
+    source: str
+    texts: Sequence[Sequence[str]]
+    labels: Sequence[int | float]
+    rows: Sequence[int] | None = None
+
+    def __post_init__(self):
+        if not len(self.labels):
+            raise UserError(f"{self.source} has no rows: give it some, or another file or split")
+        for column in self.texts:
+            for i, text in enumerate(column):
+                if not isinstance(text, str):
+                    raise UserError(f"{self.row(i)}: {text!r} is no text; mend it or remove the row")
+
+    def row(self, i: int) -> str:
+        return f"{self.source}, row {i if self.rows is None else self.rows[i]}"
+
+
+class TextTask(Task):
+    """A subclass says where the rows come from.
+
+    Attributes:
+        evaluation_split: name of the evaluation data, for the record.
+    """
+
+    evaluation_split: str
+    auto_class = AutoModelForSequenceClassification
+
+    def __init__(self, name: str, problem: str, metric: str, max_length: int, average_length: float | None,
+                 batch_size: int):
+        super().__init__()
+        if problem not in ("classification", "regression"):
+            raise UserError(f"task.problem={problem} is unknown: give classification or regression")
+        if metric not in ("accuracy", "spearman") or (metric == "accuracy") != (problem == "classification"):
+            raise UserError(f"task.metric={metric} does not fit {problem}: give accuracy for classification, "
+                            f"spearman for regression")
+        self.name = name
+        self.metric = metric
+        self.max_length = max_length
+        self.average_length = average_length
+        self.batch_size = batch_size
+        self.objective = Classification() if problem == "classification" else Regression()
+
+    @property
+    def regression(self) -> bool:
+        return isinstance(self.objective, Regression)
+
+    def training_table(self) -> Table:
+        raise NotImplementedError
+
+    def evaluation_table(self) -> Table:
+        raise NotImplementedError
+
+    def tokenise_training(self, tokenizer) -> list[Example]:
+        table = self.training_table()
+        labels = self.checked_labels(table)
+        examples = tokenise(tokenizer, table.texts, self.max_length)
+        return [{**example, "label": label} for example, label in zip(examples, labels, strict=True)]
+
+    def tokenise_evaluation(self, tokenizer) -> "TextEvaluation":
+        table = self.evaluation_table()
+        labels = self.checked_labels(table)
+        examples = tokenise(tokenizer, table.texts, self.max_length)
+        return TextEvaluation(self.evaluation_split, examples, labels, self.metric)
+
+    def checked_labels(self, table: Table) -> list[int | float]:
+        """The labels as the loss wants them: class numbers, or finite values.
+
+        Raises:
+            UserError: a label is missing or out of range; the message names its row, counted from 0.
+        """
+        checked = []
+        for i, label in enumerate(table.labels):
+            if label is None or not math.isfinite(label):
+                raise UserError(f"{table.row(i)}: the label is {label}; fill it in or remove the row")
+            if not self.regression and (label != int(label) or not 0 <= label < self.num_labels):
+                raise UserError(f"{table.row(i)}: label {label} is outside 0..{self.num_labels - 1} "
+                                f"({', '.join(self.label_names)}); mend the data or the task's label_names")
+            checked.append(float(label) if self.regression else int(label))
+        return checked
+
+
+class TextEvaluation(EvaluationSet):
+    """One logit row, or value, per scored text."""
+
+    def __init__(self, split: str, examples: Sequence[Example], labels: Sequence[int | float], metric: str):
+        super().__init__(split, examples, len(labels))
+        self.labels = np.asarray(labels)
+        self.metric = metric
+
+    def score(self, logits: list[Tensor]) -> float:
+        stacked = torch.stack(list(logits)).numpy()
+        if self.metric == "spearman":
+            return metrics.spearman(stacked, self.labels)
+        return metrics.accuracy(stacked.argmax(axis=-1), self.labels)
+
+
+def tokenise(tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[Example]:
+    """Examples of one column of texts or of two, the longer text of a pair cut first."""
+    examples: list[Example] = []
+    for start in range(0, len(texts[0]), CHUNK):
+        columns = [list(column[start : start + CHUNK]) for column in texts]
+        encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
+        keys = [key for key in ("input_ids", "token_type_ids") if key in encoded]
+        examples += [dict(zip(keys, values, strict=True)) for values in zip(*(encoded[k] for k in keys), strict=True)]
+    return examples
