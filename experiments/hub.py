@@ -2,14 +2,14 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from kprune.errors import UserError
 
@@ -25,17 +25,14 @@ def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
     """
     folder = _in_mirror(hub_id)
     if folder is None:
-        folder = _from_hub(hub_id, "dataset", "README.md", f"{config}/*")
-    bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+        folder = _from_hub(hub_id, "dataset", ("README.md", f"{config}/*"), f"{config}/*")
     try:
-        return datasets.load_dataset(str(folder), config)
+        with _quiet_datasets():
+            return datasets.load_dataset(str(folder), config)
     except Exception as error:  # datasets raises a different type for each way a folder can be wrong
-        raise UserError(f"{folder} holds no readable data set {hub_id} ({config}): {_one_line(error)}; "
+        reason = _one_line(error.__cause__ or error)
+        raise UserError(f"{folder} holds no readable data set {hub_id} ({config}): {reason}; "
                         f"check its README's configs and its parquet files") from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
 
 
 def find_model(id_or_path: str) -> str:
@@ -49,7 +46,22 @@ def find_model(id_or_path: str) -> str:
     folder = _in_mirror(id_or_path)
     if folder is not None:
         return str(folder)
-    return str(_from_hub(id_or_path, "model", "config.json", "*.safetensors", ("*.json", "*.txt", "*.model", "*.py")))
+    files = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
+    return str(_from_hub(id_or_path, "model", files, "*.safetensors"))
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """No progress bars and no log: what goes wrong is raised."""
+    bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _is_hub_id(name: str) -> bool:
@@ -66,22 +78,22 @@ def _in_mirror(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _from_hub(name: str, kind: str, probe: str, payload: str, besides: tuple[str, ...] = ()) -> Path:
+def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Path:
     """Snapshot folder of a hub repository, downloaded or, where the hub is silent, from the hub's own local cache.
 
-    `probe` is a small file that every such repository has, `payload` the pattern of the files that matter.
+    `files` are the patterns of what is fetched, `payload` the one without which a cached copy is of no use.
     """
     if not _is_hub_id(name):
         raise UserError(f"no {kind} folder {name}: check the path (it is not a hub id of the form org/name either)")
-    request = {"repo_id": name, "repo_type": kind, "allow_patterns": [probe, payload, *besides]}
+    request = {"repo_id": name, "repo_type": kind, "allow_patterns": list(files)}
     try:
         if constants.is_offline_mode():
             raise ConnectionError("HF_HUB_OFFLINE is set")
-        # Small, through the same route as the rest, and never retried for longer than this: a hub that passes is there.
-        _within(HUB_PATIENCE, lambda: huggingface_hub.hf_hub_download(name, probe, repo_type=kind))
+        # Downloads are retried, loudly and for long, where there is no network; this request is not.
+        _within(HUB_PATIENCE, lambda: huggingface_hub.HfApi().repo_info(name, repo_type=kind, timeout=HUB_PATIENCE))
         return Path(huggingface_hub.snapshot_download(**request))
     except Exception as error:  # network errors come from httpx, the hub's client and the operating system alike
-        missing = isinstance(error, (RepositoryNotFoundError, EntryNotFoundError, GatedRepoError))
+        missing = isinstance(error, RepositoryNotFoundError)  # a gated one, too
         reason = f"has no public {name}" if missing else f"was not reached: {_one_line(error)}"
         cached = _cached(request, payload)
         if cached is not None:
@@ -99,7 +111,7 @@ def _cached(request: dict, payload: str) -> Path | None:
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Run `call`, waiting no longer than `seconds`: the hub client's own retries outlast any timeout one can set."""
+    """Run `call`, waiting no longer than `seconds`: its own timeouts leave out, say, the resolving of names."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -108,16 +120,9 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
         except BaseException as error:
             raised.append(error)
 
-    bars = not are_progress_bars_disabled()
-    if bars:
-        disable_progress_bars()
-    try:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(seconds)
-    finally:
-        if bars:
-            enable_progress_bars()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
     if thread.is_alive():
         raise TimeoutError(f"no answer within {seconds:.0f} s")
     if raised:

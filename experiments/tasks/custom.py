@@ -1,5 +1,6 @@
 """The user's own labelled texts, from CSV, JSON-lines or parquet files."""
 
+import json
 import logging
 from collections.abc import Callable
 from functools import cached_property
@@ -15,11 +16,19 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.2
 SPLIT_SEED = 0
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    """Line by line: pandas' own reader turns columns with certain names into dates."""
+    with path.open(encoding="utf-8") as lines:
+        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+
+
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     # As text, so that "NA" stays a word and the label "01" a name.
     ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
-    ".json": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
+    ".jsonl": _read_json_lines,
+    ".json": _read_json_lines,
     ".parquet": pd.read_parquet,
 }
 MISSING = ("", "nan", "none", "null")
@@ -125,7 +134,15 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise UserError(f"no file {path}: check task.train_file and task.evaluation_file")
-    if path.suffix.lower() not in READERS:
+    if path.suffix.lower() not in 
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    """Line by line: pandas' own reader turns columns with certain names into dates."""
+    with path.open(encoding="utf-8") as lines:
+        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+
+
+READERS:
         raise UserError(f"{path} is none of {', '.join(READERS)}: convert it to one of these")
     try:
         frame = READERS[path.suffix.lower()](path)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, rankdata
+from sklearn.metrics import accuracy_score
+
+from experiments import metrics
+
+
+def test_accuracy_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    predicted, labels = rng.integers(0, 3, (2, 101))
+    assert metrics.accuracy(predicted, labels) == pytest.approx(100 * accuracy_score(labels, predicted))
+
+
+def test_spearman_is_pearson_of_mean_ranks():
+    rng = np.random.default_rng(0)
+    values, labels = np.round(rng.normal(size=(2, 200)), 1)  # rounded, so that there are ties
+    assert len(set(labels)) < 100
+    expected = 100 * pearsonr(rankdata(values), rankdata(labels)).statistic
+    assert metrics.spearman(values, labels) == pytest.approx(expected)
+    assert metrics.spearman(labels, labels**3) == pytest.approx(100)
+
+
+def test_constant_values_rank_nothing():
+    assert metrics.spearman(np.full(5, 2.5), np.arange(5)) == 0
+
+
+# Worked out by hand from the rules of the official evaluate-v1.1.py and evaluate-v2.0.py.
+@pytest.mark.parametrize("prediction, answers, exact, f1", [
+    ("The Eiffel Tower!", ["eiffel tower"], 1, 1),  # case, article, punctuation
+    ("  an   apple ", ["apple"], 1, 1),
+    ("in Paris, France", ["Paris", "Paris France"], 0, 0.8),  # best of both: P 2/3, R 1
+    ("cat cat dog", ["cat dog dog"], 0, 2 / 3),  # tokens counted with their multiplicity
+    ("theatre", ["atre"], 0, 0),  # an article is a word, not a prefix
+    ("1-2", ["12"], 1, 1),  # punctuation vanishes, no space in its place
+    ("", ["Paris"], 0, 0),
+    ("blue", ["red", "green"], 0, 0),
+])
+@pytest.mark.parametrize("no_answers", [False, True])
+def test_squad_rules(prediction, answers, exact, f1, no_answers):
+    assert metrics.squad([prediction], [answers], no_answers) == pytest.approx((100 * exact, 100 * f1))
+
+
+@pytest.mark.parametrize("prediction, answers, score", [
+    ("", [], 1),
+    ("Paris", [], 0),
+    ("the", [], 1),  # nothing is left of it
+    ("", ["the"], 1),  # an answer of which nothing is left does not count
+    ("", ["Paris"], 0),
+])
+def test_squad_2_without_answers(prediction, answers, score):
+    assert metrics.squad([prediction], [answers], no_answers=True) == (100 * score, 100 * score)
+
+
+def test_squad_is_the_mean_over_questions():
+    assert metrics.squad(["x", "y"], [["x"], ["z"]], no_answers=False) == (50, 50)
