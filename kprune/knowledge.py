@@ -1,0 +1,136 @@
+"""Knowledge measurement: what the model would lose with each head and neuron (K-prune paper, section 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kprune.objectives import Objective
+from kprune.transformer.adapter import Adapter, Sublayer
+
+
+@dataclass(frozen=True)
+class KnowledgeSettings:
+    """How knowledge is measured. The defaults are the paper's formulae; the other values are its authors' code.
+
+    Attributes:
+        temperature: γ of eq. 4.
+        kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
+        gradient: square the gradient of each example, or of the mean over each batch.
+        head: score a head as a whole, or as the mean over its dimensions without their cross terms.
+        representational_mean: K_rep as a mean over examples (eq. 5), or over tokens and hidden dimensions.
+    """
+
+    temperature: float = 2.0
+    kl: Literal["student_teacher", "teacher_student"] = "student_teacher"
+    gradient: Literal["example", "batch"] = "example"
+    head: Literal["whole", "mean_of_dimensions"] = "whole"
+    representational_mean: Literal["examples", "tokens_and_hidden"] = "examples"
+
+
+@dataclass
+class Knowledge:
+    """K_pred and K_rep of every unit of the sublayers from `start` up: per sublayer, [units] in float64."""
+
+    predictive: list[Tensor]
+    representational: list[Tensor]
+
+
+@dataclass
+class CalibrationState:
+    """A calibration batch on its way up: where student and teacher stand, and what the teacher will say at the top.
+
+    student, teacher: inputs of the sublayer at hand, [B, T, d]. logits: what the objective reads of the teacher.
+    """
+
+    batch: dict[str, Tensor]
+    attention_mask: Tensor | None
+    student: Tensor
+    teacher: Tensor
+    logits: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """[B, T] bool, False at padding."""
+        return self.batch["attention_mask"].bool()
+
+
+def measure(
+    adapter: Adapter, start: int, states: Sequence[CalibrationState], objective: Objective, settings: KnowledgeSettings
+) -> Knowledge:
+    """Knowledge of all units of the sublayers from `start` up, in one forward and backward pass from there.
+
+    `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
+    unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
+    `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²`, from the second moments of the features.
+    """
+    sublayers = adapter.sublayers[start:]
+    predictive = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in sublayers]
+    moments = [torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers]
+    examples = tokens = 0
+    for state in states:
+        features: list[Tensor] = []
+        handles = [sublayer.projection.register_forward_pre_hook(_catch(features)) for sublayer in sublayers]
+        try:
+            with torch.enable_grad():
+                output = adapter.run(start, state.student, state.attention_mask, state.batch)
+                logits = objective.read(output, state.batch["attention_mask"])
+                pair = (logits, state.logits) if settings.kl == "student_teacher" else (state.logits, logits)
+                divergence = objective.divergence(*pair, settings.temperature).sum()
+        finally:
+            for handle in handles:
+                handle.remove()
+        gradients = torch.autograd.grad(divergence, features)
+        real = state.real
+        with torch.no_grad():
+            for sublayer, f, g, k, m in zip(sublayers, features, gradients, predictive, moments, strict=True):
+                k += _squared_mask_gradient(f, g, sublayer.unit_size, settings)
+                m += _second_moments(f[real], sublayer.unit_size)
+        examples += len(real)
+        tokens += int(real.sum())
+    return Knowledge(
+        [k / (2 * examples) for k in predictive],
+        [_output_energy(s, m, settings, examples, tokens) for s, m in zip(sublayers, moments, strict=True)],
+    )
+
+
+def _catch(features: list[Tensor]):
+    def hook(module, inputs):
+        # The lowest sublayer's input is a constant: the graph begins at its features.
+        f = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+        features.append(f)
+        return (f,)
+
+    return hook
+
+
+def _squared_mask_gradient(features: Tensor, gradient: Tensor, unit_size: int, settings: KnowledgeSettings) -> Tensor:
+    """Σ of squared mask gradients over a batch: [units], from features and their gradients [B, T, units * unit_size]."""
+    per_dimension = (features * gradient).sum(dim=1).double().unflatten(-1, (-1, unit_size))
+    if settings.gradient == "batch":
+        per_dimension = per_dimension.mean(dim=0, keepdim=True)
+    if settings.head == "mean_of_dimensions":
+        return per_dimension.square().mean(dim=-1).sum(dim=0)
+    return per_dimension.sum(dim=-1).square().sum(dim=0)
+
+
+def _second_moments(features: Tensor, unit_size: int) -> Tensor:
+    """Σ_t f_i f_iᵀ of every unit: [units, unit_size, unit_size], from features [N, units * unit_size]."""
+    if unit_size == 1:
+        return features.square().sum(dim=0)[:, None, None].double()
+    per_unit = features.unflatten(-1, (-1, unit_size)).transpose(0, 1)
+    return (per_unit.mT @ per_unit).double()
+
+
+def _output_energy(sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings, examples: int, tokens: int) -> Tensor:
+    """Mean ‖W_i f_i‖² of every unit: [units]."""
+    weight = sublayer.projection.weight.double().unflatten(-1, (-1, sublayer.unit_size)).transpose(0, 1)
+    if settings.head == "mean_of_dimensions":
+        energy = (moments.diagonal(dim1=1, dim2=2) * weight.square().sum(dim=1)).mean(dim=-1)
+    else:
+        energy = (weight @ moments * weight).sum(dim=(1, 2))
+    if settings.representational_mean == "tokens_and_hidden":
+        return energy / (tokens * weight.shape[1])
+    return energy / examples
