@@ -31,7 +31,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".json": _read_json_lines,
     ".parquet": pd.read_parquet,
 }
-MISSING = ("", "nan", "none", "null")
+MISSING = ("", "nan")
 
 
 class CustomTask(TextTask):
@@ -72,8 +72,8 @@ class CustomTask(TextTask):
         if len(names) < 2:
             raise UserError(f"{self.train_file}, column {self.label}: all labels are {names.pop()}; "
                             f"a classifier needs two classes or more")
-        if all(name.lstrip("-").isdigit() for name in names):
-            return sorted(names, key=int)
+        if all(name.isdecimal() for name in names):
+            return sorted(names, key=lambda name: (int(name), name))
         return sorted(names)
 
     def training_table(self) -> Table:
@@ -134,15 +134,7 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise UserError(f"no file {path}: check task.train_file and task.evaluation_file")
-    if path.suffix.lower() not in 
-
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    """Line by line: pandas' own reader turns columns with certain names into dates."""
-    with path.open(encoding="utf-8") as lines:
-        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-
-
-READERS:
+    if path.suffix.lower() not in READERS:
         raise UserError(f"{path} is none of {', '.join(READERS)}: convert it to one of these")
     try:
         frame = READERS[path.suffix.lower()](path)
