@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from kprune.checkpoint.modeling_kprune import LAYOUTS
+from kprune.transformer.modeling_kprune import LAYOUTS
 from kprune.errors import UserError
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.bert import BertAttention, BertFFN

@@ -1,8 +1,6 @@
 """FLOPs and parameters. A multiply and an add count as 2; softmax, norm, bias, embeddings and head are left out
 (K-prune paper, as Kwon et al. 2022)."""
 
-from torch import nn
-
 
 def head_flops(sequence_length: float, hidden_size: int, head_size: int) -> float:
     """F_head = 8 s d d_h + 4 s² d_h: query, key, value and output projections; attention scores and their product."""
@@ -24,15 +22,11 @@ def encoder_parameters(adapter) -> int:
     return sum(parameter.numel() for parameter in adapter.encoder.parameters())
 
 
-def flops_reduction(dense: nn.Module, pruned: nn.Module, sequence_length: float) -> float:
-    """Share of FLOPs removed, counted on the two models as they are."""
-    from kprune.transformer import adapter_for
-
-    return 1 - model_flops(adapter_for(pruned), sequence_length) / model_flops(adapter_for(dense), sequence_length)
+def flops_reduction(dense, pruned, sequence_length: float) -> float:
+    """Share of FLOPs removed, counted on the two adapters' models as they are."""
+    return 1 - model_flops(pruned, sequence_length) / model_flops(dense, sequence_length)
 
 
-def params_reduction(dense: nn.Module, pruned: nn.Module) -> float:
-    """Share of the encoder's parameters removed, counted on the two models as they are."""
-    from kprune.transformer import adapter_for
-
-    return 1 - encoder_parameters(adapter_for(pruned)) / encoder_parameters(adapter_for(dense))
+def params_reduction(dense, pruned) -> float:
+    """Share of the encoder's parameters removed, counted on the two adapters' models as they are."""
+    return 1 - encoder_parameters(pruned) / encoder_parameters(dense)

@@ -1,0 +1,69 @@
+"""Tiny random models with an initialisation large enough that a broken mask shows."""
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+    RobertaForSequenceClassification,
+)
+
+from kprune.pruner import CalibrationSet
+
+SHAPE = dict(
+    vocab_size=99,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    initializer_range=0.3,
+)
+DISTIL_SHAPE = dict(
+    vocab_size=99, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=64, initializer_range=0.3
+)
+CONFIGS = {
+    "bert": lambda **kw: BertConfig(**SHAPE, **kw),
+    "roberta": lambda **kw: RobertaConfig(**SHAPE, **kw),
+    "electra": lambda **kw: ElectraConfig(**SHAPE, embedding_size=16, **kw),
+    "distilbert": lambda **kw: DistilBertConfig(**DISTIL_SHAPE, **kw),
+}
+CLASSES = {
+    "bert": (BertForSequenceClassification, BertForQuestionAnswering),
+    "roberta": (RobertaForSequenceClassification, RobertaForQuestionAnswering),
+    "electra": (ElectraForSequenceClassification, ElectraForQuestionAnswering),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertForQuestionAnswering),
+}
+FAMILIES = tuple(CONFIGS)
+HEADS = {"classification": dict(num_labels=3), "regression": dict(num_labels=1, problem_type="regression"), "span": {}}
+
+
+def tiny_model(family: str = "bert", head: str = "classification", attention: str = "sdpa", dtype=torch.float64, seed=0):
+    torch.manual_seed(seed)
+    config = CONFIGS[family](**HEADS[head])
+    model = CLASSES[family][head == "span"](config)
+    model.set_attn_implementation(attention)
+    # A LayerNorm and biases at their initial values hide what they do.
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.to(dtype).eval()
+
+
+def tiny_calibration(examples: int = 12, batch_size: int = 4, seed: int = 0, longest: int = 12) -> CalibrationSet:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, longest, (examples,), generator=generator).tolist()
+    rows = [{"input_ids": torch.randint(5, 99, (n,), generator=generator).tolist()} for n in lengths]
+    return CalibrationSet(rows, batch_size, pad_token_id=1)
+
+
+def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
+    return tiny_calibration(seed=seed).batches()[1]
