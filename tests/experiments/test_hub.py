@@ -1,6 +1,7 @@
 import socket
 import time
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -70,6 +71,30 @@ def test_unreachable_hub_fails_without_retries(mirror, monkeypatch, capfd):
         hub.find_model("org/other")
     assert time.monotonic() - start < 5
     assert capfd.readouterr() == ("", "")
+
+
+def test_hub_comes_after_the_mirror(mirror, tmp_path, monkeypatch):
+    (mirror / "org/pairs").rename(tmp_path / "snapshot")
+    asked = []
+
+    def download(repo_id, repo_type, allow_patterns, local_files_only=False):
+        asked.append((repo_id, repo_type, allow_patterns))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *args, **settings: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert set(hub.find_dataset("org/pairs", "tiny")) == {"train", "validation"}
+    assert asked == [("org/pairs", "dataset", ["README.md", "tiny/*"])]
+
+
+def test_earlier_download_serves_without_a_network(mirror, tmp_path, monkeypatch, offline):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **request: str(tmp_path / "snapshot"))
+    (tmp_path / "snapshot").mkdir()
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+        hub.find_model("org/model")  # its weights were never fetched
+    (tmp_path / "snapshot/model.safetensors").touch()
+    assert hub.find_model("org/model") == str(tmp_path / "snapshot")
 
 
 def test_damaged_dataset(mirror, capfd, caplog):
