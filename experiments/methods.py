@@ -1,0 +1,31 @@
+"""Which pruning method a config names."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kprune.algorithm import KPrune
+from kprune.errors import UserError
+from kprune.knowledge import KnowledgeSettings
+from kprune.pruner import Pruner
+
+
+def _kprune(knowledge: dict, lambdas: list[float], **settings) -> KPrune:
+    return KPrune(knowledge=KnowledgeSettings(**knowledge), lambdas=tuple(lambdas), **settings)
+
+
+METHODS: dict[str, Callable[..., Pruner]] = {"kprune": _kprune, "kprune_official": _kprune}
+
+
+def build_method(settings: dict[str, Any]) -> Pruner:
+    """The method of conf/method/<name>.yaml, from its plain settings.
+
+    Raises:
+        UserError: the method or one of its settings is unknown.
+    """
+    name = settings["name"]
+    if name not in METHODS:
+        raise UserError(f"method '{name}' is unknown: use one of {', '.join(METHODS)}")
+    try:
+        return METHODS[name](**settings)
+    except TypeError as error:
+        raise UserError(f"method {name}: {error}: see conf/method/{name}.yaml for its settings") from error

@@ -1,0 +1,253 @@
+"""One cell, from its config to its result.json."""
+
+import resource
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments import results
+from experiments.calibration import draw_calibration, mean_length, read_calibration
+from experiments.checkpoints import Checkpoint, find_checkpoint, load_model, load_tokenizer
+from experiments.evaluation import evaluate
+from experiments.latency import measure_latency
+from experiments.methods import build_method
+from experiments.model_card import model_card
+from experiments.tasks import Task, build_task
+from experiments.tracking import track
+from kprune import checkpoint as pruned_checkpoint
+from kprune.errors import UserError
+from kprune.objectives import Objective
+from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, params_reduction
+
+# What does not change a result is not part of the configuration that identifies it.
+NOT_IDENTITY = ("force", "tracking", "save_model", "outputs", "evaluate", "device", "threads", "hydra")
+
+
+@dataclass
+class Bench:
+    """What the cells of one task and checkpoint share: data, dense model, its score."""
+
+    task: Task
+    checkpoint: Checkpoint
+    tokenizer: Any
+    model: nn.Module
+    device: torch.device
+    dense_score: float
+
+
+def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep: bool) -> dict[str, Any]:
+    """Run a cell, or find it finished.
+
+    Args:
+        config: the composed config as plain values.
+        defaults: `method` and `calibration` as their config files have them; what differs names the cell's variant.
+        group: name of the sweep, for tracking.
+        sweep: several cells in one go: the pruned model is not saved unless asked for.
+
+    Returns:
+        The record, as in result.json.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    variant = variant_of(config, defaults)
+    folder = results.cell_folder(
+        config["outputs"], config["task"]["name"], config["model"]["name"], config["method"]["name"],
+        variant, config["flops_reduction"], config["seed"],
+    )  # fmt: skip
+    pruner = build_method(config["method"])
+    Budget(config["flops_reduction"], 1.0)
+    with results.locked(folder):
+        if not config["force"]:
+            record = results.finished(folder, identity)
+            if record is not None:
+                print(f"{folder}: finished before, score {record['score']:.2f}; force=true runs it again")
+                return record
+        results.clear(folder)
+        bench = bench_for(config)
+        outcome, record = prune_cell(config, identity, variant, pruner, bench)
+        if config["save_model"] or (config["save_model"] is None and not sweep):
+            save_model(folder, outcome, bench, record)
+        record = results.write(folder, record)
+    track(record, group, config["tracking"]["mode"])
+    print(summary(record))
+    print(f"results: {folder}/result.json")
+    return record
+
+
+def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the method and of the calibration set that are not their config files' own."""
+    variant = {}
+    for room in ("method", "calibration"):
+        ours, theirs = flat(config[room]), flat(defaults[room])
+        variant |= {key: value for key, value in ours.items() if value != theirs.get(key)}
+    if variant.get("file"):
+        variant["file"] = Path(variant["file"]).stem
+    return variant
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"b": 1}: names are unique within a config file."""
+    entries = {}
+    for key, value in settings.items():
+        entries |= flat(value) if isinstance(value, dict) else {key: value}
+    return entries
+
+
+def bench_for(config: dict[str, Any]) -> Bench:
+    """The shared part of a cell; kept for the next cell of the same task and model."""
+    device = pick_device(config["device"])
+    if config["threads"]:
+        torch.set_num_threads(int(config["threads"]))
+    return _bench(_frozen(config["task"]), _frozen(config["model"]), device)
+
+
+@lru_cache(maxsize=1)
+def _bench(task_settings: tuple, model_settings: tuple, device: torch.device) -> Bench:
+    task, model = build_task(_thawed(task_settings)), _thawed(model_settings)
+    checkpoint = find_checkpoint(task, model["encoder"], model["pretrained"], model["checkpoint"])
+    tokenizer = load_tokenizer(checkpoint.folder)
+    dense = load_model(checkpoint.folder, task).to(device)
+    dense_score = evaluate(dense, task, tokenizer, device)
+    print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
+    return Bench(task, checkpoint, tokenizer, dense, device, dense_score)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ("dict", tuple((key, _frozen(entry)) for key, entry in value.items()))
+    if isinstance(value, list):
+        return ("list", tuple(_frozen(entry) for entry in value))
+    return value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        kind, entries = value
+        return {k: _thawed(v) for k, v in entries} if kind == "dict" else [_thawed(v) for v in entries]
+    return value
+
+
+def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, bench: Bench):
+    """Prune, measure what came out, and put it on record."""
+    task, tokenizer = bench.task, bench.tokenizer
+    torch.manual_seed(config["seed"])
+    calibration = calibration_for(config, bench, pruner.needs_labels)
+    length = flops_length(config, task, tokenizer, calibration)
+    reach = pruner.reach(bench.model, length)
+    if config["flops_reduction"] > reach:
+        raise UserError(
+            f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
+            f"{config['flops_reduction']:g}: ask for less"
+        )
+    objective: Objective = task.objective
+    data = PruningData(calibration, training=lambda: task.training(tokenizer))
+    start = time.perf_counter()
+    outcome = pruner.prune(bench.model, objective, data, Budget(config["flops_reduction"], length))
+    pruning_seconds = time.perf_counter() - start
+    dense_adapter, pruned_adapter = adapter_for(bench.model), adapter_for(outcome.model)
+    score = evaluate(outcome.model, task, tokenizer, bench.device)
+    evaluation = task.evaluation(tokenizer)
+    latency = config["latency"] and measure_latency(bench.model, outcome.model, **config["latency"])
+    record = results.Result(
+        task=task.name,
+        model=config["model"]["name"],
+        method=pruner.name,
+        variant=variant,
+        seed=config["seed"],
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        dense_score=bench.dense_score,
+        score=score,
+        evaluation={"split": evaluation.split, "examples": evaluation.size},
+        checkpoint={"source": bench.checkpoint.source, "sha256": bench.checkpoint.sha256},
+        flops_reduction_requested=config["flops_reduction"],
+        flops_reduction=flops_reduction(dense_adapter, pruned_adapter, length),
+        params_reduction=params_reduction(dense_adapter, pruned_adapter),
+        kept_heads=outcome.kept_heads,
+        kept_neurons=outcome.kept_neurons,
+        pruning_seconds=pruning_seconds,
+        seconds_by_stage=dict(outcome.seconds_by_stage),
+        peak_memory_mb=peak_memory_mb(bench.device),
+        calibration={"examples": len(calibration.examples), "tokens": calibration.tokens},
+        latency=latency,
+        versions=results.versions(),
+        commit=results.commit(),
+        config=identity,
+        details=outcome.details | {"sequence_length": length},
+    )
+    return outcome, record
+
+
+def calibration_for(config: dict[str, Any], bench: Bench, labels: bool) -> CalibrationSet:
+    settings = config["calibration"]
+    if settings["file"]:
+        return read_calibration(settings["file"], bench.task, bench.tokenizer, labels)
+    return draw_calibration(bench.task, bench.tokenizer, settings["tokens"], config["seed"], labels)
+
+
+def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: CalibrationSet) -> float:
+    """The sequence length FLOPs are counted at: the mean of a given file; else the task's own, else the training set's."""
+    if config["calibration"]["file"]:
+        return mean_length(calibration.examples)
+    return task.average_length or mean_length(task.training(tokenizer))
+
+
+def save_model(folder: Path, outcome, bench: Bench, record: results.Result) -> None:
+    """The pruned model in `model/`, with its card and what is needed to score it again."""
+    pruned_checkpoint.save(outcome.model, folder / "model", bench.tokenizer, model_card(record, bench.task.auto_class.__name__))
+    results.write_json(folder / "model" / "kprune.json", {"task": record.config["task"], "score": record.score})
+    print(f"pruned model: {folder}/model")
+
+
+def evaluate_saved(config: dict[str, Any]) -> float:
+    """Score a saved pruned model on the task it was pruned for."""
+    folder = Path(config["evaluate"])
+    model = pruned_checkpoint.load(folder)
+    record = folder / "kprune.json"
+    task = build_task(results.read_json(record)["task"] if record.is_file() else config["task"])
+    score = evaluate(model, task, load_tokenizer(folder), pick_device(config["device"]))
+    print(f"{folder}: {task.name} {task.metric} {score:.2f}")
+    return score
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} is not to be had here: use device=auto or device=cpu") from error
+    return device
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of the GPU, else of the process since it started, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def summary(record: dict[str, Any]) -> str:
+    """One line on a cell."""
+    latency = record["latency"]
+    speed = f", {latency['speedup']:.2f}x faster" if latency else ""
+    return (
+        f"{record['task']} {record['model']} {record['method']}: {record['metric']} {record['dense_score']:.2f} dense, "
+        f"{record['score']:.2f} pruned; {100 * record['flops_reduction']:.1f} % of FLOPs removed{speed}, "
+        f"{record['pruning_seconds']:.0f} s on {record['calibration']['tokens']} calibration tokens"
+    )
