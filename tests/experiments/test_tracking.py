@@ -1,0 +1,99 @@
+"""What a tracked cell leaves in the offline run's file."""
+
+import json
+import struct
+
+import pytest
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+from experiments.tracking import track
+from kprune.errors import UserError
+
+RESULT = {
+    "task": "mrpc", "model": "minilm", "method": "kprune", "variant": {"mu": 2.0}, "seed": 3, "metric": "accuracy",
+    "higher_is_better": True, "dense_score": 84.5, "score": 80.25, "evaluation": {"split": "validation", "examples": 8},
+    "checkpoint": {"source": "mirror", "sha256": "ab"}, "flops_reduction_requested": 0.8, "flops_reduction": 0.8125,
+    "params_reduction": 0.5, "kept_heads": [3, 0], "kept_neurons": [100, 7], "pruning_seconds": 12.5,
+    "seconds_by_stage": {"knowledge": 7.5, "tuning": 5.0}, "peak_memory_mb": 900.0,
+    "calibration": {"examples": 10, "tokens": 512},
+    "latency": {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads": 2,
+                "dense_ms": 30.0, "pruned_ms": 10.0, "speedup": 3.0},
+    "versions": {"torch": "2"}, "commit": "c0ffee", "config": {"seed": 3, "method": {"name": "kprune", "mu": 2.0}},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_mode_from_outside(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+def read_back(path):
+    """The records of a .wandb file, which is a LevelDB log: 32 KiB blocks of pieces (checksum, length, kind)."""
+    content, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        whole += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def items(entries):
+    return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+
+
+def test_an_offline_run_holds_the_cell(tmp_path, capfd):
+    track(RESULT, "sweep-1", "offline", str(tmp_path / "outputs"))
+    assert capfd.readouterr() == ("", "")
+    (file,) = (tmp_path / "outputs" / "wandb").glob("offline-run-*/run-*.wandb")
+    records = list(read_back(file))
+    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.job_type) == ("sweep-1", "kprune+mu=2.0")
+    assert run.display_name == "mrpc/minilm/kprune+mu=2.0/0.8/seed3"
+    config = items(run.config.update)
+    assert config["seed"] == 3 and config["method"] == {"name": "kprune", "mu": 2.0}
+    history = [items(record.history.item) for record in records if record.WhichOneof("record_type") == "history"]
+    layers = [(row["kept/layer"], row["kept/heads"], row["kept/neurons"]) for row in history if "kept/layer" in row]
+    assert layers == [(0, 3, 100), (1, 0, 7)]
+    cell = next(row for row in history if "score" in row)
+    logged = {
+        "score": 80.25, "dense_score": 84.5, "flops_reduction": 0.8125, "pruning_seconds": 12.5,
+        "seconds/knowledge": 7.5,
+        "seconds/tuning": 5.0, "latency/dense_ms": 30.0, "latency/pruned_ms": 10.0, "latency/speedup": 3.0,
+        "calibration/tokens": 512,
+    }  # fmt: skip
+    assert {key: cell[key] for key in logged} == logged
+    summary = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "summary":
+            summary |= items(record.summary.update)
+    assert summary["commit"] == "c0ffee" and summary["device"] == "a CPU"
+
+
+@pytest.mark.parametrize("from_outside", [True, False])
+def test_disabled_writes_nothing(tmp_path, monkeypatch, from_outside):
+    monkeypatch.chdir(tmp_path)
+    if from_outside:
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+    track(RESULT, "sweep-1", "offline" if from_outside else "disabled")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_latency_is_no_trouble(tmp_path):
+    track(RESULT | {"latency": None}, "single", "offline", str(tmp_path))
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_a_refusal_is_one_line(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise wandb.errors.UsageError("no API key\nconfigured")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match="no API key configured.*WANDB_MODE=offline"):
+        track(RESULT, "single", "online", str(tmp_path))
