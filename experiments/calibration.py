@@ -53,7 +53,9 @@ def read_calibration(file: str, task: Task, tokenizer, labels: bool) -> Calibrat
     _check_tokens(examples, len(tokenizer), file)
     if task.num_labels and task.num_labels > 1:
         for row, example in enumerate(examples):
-            if "label" in example and not (isinstance(example["label"], int) and 0 <= example["label"] < task.num_labels):
+            if "label" in example and not (
+                isinstance(example["label"], int) and 0 <= example["label"] < task.num_labels
+            ):
                 raise UserError(
                     f"calibration.file={file}: example {row} has label {example['label']}, outside 0 to "
                     f"{task.num_labels - 1}: mend it"
@@ -87,4 +89,6 @@ def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int
 def _check_tokens(examples: list[Example], vocabulary: int, file: str) -> None:
     for row, example in enumerate(examples):
         if not all(isinstance(token, int) and 0 <= token < vocabulary for token in example["input_ids"]):
-            raise UserError(f"calibration.file={file}: example {row} has a token outside the vocabulary of {vocabulary}: mend it")
+            raise UserError(
+                f"calibration.file={file}: example {row} has a token outside the vocabulary of {vocabulary}: mend it"
+            )

@@ -121,7 +121,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"{path} can't be written ({error.strerror}): free the disk or give another outputs=FOLDER") from error
+        raise UserError(
+            f"{path} can't be written ({error.strerror}): free the disk or give another outputs=FOLDER"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

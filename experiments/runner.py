@@ -203,7 +203,9 @@ def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: Cal
 
 def save_model(folder: Path, outcome, bench: Bench, record: results.Result) -> None:
     """The pruned model in `model/`, with its card and what is needed to score it again."""
-    pruned_checkpoint.save(outcome.model, folder / "model", bench.tokenizer, model_card(record, bench.task.auto_class.__name__))
+    pruned_checkpoint.save(
+        outcome.model, folder / "model", bench.tokenizer, model_card(record, bench.task.auto_class.__name__)
+    )
     results.write_json(folder / "model" / "kprune.json", {"task": record.config["task"], "score": record.score})
     print(f"pruned model: {folder}/model")
 

@@ -73,7 +73,11 @@ class KPrune:
         fit, held_out = split(data.calibration)
         divergences = {
             f"{lam:g}": held_out_divergence(
-                self._prune(model, objective, fit, budget, lam).model, model, objective, held_out, self.knowledge.temperature
+                self._prune(model, objective, fit, budget, lam).model,
+                model,
+                objective,
+                held_out,
+                self.knowledge.temperature,
             )
             for lam in self.lambdas
         }
@@ -117,7 +121,9 @@ class KPrune:
             details={"lambda": lam, "ridge": ridges, "threshold": thresholds},
         )
 
-    def scores(self, knowledge: Knowledge, sublayers: Sequence[Sublayer], flops: Sequence[float], lam: float) -> list[Tensor]:
+    def scores(
+        self, knowledge: Knowledge, sublayers: Sequence[Sublayer], flops: Sequence[float], lam: float
+    ) -> list[Tensor]:
         """Importance of every unit per FLOP (eqs. 10 and 11)."""
         return [
             (self.mu if sublayer.kind == "mha" else 1.0) * (k_pred + lam * k_rep) / f
@@ -135,7 +141,9 @@ class KPrune:
         """
         squares = None
         if student.units:
-            squares = LeastSquares.empty(student.units * student.unit_size, len(student.projection.bias), states[0].student.device)
+            squares = LeastSquares.empty(
+                student.units * student.unit_size, len(student.projection.bias), states[0].student.device
+            )
         for state in states:
             update = teacher.update(state.teacher, state.attention_mask)
             if squares:
@@ -175,7 +183,9 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def calibration_states(adapter: Adapter, batches: Sequence[dict[str, Tensor]], objective: Objective) -> list[CalibrationState]:
+def calibration_states(
+    adapter: Adapter, batches: Sequence[dict[str, Tensor]], objective: Objective
+) -> list[CalibrationState]:
     """Every batch at the input of the first sublayer, with the logits of the whole, unpruned model."""
     states = []
     for batch in batches:

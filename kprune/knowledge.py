@@ -68,7 +68,9 @@ def measure(
     """
     sublayers = adapter.sublayers[start:]
     predictive = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in sublayers]
-    moments = [torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers]
+    moments = [
+        torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers
+    ]
     examples = tokens = 0
     for state in states:
         features: list[Tensor] = []
@@ -124,7 +126,9 @@ def _second_moments(features: Tensor, unit_size: int) -> Tensor:
     return (per_unit.mT @ per_unit).double()
 
 
-def _output_energy(sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings, examples: int, tokens: int) -> Tensor:
+def _output_energy(
+    sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings, examples: int, tokens: int
+) -> Tensor:
     """Mean ‖W_i f_i‖² of every unit: [units]."""
     weight = sublayer.projection.weight.double().unflatten(-1, (-1, sublayer.unit_size)).transpose(0, 1)
     if settings.head == "mean_of_dimensions":

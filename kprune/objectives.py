@@ -96,4 +96,6 @@ def objective_of(model) -> Objective:
         config = model.config
         regression = config.problem_type == "regression" or config.num_labels == 1
         return Regression() if regression else Classification()
-    raise UserError(f"{name} has no head K-prune can compare; use a ...ForSequenceClassification or ...ForQuestionAnswering model")
+    raise UserError(
+        f"{name} has no head K-prune can compare; use a ...ForSequenceClassification or ...ForQuestionAnswering model"
+    )

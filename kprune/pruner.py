@@ -81,7 +81,9 @@ class Budget:
 
     def __post_init__(self):
         if not 0 < self.flops_reduction < 1:
-            raise UserError(f"flops_reduction={self.flops_reduction:g} is outside (0, 1): give the share of FLOPs to remove, such as 0.8")
+            raise UserError(
+                f"flops_reduction={self.flops_reduction:g} is outside (0, 1): give the share of FLOPs to remove, such as 0.8"
+            )
 
 
 @dataclass

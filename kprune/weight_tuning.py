@@ -46,7 +46,9 @@ class LeastSquares:
             if not failed and torch.isfinite(factor).all():
                 return torch.cholesky_solve(self.cross, factor).T, ridge
             ridge = max(10 * ridge, 1e-12)
-        raise UserError("weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights")
+        raise UserError(
+            "weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights"
+        )
 
     def solve_float32(self) -> Tensor:
         """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge."""

@@ -46,7 +46,9 @@ FAMILIES = tuple(CONFIGS)
 HEADS = {"classification": dict(num_labels=3), "regression": dict(num_labels=1, problem_type="regression"), "span": {}}
 
 
-def tiny_model(family: str = "bert", head: str = "classification", attention: str = "sdpa", dtype=torch.float64, seed=0):
+def tiny_model(
+    family: str = "bert", head: str = "classification", attention: str = "sdpa", dtype=torch.float64, seed=0
+):
     torch.manual_seed(seed)
     config = CONFIGS[family](**HEADS[head])
     model = CLASSES[family][head == "span"](config)

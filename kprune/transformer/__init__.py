@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from kprune.transformer.modeling_kprune import LAYOUTS
 from kprune.errors import UserError
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.bert import BertAttention, BertFFN
 from kprune.transformer.distilbert import DistilBertAttention, DistilBertFFN
+from kprune.transformer.modeling_kprune import LAYOUTS
 
 SUBLAYERS = {
     "bert": (BertAttention, BertFFN),

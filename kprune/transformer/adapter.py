@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from kprune.transformer.modeling_kprune import Layout, OutputBias, SublayerNames, empty_sublayer
 from kprune.transformer.flops import head_flops, neuron_flops
+from kprune.transformer.modeling_kprune import Layout, OutputBias, SublayerNames, empty_sublayer
 
 
 class Sublayer(ABC):

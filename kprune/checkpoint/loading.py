@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from kprune.transformer import modeling_kprune
 from kprune.errors import UserError
+from kprune.transformer import modeling_kprune
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -28,14 +28,20 @@ def load(folder: str | Path) -> nn.Module:
         raise UserError(f"{folder}/config.json is damaged ({error}): save the model again") from error
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.startswith("Pruned") or not hasattr(modeling_kprune, architecture):
-        raise UserError(f"{folder} holds '{architecture}', not a model that kprune saved: run it with model.checkpoint={folder}")
+        raise UserError(
+            f"{folder} holds '{architecture}', not a model that kprune saved: run it with model.checkpoint={folder}"
+        )
     try:
         model, info = getattr(modeling_kprune, architecture).from_pretrained(
             folder, dtype="float32", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} does not load ({' '.join(str(error).split())[:200]}): save the model again") from error
+        raise UserError(
+            f"{folder} does not load ({' '.join(str(error).split())[:200]}): save the model again"
+        ) from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *(entry[0] for entry in info["mismatched_keys"])]
     if wrong:
-        raise UserError(f"{folder}: config.json and model.safetensors disagree about {sorted(wrong)[0]}: save the model again")
+        raise UserError(
+            f"{folder}: config.json and model.safetensors disagree about {sorted(wrong)[0]}: save the model again"
+        )
     return model.eval()

@@ -8,8 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
-from kprune.transformer import modeling_kprune
-from kprune.transformer import adapter_for
+from kprune.transformer import adapter_for, modeling_kprune
 
 HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
 

@@ -1,0 +1,18 @@
+"""Offline by default; real-data tests run when KPRUNE_MIRROR is set, slow ones when KPRUNE_SLOW is."""
+
+import os
+
+import pytest
+
+MIRROR = os.environ.get("KPRUNE_MIRROR")
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("real_data") and not MIRROR:
+            item.add_marker(pytest.mark.skip(reason="KPRUNE_MIRROR is not set: no real data"))
+        if item.get_closest_marker("slow") and not os.environ.get("KPRUNE_SLOW"):
+            item.add_marker(pytest.mark.skip(reason="KPRUNE_SLOW is not set: takes minutes"))

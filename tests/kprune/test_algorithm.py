@@ -1,0 +1,110 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
+
+from kprune.algorithm import KPrune, held_out_divergence, split
+from kprune.errors import UserError
+from kprune.knowledge import KnowledgeSettings
+from kprune.objectives import objective_of
+from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, head_flops, model_flops
+
+OFFICIAL = KPrune(
+    lambdas=(2.5e-4,),
+    mu=8.0,
+    knowledge=KnowledgeSettings(
+        kl="teacher_student", gradient="batch", head="mean_of_dimensions", representational_mean="tokens_and_hidden"
+    ),
+    fill_budget=False,
+    strict_threshold=True,
+    solve="float32",
+    keep_bias=False,
+    drawn_batches=True,
+    span_padding=True,
+    name="kprune_official",
+)
+
+
+def prune(model, reduction, pruner=None, calibration=None):
+    data = PruningData(calibration or tiny_calibration(24))
+    return (pruner or KPrune()).prune(model, objective_of(model), data, Budget(reduction, 8.0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("pruner", [KPrune(), OFFICIAL], ids=lambda pruner: pruner.name)
+def test_the_budget_is_met_by_less_than_a_head(family, head, pruner):
+    model = tiny_model(family, head, dtype=torch.float32)
+    before = copy.deepcopy(model.state_dict())
+    for reduction in (0.3, 0.6, 0.9):
+        outcome = prune(model, reduction, pruner)
+        dense, pruned = adapter_for(model), adapter_for(outcome.model)
+        achieved = flops_reduction(dense, pruned, 8.0)
+        assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
+        assert outcome.kept_heads == [s.units for s in pruned.sublayers[0::2]]
+        assert outcome.kept_neurons == [s.units for s in pruned.sublayers[1::2]]
+        assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_tuning_brings_the_student_closer_to_the_teacher():
+    """Against the same masks without tuning, on examples that were not fitted."""
+    model, calibration = tiny_model(), tiny_calibration(400, 32)
+    objective = objective_of(model)
+    tuned = prune(model, 0.5, calibration=calibration)
+
+    class Untuned(KPrune):
+        def tune(self, student, teacher, states):
+            weight = copy.deepcopy(student.projection.state_dict())
+            super().tune(student, teacher, states)
+            student.projection.load_state_dict(weight)
+
+    untuned = prune(model, 0.5, Untuned(), calibration)
+    fresh = tiny_calibration(100, 32, seed=9)
+    divergences = [held_out_divergence(o.model, model, objective, fresh, 2.0) for o in (tuned, untuned)]
+    assert divergences[0] < 0.8 * divergences[1]
+
+
+def test_two_runs_are_identical():
+    one, two = (prune(tiny_model(dtype=torch.float32), 0.6) for _ in range(2))
+    assert one.kept_units == two.kept_units
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
+
+
+def test_kprune_does_not_depend_on_batches():
+    model, calibration = tiny_model(), tiny_calibration(24)
+    other = CalibrationSet(calibration.examples[::-1], 7, 1)
+    assert prune(model, 0.6, calibration=calibration).kept_units == prune(model, 0.6, calibration=other).kept_units
+
+
+def test_several_lambdas_are_chosen_among_by_held_out_divergence():
+    model, calibration = tiny_model(), tiny_calibration(40)
+    outcome = prune(model, 0.6, KPrune(lambdas=(1e-6, 1.0, 1e3)), calibration)
+    divergences = outcome.details["held_out_divergence"]
+    assert len(set(divergences.values())) > 1, "the λs make no difference here, so the choice proves nothing"
+    assert outcome.details["lambda"] == float(min(divergences, key=divergences.get))
+    assert outcome.kept_units == prune(model, 0.6, KPrune(lambdas=(outcome.details["lambda"],)), calibration).kept_units
+    fit, held_out = split(calibration)
+    assert len(fit.examples) + len(held_out.examples) == 40 and len(held_out.examples) == 4
+
+
+def test_an_emptied_sublayer_keeps_its_bias_unless_told():
+    for keep_bias in (True, False):
+        outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
+        empty = [s for s in adapter_for(outcome.model).sublayers if s.units == 0]
+        assert empty and all((s.projection.bias.abs().max() > 0) == keep_bias for s in empty)
+
+
+@pytest.mark.parametrize("reduction", [0.0, 1.0, -0.5, 80])
+def test_a_reduction_out_of_range(reduction):
+    with pytest.raises(UserError, match="outside \\(0, 1\\)"):
+        Budget(reduction, 8.0)
+
+
+def test_empty_calibration_set():
+    with pytest.raises(UserError, match="calibration set is empty"):
+        CalibrationSet([], 4, 0)

@@ -1,0 +1,174 @@
+"""Knowledge against its definition: explicit masks, one example at a time, and outputs of single units."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
+
+from kprune.algorithm import calibration_states, frozen_copy
+from kprune.knowledge import KnowledgeSettings, measure
+from kprune.objectives import Span, objective_of
+from kprune.pruner import CalibrationSet, collate
+from kprune.transformer import adapter_for
+from kprune.transformer.masks import masked
+from kprune.transformer.surgery import keep_units
+
+OFFICIAL = KnowledgeSettings(
+    kl="teacher_student", gradient="batch", head="mean_of_dimensions", representational_mean="tokens_and_hidden"
+)
+
+
+def student_and_teacher(family="bert", head="classification"):
+    """A student that lost half of its first sublayer, so that K_pred is not zero."""
+    teacher = tiny_model(family, head)
+    student = copy.deepcopy(teacher)
+    keep_units(adapter_for(student).sublayers[0], torch.tensor([0, 2]))
+    return adapter_for(frozen_copy(student)), adapter_for(frozen_copy(teacher))
+
+
+def states_of(student, teacher, objective, batches, start=1):
+    """Both models' states at the input of sublayer `start`."""
+    states = calibration_states(teacher, batches, objective)
+    with torch.no_grad():
+        for state in states:
+            for index in range(start):
+                state.student = student.sublayers[index].run(state.student, state.attention_mask)
+    return states
+
+
+def literal_divergence(head, student, teacher, temperature, length):
+    """K_pred of one unpadded example, written out from eq. 4."""
+
+    def kl(p, q):
+        p, q = (F.softmax(z / temperature, dim=-1) for z in (p, q))
+        return temperature**2 * (p * (p / q).log()).sum()
+
+    if head == "regression":
+        return (student.logits[0, 0] - teacher.logits[0, 0]) ** 2
+    if head == "span":
+        return (
+            kl(student.start_logits[0], teacher.start_logits[0]) + kl(student.end_logits[0], teacher.end_logits[0])
+        ) / 2
+    return kl(student.logits[0], teacher.logits[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", HEADS)
+def test_predictive_knowledge_is_half_the_mean_squared_mask_gradient(family, head):
+    student, teacher = student_and_teacher(family, head)
+    calibration, objective = tiny_calibration(5, 3), objective_of(student.model)
+    states = states_of(student, teacher, objective, calibration.batches())
+    measured = measure(student, 1, states, objective, KnowledgeSettings()).predictive
+    expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    for example in calibration.examples:
+        batch = collate([example], 1)
+        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in student.sublayers]
+        with torch.no_grad():
+            target = teacher.model(**batch)
+        with masked(student, masks):
+            output = student.model(**batch)
+        divergence = literal_divergence(head, output, target, 2.0, len(example["input_ids"]))
+        for total, gradient in zip(expected, torch.autograd.grad(divergence, masks), strict=True):
+            total += gradient**2 / 2 / len(calibration.examples)
+    for ours, literal in zip(measured, expected[1:], strict=True):
+        assert literal.max() > 0
+        torch.testing.assert_close(ours, literal, rtol=1e-6, atol=1e-12 * literal.max().item())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_representational_knowledge_is_the_energy_of_a_unit(family):
+    student, teacher = student_and_teacher(family)
+    calibration, objective = tiny_calibration(5, 3), objective_of(student.model)
+    states = states_of(student, teacher, objective, calibration.batches())
+    measured = measure(student, 1, states, objective, KnowledgeSettings()).representational
+    expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    with torch.no_grad():
+        for example in calibration.examples:
+            batch = collate([example], 1)
+            hidden, mask = student.embed(batch)
+            for sublayer, total in zip(student.sublayers, expected, strict=True):
+                features = sublayer.features(hidden, mask)[0]
+                for unit in range(sublayer.units):
+                    columns = slice(unit * sublayer.unit_size, (unit + 1) * sublayer.unit_size)
+                    output = features[:, columns] @ sublayer.projection.weight[:, columns].T
+                    total[unit] += output.square().sum() / len(calibration.examples)
+                hidden = sublayer.run(hidden, mask)
+    for ours, literal in zip(measured, expected[1:], strict=True):
+        torch.testing.assert_close(ours, literal, rtol=1e-9, atol=0)
+
+
+def test_official_knowledge_is_the_authors_arithmetic():
+    """One mask per dimension, the gradient of the batch mean, KL(T ‖ S); means over dimensions, tokens and d."""
+    student, teacher = student_and_teacher()
+    calibration, objective = tiny_calibration(7, 3), objective_of(student.model)
+    states = states_of(student, teacher, objective, calibration.batches(by_length=False))
+    measured = measure(student, 1, states, objective, OFFICIAL)
+    predictive = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    representational = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    for state in states:
+        masks = [
+            torch.ones(s.projection.in_features, dtype=torch.float64, requires_grad=True) for s in student.sublayers
+        ]
+        handles, features = [], []
+        for sublayer, mask in zip(student.sublayers, masks, strict=True):
+
+            def apply(module, inputs, mask=mask):
+                features.append(inputs[0].detach()[state.batch["attention_mask"].bool()])  # noqa: B023
+                return (inputs[0] * mask,)
+
+            handles.append(sublayer.projection.register_forward_pre_hook(apply))
+        log_student = F.log_softmax(student.model(**state.batch).logits / 2, dim=1)
+        loss = F.kl_div(log_student, F.softmax(state.logits / 2, dim=1), reduction="batchmean") * 4
+        for handle in handles:
+            handle.remove()
+        for index, gradient in enumerate(torch.autograd.grad(loss, masks)):
+            sublayer = student.sublayers[index]
+            predictive[index] += (gradient**2 / 2).view(-1, sublayer.unit_size).mean(dim=1)
+            energy = (features[index] ** 2).sum(dim=0) * (sublayer.projection.weight**2).mean(dim=0)
+            representational[index] += energy.view(-1, sublayer.unit_size).mean(dim=1)
+    for index in range(1, 6):
+        torch.testing.assert_close(measured.predictive[index - 1], predictive[index] / 7, rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            measured.representational[index - 1], representational[index] / calibration.tokens, rtol=1e-9, atol=0
+        )
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_depend_neither_on_padding_nor_on_batches(head):
+    student, teacher = student_and_teacher(head=head)
+    calibration, objective = tiny_calibration(6), objective_of(student.model)
+    alone = CalibrationSet(calibration.examples, 1, 1).batches(by_length=False)
+    together = CalibrationSet(calibration.examples, 6, 1).batches()
+    padded = [
+        {key: F.pad(value, (0, 5), value=key == "input_ids") for key, value in batch.items()} for batch in together
+    ]
+    results = [
+        measure(student, 1, states_of(student, teacher, objective, batches), objective, KnowledgeSettings())
+        for batches in (alone, together, padded)
+    ]
+    for other in results[1:]:
+        for name in ("predictive", "representational"):
+            for ours, theirs in zip(getattr(results[0], name), getattr(other, name), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-14)
+
+
+def test_keeping_padding_in_a_span_changes_its_scores():
+    """What the authors' code does, and the reason why the paper's formula is not computed that way here."""
+    student, teacher = student_and_teacher(head="span")
+    batches = CalibrationSet(tiny_calibration(6).examples, 6, 1).batches()
+    scores = []
+    for objective in (Span(), Span(keep_padding=True)):
+        states = states_of(student, teacher, objective, batches)
+        scores.append(measure(student, 1, states, objective, KnowledgeSettings()).predictive[0])
+    assert ((scores[0] - scores[1]).abs() / scores[0]).max() > 0.01
+
+
+def test_no_predictive_signal_where_the_student_is_the_teacher():
+    model = adapter_for(frozen_copy(tiny_model()))
+    objective = objective_of(model.model)
+    states = calibration_states(model, tiny_calibration().batches(), objective)
+    knowledge = measure(model, 0, states, objective, KnowledgeSettings())
+    assert max(k.max() for k in knowledge.predictive) < 1e-20
+    assert min(k.min() for k in knowledge.representational) > 0

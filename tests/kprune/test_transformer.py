@@ -1,0 +1,92 @@
+import copy
+
+import pytest
+import torch
+from tiny import FAMILIES, HEADS, tiny_batch, tiny_model
+
+from kprune.errors import UserError
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, model_flops
+from kprune.transformer.masks import masked
+from kprune.transformer.surgery import keep_units
+
+
+def logits(output):
+    return torch.cat([value.flatten() for value in output.to_tuple()])
+
+
+def some_masks(adapter, share=0.5, empty=(0, 3)):
+    """Random masks; the first MHA and the second FFN lose everything."""
+    generator = torch.Generator().manual_seed(1)
+    masks = [(torch.rand(s.units, generator=generator) < share).double() for s in adapter.sublayers]
+    for index in empty:
+        masks[index].zero_()
+    return masks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_running_the_sublayers_is_running_the_model(family, head, attention):
+    model, batch = tiny_model(family, head, attention), tiny_batch()
+    adapter = adapter_for(model)
+    ours = logits(adapter.run(0, *adapter.embed(batch), batch))
+    torch.testing.assert_close(ours, logits(model(**batch)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_masked_equals_physically_pruned(family, attention, dtype, tolerance):
+    model, batch = tiny_model(family, "classification", attention, dtype), tiny_batch()
+    dense = logits(model(**batch))
+    adapter, pruned = adapter_for(model), copy.deepcopy(model)
+    masks = [mask.to(dtype) for mask in some_masks(adapter)]
+    with masked(adapter, masks):
+        expected = logits(model(**batch))
+    for sublayer, mask in zip(adapter_for(pruned).sublayers, masks, strict=True):
+        keep_units(sublayer, mask.nonzero()[:, 0])
+    scale = expected.abs().max()
+    assert (expected - dense).abs().max() > 0.05 * scale, "the mask does nothing, so the test proves nothing"
+    assert (logits(pruned(**batch)) - expected).abs().max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_every_single_zero_mask_changes_the_output(family):
+    model, batch = tiny_model(family), tiny_batch()
+    adapter, dense = adapter_for(model), logits(model(**batch))
+    for index, sublayer in enumerate(adapter.sublayers):
+        masks = [torch.ones(s.units, dtype=torch.float64) for s in adapter.sublayers]
+        masks[index][sublayer.units - 1] = 0
+        with masked(adapter, masks):
+            assert (logits(model(**batch)) - dense).abs().max() > 1e-6
+
+
+def test_flops_are_those_of_the_modules():
+    """The closed form against a count of the matrix products that one sequence takes."""
+    adapter, s = adapter_for(tiny_model()), 10
+    counted = 0
+    for sublayer in adapter.sublayers:
+        linears = [*sublayer.inputs, sublayer.projection]
+        counted += sum(2 * s * linear.in_features * linear.out_features for linear in linears)
+        if sublayer.kind == "mha":
+            counted += 2 * (2 * s * s * sublayer.projection.in_features)
+    assert model_flops(adapter, s) == counted
+
+
+def test_emptied_sublayers_cost_nothing_but_their_bias():
+    model = tiny_model()
+    pruned = copy.deepcopy(model)
+    for sublayer in adapter_for(pruned).sublayers:
+        keep_units(sublayer, torch.tensor([], dtype=torch.long))
+    assert flops_reduction(adapter_for(model), adapter_for(pruned), 10) == 1
+    left = [name for name, parameter in adapter_for(pruned).encoder.named_parameters() if "LayerNorm" not in name]
+    assert all(name.endswith("bias") for name in left) and len(left) == 6
+
+
+def test_unsupported_family():
+    with pytest.raises(UserError, match="'Linear' is not supported: use one of bert"):
+        adapter_for(torch.nn.Linear(2, 2))

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from kprune.errors import UserError
+from kprune.weight_tuning import LeastSquares
+
+
+def accumulated(features, targets, parts=3):
+    squares = LeastSquares.empty(features.shape[1], targets.shape[1], features.device)
+    for f, t in zip(features.chunk(parts), targets.chunk(parts), strict=True):
+        squares.add(f, t)
+    return squares
+
+
+def problem(tokens=60, width=8, hidden=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(tokens, n, generator=generator, dtype=dtype) for n in (width, hidden))
+
+
+def test_solution_is_that_of_all_tokens_at_once():
+    features, targets = problem()
+    weight, ridge = accumulated(features, targets).solve(0.0)
+    expected = torch.linalg.lstsq(features, targets).solution.T
+    torch.testing.assert_close(weight, expected, rtol=1e-9, atol=1e-12)
+    assert ridge == 0
+
+
+def test_ridge_is_relative_to_the_mean_diagonal():
+    features, targets = problem()
+    weight, _ = accumulated(features, targets).solve(0.01)
+    gram = features.T @ features
+    shifted = gram + 0.01 * gram.diagonal().mean() * torch.eye(8, dtype=torch.float64)
+    torch.testing.assert_close(weight, torch.linalg.solve(shifted, features.T @ targets).T, rtol=1e-9, atol=1e-12)
+
+
+def test_a_dead_feature_raises_the_ridge_and_says_so():
+    features, targets = problem()
+    features[:, 3] = 0
+    weight, ridge = accumulated(features, targets).solve(0.0)
+    assert 0 < ridge <= 1e-2
+    assert torch.isfinite(weight).all() and weight[:, 3].abs().max() == 0
+
+
+def test_nan_features_are_an_error():
+    features, targets = problem()
+    features[0, 0] = float("nan")
+    with pytest.raises(UserError, match="NaN or infinity"):
+        accumulated(features, targets).solve(1e-6)
+
+
+def test_float32_solve_agrees_on_an_easy_problem():
+    features, targets = problem()
+    squares = accumulated(features, targets)
+    torch.testing.assert_close(squares.solve_float32().double(), squares.solve(0.0)[0], rtol=1e-3, atol=1e-4)
