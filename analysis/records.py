@@ -1,0 +1,111 @@
+"""Result files as one table: a row a cell, a column a measurement."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kprune.errors import UserError
+
+COLUMNS = (
+    "task",
+    "model",
+    "method",
+    "variant",
+    "seed",
+    "metric",
+    "higher_is_better",
+    "dense_score",
+    "score",
+    "evaluation_split",
+    "evaluation_examples",
+    "checkpoint_source",
+    "checkpoint_sha256",
+    "target",
+    "flops_reduction_requested",
+    "flops_reduction",
+    "params_reduction",
+    "kept_heads",
+    "kept_neurons",
+    "pruning_seconds",
+    "peak_memory_mb",
+    "calibration_examples",
+    "calibration_tokens",
+    "latency_device",
+    "latency_batch_size",
+    "latency_sequence_length",
+    "latency_threads",
+    "latency_dense_ms",
+    "latency_pruned_ms",
+    "latency_speedup",
+    "torch",
+    "transformers",
+    "commit",
+)
+"""`variant` is "key=value,..." ("" where there is none), `target` the request as in the cell's path ("0.8", "2x");
+`kept_heads` and `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent,
+reductions shares."""
+
+TEXT = ("task", "model", "method", "variant", "target", "kept_heads", "kept_neurons", "commit", "torch", "transformers")
+
+
+def load(source: str | Path) -> pd.DataFrame:
+    """The cells of an output folder, or of the CSV file that `analysis.collect` made of one.
+
+    Raises:
+        UserError: nothing is there, or nothing of this kind.
+    """
+    source = Path(source)
+    if source.is_dir():
+        cells = read_folder(source)
+        if cells.empty:
+            raise UserError(f"{source} holds no finished cell (no readable result.json): run one with python run.py")
+        return cells
+    if not source.is_file():
+        raise UserError(f"{source} does not exist: give an output folder of run.py or a CSV file of analysis.collect")
+    try:
+        cells = pd.read_csv(source, dtype=dict.fromkeys(TEXT, str), keep_default_na=True)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{source} is not a CSV file of cells: {' '.join(str(error).split())}") from error
+    missing = [name for name in COLUMNS if name not in cells]
+    if missing:
+        raise UserError(f"{source} lacks the column {missing[0]}: make it again with python -m analysis.collect")
+    return cells.fillna(dict.fromkeys(("variant", "kept_heads", "kept_neurons"), ""))
+
+
+def read_folder(folder: Path) -> pd.DataFrame:
+    """Every result.json below a folder; a damaged one is named and left out."""
+    rows = []
+    for path in sorted(folder.rglob("result.json")):
+        try:
+            rows.append(row(json.loads(path.read_text()), path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"{path} is damaged ({type(error).__name__}) and left out", file=sys.stderr)
+    cells = pd.DataFrame(rows, columns=list(COLUMNS))
+    return cells.sort_values(["task", "model", "method", "variant", "target", "seed"], ignore_index=True)
+
+
+def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """One result.json as a flat row of `COLUMNS`."""
+    nested = {
+        f"{key}_{name}": value
+        for key in ("evaluation", "checkpoint", "calibration", "latency")
+        for name, value in (record[key] or {}).items()
+    }
+    flat = {name: record[name] for name in COLUMNS if name in record} | nested
+    flat["variant"] = ",".join(f"{key}={compact(value)}" for key, value in sorted(record["variant"].items()))
+    requested = record["flops_reduction_requested"]
+    flat["target"] = path.parent.parent.name if requested is None else f"{requested:g}"
+    for key in ("kept_heads", "kept_neurons"):
+        flat[key] = " ".join(f"{number:g}" for number in record[key])
+    flat |= {name: record["versions"].get(name) for name in ("torch", "transformers")}
+    return {name: flat.get(name) for name in COLUMNS}
+
+
+def compact(value: Any) -> str:
+    """A setting in a line: 0.0001, true, a_b for a list."""
+    if isinstance(value, list):
+        return "_".join(map(compact, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
