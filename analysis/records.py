@@ -1,7 +1,10 @@
 """Result files as one table: a row a cell, a column a measurement."""
 
+import contextlib
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ COLUMNS = (
 `kept_heads` and `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent,
 reductions shares."""
 
+KEY = ("task", "model", "method", "variant", "target", "seed")
 TEXT = ("task", "model", "method", "variant", "target", "kept_heads", "kept_neurons", "commit", "torch", "transformers")
 
 
@@ -83,8 +87,16 @@ def read_folder(folder: Path) -> pd.DataFrame:
             rows.append(row(json.loads(path.read_text()), path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"{path} is damaged ({type(error).__name__}) and left out", file=sys.stderr)
-    cells = pd.DataFrame(rows, columns=list(COLUMNS))
-    return cells.sort_values(["task", "model", "method", "variant", "target", "seed"], ignore_index=True)
+    return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def in_order(cells: pd.DataFrame) -> pd.DataFrame:
+    """Sorted, and each cell once: of two with the same key, as of two runs in one folder, the first is counted."""
+    again = cells.duplicated(list(KEY))
+    for _, cell in cells[again].iterrows():
+        name = "/".join(str(cell[key]) for key in KEY if cell[key] != "")
+        print(f"{name} is there twice and counted once", file=sys.stderr)
+    return cells[~again].sort_values(list(KEY), ignore_index=True)
 
 
 def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -109,3 +121,30 @@ def compact(value: Any) -> str:
     if isinstance(value, list):
         return "_".join(map(compact, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name and move, so that the file is whole or as it was.
+
+    Raises:
+        UserError: the folder is not writable, or the disk full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path} can't be written ({error.strerror}): give another folder") from error
+
+
+def command(main: Callable[[], None]) -> int:
+    """Run a command line; its exit code, 2 and one line where the user can mend what went wrong."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

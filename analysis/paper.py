@@ -1,0 +1,44 @@
+"""The values that the paper reports, for the cells measured here on the same model and task."""
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+FILE = Path(__file__).parent / "paper_values.csv"
+TASKS = {
+    "mrpc": "MRPC",
+    "qqp": "QQP",
+    "sst2": "SST-2",
+    "stsb": "STS-B",
+    "squad": "SQuAD1.1",
+    "squad_v2": "SQuAD2.0",
+}
+MODELS = {"bert_base": "bert-base", "distilbert": "distilbert"}
+METHODS = {"kprune": "kprune", "kprune_official": "kprune", "kwon": "kwon", "kcm": "kcm"}
+
+
+@cache
+def values() -> pd.DataFrame:
+    """Columns table, model, task, method, reduction, value, precision; scores in percent, under the paper's names."""
+    return pd.read_csv(FILE, comment="#")
+
+
+def curve(task: str, model: str, method: str) -> pd.Series:
+    """Score by share of FLOPs removed, under this project's names; empty where the paper has none."""
+    table = values()
+    chosen = (
+        (table["table"] == "accuracy_vs_flops")
+        & (table["task"] == TASKS.get(task))
+        & (table["model"] == MODELS.get(model))
+        & (table["method"] == METHODS.get(method))
+    )
+    return table[chosen].set_index("reduction")["value"].sort_index()
+
+
+def score(task: str, model: str, method: str, target: str) -> float | None:
+    """The paper's score at a share of FLOPs removed, written as in a cell's path; None where it has none."""
+    try:
+        return float(curve(task, model, method)[float(target)])
+    except (KeyError, ValueError):
+        return None
