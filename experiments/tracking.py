@@ -33,7 +33,9 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
     name = "/".join(
         [result["task"], result["model"], method, f"{result['flops_reduction_requested']:g}", f"seed{result['seed']}"]
     )
-    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True)
+    settings = wandb.Settings(
+        silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_machine_info=True
+    )
     try:
         Path(outputs).mkdir(parents=True, exist_ok=True)
         with wandb.init(
