@@ -1,0 +1,279 @@
+"""The embedded task: which library does this docstring's first paragraph come from?
+
+Built without a network, by parsing (never importing) the sources of libraries that the project installs anyway.
+"""
+
+import ast
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import re
+import sysconfig
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.cache import cache_folder, write_atomically
+from experiments.tasks.text import Table, TextTask
+from kprune.errors import UserError
+
+FORMAT = 1
+"""Of the cached file; raised when the way it is built changes."""
+MASK = "library"
+"""The word in place of every library's name."""
+WORDS = 6
+"""Words that a paragraph needs to say anything."""
+HELD_OUT = 0.22
+"""Share of a library's paragraphs whose modules are kept for evaluation."""
+SHINGLE = 5
+"""Words in a row that two near-copies share."""
+SKIPPED = {"site-packages", "__pycache__", "idlelib", "lib2to3", "externals", "_vendor"}
+"""Folders of tests of the interpreter, and of code that a library only carries along."""
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Where a library's sources lie and what it is called.
+
+    Attributes:
+        module: top-level module; None for the standard library.
+        package: the distribution, for its version; None for the standard library.
+        names: what is masked, in any case, also within longer words where a name has four letters or more.
+    """
+
+    module: str | None
+    package: str | None
+    names: Sequence[str]
+
+    def folder(self) -> Path:
+        """The sources.
+
+        Raises:
+            UserError: the library is not installed.
+        """
+        if self.module is None:
+            return Path(sysconfig.get_paths()["stdlib"])
+        spec = importlib.util.find_spec(self.module)  # of a top-level module: nothing is imported
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"the docstrings task needs the sources of {self.package}: pip install {self.package}")
+        return Path(spec.submodule_search_locations[0])
+
+    def version(self) -> str:
+        if self.package is None:
+            return platform.python_version()
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError(f"the docstrings task needs {self.package}: pip install {self.package}") from error
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    label: int
+    module: str
+
+
+class DocstringsTask(TextTask):
+    """Classification of first paragraphs by library.
+
+    Args:
+        libraries: for each class its `module`, `package` and `names` (see `Library`).
+        train_per_class, evaluation_per_class: paragraphs that every class gets.
+        finetuning: settings of the fine-tuning that are not the standard recipe's.
+    """
+
+    evaluation_split = "held-out modules"
+
+    def __init__(self, name: str, libraries: dict[str, dict], train_per_class: int, evaluation_per_class: int,
+                 max_length: int, average_length: float | None, batch_size: int,
+                 finetuning: dict[str, float] | None = None):
+        super().__init__(name, "classification", "accuracy", max_length, average_length, batch_size)
+        self.libraries = {label: Library(**settings) for label, settings in libraries.items()}
+        self.label_names = list(self.libraries)
+        self.per_class = {"train": train_per_class, "evaluation": evaluation_per_class}
+        self.finetuning = finetuning
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that the paragraphs are taken from."""
+        return {label: library.version() for label, library in self.libraries.items()}
+
+    @property
+    def record(self) -> dict:
+        """What the data were built from: versions of the libraries, number of modules and paragraphs per split."""
+        return self._data["record"]
+
+    def training_table(self) -> Table:
+        return self._table("train")
+
+    def evaluation_table(self) -> Table:
+        return self._table("evaluation")
+
+    def _table(self, split: str) -> Table:
+        rows = self._data[split]
+        return Table(f"{self.name} ({split})", [rows["text"]], rows["label"])
+
+    @cached_property
+    def _data(self) -> dict:
+        """{"record": ..., "train": {"text": [...], "label": [...], "module": [...]}, "evaluation": ...}."""
+        built_from = {
+            "format": FORMAT,
+            "versions": self.versions,
+            "names": {label: list(library.names) for label, library in self.libraries.items()},
+            "per_class": self.per_class,
+        }
+        key = hashlib.sha256(json.dumps(built_from, sort_keys=True).encode()).hexdigest()[:12]
+        path = cache_folder() / "tasks" / f"{self.name}-{key}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # not built yet, or damaged: it is built anew in seconds
+            pass
+        splits = self._build()
+        data = {"record": {**built_from, **summary(splits)}}
+        for split, paragraphs in splits.items():
+            data[split] = {field: [getattr(p, field) for p in paragraphs] for field in ("text", "label", "module")}
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"))
+        return data
+
+    def _build(self) -> dict[str, list[Paragraph]]:
+        mask = masker([name for library in self.libraries.values() for name in library.names])
+        jobs = [(label, str(library.folder()), library.module or "")
+                for label, library in enumerate(self.libraries.values())]
+        with ProcessPoolExecutor(2) as pool:
+            found = list(tqdm(pool.map(read_library, jobs), total=len(jobs), desc="reading docstrings", disable=None))
+        paragraphs = [Paragraph(mask(p.text), p.label, p.module) for library in found for p in library]
+        splits = split_by_module(without_copies(paragraphs), HELD_OUT)
+        splits["evaluation"] = without_near_copies(splits["evaluation"], splits["train"])
+        return {split: self._balanced(split, rows) for split, rows in splits.items()}
+
+    def _balanced(self, split: str, paragraphs: list[Paragraph]) -> list[Paragraph]:
+        count = self.per_class[split]
+        chosen = []
+        for label, name in enumerate(self.label_names):
+            rows = sorted((p for p in paragraphs if p.label == label), key=lambda p: digest(p.text))
+            if len(rows) < count:
+                raise UserError(f"the installed {name} {self.libraries[name].version()} has {len(rows)} {split} "
+                                f"docstrings, not {count}: install another version or lower task.{split}_per_class")
+            chosen += rows[:count]
+        return sorted(chosen, key=lambda p: digest(p.text))
+
+
+def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
+    """First paragraphs of all docstrings in a folder of sources; `job` is the class, the folder, the module's name."""
+    label, folder, name = job
+    gc.disable()  # a tree is a million objects in no cycles, which the collector would go through again and again
+    root = Path(folder)
+    skipped = SKIPPED if name else SKIPPED | {"test", "tests"}  # the interpreter's own tests are another project's worth
+    found = []
+    for file in sorted(root.rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        if skipped.intersection(parts):
+            continue
+        try:
+            source = file.read_text(encoding="utf-8")
+            if '"""' not in source:
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes in other people's strings
+                tree = ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, OSError):  # templates, and files in other encodings
+            continue
+        module = ".".join((name, *parts)).removeprefix(".")
+        found += [Paragraph(text, label, module) for text in first_paragraphs(tree)]
+    return found
+
+
+def first_paragraphs(tree: ast.Module) -> list[str]:
+    """The docstrings of a module, its classes and functions, up to the first empty line, on one line each."""
+    texts = []
+    statements: list[ast.AST] = [tree]
+    while statements:  # ast.walk would visit every expression, too
+        node = statements.pop()
+        for block in ("body", "orelse", "handlers", "finalbody"):
+            inner = getattr(node, block, ())
+            statements += inner if isinstance(inner, list) else ()
+        if isinstance(node, DOCUMENTED):
+            docstring = ast.get_docstring(node) or ""
+            text = " ".join(re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0].split())
+            if len(plain_words(text)) >= WORDS:
+                texts.append(text)
+    return texts
+
+
+def masker(names: Sequence[str]) -> Callable[[str], str]:
+    """A function that puts MASK in place of the names: long ones anywhere, short ones as words of their own."""
+    ordered = sorted(map(re.escape, names), key=len, reverse=True)
+    anywhere = [name for name in ordered if len(name) >= 4]
+    alone = [rf"(?<![a-z]){name}(?![a-z])" for name in ordered if len(name) < 4]
+    pattern = re.compile("|".join(anywhere + alone), re.IGNORECASE)
+    return lambda text: pattern.sub(MASK, text)
+
+
+def plain_words(text: str) -> list[str]:
+    """Words of prose; identifiers and numbers, which is where near-copies differ, are left out."""
+    return [word.lower() for word in re.findall(r"[^\s/,;:()\[\]=\"'`*]+", text) if re.fullmatch(r"[A-Za-z]?[a-z]+\.?", word)]
+
+
+def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
+    """One of the paragraphs that have the same words, and none of those that two libraries share."""
+    by_words = defaultdict(list)
+    for paragraph in paragraphs:
+        by_words[" ".join(plain_words(paragraph.text))].append(paragraph)
+    return [same[0] for same in by_words.values() if len({p.label for p in same}) == 1]
+
+
+def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, list[Paragraph]]:
+    """Whole modules go to one side, in the order of their names' hashes, until evaluation has its share of a library.
+
+    Modules below the third level go with their package, since `models.bert.modeling` and `models.bert.processing`
+    repeat each other.
+    """
+    by_library = defaultdict(lambda: defaultdict(list))
+    for paragraph in paragraphs:
+        by_library[paragraph.label][".".join(paragraph.module.split(".")[:3])].append(paragraph)
+    splits = {"train": [], "evaluation": []}
+    for modules in by_library.values():
+        wanted = held_out * sum(map(len, modules.values()))
+        taken = 0
+        for module in sorted(modules, key=digest):
+            # A module that would overshoot stays in training, or one giant could eat the training set.
+            held = taken + len(modules[module]) <= 1.1 * wanted
+            taken += len(modules[module]) if held else 0
+            splits["evaluation" if held else "train"] += modules[module]
+    return splits
+
+
+def without_near_copies(paragraphs: list[Paragraph], training: list[Paragraph]) -> list[Paragraph]:
+    """Those of which less than half the runs of SHINGLE words occur in training."""
+    seen = {run for paragraph in training for run in shingles(paragraph.text)}
+    kept = []
+    for paragraph in paragraphs:
+        runs = shingles(paragraph.text)
+        if 2 * sum(run in seen for run in runs) < len(runs):
+            kept.append(paragraph)
+    return kept
+
+
+def shingles(text: str) -> list[tuple[str, ...]]:
+    words = plain_words(text)
+    return [tuple(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1)]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def summary(splits: dict[str, list[Paragraph]]) -> dict:
+    return {"paragraphs": {split: len(rows) for split, rows in splits.items()},
+            "modules": {split: len({p.module for p in rows}) for split, rows in splits.items()}}
