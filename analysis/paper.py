@@ -16,6 +16,7 @@ TASKS = {
 }
 MODELS = {"bert_base": "bert-base", "distilbert": "distilbert"}
 METHODS = {"kprune": "kprune", "kprune_official": "kprune", "kwon": "kwon", "kcm": "kcm"}
+"""Our method to the paper's. Its K-prune is compared with both of ours."""
 
 
 @cache
