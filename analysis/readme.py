@@ -1,4 +1,4 @@
-"""Rewrite the README's tables from the committed cells: `python -m analysis.readme`.
+"""Rewrite the README's tables from the committed cells: `python -m analysis.readme`; `--check` only compares.
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `TABLES`.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import summary
 from analysis.records import command, load, write_text
 from analysis.tables import aggregate, cell_table, notes, render, score_table
 from kprune.errors import UserError
@@ -37,7 +38,24 @@ def demo(cells: pd.DataFrame) -> str:
     return render(cell_table(aggregate(chosen)), "markdown") + f"\n{notes(chosen)}\n"
 
 
-TABLES: dict[str, Callable[[pd.DataFrame], str]] = {"scores": scores, "measurements": measurements, "demo": demo}
+def accuracy(cells: pd.DataFrame) -> str:
+    """Scores of K-prune and of its authors' variant, a row per task, and their means."""
+    return render(summary.accuracy(cells[cells["task"] != EMBEDDED]), "markdown")
+
+
+def cost(cells: pd.DataFrame) -> str:
+    """Seconds, calibration tokens and speed-ups of the same cells, with what they were measured on."""
+    chosen = cells[cells["task"] != EMBEDDED]
+    return render(summary.cost(chosen), "markdown") + f"\n{notes(chosen)}\n"
+
+
+TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
+    "accuracy": accuracy,
+    "cost": cost,
+    "scores": scores,
+    "measurements": measurements,
+    "demo": demo,
+}
 
 
 def rewrite(text: str, cells: pd.DataFrame) -> str:
@@ -66,11 +84,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=Path, default=Path("results/cells.csv"), help="CSV file of analysis.collect")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the README is stale")
     arguments = parser.parse_args()
     cells = load(arguments.cells)
     if not arguments.readme.is_file():
         raise UserError(f"{arguments.readme} does not exist: give --readme FILE")
-    write_text(arguments.readme, rewrite(arguments.readme.read_text(), cells))
+    text = arguments.readme.read_text()
+    rewritten = rewrite(text, cells)
+    if arguments.check:
+        if text != rewritten:
+            print(f"{arguments.readme} is not what {arguments.cells} makes of it: run python -m analysis.readme")
+            sys.exit(1)
+        return
+    write_text(arguments.readme, rewritten)
     print(f"{arguments.readme}: tables made from {len(cells)} cells of {arguments.cells}")
 
 
