@@ -1,0 +1,74 @@
+"""pyproject.toml, environment.yml, the Makefile and the README say the same."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def test_conda_has_the_same_dependencies():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    project = PROJECT["project"]
+    assert f"python{project['requires-python']}" in conda
+    assert sorted(pip) == sorted(project["dependencies"] + project["optional-dependencies"]["test"])
+
+
+def test_constraints_hold_dependencies():
+    """Each pin is of something the project needs, within what pyproject.toml allows."""
+    from packaging.requirements import Requirement
+
+    needed = {Requirement(entry).name: Requirement(entry).specifier for entry in PROJECT["project"]["dependencies"]}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            (specifier,) = pin.specifier
+            assert specifier.operator == "==" and needed[pin.name].contains(specifier.version)
+
+
+def test_the_package_lists_every_room():
+    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {pattern.rstrip("*") for pattern in patterns} == {"kprune", "baselines", "experiments", "analysis"}
+    for room in ("kprune", "baselines", "experiments", "analysis"):
+        folders = {path.parent for path in (ROOT / room).rglob("*.py")}
+        assert all((folder / "__init__.py").is_file() for folder in folders), f"{room} has a folder that is no package"
+
+
+def test_help_lists_the_targets():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY:((?:.*\\\n)*.*)", MAKEFILE, re.MULTILINE)[1].replace("\\\n", " ").split()
+    targets = {line.split()[0] for line in shown.splitlines() if line.strip()}
+    assert targets == set(phony), "every target has a comment, and every one is phony"
+    assert {"install", "demo", "test"} <= targets
+
+
+def test_targets_that_are_named_exist():
+    named = set()
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / ".ci" / "run"):
+        if file.is_file():
+            named |= {
+                word
+                for line in re.findall(r"(?:^|`)make ([^`#\n]*)", file.read_text(), re.MULTILINE)
+                for word in line.split()
+                if "=" not in word
+            }
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "README.md", ".ci/run"])
+def test_files_of_a_project(name):
+    assert (ROOT / name).read_text().strip()
+
+
+def test_outputs_are_not_committed():
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {".venv/", "outputs/", "wandb/", "*.egg-info/"} <= set(ignored)
