@@ -32,6 +32,8 @@ MASK = "library"
 """The word in place of every library's name."""
 WORDS = 6
 """Words that a paragraph needs to say anything."""
+ENOUGH = 6000
+"""Paragraphs after which a library's other files are left unread: parsing is what building costs."""
 HELD_OUT = 0.22
 """Share of a library's paragraphs whose modules are kept for evaluation."""
 SHINGLE = 5
@@ -170,16 +172,21 @@ class DocstringsTask(TextTask):
 
 
 def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
-    """First paragraphs of all docstrings in a folder of sources; `job` is the class, the folder, the module's name."""
+    """First paragraphs of the docstrings in a folder of sources; `job` is the class, the folder, the module's name.
+
+    Files are read package by package, in the order of the packages' hashes, until there is enough.
+    """
     label, folder, name = job
     gc.disable()  # a tree is a million objects in no cycles, which the collector would go through again and again
     root = Path(folder)
     skipped = SKIPPED if name else SKIPPED | {"test", "tests"}  # the interpreter's own tests are another project's worth
     found = []
-    for file in sorted(root.rglob("*.py")):
-        parts = file.relative_to(root).with_suffix("").parts
+    modules = {(name, *file.relative_to(root).with_suffix("").parts): file for file in root.rglob("*.py")}
+    for parts, file in sorted(modules.items(), key=lambda item: (digest(package_of(".".join(item[0]))), item[0])):
         if skipped.intersection(parts):
             continue
+        if len(found) >= ENOUGH:
+            break
         try:
             source = file.read_text(encoding="utf-8")
             if '"""' not in source:
@@ -189,7 +196,7 @@ def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
                 tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError, OSError):  # templates, and files in other encodings
             continue
-        module = ".".join((name, *parts)).removeprefix(".")
+        module = ".".join(parts).removeprefix(".")
         found += [Paragraph(text, label, module) for text in first_paragraphs(tree)]
     return found
 
@@ -236,12 +243,11 @@ def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
 def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, list[Paragraph]]:
     """Whole modules go to one side, in the order of their names' hashes, until evaluation has its share of a library.
 
-    Modules below the third level go with their package, since `models.bert.modeling` and `models.bert.processing`
-    repeat each other.
+    Modules below the third level go with their package (see `package_of`).
     """
     by_library = defaultdict(lambda: defaultdict(list))
     for paragraph in paragraphs:
-        by_library[paragraph.label][".".join(paragraph.module.split(".")[:3])].append(paragraph)
+        by_library[paragraph.label][package_of(paragraph.module)].append(paragraph)
     splits = {"train": [], "evaluation": []}
     for modules in by_library.values():
         wanted = held_out * sum(map(len, modules.values()))
@@ -252,6 +258,11 @@ def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, l
             taken += len(modules[module]) if held else 0
             splits["evaluation" if held else "train"] += modules[module]
     return splits
+
+
+def package_of(module: str) -> str:
+    """The first three levels: `models.bert.modeling_bert` and `models.bert.processing_bert` repeat each other."""
+    return ".".join(module.split(".")[:3])
 
 
 def without_near_copies(paragraphs: list[Paragraph], training: list[Paragraph]) -> list[Paragraph]:

