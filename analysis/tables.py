@@ -188,15 +188,15 @@ def write_tables(cells: pd.DataFrame, form: str, output: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.tables", description="Tables from result files.")
     parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
-    parser.add_argument("--format", choices=SUFFIX, default="markdown")
+    parser.add_argument("--format", choices=SUFFIX, default="markdown", help="what is printed; all three are written")
     parser.add_argument("--output", type=Path, help="folder to write to; default: tables/ beside or in the source")
     arguments = parser.parse_args()
     cells = load(arguments.source)
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
-    paths = write_tables(cells, arguments.format, arguments.output or folder / "tables")
-    print("\n".join(path.read_text() for path in paths))
+    paths = {form: write_tables(cells, form, arguments.output or folder / "tables") for form in SUFFIX}
+    print("\n".join(path.read_text() for path in paths[arguments.format]))
     print(notes(cells))
-    print("tables:", *paths)
+    print("tables:", *(path for written in paths.values() for path in written))
 
 
 if __name__ == "__main__":

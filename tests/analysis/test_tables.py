@@ -69,7 +69,7 @@ def test_command(table, outputs, monkeypatch, capsys, form, expected):
     printed = capsys.readouterr().out
     assert expected in printed and all(str(path) in printed for path in written)
     assert "a CPU, batch 32 of 128 tokens, 2 threads" in printed
-    assert [path.stem for path in written] == (["cells"] if form == "csv" else ["cells", "scores"])
+    assert [path.name for path in written] == ["cells.csv", "cells.md", "cells.tex", "scores.md", "scores.tex"]
 
 
 def test_latex_is_escaped():
