@@ -3,19 +3,22 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kprune.errors import UserError
 
-PACKAGES = ("torch", "transformers", "datasets", "numpy")
+PACKAGES = ("kprune", "torch", "transformers", "datasets", "numpy")
+LOCK = ".lock"
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Result:
     peak_memory_mb: float
     calibration: dict[str, Any]
     latency: dict[str, Any] | None
-    versions: dict[str, str]
+    versions: dict[str, str | None]
     commit: str | None
     config: dict[str, Any]
     details: dict[str, Any]
@@ -74,7 +77,8 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
         stands = record["config"]
         record["score"]
-    except (ValueError, KeyError, TypeError):
+        stands.items()
+    except (ValueError, KeyError, TypeError, AttributeError):
         print(f"{path} is damaged: the cell is run again")
         return None
     if stands != config:
@@ -90,17 +94,46 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time works on a cell; a second one waits, and then finds it finished.
 
+    A cell that leaves nothing behind, as one with a wrong input does, takes its empty folders with it.
+
     Raises:
         UserError: the folder can't be written to.
     """
+    lock = _lock(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            (folder / LOCK).unlink()
+            for empty in (folder, *folder.parents[:4]):
+                empty.rmdir()
+        lock.close()
+
+
+def _lock(folder: Path, attempts: int = 100) -> TextIO:
+    try:
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = open(folder / LOCK, "w")
+            except (FileNotFoundError, FileExistsError):  # another process takes the empty folder away; or a real one
+                attempts -= 1
+                if not attempts:
+                    raise
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_there(lock, folder / LOCK):
+                return lock
+            lock.close()  # whoever held it has removed it: the next one counts
     except OSError as error:
         raise UserError(f"{folder} is not writable ({error.strerror}): give another outputs=FOLDER") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+
+
+def _is_there(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -113,7 +146,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
+            json.dump(_plain(content), file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -124,6 +157,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         raise UserError(
             f"{path} can't be written ({error.strerror}): free the disk or give another outputs=FOLDER"
         ) from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null in their place."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,17 +188,30 @@ def write(folder: Path, result: Result) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Take an earlier run's record and model away before the cell is run again."""
+    """Take an earlier run's record and model away before the cell is run again, and what a killed one left."""
     (folder / "result.json").unlink(missing_ok=True)
+    for leftover in folder.glob(".result.json-*"):
+        leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / "model", ignore_errors=True)
 
 
-def versions() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}
+def versions() -> dict[str, str | None]:
+    """Python's and the packages'; None for kprune where it runs from a checkout that is not installed."""
+    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:
-    """The commit of this checkout; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """The commit of this checkout, `-dirty` where tracked files are changed; None outside one or without git."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return done.stdout.strip() or None

@@ -1,0 +1,184 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from experiments import results
+from kprune.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+FIXED = (
+    "task model method variant seed metric higher_is_better dense_score score evaluation checkpoint "
+    "flops_reduction_requested flops_reduction params_reduction kept_heads kept_neurons pruning_seconds "
+    "seconds_by_stage peak_memory_mb calibration latency versions commit config"
+).split()
+
+
+def record(**changes) -> results.Result:
+    values = dict.fromkeys(field.name for field in fields(results.Result))
+    return results.Result(**(values | {"score": 70.0, "config": {"seed": 0}} | changes))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "mrpc" / "minilm" / "kprune" / "0.8" / "seed0"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_keys_are_the_fixed_ones_in_their_order():
+    assert [field.name for field in fields(results.Result)][: len(FIXED)] == FIXED
+
+
+@pytest.mark.parametrize(
+    "variant, reduction, expected",
+    [
+        ({}, 0.8, "kprune/0.8/seed1"),
+        ({}, 0.65, "kprune/0.65/seed1"),
+        ({"tokens": 1000, "lambdas": [1e-4, 1.0]}, 0.7, "kprune+lambdas=0.0001_1,tokens=1000/0.7/seed1"),
+        ({"file": "a/b"}, 0.7, "kprune+file=a_b/0.7/seed1"),
+    ],
+)
+def test_folder_of_a_cell(variant, reduction, expected):
+    path = results.cell_folder("out", "mrpc", "minilm", "kprune", variant, reduction, 1)
+    assert path == Path("out/mrpc/minilm") / expected
+
+
+def test_a_finished_cell_is_found(folder):
+    assert results.finished(folder, {"seed": 0}) is None
+    written = results.write(folder, record())
+    assert results.finished(folder, {"seed": 0}) == written
+    assert os.listdir(folder) == ["result.json"]
+    assert (folder / "result.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_another_configuration_is_an_error(folder):
+    results.write(folder, record(config={"seed": 0, "calibration": {"tokens": 1000}}))
+    with pytest.raises(UserError, match="calibration was .*1000") as error:
+        results.finished(folder, {"seed": 0, "calibration": {"tokens": 2000}})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 50, -3])
+def test_a_truncated_record_is_said_and_run_again(folder, capsys, keep):
+    results.write(folder, record())
+    path = folder / "result.json"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert results.finished(folder, {"seed": 0}) is None
+    assert f"{path} is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"config": null, "score": 1}'])
+def test_a_record_of_something_else_is_damaged(folder, content):
+    (folder / "result.json").write_text(content)
+    assert results.finished(folder, {"seed": 0}) is None
+
+
+def test_numbers_that_are_none_are_null(folder):
+    results.write(folder, record(score=float("nan"), details={"ridge": [1.0, float("inf")]}))
+    content = json.loads((folder / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["score"] is None and content["details"]["ridge"] == [1.0, None]
+
+
+def test_a_process_killed_while_writing_leaves_nothing_finished(folder):
+    code = (
+        "import os, sys; from pathlib import Path; from experiments import results;"
+        "os.replace = lambda *names: os._exit(9); results.write_json(Path(sys.argv[1]), {'config': {}, 'score': 1})"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, folder / "result.json"], cwd=ROOT, check=False)
+    assert killed.returncode == 9
+    assert os.listdir(folder) and results.finished(folder, {}) is None
+    results.clear(folder)
+    assert not os.listdir(folder)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        results.write(folder, record())
+    assert not os.listdir(folder)
+
+
+def test_clear_takes_the_model_too(folder):
+    results.write(folder, record())
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    results.clear(folder)
+    assert not os.listdir(folder)
+
+
+@pytest.mark.parametrize("outputs", ["file", "/proc/none"])
+def test_outputs_that_are_not_writable_are_one_line(tmp_path, outputs):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="outputs=FOLDER"), results.locked(tmp_path / outputs / "cell"):
+        pass
+
+
+def test_a_failed_cell_leaves_no_folder(tmp_path):
+    folder = results.cell_folder(str(tmp_path / "out"), "mrpc", "minilm", "kprune", {}, 0.8, 0)
+    with pytest.raises(UserError, match="wrong"), results.locked(folder):
+        raise UserError("wrong input: mend it")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_one_process_at_a_time(tmp_path):
+    """Eight workers on one cell: the work is done once, and every worker finds it."""
+    folder, working, done, found = tmp_path / "cell", [], [], []
+
+    def work():
+        with results.locked(folder):
+            assert not working, "two at once"
+            working.append(1)
+            if results.finished(folder, {"seed": 0}) is None:
+                time.sleep(0.02)
+                done.append(results.write(folder, record()))
+            found.append(results.finished(folder, {"seed": 0}))
+            working.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(done) == 1 and len(found) == 8 and None not in found
+    assert os.listdir(folder) == ["result.json"]
+
+
+def test_the_lock_outlives_folders_that_come_and_go(tmp_path):
+    """Workers that leave nothing remove the folder under those that wait for it."""
+    folder, working, entered = tmp_path / "a" / "b" / "c" / "d" / "e", [], []
+
+    def work():
+        for _ in range(20):
+            with results.locked(folder):
+                assert not working, "two at once"
+                working.append(1)
+                entered.append(1)
+                working.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(entered) == 80 and os.listdir(tmp_path) == []
+
+
+def test_where_a_result_comes_from(monkeypatch):
+    versions = results.versions()
+    assert {"python", "torch", "transformers", "datasets", "kprune"} <= set(versions)
+    assert versions["python"] == sys.version.split()[0]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if head.returncode == 0:
+        assert results.commit().removesuffix("-dirty") == head.stdout.strip()
+    monkeypatch.setenv("PATH", "")
+    assert results.commit() is None
