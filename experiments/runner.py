@@ -77,7 +77,7 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
         if config["save_model"] or (config["save_model"] is None and not sweep):
             save_model(folder, outcome, bench, record)
         record = results.write(folder, record)
-    track(record, group, config["tracking"]["mode"])
+    track(record, group, config["tracking"]["mode"], config["outputs"])
     print(summary(record))
     print(f"results: {folder}/result.json")
     return record
@@ -182,7 +182,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         versions=results.versions(),
         commit=results.commit(),
         config=identity,
-        details=outcome.details | {"sequence_length": length},
+        details=outcome.details | {"sequence_length": length, "kept_units": outcome.kept_units},
     )
     return outcome, record
 
