@@ -14,7 +14,9 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def test_conda_has_the_same_dependencies():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    text = (ROOT / "environment.yml").read_text()
+    assert f"pip install --no-deps {PROJECT['tool']['kprune']['embedded-encoder']}\n" in text
+    environment = yaml.safe_load(text)
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     project = PROJECT["project"]
@@ -40,6 +42,14 @@ def test_the_package_lists_every_room():
     for room in ("kprune", "baselines", "experiments", "analysis"):
         folders = {path.parent for path in (ROOT / room).rglob("*.py")}
         assert all((folder / "__init__.py").is_file() for folder in folders), f"{room} has a folder that is no package"
+
+
+def test_files_beside_the_code_are_packaged():
+    rooms = PROJECT["tool"]["setuptools"]["package-data"]
+    for room in ("kprune", "baselines", "experiments", "analysis"):
+        for path in (ROOT / room).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                assert any(path.match(pattern) for pattern in rooms.get(room, [])), path
 
 
 def test_help_lists_the_targets():
