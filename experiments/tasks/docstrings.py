@@ -26,7 +26,7 @@ from experiments.cache import cache_folder, write_atomically
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Of the cached file; raised when the way it is built changes."""
 MASK = "library"
 """The word in place of every library's name."""
@@ -34,7 +34,7 @@ WORDS = 6
 """Words that a paragraph needs to say anything."""
 ENOUGH = 6000
 """Paragraphs after which a library's other files are left unread: parsing is what building costs."""
-HELD_OUT = 0.22
+HELD_OUT = 0.2
 """Share of a library's paragraphs whose modules are kept for evaluation."""
 SHINGLE = 5
 """Words in a row that two near-copies share."""
@@ -174,7 +174,7 @@ class DocstringsTask(TextTask):
 def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
     """First paragraphs of the docstrings in a folder of sources; `job` is the class, the folder, the module's name.
 
-    Files are read package by package, in the order of the packages' hashes, until there is enough.
+    Files are read in the order of their modules' hashes until there is enough.
     """
     label, folder, name = job
     gc.disable()  # a tree is a million objects in no cycles, which the collector would go through again and again
@@ -182,7 +182,7 @@ def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
     skipped = SKIPPED if name else SKIPPED | {"test", "tests"}  # the interpreter's own tests are another project's worth
     found = []
     modules = {(name, *file.relative_to(root).with_suffix("").parts): file for file in root.rglob("*.py")}
-    for parts, file in sorted(modules.items(), key=lambda item: (digest(package_of(".".join(item[0]))), item[0])):
+    for parts, file in sorted(modules.items(), key=lambda item: digest(".".join(item[0]))):
         if skipped.intersection(parts):
             continue
         if len(found) >= ENOUGH:
@@ -241,13 +241,10 @@ def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
 
 
 def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, list[Paragraph]]:
-    """Whole modules go to one side, in the order of their names' hashes, until evaluation has its share of a library.
-
-    Modules below the third level go with their package (see `package_of`).
-    """
+    """Whole modules go to one side, in the order of their names' hashes, until evaluation has its share of a library."""
     by_library = defaultdict(lambda: defaultdict(list))
     for paragraph in paragraphs:
-        by_library[paragraph.label][package_of(paragraph.module)].append(paragraph)
+        by_library[paragraph.label][paragraph.module].append(paragraph)
     splits = {"train": [], "evaluation": []}
     for modules in by_library.values():
         wanted = held_out * sum(map(len, modules.values()))
@@ -258,11 +255,6 @@ def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, l
             taken += len(modules[module]) if held else 0
             splits["evaluation" if held else "train"] += modules[module]
     return splits
-
-
-def package_of(module: str) -> str:
-    """The first three levels: `models.bert.modeling_bert` and `models.bert.processing_bert` repeat each other."""
-    return ".".join(module.split(".")[:3])
 
 
 def without_near_copies(paragraphs: list[Paragraph], training: list[Paragraph]) -> list[Paragraph]:

@@ -10,7 +10,6 @@ from experiments.tasks.docstrings import (
     Paragraph,
     first_paragraphs,
     masker,
-    package_of,
     split_by_module,
     without_copies,
     without_near_copies,
@@ -125,11 +124,10 @@ def test_near_copies_of_training_leave_the_evaluation_set():
     assert without_near_copies([near, far], train) == [far]
 
 
-def test_a_package_is_on_one_side():
-    assert package_of("a.b.c.d.e") == "a.b.c" and package_of("a") == "a"
-    rows = [Paragraph(f"text {i} {j}", 0, f"lib.p{i}.q.m{j}") for i in range(40) for j in range(5)]
+def test_a_module_is_on_one_side():
+    rows = [Paragraph(f"text {i} {j}", 0, f"lib.m{i}") for i in range(40) for j in range(5)]
     splits = split_by_module(rows, 0.2)
-    sides = {split: {package_of(p.module) for p in part} for split, part in splits.items()}
+    sides = {split: {p.module for p in part} for split, part in splits.items()}
     assert not sides["train"] & sides["evaluation"]
     assert len(splits["train"]) + len(splits["evaluation"]) == 200 and 30 <= len(splits["evaluation"]) <= 44
-    assert split_by_module(rows[::-1], 0.2)["train"][0] in splits["train"]
+    assert {p.module for p in split_by_module(rows[::-1], 0.2)["train"]} == sides["train"]
