@@ -10,6 +10,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 from experiments import checkpoints
 from experiments.checkpoints import find_checkpoint, find_pretrained, load_model, load_pretrained, load_tokenizer
 from experiments.quiet import quiet_transformers
+from kprune import checkpoint as pruned
 from kprune.errors import UserError
 
 
@@ -70,6 +71,12 @@ def test_a_saved_model_loads_as_it_was(tmp_path, family, head, capfd):
 def test_a_half_precision_checkpoint_becomes_float32(tmp_path):
     loaded = load_model(save(tiny_model(dtype=torch.float16), tmp_path / "checkpoint"), StubTask())
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_a_pruned_model_loads_and_is_checked_too(tmp_path):
+    folder = pruned.save(tiny_model(dtype=torch.float32), tmp_path / "pruned")
+    assert type(load_model(folder, StubTask())).__name__ == "PrunedBertForSequenceClassification"
+    refused(folder, StubTask(label_names=["a", "b"]), "3 labels")
 
 
 def test_other_tasks_checkpoints_are_refused(folder, tmp_path):
