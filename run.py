@@ -1,6 +1,7 @@
 """Run one cell, or a sweep of them: `python run.py +experiment=squad_80pct`, `python run.py -m method=kprune,kprune_official`."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,15 @@ def job(config: DictConfig) -> None:
             print(f"failed: {failed[-1]}", file=sys.stderr)
 
 
+def quoted(argument: str) -> str:
+    """Hydra's grammar ends a value at `=`, which the folders of cells have in their names."""
+    name, _, value = argument.partition("=")
+    path = re.fullmatch(r"evaluate|outputs|calibration\.file|model\.checkpoint|task\.(train|evaluation)_file", name)
+    return f"{name}='{value}'" if path and re.search(r"[=+ ()]", value) and value[0] not in "'\"" else argument
+
+
 def main() -> int:
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:

@@ -66,11 +66,10 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
     pruner = build_method(config["method"])
     Budget(config["flops_reduction"], 1.0)
     with results.locked(folder):
-        if not config["force"]:
-            record = results.finished(folder, identity)
-            if record is not None:
-                print(f"{folder}: finished before, score {record['score']:.2f}; force=true runs it again")
-                return record
+        record = results.finished(folder, identity)
+        if record is not None and not config["force"]:
+            print(f"{folder}: finished before, score {record['score']:.2f}; force=true runs it again")
+            return record
         results.clear(folder)
         bench = bench_for(config)
         outcome, record = prune_cell(config, identity, variant, pruner, bench)

@@ -22,7 +22,9 @@ def test_kprune_official_keeps_what_the_authors_code_keeps(tmp_path):
     result = json.loads(next(tmp_path.rglob("result.json")).read_text())
     kept = result["details"]["kept_units"]
     heads = sum(len(set(ours) ^ set(theirs)) for ours, theirs in zip(kept[0::2], official["kept_heads"], strict=True))
-    common = sum(len(set(ours) & set(theirs)) for ours, theirs in zip(kept[1::2], official["kept_neurons"], strict=True))
+    common = sum(
+        len(set(ours) & set(theirs)) for ours, theirs in zip(kept[1::2], official["kept_neurons"], strict=True)
+    )
     assert heads <= 1
     assert common >= 0.95 * sum(official["kept_neurons_per_layer"])
     for ours, theirs in zip(result["kept_neurons"], official["kept_neurons_per_layer"], strict=True):

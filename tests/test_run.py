@@ -1,0 +1,189 @@
+"""The command line, end to end on a tiny model and one's own data: results, sweeps, and one line for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny fine-tuned checkpoint and a data file for `task=custom`."""
+    folder = tmp_path_factory.mktemp("world")
+    words = {word: index for index, word in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(97))])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    model = tiny_model(dtype=torch.float32)
+    model.config.id2label = {0: "bad", 1: "fine", 2: "good"}
+    model.config.label2id = {"bad": 0, "fine": 1, "good": 2}
+    model.save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    generator = torch.Generator().manual_seed(0)
+    rows = [" ".join(f"w{i}" for i in torch.randint(97, (8,), generator=generator).tolist()) for _ in range(60)]
+    labels = [("bad", "fine", "good")[i % 3] for i in range(60)]
+    pd.DataFrame({"review": rows, "stars": labels}).to_csv(folder / "data.csv", index=False)
+    return folder
+
+
+def run(world, *overrides, sweep=False):
+    command = [
+        sys.executable,
+        "run.py",
+        *(["-m"] if sweep else []),
+        "task=custom",
+        f"task.train_file={world / 'data.csv'}",
+        "task.text=[review]",
+    ]
+    command += ["task.label=stars", f"model.checkpoint={world / 'checkpoint'}", "calibration.tokens=200"]
+    command += [
+        "latency.batch_size=2",
+        "latency.sequence_length=8",
+        "threads=1",
+        "tracking=none",
+        "task.max_length=32",
+        *overrides,
+    ]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": ""}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+
+
+def bad(done, *words):
+    """One line on stderr that names the cause and the remedy, exit code 2."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2, done.stderr
+    assert len([line for line in lines if line.startswith("error: ")]) == 1 and "Traceback" not in done.stderr, (
+        done.stderr
+    )
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture(scope="module")
+def cell(world):
+    outputs = world / "outputs"
+    done = run(world, f"outputs={outputs}", "flops_reduction=0.6")
+    assert done.returncode == 0, done.stderr
+    return outputs / "custom/minilm/kprune+tokens=200/0.6/seed0"
+
+
+def test_a_cell_writes_its_record(cell):
+    record = json.loads((cell / "result.json").read_text())
+    assert record["flops_reduction"] >= 0.6 == record["flops_reduction_requested"]
+    assert record["variant"] == {"tokens": 200}
+    assert len(record["kept_heads"]) == len(record["kept_neurons"]) == 3
+    assert 0 < record["params_reduction"] < 1
+    assert {"teacher", "knowledge", "mask_search", "weight_tuning"} == set(record["seconds_by_stage"])
+    assert record["latency"]["threads"] == 1 and record["checkpoint"]["source"] == "given"
+    assert record["calibration"]["tokens"] > 100
+
+
+def test_a_finished_cell_is_skipped_and_another_configuration_refused(world, cell):
+    before = (cell / "result.json").stat().st_mtime_ns
+    done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6")
+    assert done.returncode == 0 and "finished before" in done.stdout
+    other = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "task.max_length=5")
+    bad(other, "another configuration", "task")
+    assert (cell / "result.json").stat().st_mtime_ns == before
+
+
+def test_the_saved_model_scores_the_same_again(world, cell):
+    score = json.loads((cell / "result.json").read_text())["score"]
+    done = run(world, f"evaluate={cell / 'model'}")
+    assert done.returncode == 0, done.stderr
+    assert f"{score:.2f}" in done.stdout
+    assert json.loads((cell / "model/config.json").read_text())["id2label"]["2"] == "good"
+
+
+def test_a_damaged_record_is_run_again(world, tmp_path):
+    arguments = (f"outputs={tmp_path}", "flops_reduction=0.5")
+    run(world, *arguments)
+    record = next(tmp_path.rglob("result.json"))
+    record.write_text(record.read_text()[:100])
+    done = run(world, *arguments)
+    assert done.returncode == 0 and "damaged" in done.stdout
+    assert json.loads(record.read_text())["score"] >= 0
+
+
+def test_a_failed_cell_does_not_stop_the_sweep(world, tmp_path):
+    done = run(world, "flops_reduction=1.5,0.5", f"outputs={tmp_path}", sweep=True)
+    bad(done, "flops_reduction=1.5", "outside (0, 1)")
+    assert [path.parts[-3] for path in tmp_path.rglob("result.json")] == ["0.5"]
+    assert not list(tmp_path.rglob("model")), "a sweep saves models only when asked to"
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["task=nonsense"], ["nonsense", "mrpc"]),
+        (["model=nonsense"], ["nonsense", "minilm"]),
+        (["method=nonsense"], ["nonsense", "kprune_official"]),
+        (["flops_reduction=0"], ["outside (0, 1)"]),
+        (["nonsense=1"], ["nonsense"]),
+        (["calibration.tokens=1"], ["calibration.tokens=1"]),
+        (["model.checkpoint=/nowhere"], ["/nowhere"]),
+        (["device=cuda:9"], ["device=cuda:9"]),
+        (["evaluate=/nowhere"], ["/nowhere"]),
+    ],
+)
+def test_bad_input_is_one_line(world, tmp_path, overrides, words):
+    done = run(world, f"outputs={tmp_path}", *overrides)
+    bad(done, *words)
+    assert not list(tmp_path.rglob("result.json")) and not list(tmp_path.rglob("model"))
+
+
+def test_data_that_are_nowhere(world, tmp_path):
+    command = [sys.executable, "run.py", "task=mnli", "task.max_length=32", f"model.checkpoint={world / 'checkpoint'}"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": "", "HF_HOME": str(tmp_path / "hf")}
+    command += [f"outputs={tmp_path / 'o'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    bad(done, "nyu-mll/glue")
+
+
+def test_nan_in_the_checkpoint(world, tmp_path):
+    folder = tmp_path / "checkpoint"
+    subprocess.run(["cp", "-r", world / "checkpoint", folder], check=True)
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.1.output.dense.weight"][3, 4] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    bad(
+        run(world, f"outputs={tmp_path / 'o'}", f"model.checkpoint={folder}"),
+        "bert.encoder.layer.1.output.dense.weight",
+    )
+
+
+def test_calibration_files(world, tmp_path):
+    def with_file(content):
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        return run(world, f"outputs={tmp_path / 'o'}", f"calibration.file={tmp_path / 'c.json'}")
+
+    bad(with_file({"examples": []}), "empty")
+    bad(with_file({}), "damaged")
+    bad(with_file({"examples": [{"input_ids": [1, 1, 1]}]}), "padding alone")
+    bad(with_file({"examples": [{"input_ids": [5, 6], "attention_mask": [0, 0]}]}), "padding alone")
+    bad(with_file({"examples": [{"input_ids": [5, 6], "label": 3}]}), "label 3")
+    bad(with_file({"examples": [{"input_ids": [5, 600]}]}), "vocabulary")
+    good = with_file({"examples": [{"input_ids": list(range(5, 15)), "label": 1}] * 8})
+    assert good.returncode == 0, good.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_outputs_not_writable(world, tmp_path):
+    tmp_path.chmod(0o500)
+    bad(run(world, f"outputs={tmp_path / 'o'}"), "not writable")
+
+
+def test_outputs_below_a_file(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    bad(run(world, f"outputs={tmp_path / 'file'}"), "not writable")
