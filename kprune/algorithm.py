@@ -42,7 +42,7 @@ class KPrune:
         span_padding: padded positions take part in a span's softmax.
     """
 
-    lambdas: Sequence[float] = (1e-4,)
+    lambdas: Sequence[float] = (1e-6,)
     mu: float = 1.0
     knowledge: KnowledgeSettings = field(default_factory=KnowledgeSettings)
     fill_budget: bool = True
