@@ -39,6 +39,11 @@ class Sublayer(ABC):
         """Heads or neurons present."""
         return 0 if isinstance(self.projection, OutputBias) else self.projection.in_features // self.unit_size
 
+    @property
+    def hidden_size(self) -> int:
+        """d, the width of the residual connection."""
+        return self.layer.get_submodule(self.names.norm).normalized_shape[0]
+
     @abstractmethod
     def features(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """f(X), the input of the output projection: [B, T, units * unit_size]."""
@@ -70,18 +75,14 @@ class Attention(Sublayer):
     kind = "mha"
 
     def unit_flops(self, sequence_length: float) -> float:
-        return head_flops(sequence_length, self.inputs_width, self.unit_size)
-
-    @property
-    def inputs_width(self) -> int:
-        return self.layer.get_submodule(self.names.norm).normalized_shape[0]
+        return head_flops(sequence_length, self.hidden_size, self.unit_size)
 
 
 class FFN(Sublayer):
     kind = "ffn"
 
     def unit_flops(self, sequence_length: float) -> float:
-        return neuron_flops(sequence_length, self.layer.get_submodule(self.names.norm).normalized_shape[0])
+        return neuron_flops(sequence_length, self.hidden_size)
 
 
 class Adapter:

@@ -1,32 +1,21 @@
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
+from experiments.methods import build_method
 from kprune.algorithm import KPrune, held_out_divergence, split
 from kprune.errors import UserError
-from kprune.knowledge import KnowledgeSettings
 from kprune.objectives import objective_of
 from kprune.pruner import Budget, CalibrationSet, PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 
-OFFICIAL = KPrune(
-    lambdas=(2.5e-4,),
-    mu=8.0,
-    knowledge=KnowledgeSettings(
-        kl="teacher_student", gradient="batch", head="mean_of_dimensions", representational_mean="tokens_and_hidden"
-    ),
-    fill_budget=False,
-    strict_threshold=True,
-    solve="float32",
-    keep_bias=False,
-    drawn_batches=True,
-    span_padding=True,
-    name="kprune_official",
-)
+OFFICIAL = build_method(yaml.safe_load((Path(__file__).parents[2] / "conf/method/kprune_official.yaml").read_text()))
 
 
 def prune(model, reduction, pruner=None, calibration=None):
