@@ -71,13 +71,12 @@ def finetune(model: nn.Module, tokenizer, task: Task, folder: str | Path, seed: 
     folder, recipe = Path(folder), recipe_of(task)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     examples = task.training(tokenizer)
-    start = time.perf_counter()
     run = _Run(model.to(device), task.objective, examples, tokenizer.pad_token_id or 0, recipe, seed, device)
     state = folder.with_name(f".{folder.name}.state")
     run.resume(state)
     run.train(state, f"fine-tuning on {task.name}")
     record = {"task": task.name, "examples": len(examples), "seed": seed, "bf16": run.bf16, "steps": run.steps,
-              "seconds": round(time.perf_counter() - start, 1), **asdict(recipe)}  # fmt: skip
+              "seconds": round(run.seconds, 1), **asdict(recipe)}  # fmt: skip
     model.to("cpu").eval()
     _write(model, tokenizer, folder, record)
     state.unlink(missing_ok=True)
@@ -93,6 +92,7 @@ class _Run:
         self.per_epoch = math.ceil(len(examples) / recipe.batch_size)
         self.steps = recipe.epochs * self.per_epoch
         self.step = 0
+        self.seconds = 0.0  # in all stretches of the run together
         self.bf16: bool | None = None
         matrices = [p for p in model.parameters() if p.dim() > 1]
         vectors = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms are not decayed
@@ -106,7 +106,9 @@ class _Run:
         self.model.train()
         if self.bf16 is None:
             self.bf16 = self.bf16_is_faster()
-        pause, saved = SAVE_SECONDS, time.perf_counter()
+        pause = SAVE_SECONDS
+        saved = clock = time.perf_counter()
+        before = self.seconds
         bar = tqdm(total=self.steps, initial=self.step, desc=description, disable=None)
         with bar:
             while self.step < self.steps:
@@ -114,6 +116,7 @@ class _Run:
                 for indices in batch_order(self.examples, self.recipe.batch_size, self.seed, epoch)[first:]:
                     loss = self.update(self.batch(indices))
                     self.step += 1
+                    self.seconds = before + time.perf_counter() - clock
                     bar.update()
                     if self.step % 20 == 0:
                         bar.set_postfix(loss=f"{loss:.3f}")
@@ -182,7 +185,8 @@ class _Run:
         """Write the state; seconds until the next time (longer where writing is slow), and now."""
         start = time.perf_counter()
         content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                   "steps": self.steps, "bf16": self.bf16, "random": self.random_state()}  # fmt: skip
+                   "steps": self.steps, "seconds": self.seconds, "bf16": self.bf16,
+                   "random": self.random_state()}  # fmt: skip
         write_atomically(path, lambda temporary: torch.save(content, temporary))
         now = time.perf_counter()
         return max(pause, 20 * (now - start)), now
@@ -199,7 +203,7 @@ class _Run:
         except Exception as error:  # pickle, zip and torch raise a type each
             raise UserError(f"{path}, the state of an interrupted fine-tuning, is damaged "
                             f"({' '.join(str(error).split())[:120]}): remove it and start again") from error
-        self.step, self.bf16 = state["step"], state["bf16"]
+        self.step, self.seconds, self.bf16 = state["step"], state["seconds"], state["bf16"]
         self.set_random_state(state["random"])
         print(f"fine-tuning goes on from step {self.step} of {self.steps}")
 
