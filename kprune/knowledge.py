@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter, Sublayer
+from kprune.transformer.masks import features_and_gradients, mask_gradients
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class CalibrationState:
         return self.batch["attention_mask"].bool()
 
 
+@torch.no_grad()
 def measure(
     adapter: Adapter, start: int, states: Sequence[CalibrationState], objective: Objective, settings: KnowledgeSettings
 ) -> Knowledge:
@@ -73,23 +75,17 @@ def measure(
     ]
     examples = tokens = 0
     for state in states:
-        features: list[Tensor] = []
-        handles = [sublayer.projection.register_forward_pre_hook(_catch(features)) for sublayer in sublayers]
-        try:
-            with torch.enable_grad():
-                output = adapter.run(start, state.student, state.attention_mask, state.batch)
-                logits = objective.read(output, state.batch["attention_mask"])
-                pair = (logits, state.logits) if settings.kl == "student_teacher" else (state.logits, logits)
-                divergence = objective.divergence(*pair, settings.temperature).sum()
-        finally:
-            for handle in handles:
-                handle.remove()
-        gradients = torch.autograd.grad(divergence, features)
+
+        def divergence(output, state=state):
+            logits = objective.read(output, state.batch["attention_mask"])
+            pair = (logits, state.logits) if settings.kl == "student_teacher" else (state.logits, logits)
+            return objective.divergence(*pair, settings.temperature).sum()
+
+        pairs = features_and_gradients(adapter, start, state.student, state.attention_mask, state.batch, divergence)
         real = state.real
-        with torch.no_grad():
-            for sublayer, f, g, k, m in zip(sublayers, features, gradients, predictive, moments, strict=True):
-                k += _squared_mask_gradient(f, g, sublayer.unit_size, settings)
-                m += _second_moments(f[real], sublayer.unit_size)
+        for sublayer, (f, g), k, m in zip(sublayers, pairs, predictive, moments, strict=True):
+            k += _squared(mask_gradients(f, g, sublayer.unit_size), settings)
+            m += _second_moments(f[real], sublayer.unit_size)
         examples += len(real)
         tokens += int(real.sum())
     return Knowledge(
@@ -98,24 +94,13 @@ def measure(
     )
 
 
-def _catch(features: list[Tensor]):
-    def hook(module, inputs):
-        # The lowest sublayer's input is a constant: the graph begins at its features.
-        f = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
-        features.append(f)
-        return (f,)
-
-    return hook
-
-
-def _squared_mask_gradient(features: Tensor, gradient: Tensor, unit_size: int, settings: KnowledgeSettings) -> Tensor:
-    """Σ of squared mask gradients over a batch: [units], from features and their gradients [B, T, units * unit_size]."""
-    per_dimension = (features * gradient).sum(dim=1).double().unflatten(-1, (-1, unit_size))
+def _squared(gradients: Tensor, settings: KnowledgeSettings) -> Tensor:
+    """Σ of squared mask gradients over a batch: [units], from those of every dimension [B, units, unit_size]."""
     if settings.gradient == "batch":
-        per_dimension = per_dimension.mean(dim=0, keepdim=True)
+        gradients = gradients.mean(dim=0, keepdim=True)
     if settings.head == "mean_of_dimensions":
-        return per_dimension.square().mean(dim=-1).sum(dim=0)
-    return per_dimension.sum(dim=-1).square().sum(dim=0)
+        return gradients.square().mean(dim=-1).sum(dim=0)
+    return gradients.sum(dim=-1).square().sum(dim=0)
 
 
 def _second_moments(features: Tensor, unit_size: int) -> Tensor:
@@ -130,6 +115,8 @@ def _output_energy(
     sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings, examples: int, tokens: int
 ) -> Tensor:
     """Mean ‖W_i f_i‖² of every unit: [units]."""
+    if sublayer.units == 0:
+        return moments.new_zeros(0)
     weight = sublayer.projection.weight.double().unflatten(-1, (-1, sublayer.unit_size)).transpose(0, 1)
     if settings.head == "mean_of_dimensions":
         energy = (moments.diagonal(dim1=1, dim2=2) * weight.square().sum(dim=1)).mean(dim=-1)

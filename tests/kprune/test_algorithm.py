@@ -97,3 +97,14 @@ def test_a_reduction_out_of_range(reduction):
 def test_empty_calibration_set():
     with pytest.raises(UserError, match="calibration set is empty"):
         CalibrationSet([], 4, 0)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_pruned_model_is_pruned_again(family):
+    """Emptied sublayers among those it comes with; the reduction counts from the model given."""
+    once = prune(tiny_model(family), 0.9)
+    assert 0 in once.kept_heads + once.kept_neurons
+    twice = prune(once.model, 0.5)
+    assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
+    assert all(a >= b for a, b in zip(once.kept_neurons, twice.kept_neurons, strict=True))
+    assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
