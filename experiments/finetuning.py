@@ -46,7 +46,7 @@ def recipe_of(task: Task) -> Recipe:
     Raises:
         UserError: a setting is unknown.
     """
-    settings = getattr(task, "finetuning", None) or {}
+    settings = task.finetuning or {}
     names = [field.name for field in fields(Recipe)]
     for key in settings:
         if key not in names:

@@ -18,7 +18,7 @@ __all__ = ["EvaluationSet", "Task", "build_task"]
 
 
 def build_task(settings: dict[str, Any]) -> Task:
-    """The task of a config: `kind` picks the class, the other settings are its constructor's arguments.
+    """The task of a config: `kind` picks the class; `finetuning` is the recipe's; the others are its constructor's arguments.
 
     Raises:
         UserError: the kind is unknown, or a setting is wrong.
@@ -27,5 +27,10 @@ def build_task(settings: dict[str, Any]) -> Task:
     if kind not in KINDS:
         raise UserError(f"task.kind={kind} is unknown: give one of {', '.join(KINDS)}")
     module, name = KINDS[kind].rsplit(".", 1)
-    arguments = {key: value for key, value in settings.items() if key != "kind"}
-    return getattr(importlib.import_module(module), name)(**arguments)
+    arguments = {key: value for key, value in settings.items() if key not in ("kind", "finetuning")}
+    try:
+        task = getattr(importlib.import_module(module), name)(**arguments)
+    except TypeError as error:
+        raise UserError(f"task.{settings.get('name')}: {error}: see conf/task/{settings.get('name')}.yaml") from error
+    task.finetuning = settings.get("finetuning")
+    return task

@@ -40,6 +40,7 @@ class Task:
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.
         auto_class: the transformers Auto class that loads a model with this head.
+        finetuning: settings of the fine-tuning that are not the standard recipe's.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     objective: Objective
     label_names: list[str] | None
     auto_class: type
+    finetuning: dict[str, float] | None = None
 
     def __init__(self):
         self._tokenised: WeakKeyDictionary = WeakKeyDictionary()

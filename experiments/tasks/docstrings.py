@@ -92,19 +92,16 @@ class DocstringsTask(TextTask):
     Args:
         libraries: for each class its `module`, `package` and `names` (see `Library`).
         train_per_class, evaluation_per_class: paragraphs that every class gets.
-        finetuning: settings of the fine-tuning that are not the standard recipe's.
     """
 
     evaluation_split = "held-out modules"
 
     def __init__(self, name: str, libraries: dict[str, dict], train_per_class: int, evaluation_per_class: int,
-                 max_length: int, average_length: float | None, batch_size: int,
-                 finetuning: dict[str, float] | None = None):
+                 max_length: int, average_length: float | None, batch_size: int):
         super().__init__(name, "classification", "accuracy", max_length, average_length, batch_size)
         self.libraries = {label: Library(**settings) for label, settings in libraries.items()}
         self.label_names = list(self.libraries)
         self.per_class = {"train": train_per_class, "evaluation": evaluation_per_class}
-        self.finetuning = finetuning
 
     @property
     def versions(self) -> dict[str, str]:
