@@ -17,6 +17,8 @@ from kprune.errors import UserError
 class StubTask:
     """As much of a task as loading asks for."""
 
+    finetuning = None
+
     def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
         self.name, self.max_length = name, max_length
         self.label_names = None if span else list(label_names)
