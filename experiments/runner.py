@@ -1,8 +1,7 @@
 """One cell, from its config to its result.json."""
 
 import resource
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ class Bench:
     model: nn.Module
     device: torch.device
     dense_score: float
+    data: dict[tuple, PruningData] = field(default_factory=dict)
 
 
 def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep: bool) -> dict[str, Any]:
@@ -139,7 +139,8 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     """Prune, measure what came out, and put it on record."""
     task, tokenizer = bench.task, bench.tokenizer
     torch.manual_seed(config["seed"])
-    calibration = calibration_for(config, bench, pruner.needs_labels)
+    data = pruning_data(config, bench, pruner.needs_labels)
+    calibration = data.calibration
     length = flops_length(config, task, tokenizer, calibration)
     reach = pruner.reach(bench.model, length)
     if config["flops_reduction"] > reach:
@@ -148,10 +149,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
             f"{config['flops_reduction']:g}: ask for less"
         )
     objective: Objective = task.objective
-    data = PruningData(calibration, training=lambda: task.training(tokenizer))
-    start = time.perf_counter()
     outcome = pruner.prune(bench.model, objective, data, Budget(config["flops_reduction"], length))
-    pruning_seconds = time.perf_counter() - start
     dense_adapter, pruned_adapter = adapter_for(bench.model), adapter_for(outcome.model)
     score = evaluate(outcome.model, task, tokenizer, bench.device)
     evaluation = task.evaluation(tokenizer)
@@ -173,7 +171,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         params_reduction=params_reduction(dense_adapter, pruned_adapter),
         kept_heads=outcome.kept_heads,
         kept_neurons=outcome.kept_neurons,
-        pruning_seconds=pruning_seconds,
+        pruning_seconds=sum(outcome.seconds_by_stage.values()),
         seconds_by_stage=dict(outcome.seconds_by_stage),
         peak_memory_mb=peak_memory_mb(bench.device),
         calibration={"examples": len(calibration.examples), "tokens": calibration.tokens},
@@ -184,6 +182,15 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         details=outcome.details | {"sequence_length": length, "kept_units": outcome.kept_units},
     )
     return outcome, record
+
+
+def pruning_data(config: dict[str, Any], bench: Bench, labels: bool) -> PruningData:
+    """What a method reads; one object for all cells with the same calibration set, so that they share what they can."""
+    key = (_frozen(config["calibration"]), config["seed"], labels)
+    if key not in bench.data:
+        calibration = calibration_for(config, bench, labels)
+        bench.data[key] = PruningData(calibration, training=lambda: bench.task.training(bench.tokenizer))
+    return bench.data[key]
 
 
 def calibration_for(config: dict[str, Any], bench: Bench, labels: bool) -> CalibrationSet:

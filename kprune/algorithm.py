@@ -1,10 +1,6 @@
 """K-prune: accurate retraining-free pruning (Park, Choi, Kang, ICLR 2024), sublayer by sublayer from the bottom up."""
 
-import copy
-import time
-from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +10,7 @@ from tqdm import tqdm
 from kprune.knowledge import CalibrationState, Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import search
 from kprune.objectives import Objective, Span
-from kprune.pruner import Budget, CalibrationSet, Outcome, PruningData
+from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.flops import model_flops
@@ -112,14 +108,8 @@ class KPrune:
             remaining -= len(kept) * flops[0]
             kept_units.append(kept.tolist())
             thresholds.append(nu)
-        return Outcome(
-            model=student.model.requires_grad_(True),
-            kept_heads=[len(units) for units in kept_units[0::2]],
-            kept_neurons=[len(units) for units in kept_units[1::2]],
-            kept_units=kept_units,
-            seconds_by_stage=clock.seconds,
-            details={"lambda": lam, "ridge": ridges, "threshold": thresholds},
-        )
+        details = {"lambda": lam, "ridge": ridges, "threshold": thresholds}
+        return Outcome.of(student.model, kept_units, clock, details)
 
     def scores(
         self, knowledge: Knowledge, sublayers: Sequence[Sublayer], flops: Sequence[float], lam: float
@@ -160,26 +150,6 @@ class KPrune:
         for state in states:
             state.student = student.run(state.student, state.attention_mask)
         return ridge
-
-
-class Clock:
-    """Wall-clock seconds by stage, added up."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, stage: str):
-        start = time.perf_counter()
-        yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[stage] += time.perf_counter() - start
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose weights ask for no gradient."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 @torch.no_grad()

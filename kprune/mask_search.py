@@ -56,3 +56,17 @@ def search(
         used = sum(float((s.double() >= nu).sum()) * f for s, f in zip(scores, flops, strict=True))
         kept = fill(scores[0], kept, flops[0], budget - used)
     return kept, nu
+
+
+def greedy(scores: Sequence[Tensor], flops: Sequence[float], budget: float) -> list[Tensor]:
+    """Masks [units] (bool) of all sublayers at once: units in the order of their scores, each kept if it still fits."""
+    kept = [torch.zeros(len(s), dtype=torch.bool) for s in scores]
+    flat = torch.cat([s.double().cpu() for s in scores])
+    owners = [(index, unit) for index, s in enumerate(scores) for unit in range(len(s))]
+    spare = budget * (1 + ROUNDING)
+    for position in flat.argsort(descending=True, stable=True).tolist():
+        index, unit = owners[position]
+        if flops[index] <= spare:
+            kept[index][unit] = True
+            spare -= flops[index]
+    return kept

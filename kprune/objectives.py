@@ -18,6 +18,12 @@ class Objective:
         """Logits of a transformers model output that `divergence` and `loss` compare, batch first."""
         raise NotImplementedError
 
+    def read_tokens(self, attention_mask: Tensor) -> Tensor:
+        """Which of the last layer's tokens the head reads: [B, T] bool. A classifier reads the first alone."""
+        first = torch.zeros_like(attention_mask, dtype=torch.bool)
+        first[:, 0] = True
+        return first
+
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `read`."""
         raise NotImplementedError
@@ -75,6 +81,9 @@ class Span(Objective):
         if self.keep_padding:
             return logits
         return logits.masked_fill(attention_mask[:, None, :] == 0, torch.finfo(logits.dtype).min)
+
+    def read_tokens(self, attention_mask: Tensor) -> Tensor:
+        return attention_mask.bool()
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature).mean(dim=-1)

@@ -1,7 +1,12 @@
 """What every pruning method takes and gives back."""
 
-from collections.abc import Callable, Sequence
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -62,10 +67,19 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class PruningData:
-    """`calibration` for every method; `training()` (lazy, labelled) for the retrained ones alone."""
+    """What a method may read of a task, for one model.
+
+    Attributes:
+        calibration: for every method.
+        training: labelled, tokenised when called; for the retrained methods alone.
+        workspace: folder where a long training keeps its state, so that it can go on after an interruption.
+        shared: what methods found out that no budget changes, by key; `Clock.shared` fills and reads it.
+    """
 
     calibration: CalibrationSet
     training: Callable[[], Sequence[Example]] | None = None
+    workspace: Path | None = None
+    shared: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Outcome:
         model: the pruned model, any module that is called like the dense one.
         kept_heads, kept_neurons: a number per layer, bottom to top (means where they depend on the input).
         kept_units: indices of the kept units per sublayer, bottom to top (MHA then FFN); None where they vary.
-        seconds_by_stage: wall-clock seconds.
+        seconds_by_stage: wall-clock seconds, everything the method did accounted for.
         details: what the method wants on record (ridge, threshold, warnings); plain JSON values.
     """
 
@@ -104,6 +118,46 @@ class Outcome:
     kept_units: list[list[int]] | None = None
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, kept_units: list[list[int]], clock: "Clock", details: dict[str, Any]) -> "Outcome":
+        """The outcome of a method that keeps the same units for every input."""
+        heads, neurons = ([len(units) for units in kept_units[first::2]] for first in (0, 1))
+        return cls(model.requires_grad_(True), heads, neurons, kept_units, dict(clock.seconds), details)
+
+
+class Clock:
+    """Wall-clock seconds by stage, added up."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[stage] += time.perf_counter() - start
+
+    def shared(self, stage: str, data: PruningData, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """`compute()`, done once for `data` and kept there under `key`; its seconds count in full every time.
+
+        The value must not depend on the budget, and whoever takes it must not change it.
+        """
+        if key not in data.shared:
+            alone = Clock()
+            with alone(stage):
+                value = compute()
+            data.shared[key] = value, alone.seconds[stage]
+        value, seconds = data.shared[key]
+        self.seconds[stage] += seconds
+        return value
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose weights ask for no gradient."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 class Pruner(Protocol):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
-from kprune.algorithm import calibration_states, frozen_copy
+from kprune.algorithm import calibration_states
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import Span, objective_of
-from kprune.pruner import CalibrationSet, collate
+from kprune.pruner import CalibrationSet, collate, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.masks import masked
 from kprune.transformer.surgery import keep_units
