@@ -1,18 +1,19 @@
 """K-prune: accurate retraining-free pruning (Park, Choi, Kang, ICLR 2024), sublayer by sublayer from the bottom up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kprune.knowledge import CalibrationState, Knowledge, KnowledgeSettings, measure
+from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split
+from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import search
 from kprune.objectives import Objective, Span
 from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter, Sublayer
+from kprune.transformer.adapter import Sublayer
 from kprune.transformer.flops import model_flops
 from kprune.transformer.surgery import keep_units
 from kprune.weight_tuning import LeastSquares
@@ -150,38 +151,3 @@ class KPrune:
         for state in states:
             state.student = student.run(state.student, state.attention_mask)
         return ridge
-
-
-@torch.no_grad()
-def calibration_states(
-    adapter: Adapter, batches: Sequence[dict[str, Tensor]], objective: Objective
-) -> list[CalibrationState]:
-    """Every batch at the input of the first sublayer, with the logits of the whole, unpruned model."""
-    states = []
-    for batch in batches:
-        batch = {key: value.to(adapter.device) for key, value in batch.items()}
-        hidden, attention_mask = adapter.embed(batch)
-        logits = objective.read(adapter.run(0, hidden, attention_mask, batch), batch["attention_mask"])
-        states.append(CalibrationState(batch, attention_mask, hidden, hidden, logits))
-    return states
-
-
-def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
-    """Nine tenths to fit, one tenth (at least one example) held out; every tenth example as drawn."""
-    held_out = list(calibration.examples[::10])
-    fit = [example for index, example in enumerate(calibration.examples) if index % 10]
-    return replace(calibration, examples=fit), replace(calibration, examples=held_out)
-
-
-@torch.no_grad()
-def held_out_divergence(
-    student: nn.Module, teacher: nn.Module, objective: Objective, calibration: CalibrationSet, temperature: float
-) -> float:
-    """Mean K_pred (eq. 4) between two models over examples."""
-    total = 0.0
-    student, teacher = adapter_for(student), adapter_for(teacher)
-    for batch in calibration.batches():
-        batch = {key: value.to(student.device) for key, value in batch.items()}
-        s, t = (objective.read(a.run(0, *a.embed(batch), batch), batch["attention_mask"]) for a in (student, teacher))
-        total += objective.divergence(s, t, temperature).sum().item()
-    return total / len(calibration.examples)

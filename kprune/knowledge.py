@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kprune.calibration import CalibrationState
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.masks import features_and_gradients, mask_gradients
@@ -37,25 +38,6 @@ class Knowledge:
 
     predictive: list[Tensor]
     representational: list[Tensor]
-
-
-@dataclass
-class CalibrationState:
-    """A calibration batch on its way up: where student and teacher stand, and what the teacher will say at the top.
-
-    student, teacher: inputs of the sublayer at hand, [B, T, d]. logits: what the objective reads of the teacher.
-    """
-
-    batch: dict[str, Tensor]
-    attention_mask: Tensor | None
-    student: Tensor
-    teacher: Tensor
-    logits: Tensor
-
-    @property
-    def real(self) -> Tensor:
-        """[B, T] bool, False at padding."""
-        return self.batch["attention_mask"].bool()
 
 
 @torch.no_grad()

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from kprune.errors import UserError
 
+EXACT_CLASSES = 3
+"""Up to so many classes, the Fisher of a classifier is exact; beyond, it is sampled with random signs."""
+
 
 class Objective:
     """One kind of head. Labels are a tensor [B] ([B, 2] for spans: first and last token of the answer)."""
@@ -28,9 +31,44 @@ class Objective:
         """K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `read`."""
         raise NotImplementedError
 
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        """Linear functions of the logits whose squared gradients add up to the Fisher of `divergence` at equality.
+
+        For a change δ of an example's logits, `divergence` is ½ Σ_k (root_k(δ))² to second order (exactly so, or in
+        expectation over random signs where the exact sum would need one root per class or position).
+
+        Args:
+            keys: an integer per example, [B], that its random signs are drawn with.
+
+        Returns:
+            one or more tensors [B], differentiable in the logits.
+        """
+        raise NotImplementedError
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Task loss, the mean over the batch: a scalar."""
         raise NotImplementedError
+
+
+def softmax_roots(logits: Tensor, temperature: float, signs: Tensor) -> Tensor:
+    """`vᵀz` [..., K] of logits z [..., C] for `v_k = B s_k`, B Bᵀ = diag(p) − p pᵀ, p the tempered softmax of z.
+
+    With signs [..., C, K] the identity matrix, the squares add up to the quadratic form exactly; with independent
+    random signs and K = 1 they do in expectation.
+    """
+    p = F.softmax(logits.detach() / temperature, dim=-1)
+    root = p.sqrt()
+    v = root[..., None] * signs - p[..., None] * (root[..., None] * signs).sum(dim=-2, keepdim=True)
+    return (v * logits[..., None]).sum(dim=-2)
+
+
+def random_signs(keys: Tensor, size: int, stream: int) -> Tensor:
+    """±1 [B, size], the same for an example wherever it stands and however far it is padded."""
+    positions = torch.arange(size, device=keys.device)
+    mixed = (keys[:, None] * 2654435761 + positions * 40503 + stream * 97) % (1 << 31)
+    for _ in range(3):  # xorshift and a multiplication: neighbouring positions end up unrelated
+        mixed = ((mixed ^ (mixed >> 15)) * 739982445) % (1 << 31)
+    return ((mixed >> 16) & 1) * 2.0 - 1.0
 
 
 def kl_divergence(p_logits: Tensor, q_logits: Tensor, temperature: float) -> Tensor:
@@ -49,6 +87,17 @@ class Classification(Objective):
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature)
 
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        classes = logits.shape[-1]
+        if classes == 2:
+            p = F.softmax(logits.detach() / temperature, dim=-1)
+            return [p.prod(dim=-1).sqrt() * (logits[:, 1] - logits[:, 0])]
+        if classes <= EXACT_CLASSES:
+            signs = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+        else:
+            signs = random_signs(keys, classes, 0)[..., None].to(logits.dtype)
+        return list(softmax_roots(logits, temperature, signs).unbind(dim=-1))
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
 
@@ -61,6 +110,9 @@ class Regression(Objective):
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return (student - teacher) ** 2
+
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        return [2**0.5 * logits]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.mse_loss(logits, labels.to(logits.dtype))
@@ -87,6 +139,12 @@ class Span(Objective):
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature).mean(dim=-1)
+
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        # The signs of start and end are independent, so that one root serves both.
+        signs = torch.stack([random_signs(keys, logits.shape[-1], stream) for stream in (0, 1)], dim=1)
+        roots = softmax_roots(logits, temperature, signs[..., None].to(logits.dtype))
+        return [roots[..., 0].sum(dim=-1) / 2**0.5]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())

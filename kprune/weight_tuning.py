@@ -7,34 +7,91 @@ from torch import Tensor
 
 from kprune.errors import UserError
 
+# Blocks of a Gram matrix that are computed once and mirrored: of 4 x 4, 10 in place of 16.
+BLOCKS = 4
+
+
+def gram_matrix(features: Tensor, other: Tensor | None = None) -> Tensor:
+    """FᵀG [n, n] in the features' precision, for F [N, n] and G = F times a weight per row (F where None)."""
+    other = features if other is None else other
+    n = features.shape[1]
+    if n < 64 * BLOCKS:
+        return features.T @ other
+    edges = [n * block // BLOCKS for block in range(BLOCKS + 1)]
+    gram = features.new_empty(n, n)
+    for low, high in zip(edges, edges[1:], strict=False):
+        gram[low:high, low:] = features[:, low:high].T @ other[:, low:]
+        gram[high:, low:high] = gram[low:high, high:].T
+    return gram
+
 
 @dataclass
 class LeastSquares:
-    """`argmin_W ‖R − F Wᵀ‖_F²` from sums over tokens; never holds the features F of all tokens.
+    """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
 
-    gram: FᵀF [n, n]; cross: FᵀR [n, d], both float64.
+    All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], energy
+    Σ w ‖r‖², weight Σ w.
     """
 
     gram: Tensor
     cross: Tensor
+    features: Tensor
+    targets: Tensor
+    energy: float = 0.0
+    weight: float = 0.0
 
     @classmethod
     def empty(cls, features: int, hidden_size: int, device) -> "LeastSquares":
-        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)  # noqa: E731
-        return cls(zeros(features, features), zeros(features, hidden_size))
+        shapes = (features, features), (features, hidden_size), (features,), (hidden_size,)
+        return cls(*(torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes))
 
-    def add(self, features: Tensor, residual: Tensor) -> None:
-        """Add tokens: features [N, n], residual [N, d]. Products in the features' precision, sums in float64."""
-        self.gram += (features.T @ features).double()
-        self.cross += (features.T @ residual).double()
+    def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Add tokens: features [N, n], targets [N, d], weights [N] (1 where None).
 
-    def solve(self, ridge: float) -> tuple[Tensor, float]:
-        """W [d, n] in float64, with `ridge` times the mean of the Gram matrix's diagonal added to the diagonal.
+        Products in the features' precision, sums in float64.
+        """
+        weighted = features if weights is None else features * weights[:, None]
+        self.gram += gram_matrix(features, weighted)
+        self.cross += weighted.T @ targets
+        self.features += weighted.sum(dim=0)
+        weighted_targets = targets if weights is None else targets * weights[:, None]
+        self.targets += weighted_targets.sum(dim=0)
+        self.energy += (weighted_targets * targets).sum().item()
+        self.weight += len(features) if weights is None else weights.sum().item()
+
+    def centred(self) -> "LeastSquares":
+        """The same problem with the best constant c taken out of it."""
+        mean = self.features / self.weight
+        return LeastSquares(
+            self.gram - torch.outer(mean, self.features),
+            self.cross - torch.outer(mean, self.targets),
+            torch.zeros_like(self.features),
+            torch.zeros_like(self.targets),
+            self.energy - (self.targets.square().sum() / self.weight).item(),
+            self.weight,
+        )
+
+    def of(self, columns: Tensor) -> "LeastSquares":
+        """The problem with some of the features alone, [k] indices."""
+        gram = self.gram[columns[:, None], columns]
+        return LeastSquares(gram, self.cross[columns], self.features[columns], self.targets, self.energy, self.weight)
+
+    def constant(self, weight: Tensor) -> Tensor:
+        """The best constant c [d] for a matrix W [d, n]."""
+        return (self.targets - weight @ self.features) / self.weight
+
+    def error(self, weight: Tensor) -> float:
+        """Σ_t w_t ‖r_t − W f_t‖² for a matrix W [d, n]."""
+        weight = weight.double()
+        return self.energy + ((weight @ self.gram) * weight).sum().item() - 2 * (weight * self.cross.T).sum().item()
+
+    def factor(self, ridge: float) -> tuple[Tensor, float]:
+        """Cholesky factor of the Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
 
         Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2.
 
         Returns:
-            W, and the ridge that was used (relative).
+            the factor, and the ridge that was used (relative).
 
         Raises:
             UserError: no ridge up to 1e-2 makes the system solvable (NaN or infinite features).
@@ -44,11 +101,16 @@ class LeastSquares:
         while ridge <= 1e-2:
             factor, failed = torch.linalg.cholesky_ex(self.gram + ridge * scale * identity)
             if not failed and torch.isfinite(factor).all():
-                return torch.cholesky_solve(self.cross, factor).T, ridge
+                return factor, ridge
             ridge = max(10 * ridge, 1e-12)
         raise UserError(
             "weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights"
         )
+
+    def solve(self, ridge: float) -> tuple[Tensor, float]:
+        """W [d, n] in float64, and the ridge that was used; see `factor`."""
+        factor, ridge = self.factor(ridge)
+        return torch.cholesky_solve(self.cross, factor).T, ridge
 
     def solve_float32(self) -> Tensor:
         """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from kprune.transformer.adapter import Adapter
+from kprune.transformer.adapter import Adapter, Sublayer
 
 
 @contextmanager
@@ -20,6 +20,32 @@ def masked(adapter: Adapter, masks: Sequence[Tensor]) -> Iterator[None]:
                 hook = lambda module, inputs, columns=columns: (inputs[0] * columns,)  # noqa: E731
                 handles.append(sublayer.projection.register_forward_pre_hook(hook))
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def caught(sublayers: Sequence[Sublayer], side: str) -> Iterator[list[Tensor]]:
+    """Within, the inputs or outputs ("input", "output") of the output projections are collected, as leaves or nodes of
+    a graph that begins at the lowest of them; sublayers without units have none."""
+    seen: list[Tensor] = []
+
+    def node(tensor: Tensor) -> Tensor:
+        # What comes from below is a constant: the graph begins at the first tensor caught.
+        seen.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
+        return seen[-1]
+
+    handles = []
+    for sublayer in sublayers:
+        if sublayer.units == 0:
+            continue
+        if side == "input":
+            handles.append(sublayer.projection.register_forward_pre_hook(lambda module, inputs: (node(inputs[0]),)))
+        else:
+            handles.append(sublayer.projection.register_forward_hook(lambda module, inputs, output: node(output)))
+    try:
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
@@ -45,26 +71,13 @@ def features_and_gradients(
     Returns:
         per sublayer, two tensors [B, T, units * unit_size] without graph.
     """
-    features: list[Tensor] = []
-
-    def catch(module, inputs):
-        # The lowest sublayer's input is a constant: the graph begins at its features.
-        f = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
-        features.append(f)
-        return (f,)
-
-    present = [sublayer for sublayer in adapter.sublayers[start:] if sublayer.units]
-    handles = [sublayer.projection.register_forward_pre_hook(catch) for sublayer in present]
-    try:
-        with torch.enable_grad():
-            value = loss(adapter.run(start, hidden, attention_mask, batch))
-    finally:
-        for handle in handles:
-            handle.remove()
-    caught = iter(zip(features, torch.autograd.grad(value, features), strict=True))
+    sublayers = adapter.sublayers[start:]
+    with torch.enable_grad(), caught(sublayers, "input") as features:
+        value = loss(adapter.run(start, hidden, attention_mask, batch))
+    pairs = iter(zip(features, torch.autograd.grad(value, features), strict=True))
     nothing = hidden.new_zeros(*hidden.shape[:2], 0)
-    pairs = [next(caught) if s.units else (nothing, nothing) for s in adapter.sublayers[start:]]
-    return [(f.detach(), g) for f, g in pairs]
+    aligned = [next(pairs) if sublayer.units else (nothing, nothing) for sublayer in sublayers]
+    return [(f.detach(), g) for f, g in aligned]
 
 
 def mask_gradients(features: Tensor, gradient: Tensor, unit_size: int) -> Tensor:

@@ -8,7 +8,8 @@ import yaml
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
 from experiments.methods import build_method
-from kprune.algorithm import KPrune, held_out_divergence, split
+from kprune.algorithm import KPrune
+from kprune.calibration import held_out_divergence, split
 from kprune.errors import UserError
 from kprune.objectives import objective_of
 from kprune.pruner import Budget, CalibrationSet, PruningData

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
-from kprune.algorithm import calibration_states
+from kprune.calibration import calibration_states
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import Span, objective_of
 from kprune.pruner import CalibrationSet, collate, frozen_copy

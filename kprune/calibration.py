@@ -1,0 +1,66 @@
+"""The calibration set on its way up through student and teacher, and held out from the fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kprune.objectives import Objective
+from kprune.pruner import CalibrationSet
+from kprune.transformer import adapter_for
+from kprune.transformer.adapter import Adapter
+
+
+@dataclass
+class CalibrationState:
+    """A calibration batch on its way up: where student and teacher stand, and what the teacher will say at the top.
+
+    student, teacher: inputs of the sublayer at hand, [B, T, d]. logits: what the objective reads of the teacher.
+    """
+
+    batch: dict[str, Tensor]
+    attention_mask: Tensor | None
+    student: Tensor
+    teacher: Tensor
+    logits: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """[B, T] bool, False at padding."""
+        return self.batch["attention_mask"].bool()
+
+
+@torch.no_grad()
+def calibration_states(
+    adapter: Adapter, batches: Sequence[dict[str, Tensor]], objective: Objective
+) -> list[CalibrationState]:
+    """Every batch at the input of the first sublayer, with the logits of the whole, unpruned model."""
+    states = []
+    for batch in batches:
+        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+        hidden, attention_mask = adapter.embed(batch)
+        logits = objective.read(adapter.run(0, hidden, attention_mask, batch), batch["attention_mask"])
+        states.append(CalibrationState(batch, attention_mask, hidden, hidden, logits))
+    return states
+
+
+def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
+    """Nine tenths to fit, one tenth (at least one example) held out; every tenth example as drawn."""
+    held_out = list(calibration.examples[::10])
+    fit = [example for index, example in enumerate(calibration.examples) if index % 10]
+    return replace(calibration, examples=fit), replace(calibration, examples=held_out)
+
+
+@torch.no_grad()
+def held_out_divergence(
+    student: nn.Module, teacher: nn.Module, objective: Objective, calibration: CalibrationSet, temperature: float
+) -> float:
+    """Mean K_pred (eq. 4) between two models over examples."""
+    total = 0.0
+    student, teacher = adapter_for(student), adapter_for(teacher)
+    for batch in calibration.batches():
+        batch = {key: value.to(student.device) for key, value in batch.items()}
+        s, t = (objective.read(a.run(0, *a.embed(batch), batch), batch["attention_mask"]) for a in (student, teacher))
+        total += objective.divergence(s, t, temperature).sum().item()
+    return total / len(calibration.examples)
