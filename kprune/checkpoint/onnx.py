@@ -58,14 +58,13 @@ def export_onnx(model: nn.Module, file: str | Path) -> Path:
     training = model.training
     inputs = example_inputs(model)
     try:
-        with torch.no_grad():
-            outputs = list(model.eval()(**inputs))
-        with _silent():
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary, _silent():
+            with torch.no_grad():
+                outputs = list(model.eval()(**inputs))
             program = torch.onnx.export(
                 model, kwargs=inputs, dynamic_shapes=dynamic_shapes(model), dynamo=True, verbose=False,
                 input_names=list(inputs), output_names=outputs,
             )  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary:
             program.save(Path(temporary) / NAME, external_data=False)
             os.replace(Path(temporary) / NAME, file)
     except OSError as error:

@@ -1,5 +1,6 @@
 """`kprune.prune` on somebody's own model and batches; the README's example is run as it stands there."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -8,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import kprune
 from kprune.algorithm import KPrune
 from kprune.api import calibration_set
+from kprune.checkpoint import save
 from kprune.errors import UserError
 from kprune.objectives import Regression, objective_of
 from kprune.pruner import Budget, PruningData
@@ -154,6 +156,21 @@ def test_models_and_settings_that_do_not_work():
     model.bert.encoder.layer[1].output.dense.weight.data[3, 4] = float("nan")
     with pytest.raises(UserError, match="bert.encoder.layer.1.output.dense.weight has values that are NaN"):
         kprune.prune(model, batches(model))
+
+
+def test_a_model_built_by_a_checkpoints_own_code_is_pruned_again(tmp_path, monkeypatch):
+    """As with trust_remote_code=True: the classes of emptied sublayers are not kprune's."""
+    folder = save(narrowed(), tmp_path / "model")
+    spec = importlib.util.spec_from_file_location("shipped_modeling", folder / "modeling_kprune.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "shipped_modeling", module)
+    spec.loader.exec_module(module)
+    model = module.PrunedBertForSequenceClassification.from_pretrained(folder)
+    outcome = kprune.prune(model, batches(model), 0.5)
+    assert outcome.kept_heads[0] == 0 and outcome.details["flops_reduction"] >= 0.5
+    outcome.save(tmp_path / "again")
+    batch = tiny_batch()
+    assert torch.equal(kprune.load(tmp_path / "again")(**batch).logits, outcome.model.eval()(**batch).logits)
 
 
 def test_importing_kprune_imports_no_torch():
