@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ def job(config: DictConfig) -> None:
     from experiments.runner import evaluate_saved, run_cell
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    overrides = list(HydraConfig.get().overrides.task)
     settings = OmegaConf.to_container(config, resolve=True)
     try:
         if settings["evaluate"]:
@@ -39,10 +41,10 @@ def job(config: DictConfig) -> None:
                 room: OmegaConf.to_container(OmegaConf.load(CONF / room / f"{choices[room]}.yaml"))
                 for room in ("method", "calibration")
             }
-            run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep)
+            command = shlex.join(["python", "run.py", *overrides])
+            run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep, command)
     except UserError as error:
-        overrides = " ".join(HydraConfig.get().overrides.task)
-        failed.append(f"{overrides}: {error}" if sweep else str(error))
+        failed.append(f"{' '.join(overrides)}: {error}" if sweep else str(error))
         if sweep:
             print(f"failed: {failed[-1]}", file=sys.stderr)
 

@@ -20,10 +20,10 @@ from transformers import AutoTokenizer
 from experiments.cache import cache_folder
 from experiments.finetuning import finetune, recipe_of
 from experiments.hub import find_model
-from experiments.quiet import quiet_transformers
 from experiments.tasks.base import Task
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
+from kprune.quiet import quiet_transformers
 from kprune.transformer import SUBLAYERS
 
 EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
@@ -108,7 +108,7 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
     config = _read_config(folder)
     _check_head(folder, config, task)
     _check_weights(folder)
-    if "kept_heads" in config:
+    if config["architectures"][0].startswith("Pruned"):
         return pruned.load(folder)
     model, info = _from_pretrained(folder, task)
     missing = sorted([*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])])

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from experiments.cache import write_atomically
-from experiments.quiet import quiet_transformers
 from experiments.tasks.base import Task
 from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import Example, collate
+from kprune.quiet import quiet_transformers
 
 GROUP = 50
 """Batches whose examples are sorted by length together."""

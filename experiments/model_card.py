@@ -1,10 +1,11 @@
 """The README.md of a saved pruned model."""
 
 from experiments.results import Result
+from kprune.checkpoint.card import loading_section
 
 
-def model_card(result: Result, auto_class: str) -> str:
-    """Scores, FLOPs, latency and how to load it, in Markdown."""
+def model_card(result: Result, auto_class: str, format: str, command: str) -> str:
+    """Scores, FLOPs, latency, how to load it and the command that made it, in Markdown."""
     latency = result.latency
     speed = (
         f"{latency['speedup']:.2f}x faster than the dense model ({latency['dense_ms']:.1f} ms to {latency['pruned_ms']:.1f} ms; "
@@ -14,13 +15,9 @@ def model_card(result: Result, auto_class: str) -> str:
     )
     return f"""# {result.model} pruned for {result.task}
 
-Pruned without retraining by `{result.method}` of kprune, which needs not be installed to load it:
+Pruned by the method `{result.method}` of kprune.
 
-```python
-from transformers import {auto_class}
-
-model = {auto_class}.from_pretrained("this folder", trust_remote_code=True)
-```
+{loading_section(auto_class, format)}
 
 | | dense | pruned |
 |---|---|---|
@@ -28,9 +25,13 @@ model = {auto_class}.from_pretrained("this folder", trust_remote_code=True)
 | FLOPs removed | | {100 * result.flops_reduction:.1f} % |
 | encoder parameters removed | | {100 * result.params_reduction:.1f} % |
 
-Latency: {speed}.
+Latency{" of the pruned model, not of this dense copy" if format == "dense" else ""}: {speed}.
 
-Made by `python run.py task={result.task} model={result.model} method={result.method} \
-flops_reduction={result.flops_reduction_requested:g} seed={result.seed}` with the variant {result.variant or "none"},
-from a checkpoint with SHA-256 {result.checkpoint["sha256"]}.
+Made by
+
+```
+{command}
+```
+
+at commit {result.commit or "unknown"} of kprune, from a checkpoint with SHA-256 {result.checkpoint["sha256"]}.
 """

@@ -21,12 +21,14 @@ from experiments.tracking import track
 from kprune import checkpoint as pruned_checkpoint
 from kprune.errors import UserError
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.pruner import Budget, CalibrationSet, Outcome, PruningData, check_reach
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, params_reduction
 
 # What does not change a result is not part of the configuration that identifies it.
-NOT_IDENTITY = ("force", "tracking", "save_model", "outputs", "evaluate", "device", "threads", "hydra")
+NOT_IDENTITY = (
+    "force", "tracking", "save_model", "format", "onnx", "outputs", "evaluate", "device", "threads", "hydra",
+)  # fmt: skip
 
 
 @dataclass
@@ -42,7 +44,9 @@ class Bench:
     data: dict[tuple, PruningData] = field(default_factory=dict)
 
 
-def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep: bool) -> dict[str, Any]:
+def run_cell(
+    config: dict[str, Any], defaults: dict[str, Any], group: str, sweep: bool, command: str
+) -> dict[str, Any]:
     """Run a cell, or find it finished.
 
     Args:
@@ -50,6 +54,7 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
         defaults: `method` and `calibration` as their config files have them; what differs names the cell's variant.
         group: name of the sweep, for tracking.
         sweep: several cells in one go: the pruned model is not saved unless asked for.
+        command: what runs this cell, for the model card.
 
     Returns:
         The record, as in result.json.
@@ -65,6 +70,7 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
     )  # fmt: skip
     pruner = build_method(config["method"])
     Budget(config["flops_reduction"], 1.0)
+    pruned_checkpoint.check_format(config["format"], config["onnx"])
     with results.locked(folder):
         record = results.finished(folder, identity)
         if record is not None and not config["force"]:
@@ -74,7 +80,7 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
         bench = bench_for(config)
         outcome, record = prune_cell(config, identity, variant, pruner, bench)
         if config["save_model"] or (config["save_model"] is None and not sweep):
-            save_model(folder, outcome, bench, record)
+            save_model(folder / "model", outcome, bench, record, config, command)
         record = results.write(folder, record)
     track(record, group, config["tracking"]["mode"], config["outputs"])
     print(summary(record))
@@ -142,14 +148,10 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     data = pruning_data(config, bench, pruner.needs_labels)
     calibration = data.calibration
     length = flops_length(config, task, tokenizer, calibration)
-    reach = pruner.reach(bench.model, length)
-    if config["flops_reduction"] > reach:
-        raise UserError(
-            f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
-            f"{config['flops_reduction']:g}: ask for less"
-        )
+    budget = Budget(config["flops_reduction"], length)
+    check_reach(pruner, bench.model, budget)
     objective: Objective = task.objective
-    outcome = pruner.prune(bench.model, objective, data, Budget(config["flops_reduction"], length))
+    outcome = pruner.prune(bench.model, objective, data, budget)
     dense_adapter, pruned_adapter = adapter_for(bench.model), adapter_for(outcome.model)
     score = evaluate(outcome.model, task, tokenizer, bench.device)
     evaluation = task.evaluation(tokenizer)
@@ -207,22 +209,23 @@ def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: Cal
     return task.average_length or mean_length(task.training(tokenizer))
 
 
-def save_model(folder: Path, outcome, bench: Bench, record: results.Result) -> None:
-    """The pruned model in `model/`, with its card and what is needed to score it again."""
-    pruned_checkpoint.save(
-        outcome.model, folder / "model", bench.tokenizer, model_card(record, bench.task.auto_class.__name__)
-    )
-    results.write_json(folder / "model" / "kprune.json", {"task": record.config["task"], "score": record.score})
-    print(f"pruned model: {folder}/model")
+def save_model(
+    folder: Path, outcome: Outcome, bench: Bench, record: results.Result, config: dict[str, Any], command: str
+) -> None:
+    """The pruned model, with its card and what is needed to score it again."""
+    card = model_card(record, bench.task.auto_class.__name__, config["format"], command)
+    outcome.save(folder, bench.tokenizer, card, config["format"], config["onnx"])
+    results.write_json(folder / "kprune.json", {"task": record.config["task"], "score": record.score})
+    print(f"pruned model: {folder}")
 
 
 def evaluate_saved(config: dict[str, Any]) -> float:
-    """Score a saved pruned model on the task it was pruned for."""
+    """Score a saved model, pruned or dense, on the task it was pruned for."""
     folder = Path(config["evaluate"])
-    model = pruned_checkpoint.load(folder)
     record = folder / "kprune.json"
     task = build_task(results.read_json(record)["task"] if record.is_file() else config["task"])
-    score = evaluate(model, task, load_tokenizer(folder), pick_device(config["device"]))
+    device = pick_device(config["device"])
+    score = evaluate(load_model(folder, task).to(device), task, load_tokenizer(folder), device)
     print(f"{folder}: {task.name} {task.metric} {score:.2f}")
     return score
 

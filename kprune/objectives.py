@@ -150,6 +150,9 @@ class Span(Objective):
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
+OBJECTIVES = {"classification": Classification, "regression": Regression, "span": Span}
+
+
 def objective_of(model) -> Objective:
     """The objective that a transformers model's head asks for.
 

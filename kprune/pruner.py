@@ -12,6 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kprune.checkpoint.card import python_card
+from kprune.checkpoint.classes import become_pruned
+from kprune.checkpoint.saving import save
 from kprune.errors import UserError
 from kprune.objectives import Objective
 
@@ -123,7 +126,22 @@ class Outcome:
     def of(cls, model: nn.Module, kept_units: list[list[int]], clock: "Clock", details: dict[str, Any]) -> "Outcome":
         """The outcome of a method that keeps the same units for every input."""
         heads, neurons = ([len(units) for units in kept_units[first::2]] for first in (0, 1))
-        return cls(model.requires_grad_(True), heads, neurons, kept_units, dict(clock.seconds), details)
+        model = become_pruned(model.requires_grad_(True))
+        return cls(model, heads, neurons, kept_units, dict(clock.seconds), details)
+
+    def save(
+        self, folder: str | Path, tokenizer=None, card: str | None = None, format: str = "pruned", onnx: bool = False
+    ) -> Path:
+        """Write the model to a folder that plain transformers loads, as `kprune.checkpoint.save` has it.
+
+        Args:
+            card: text of the model card; without it, one is written from what this outcome knows.
+
+        Raises:
+            UserError: the format is unknown, the folder holds something else or can't be written to.
+        """
+        card = card or python_card(self, format)
+        return save(self.model, folder, tokenizer, card, format, self.kept_units, onnx)
 
 
 class Clock:
@@ -173,3 +191,13 @@ class Pruner(Protocol):
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """The largest FLOPs reduction this method can do on `model`, in [0, 1)."""
         ...
+
+
+def check_reach(pruner: Pruner, model: nn.Module, budget: Budget) -> None:
+    """Raises a UserError where the budget is beyond what the method can do on the model."""
+    reach = pruner.reach(model, budget.sequence_length)
+    if budget.flops_reduction > reach:
+        raise UserError(
+            f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
+            f"{budget.flops_reduction:g}: ask for less"
+        )

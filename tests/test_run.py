@@ -106,6 +106,28 @@ def test_the_saved_model_scores_the_same_again(world, cell):
     assert json.loads((cell / "model/config.json").read_text())["id2label"]["2"] == "good"
 
 
+def test_the_model_card_has_the_command_that_made_it(cell):
+    record = json.loads((cell / "result.json").read_text())
+    card = (cell / "model/README.md").read_text()
+    (command,) = [line for line in card.splitlines() if line.startswith("python run.py")]
+    for override in ("task=custom", "'task.text=[review]'", "calibration.tokens=200", "flops_reduction=0.6"):
+        assert f" {override} " in f"{command} "
+    for shown in (f"{record['score']:.2f}", f"{record['latency']['speedup']:.2f}x faster", record["checkpoint"]["sha256"]):
+        assert shown in card
+
+
+def test_a_dense_copy_and_onnx(world, tmp_path):
+    done = run(world, f"outputs={tmp_path}", "flops_reduction=0.6", "format=dense", "onnx=true")
+    assert done.returncode == 0, done.stderr
+    record = next(tmp_path.rglob("result.json"))
+    folder = record.parent / "model"
+    assert (folder / "model.onnx").is_file() and not (folder / "modeling_kprune.py").exists()
+    assert "no faster" in (folder / "README.md").read_text()
+    again = run(world, f"evaluate={folder}")
+    assert again.returncode == 0, again.stderr
+    assert f"{json.loads(record.read_text())['score']:.2f}" in again.stdout
+
+
 def test_a_damaged_record_is_run_again(world, tmp_path):
     arguments = (f"outputs={tmp_path}", "flops_reduction=0.5")
     run(world, *arguments)
@@ -131,6 +153,7 @@ def test_a_failed_cell_does_not_stop_the_sweep(world, tmp_path):
         (["method=nonsense"], ["nonsense", "kprune_official"]),
         (["flops_reduction=0"], ["outside (0, 1)"]),
         (["nonsense=1"], ["nonsense"]),
+        (["format=nonsense"], ["format=nonsense", "pruned or dense"]),
         (["calibration.tokens=1"], ["calibration.tokens=1"]),
         (["model.checkpoint=/nowhere"], ["/nowhere"]),
         (["device=cuda:9"], ["device=cuda:9"]),

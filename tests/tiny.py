@@ -16,7 +16,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from kprune.checkpoint.classes import become_pruned
 from kprune.pruner import CalibrationSet
+from kprune.transformer import adapter_for
+from kprune.transformer.surgery import keep_units
 
 SHAPE = dict(
     vocab_size=99,
@@ -69,3 +72,15 @@ def tiny_calibration(examples: int = 12, batch_size: int = 4, seed: int = 0, lon
 
 def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return tiny_calibration(seed=seed).batches()[1]
+
+
+# Heads and neurons kept per sublayer; an MHA and an FFN lose everything, and one keeps all.
+KEPT_UNITS = [[], [1, 5, 40], [0, 2], [], [0, 1, 2, 3], list(range(0, 48, 3))]
+
+
+def narrowed(family: str = "bert", head: str = "classification", kept_units=KEPT_UNITS):
+    """A tiny pruned model in float32."""
+    model = tiny_model(family, head, dtype=torch.float32)
+    for sublayer, units in zip(adapter_for(model).sublayers, kept_units, strict=True):
+        keep_units(sublayer, torch.tensor(units, dtype=torch.long))
+    return become_pruned(model)

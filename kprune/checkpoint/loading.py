@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from kprune.errors import UserError
+from kprune.quiet import quiet_transformers
 from kprune.transformer import modeling_kprune
 
 
@@ -23,25 +24,21 @@ def load(folder: str | Path) -> nn.Module:
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
+        architecture = (json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0]
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{folder}/config.json is damaged ({error}): save the model again") from error
-    architecture = (config.get("architectures") or [""])[0]
     if not architecture.startswith("Pruned") or not hasattr(modeling_kprune, architecture):
-        raise UserError(
-            f"{folder} holds '{architecture}', not a model that kprune saved: run it with model.checkpoint={folder}"
-        )
+        raise UserError(f"{folder} holds '{architecture}', not a pruned model: load it with transformers")
     try:
-        model, info = getattr(modeling_kprune, architecture).from_pretrained(
-            folder, dtype="float32", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        with quiet_transformers():
+            model, info = getattr(modeling_kprune, architecture).from_pretrained(
+                folder, dtype="float32", local_files_only=True, output_loading_info=True
+            )
+    except (SafetensorError, ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(
-            f"{folder} does not load ({' '.join(str(error).split())[:200]}): save the model again"
+            f"{folder} does not load ({' '.join(str(error).split())[:300]}): save it again with this kprune"
         ) from error
-    wrong = [*info["missing_keys"], *info["unexpected_keys"], *(entry[0] for entry in info["mismatched_keys"])]
+    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
-        raise UserError(
-            f"{folder}: config.json and model.safetensors disagree about {sorted(wrong)[0]}: save the model again"
-        )
+        raise UserError(f"{folder}: config.json and model.safetensors disagree about {min(wrong)}: save it again")
     return model.eval()

@@ -1,62 +1,101 @@
 """Save a pruned model so that plain transformers loads it where kprune is not installed."""
 
 import copy
+import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import nn
 
-from kprune.transformer import adapter_for, modeling_kprune
+from kprune.checkpoint.classes import become_pruned
+from kprune.checkpoint.dense import densified
+from kprune.checkpoint.onnx import export_onnx, require_onnx
+from kprune.errors import UserError
+from kprune.quiet import quiet_transformers
 
-HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+FORMATS = ("pruned", "dense")
 
 
-def save(model: nn.Module, folder: str | Path, tokenizer=None, card: str | None = None) -> Path:
-    """Write safetensors, config with the widths, tokenizer, model card and a self-contained modeling file.
+def check_format(format: str, onnx: bool = False) -> None:
+    """What `save` would refuse, told before a model is pruned.
 
-    The folder is written under a temporary name and moved, so that it is either whole or not there; one that was there
-    is replaced.
+    Raises:
+        UserError: the format is unknown, or ONNX is asked for and its packages are missing.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format={format} is unknown: use {' or '.join(FORMATS)}")
+    if onnx:
+        require_onnx()
+
+
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    tokenizer=None,
+    card: str | None = None,
+    format: str = "pruned",
+    kept_units: Sequence[Sequence[int]] | None = None,
+    onnx: bool = False,
+) -> Path:
+    """Write safetensors, config, tokenizer and model card; a folder that plain transformers loads.
+
+    It is written under a temporary name and moved, so that it is either whole or not there. A folder that kprune saved
+    before is replaced.
 
     Args:
         card: text of the model card, README.md.
+        format: "pruned" (small and fast; the widths in the config and a self-contained modeling file, loaded with
+            trust_remote_code=True) or "dense" (the stock architecture with zeros in place of removed units; no code, no
+            speed-up).
+        kept_units: for "dense", the removed units' places, as `densified` has it.
+        onnx: write model.onnx, the pruned model, too.
+
+    Raises:
+        UserError: the format is unknown, the folder holds something else or can't be written to.
     """
+    check_format(format, onnx)
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    _check_replaceable(folder)
+    temporary = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         temporary.chmod(0o755)
-        config = pruned_config(model)
-        config.save_pretrained(temporary)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-        shutil.copy(modeling_kprune.__file__, temporary / "modeling_kprune.py")
+        with quiet_transformers():
+            (densified(model, kept_units) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if card is not None:
             (temporary / "README.md").write_text(card)
+        if onnx:
+            export_onnx(model, temporary / "model.onnx")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder} can't be written ({error}): free the disk or give another folder") from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def pruned_config(model: nn.Module):
-    """The model's config with `kept_heads` and `kept_neurons` per layer and the classes of the modeling file."""
-    adapter = adapter_for(model)
-    config = copy.deepcopy(model.config)
-    config.kept_heads = [sublayer.units for sublayer in adapter.sublayers[0::2]]
-    config.kept_neurons = [sublayer.units for sublayer in adapter.sublayers[1::2]]
-    name = type(model).__name__.removeprefix("Pruned")
-    base = name
-    for head in HEADS:
-        base = base.removesuffix(head)
-    stem = f"Pruned{base.removesuffix('Model')}"
-    config.architectures = [f"Pruned{name}"]
-    config.auto_map = {f"AutoModel{head}": f"modeling_kprune.{stem}{head}" for head in HEADS}
-    config.auto_map["AutoModel"] = f"modeling_kprune.{stem}Model"
-    return config
+def _as_pruned(model: nn.Module) -> nn.Module:
+    """The same modules and weights under the modeling file's class; the model passed in stays what it is."""
+    shell = copy.copy(model)
+    shell.config = copy.deepcopy(model.config)
+    return become_pruned(shell)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        ours = "kprune_format" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{folder} holds files that kprune did not save: give another folder or empty it")

@@ -2,10 +2,13 @@
 
 A pruned checkpoint's config carries `kept_heads` and `kept_neurons`, one number per layer. The stock model is built
 first, then each layer's linear modules are narrowed to those widths; a sublayer without units keeps its residual
-connection, its layer norm and its output bias, and costs nothing more.
+connection, its layer norm and its output bias, and costs nothing more. A model saved with `save_pretrained`, as the
+Trainer does, takes this file along.
 """
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,6 +26,9 @@ from transformers import (
     RobertaForSequenceClassification,
     RobertaModel,
 )
+
+FORMAT = 1
+"""Of a pruned checkpoint: `kprune_format` in config.json. Raised when older code would read a new checkpoint wrongly."""
 
 
 class OutputBias(nn.Module):
@@ -117,14 +123,33 @@ def empty_sublayer(layer: nn.Module, layout: Layout, kind: str) -> None:
     names.empty(layer, replacements)
 
 
+def check_widths(config, layers: nn.ModuleList, layout: Layout) -> None:
+    """Raises ValueError where the config's format or widths are not ones that this file can build."""
+    if getattr(config, "kprune_format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"config.json says kprune_format {config.kprune_format}, this code reads {FORMAT}: another version of kprune saved it"
+        )
+    for name, unit_size, inputs in (
+        ("kept_heads", config.hidden_size // config.num_attention_heads, layout.mha.inputs),
+        ("kept_neurons", 1, layout.ffn.inputs),
+    ):
+        widths = getattr(config, name, None)
+        if not isinstance(widths, list):
+            raise ValueError(f"config.json has no list {name}")
+        if len(widths) != len(layers):
+            raise ValueError(f"config.json lists {len(widths)} {name} for {len(layers)} layers")
+        for layer, width in zip(layers, widths, strict=True):
+            most = layer.get_submodule(inputs[0]).out_features // unit_size
+            if not isinstance(width, int) or not 0 <= width <= most:
+                raise ValueError(f"config.json lists {width} in {name}, of {most} at most")
+
+
 def narrow(model: nn.Module) -> None:
     """Narrow a freshly built stock model to the widths in its config (new, uninitialised weights)."""
     config = model.config
     layout = LAYOUTS[config.model_type]
     layers = model.base_model.get_submodule(layout.encoder).layer
-    for name in ("kept_heads", "kept_neurons"):
-        if len(getattr(config, name)) != len(layers):
-            raise ValueError(f"config.json lists {len(getattr(config, name))} {name} for {len(layers)} layers")
+    check_widths(config, layers, layout)
     head_size = config.hidden_size // config.num_attention_heads
     for layer, heads, neurons in zip(layers, config.kept_heads, config.kept_neurons, strict=True):
         for kind, names, width in (("mha", layout.mha, heads * head_size), ("ffn", layout.ffn, neurons)):
@@ -142,6 +167,26 @@ class _Narrow:
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         narrow(self)
+
+    @classmethod
+    def from_pretrained(cls, folder, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
+        """As any model's; weights that don't fit the config's widths raise a ValueError, where transformers would go
+        on with freshly drawn ones."""
+        model, info = super().from_pretrained(
+            folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        resized = [entry[0] for entry in info["mismatched_keys"]]
+        layers = f"{LAYOUTS[model.config.model_type].encoder}.layer."
+        wrong = [key for key in (*info["missing_keys"], *info["unexpected_keys"], *resized) if layers in key]
+        wrong += [] if ignore_mismatched_sizes else resized
+        if wrong:
+            raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if Path(save_directory).is_dir():
+            shutil.copy(__file__, Path(save_directory) / "modeling_kprune.py")
 
 
 class PrunedBertModel(_Narrow, BertModel):

@@ -9,9 +9,9 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 
 from experiments import checkpoints
 from experiments.checkpoints import find_checkpoint, find_pretrained, load_model, load_pretrained, load_tokenizer
-from experiments.quiet import quiet_transformers
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
+from kprune.quiet import quiet_transformers
 
 
 class StubTask:

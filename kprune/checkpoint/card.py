@@ -1,0 +1,58 @@
+"""The parts of a model card that every pruned model has."""
+
+AUTO_CLASSES = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+
+
+def auto_class_of(model) -> str:
+    """The name of the transformers auto class that loads a model with its head."""
+    name = type(model).__name__
+    return next((auto for head, auto in AUTO_CLASSES.items() if name.endswith(head)), "AutoModel")
+
+
+def loading_section(auto_class: str, format: str) -> str:
+    """How to load a saved model, and what its format means for its speed."""
+    trust = ", trust_remote_code=True" if format == "pruned" else ""
+    note = (
+        "The layers have the pruned widths: the model is small and fast. `modeling_kprune.py` beside it builds them and needs "
+        "torch and transformers alone; kprune need not be installed."
+        if format == "pruned"
+        else "Saved as `format=dense`: the stock architecture with zeros in place of the removed units. It loads everywhere "
+        "without trusting code and computes what the pruned model does, but it is **no faster and no smaller** than the dense "
+        "model; save with `format=pruned` for that."
+    )
+    return f"""```python
+from transformers import {auto_class}
+
+model = {auto_class}.from_pretrained("this folder"{trust})
+```
+
+{note}"""
+
+
+def python_card(outcome, format: str) -> str:
+    """The card of an `Outcome` saved from Python, where nothing was scored."""
+    reduction = outcome.details.get("flops_reduction")
+    rows = {
+        "FLOPs removed": f"{100 * reduction:.1f} %" if reduction is not None else None,
+        "heads kept per layer": _listed(outcome.kept_heads),
+        "neurons kept per layer": _listed(outcome.kept_neurons),
+        "pruning time": f"{sum(outcome.seconds_by_stage.values()):.0f} s",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
+    return f"""# {type(outcome.model).__name__}, pruned by kprune
+
+{loading_section(auto_class_of(outcome.model), format)}
+
+| | |
+|---|---|
+{table}
+
+Pruned from Python, so nobody has scored it here: evaluate it before you use it.
+"""
+
+
+def _listed(widths: list[float]) -> str:
+    return ", ".join(f"{width:g}" for width in widths)

@@ -1,0 +1,88 @@
+"""ONNX export, with any batch and any length up to the model's positions."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kprune.errors import UserError
+
+NAME = "model.onnx"
+
+
+def require_onnx() -> None:
+    """Raises a UserError where the packages that an export needs are not installed."""
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"ONNX export needs {package}: pip install 'kprune[onnx]'")
+
+
+def example_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Inputs to trace a model with: int64 [2, 8], the second example padded; token types where the model reads them."""
+    names = ["input_ids", "attention_mask"]
+    if getattr(model.config, "type_vocab_size", 1) > 1:
+        names.append("token_type_ids")
+    inputs = {name: torch.ones(2, 8, dtype=torch.long, device=model.device) for name in names}
+    inputs["attention_mask"][1, 5:] = 0
+    return inputs
+
+
+def dynamic_shapes(model: nn.Module) -> dict[str, dict[int, object]]:
+    """Batch and length of every input are free and shared, for `torch.export` and `torch.onnx`."""
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.max_position_embeddings)
+    return {name: {0: batch, 1: length} for name in example_inputs(model)}
+
+
+def export_onnx(model: nn.Module, file: str | Path) -> Path:
+    """Write a model, pruned or not, as one ONNX file; whole or not there.
+
+    Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length].
+    Outputs are named as transformers does: `logits` [batch, labels], or `start_logits` and `end_logits`
+    [batch, length].
+
+    Args:
+        file: the .onnx file, or a folder that gets a model.onnx.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed, or the file can't be written.
+    """
+    require_onnx()
+    file = Path(file) / NAME if Path(file).is_dir() else Path(file)
+    training = model.training
+    inputs = example_inputs(model)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary, _silent():
+            with torch.no_grad():
+                outputs = list(model.eval()(**inputs))
+            program = torch.onnx.export(
+                model, kwargs=inputs, dynamic_shapes=dynamic_shapes(model), dynamo=True, verbose=False,
+                input_names=list(inputs), output_names=outputs,
+            )  # fmt: skip
+            program.save(Path(temporary) / NAME, external_data=False)
+            os.replace(Path(temporary) / NAME, file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written ({error}): free the disk or give another folder") from error
+    finally:
+        model.train(training)
+    return file
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter warns of packages that it would use for other models."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
