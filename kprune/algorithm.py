@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split
+from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split, teacher_logits
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import search
 from kprune.objectives import Objective, Span
@@ -89,12 +89,13 @@ class KPrune:
         clock = Clock()
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
         with clock("teacher"):
-            states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches), objective)
+            states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
+            logits = teacher_logits(teacher, states, objective)
         remaining = model_flops(student, budget.sequence_length) * (1 - budget.flops_reduction)
         kept_units, ridges, thresholds = [], [], []
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
-                knowledge = measure(student, index, states, objective, self.knowledge)
+                knowledge = measure(student, index, states, logits, objective, self.knowledge)
             with clock("mask_search"):
                 above = student.sublayers[index:]
                 flops = [s.unit_flops(budget.sequence_length) for s in above]

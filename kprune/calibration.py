@@ -14,16 +14,15 @@ from kprune.transformer.adapter import Adapter
 
 @dataclass
 class CalibrationState:
-    """A calibration batch on its way up: where student and teacher stand, and what the teacher will say at the top.
+    """A calibration batch on its way up: where student and teacher stand.
 
-    student, teacher: inputs of the sublayer at hand, [B, T, d]. logits: what the objective reads of the teacher.
+    student, teacher: inputs of the sublayer at hand, [B, T, d].
     """
 
     batch: dict[str, Tensor]
     attention_mask: Tensor | None
     student: Tensor
     teacher: Tensor
-    logits: Tensor
 
     @property
     def real(self) -> Tensor:
@@ -32,17 +31,22 @@ class CalibrationState:
 
 
 @torch.no_grad()
-def calibration_states(
-    adapter: Adapter, batches: Sequence[dict[str, Tensor]], objective: Objective
-) -> list[CalibrationState]:
-    """Every batch at the input of the first sublayer, with the logits of the whole, unpruned model."""
+def calibration_states(adapter: Adapter, batches: Sequence[dict[str, Tensor]]) -> list[CalibrationState]:
+    """Every batch at the input of the first sublayer."""
     states = []
     for batch in batches:
         batch = {key: value.to(adapter.device) for key, value in batch.items()}
         hidden, attention_mask = adapter.embed(batch)
-        logits = objective.read(adapter.run(0, hidden, attention_mask, batch), batch["attention_mask"])
-        states.append(CalibrationState(batch, attention_mask, hidden, hidden, logits))
+        states.append(CalibrationState(batch, attention_mask, hidden, hidden))
     return states
+
+
+@torch.no_grad()
+def teacher_logits(adapter: Adapter, states: Sequence[CalibrationState], objective: Objective) -> list[Tensor]:
+    """What the objective reads of the whole, unpruned model, for states at the input of its first sublayer."""
+    return [
+        objective.read(adapter.run(0, s.teacher, s.attention_mask, s.batch), s.batch["attention_mask"]) for s in states
+    ]
 
 
 def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:

@@ -42,13 +42,21 @@ class Knowledge:
 
 @torch.no_grad()
 def measure(
-    adapter: Adapter, start: int, states: Sequence[CalibrationState], objective: Objective, settings: KnowledgeSettings
+    adapter: Adapter,
+    start: int,
+    states: Sequence[CalibrationState],
+    teacher: Sequence[Tensor],
+    objective: Objective,
+    settings: KnowledgeSettings,
 ) -> Knowledge:
     """Knowledge of all units of the sublayers from `start` up, in one forward and backward pass from there.
 
     `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
     unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
     `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²`, from the second moments of the features.
+
+    Args:
+        teacher: what the objective reads of the teacher, per state.
     """
     sublayers = adapter.sublayers[start:]
     predictive = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in sublayers]
@@ -56,11 +64,11 @@ def measure(
         torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers
     ]
     examples = tokens = 0
-    for state in states:
+    for state, target in zip(states, teacher, strict=True):
 
-        def divergence(output, state=state):
+        def divergence(output, state=state, target=target):
             logits = objective.read(output, state.batch["attention_mask"])
-            pair = (logits, state.logits) if settings.kl == "student_teacher" else (state.logits, logits)
+            pair = (logits, target) if settings.kl == "student_teacher" else (target, logits)
             return objective.divergence(*pair, settings.temperature).sum()
 
         pairs = features_and_gradients(adapter, start, state.student, state.attention_mask, state.batch, divergence)

@@ -1,6 +1,6 @@
 """KPWT: knowledge-preserving weight tuning, a least squares for one sublayer's output projection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class LeastSquares:
     """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
 
     All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], energy
-    Σ w ‖r‖², weight Σ w.
+    Σ w ‖r‖², weight Σ w; count is the number of tokens.
     """
 
     gram: Tensor
@@ -39,6 +39,7 @@ class LeastSquares:
     targets: Tensor
     energy: float = 0.0
     weight: float = 0.0
+    count: int = 0
 
     @classmethod
     def empty(cls, features: int, hidden_size: int, device) -> "LeastSquares":
@@ -57,6 +58,7 @@ class LeastSquares:
         weighted_targets = targets if weights is None else targets * weights[:, None]
         self.targets += weighted_targets.sum(dim=0)
         self.energy += (weighted_targets * targets).sum().item()
+        self.count += len(features)
         self.weight += len(features) if weights is None else weights.sum().item()
 
     def centred(self) -> "LeastSquares":
@@ -69,12 +71,13 @@ class LeastSquares:
             torch.zeros_like(self.targets),
             self.energy - (self.targets.square().sum() / self.weight).item(),
             self.weight,
+            self.count,
         )
 
     def of(self, columns: Tensor) -> "LeastSquares":
         """The problem with some of the features alone, [k] indices."""
         gram = self.gram[columns[:, None], columns]
-        return LeastSquares(gram, self.cross[columns], self.features[columns], self.targets, self.energy, self.weight)
+        return replace(self, gram=gram, cross=self.cross[columns], features=self.features[columns])
 
     def constant(self, weight: Tensor) -> Tensor:
         """The best constant c [d] for a matrix W [d, n]."""
@@ -98,7 +101,8 @@ class LeastSquares:
         """
         scale = self.gram.diagonal().mean()
         identity = torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
-        while ridge <= 1e-2:
+        highest = max(ridge, 1e-2)
+        while ridge <= highest:
             factor, failed = torch.linalg.cholesky_ex(self.gram + ridge * scale * identity)
             if not failed and torch.isfinite(factor).all():
                 return factor, ridge

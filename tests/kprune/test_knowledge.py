@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
-from kprune.calibration import calibration_states
+from kprune.calibration import calibration_states, teacher_logits
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import Span, objective_of
 from kprune.pruner import CalibrationSet, collate, frozen_copy
@@ -29,13 +29,14 @@ def student_and_teacher(family="bert", head="classification"):
 
 
 def states_of(student, teacher, objective, batches, start=1):
-    """Both models' states at the input of sublayer `start`."""
-    states = calibration_states(teacher, batches, objective)
+    """Both models' states at the input of sublayer `start`, and the teacher's logits."""
+    states = calibration_states(teacher, batches)
+    logits = teacher_logits(teacher, states, objective)
     with torch.no_grad():
         for state in states:
             for index in range(start):
                 state.student = student.sublayers[index].run(state.student, state.attention_mask)
-    return states
+    return states, logits
 
 
 def literal_divergence(head, student, teacher, temperature, length):
@@ -60,7 +61,7 @@ def test_predictive_knowledge_is_half_the_mean_squared_mask_gradient(family, hea
     student, teacher = student_and_teacher(family, head)
     calibration, objective = tiny_calibration(5, 3), objective_of(student.model)
     states = states_of(student, teacher, objective, calibration.batches())
-    measured = measure(student, 1, states, objective, KnowledgeSettings()).predictive
+    measured = measure(student, 1, *states, objective, KnowledgeSettings()).predictive
     expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
     for example in calibration.examples:
         batch = collate([example], 1)
@@ -82,7 +83,7 @@ def test_representational_knowledge_is_the_energy_of_a_unit(family):
     student, teacher = student_and_teacher(family)
     calibration, objective = tiny_calibration(5, 3), objective_of(student.model)
     states = states_of(student, teacher, objective, calibration.batches())
-    measured = measure(student, 1, states, objective, KnowledgeSettings()).representational
+    measured = measure(student, 1, *states, objective, KnowledgeSettings()).representational
     expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
     with torch.no_grad():
         for example in calibration.examples:
@@ -104,10 +105,10 @@ def test_official_knowledge_is_the_authors_arithmetic():
     student, teacher = student_and_teacher()
     calibration, objective = tiny_calibration(7, 3), objective_of(student.model)
     states = states_of(student, teacher, objective, calibration.batches(by_length=False))
-    measured = measure(student, 1, states, objective, OFFICIAL)
+    measured = measure(student, 1, *states, objective, OFFICIAL)
     predictive = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
     representational = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
-    for state in states:
+    for state, target in zip(*states, strict=True):
         masks = [
             torch.ones(s.projection.in_features, dtype=torch.float64, requires_grad=True) for s in student.sublayers
         ]
@@ -120,7 +121,7 @@ def test_official_knowledge_is_the_authors_arithmetic():
 
             handles.append(sublayer.projection.register_forward_pre_hook(apply))
         log_student = F.log_softmax(student.model(**state.batch).logits / 2, dim=1)
-        loss = F.kl_div(log_student, F.softmax(state.logits / 2, dim=1), reduction="batchmean") * 4
+        loss = F.kl_div(log_student, F.softmax(target / 2, dim=1), reduction="batchmean") * 4
         for handle in handles:
             handle.remove()
         for index, gradient in enumerate(torch.autograd.grad(loss, masks)):
@@ -145,7 +146,7 @@ def test_scores_depend_neither_on_padding_nor_on_batches(head):
         {key: F.pad(value, (0, 5), value=key == "input_ids") for key, value in batch.items()} for batch in together
     ]
     results = [
-        measure(student, 1, states_of(student, teacher, objective, batches), objective, KnowledgeSettings())
+        measure(student, 1, *states_of(student, teacher, objective, batches), objective, KnowledgeSettings())
         for batches in (alone, together, padded)
     ]
     for other in results[1:]:
@@ -161,14 +162,14 @@ def test_keeping_padding_in_a_span_changes_its_scores():
     scores = []
     for objective in (Span(), Span(keep_padding=True)):
         states = states_of(student, teacher, objective, batches)
-        scores.append(measure(student, 1, states, objective, KnowledgeSettings()).predictive[0])
+        scores.append(measure(student, 1, *states, objective, KnowledgeSettings()).predictive[0])
     assert ((scores[0] - scores[1]).abs() / scores[0]).max() > 0.01
 
 
 def test_no_predictive_signal_where_the_student_is_the_teacher():
     model = adapter_for(frozen_copy(tiny_model()))
     objective = objective_of(model.model)
-    states = calibration_states(model, tiny_calibration().batches(), objective)
-    knowledge = measure(model, 0, states, objective, KnowledgeSettings())
+    states = calibration_states(model, tiny_calibration().batches())
+    knowledge = measure(model, 0, states, teacher_logits(model, states, objective), objective, KnowledgeSettings())
     assert max(k.max() for k in knowledge.predictive) < 1e-20
     assert min(k.min() for k in knowledge.representational) > 0

@@ -1,0 +1,104 @@
+"""One pass over the teacher: what its answer would feel of a change at every sublayer's output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kprune.calibration import CalibrationState
+from kprune.objectives import Objective
+from kprune.transformer.adapter import Adapter
+from kprune.transformer.masks import caught
+from kprune.weight_tuning import LeastSquares
+
+
+@dataclass
+class OutputFisher:
+    """The Fisher of the tempered KL with respect to one sublayer's output projection, factored as A ⊗ S.
+
+    g_t is the gradient of a root of the Fisher (`Objective.fisher_roots`) at the projection's output for token t.
+
+    Attributes:
+        features: the energy-weighted sums Σ a_t f_t f_tᵀ and Σ a_t f_t of the projection's inputs, without targets.
+        covariance: S = E_x Σ_t g_t g_tᵀ, [d, d] float64.
+        energies: a_t = ‖g_t‖² per calibration batch, [B, T]; zero at padding.
+    """
+
+    features: LeastSquares
+    covariance: Tensor
+    energies: list[Tensor]
+
+    def token_weights(self, floor: float) -> list[Tensor]:
+        """a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones where no token has energy."""
+        mean = self.features.weight / self.features.count
+        return [e / mean + floor if mean else torch.ones_like(e) for e in self.energies]
+
+
+@torch.no_grad()
+def measure_fisher(
+    adapter: Adapter, states: Sequence[CalibrationState], objective: Objective, temperature: float
+) -> list[OutputFisher]:
+    """The Fisher of every sublayer, from one forward pass and a backward pass per root, into activations alone.
+
+    Args:
+        states: at the input of the first sublayer.
+    """
+    device = adapter.device
+    fishers = [
+        OutputFisher(
+            LeastSquares.empty(s.units * s.unit_size, 0, device),
+            torch.zeros(s.hidden_size, s.hidden_size, dtype=torch.float64, device=device),
+            [],
+        )
+        for s in adapter.sublayers
+    ]
+    present = [index for index, sublayer in enumerate(adapter.sublayers) if sublayer.units]
+    examples = sum(len(state.real) for state in states)
+    for state in states:
+        real = state.real
+        features, gradients = features_and_output_gradients(adapter, state, objective, temperature)
+        for fisher in fishers:
+            fisher.energies.append(torch.zeros_like(real, dtype=state.teacher.dtype))
+        for index, f, per_root in zip(present, features, gradients, strict=True):
+            fisher = fishers[index]
+            for g in per_root:
+                fisher.energies[-1] += g.square().sum(dim=-1) * real
+                fisher.covariance += (g[real].T @ g[real]).double() / examples
+            fisher.features.add(f[real], f.new_zeros(int(real.sum()), 0), fisher.energies[-1][real])
+    return fishers
+
+
+def features_and_output_gradients(
+    adapter: Adapter, state: CalibrationState, objective: Objective, temperature: float
+) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+    """For every sublayer with units: features [B, T, n], and a gradient [B, T, d] per root of the Fisher."""
+    features: list[Tensor] = []
+    sublayers = [sublayer for sublayer in adapter.sublayers if sublayer.units]
+    hooks = [s.projection.register_forward_pre_hook(lambda _, f: features.append(f[0].detach())) for s in sublayers]
+    mask = state.batch["attention_mask"]
+    try:
+        with torch.enable_grad(), caught(sublayers, "output") as outputs:
+            logits = objective.read(adapter.run(0, state.teacher, state.attention_mask, state.batch), mask)
+            roots = [root.sum() for root in objective.fisher_roots(logits, temperature, example_keys(state.batch))]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = len(roots) - 1
+    gradients = [torch.autograd.grad(root, outputs, retain_graph=k < last) for k, root in enumerate(roots)]
+    return features, list(zip(*gradients, strict=True))
+
+
+def example_keys(batch: dict[str, Tensor]) -> Tensor:
+    """An integer per example [B], from its own tokens alone, so that batch and padding do not matter."""
+    ids = batch["input_ids"] * batch["attention_mask"]
+    return (ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1)
+
+
+def metric_root(covariance: Tensor, ridge: float) -> Tensor:
+    """R [d, d] with RᵀR = S + ridge · mean(diag S) · I (all of it I where S is zero: nothing is felt of this output)."""
+    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    scale = covariance.diagonal().mean()
+    return torch.linalg.cholesky(covariance + ridge * scale * identity).T if scale > 0 else identity
+
+
