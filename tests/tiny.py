@@ -69,3 +69,17 @@ def tiny_calibration(examples: int = 12, batch_size: int = 4, seed: int = 0, lon
 
 def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return tiny_calibration(seed=seed).batches()[1]
+
+
+def tiny_labelled(head: str = "classification", **settings) -> CalibrationSet:
+    """`tiny_calibration` with a random label for each example."""
+    plain = tiny_calibration(**settings)
+    generator = torch.Generator().manual_seed(7)
+    draw = lambda below: int(torch.randint(below, (1,), generator=generator))  # noqa: E731
+    label = {
+        "classification": lambda length: draw(3),
+        "regression": lambda length: draw(50) / 10,
+        "span": lambda length: (draw(length), draw(length)),
+    }[head]
+    rows = [example | {"label": label(len(example["input_ids"]))} for example in plain.examples]
+    return CalibrationSet(rows, plain.batch_size, plain.pad_token_id)
