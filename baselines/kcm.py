@@ -111,7 +111,7 @@ def representative_ranking(rows: Tensor, sigma: float, alpha: float) -> tuple[Te
 
     `K_ij = exp(−‖x_i − x_j‖² / σ²)`, C starts at 1/N and is updated until ‖C' − C‖ ≤ α ‖C‖ (Frobenius); the score is
     diag(C). For distinct rows the limit is C = I, which ranks nothing: the score *is* the early-stopped iterate. An
-    update costs 2 N³ FLOPs, in the rows' precision (float32 for N = 3072 takes about a second on two cores).
+    update costs 2 N³ FLOPs, in the rows' precision: float32 for a float32 model, 1.8 s for N = 3072 on one core.
 
     Args:
         rows: x, [N, d].
