@@ -1,15 +1,22 @@
 """Random pruning: the floor below which a method has learnt nothing."""
 
-import torch
+from dataclasses import dataclass
 
-from baselines.magnitude import Magnitude
+import torch
+from torch import Tensor
+
+from baselines.ranking import Ranking
 from kprune.transformer.adapter import Sublayer
 
 
-class Random(Magnitude):
-    """Keep units drawn at random, by torch's generator (which the runner seeds), a head as likely as a neuron."""
+@dataclass(frozen=True)
+class Random(Ranking):
+    """Keep units in a random order, a head as likely as a neuron, so that every sublayer keeps about the same share.
 
-    name = "random"
+    The order is drawn from torch's own generator, which the runner seeds.
+    """
 
-    def scores(self, sublayer: Sublayer, flops: float) -> torch.Tensor:
-        return torch.rand(sublayer.units)
+    name: str = "random"
+
+    def scores(self, sublayer: Sublayer, flops: float) -> Tensor:
+        return torch.rand(sublayer.units, dtype=torch.float64)

@@ -3,9 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from baselines.kcm import KCM
+from baselines.kwon import Kwon
+from baselines.magnitude import Magnitude
+from baselines.random import Random
 from kprune.algorithm import KPrune
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings
+from kprune.plus import KPrunePlus
 from kprune.pruner import Pruner
 
 
@@ -13,7 +18,15 @@ def _kprune(knowledge: dict, lambdas: list[float], **settings) -> KPrune:
     return KPrune(knowledge=KnowledgeSettings(**knowledge), lambdas=tuple(lambdas), **settings)
 
 
-METHODS: dict[str, Callable[..., Pruner]] = {"kprune": _kprune, "kprune_official": _kprune}
+METHODS: dict[str, Callable[..., Pruner]] = {
+    "kprune": _kprune,
+    "kprune_official": _kprune,
+    "kprune_plus": KPrunePlus,
+    "kwon": Kwon,
+    "kcm": KCM,
+    "magnitude": Magnitude,
+    "random": Random,
+}
 
 
 def build_method(settings: dict[str, Any]) -> Pruner:

@@ -176,7 +176,11 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         pruning_seconds=sum(outcome.seconds_by_stage.values()),
         seconds_by_stage=dict(outcome.seconds_by_stage),
         peak_memory_mb=peak_memory_mb(bench.device),
-        calibration={"examples": len(calibration.examples), "tokens": calibration.tokens},
+        calibration={
+            "examples": len(calibration.examples),
+            "tokens": calibration.tokens,
+            "labels": pruner.needs_labels,
+        },
         latency=latency,
         versions=results.versions(),
         commit=results.commit(),

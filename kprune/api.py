@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from kprune.algorithm import KPrune
 from kprune.errors import UserError
 from kprune.objectives import OBJECTIVES, Objective, Span, objective_of
+from kprune.plus import KPrunePlus
 from kprune.pruner import Budget, CalibrationSet, Example, Outcome, Pruner, PruningData, check_reach
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction as flops_removed
 
-METHODS: dict[str, Callable[[], Pruner]] = {"kprune": KPrune}
+METHODS: dict[str, Callable[[], Pruner]] = {"kprune": KPrune, "kprune_plus": KPrunePlus}
 
 
 def prune(
@@ -31,7 +32,7 @@ def prune(
             token is padding) and `token_type_ids` are read; `labels` ([B]; for question answering `start_positions` and
             `end_positions`) by methods that need them alone.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples.
-        method: "kprune", or any object with a Pruner's attributes.
+        method: "kprune", "kprune_plus", or any object with a Pruner's attributes.
         task: "classification", "regression" or "span", where the model's head does not tell.
 
     Returns:

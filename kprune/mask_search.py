@@ -59,14 +59,29 @@ def search(
 
 
 def greedy(scores: Sequence[Tensor], flops: Sequence[float], budget: float) -> list[Tensor]:
-    """Masks [units] (bool) of all sublayers at once: units in the order of their scores, each kept if it still fits."""
-    kept = [torch.zeros(len(s), dtype=torch.bool) for s in scores]
+    """Masks of all sublayers at once: units in the order of their scores, each kept if it still fits the budget.
+
+    What is left of the budget is less than the FLOPs of the cheapest unit that was pruned.
+
+    Args:
+        scores: per sublayer, [units]; of equal scores, the lower sublayer's and lower unit's comes first.
+        flops: FLOPs of one unit, per sublayer.
+        budget: FLOPs that may be kept.
+
+    Returns:
+        per sublayer, [units] (bool, True = kept).
+    """
+    sizes = [len(s) for s in scores]
     flat = torch.cat([s.double().cpu() for s in scores])
-    owners = [(index, unit) for index, s in enumerate(scores) for unit in range(len(s))]
-    spare = budget * (1 + ROUNDING)
-    for position in flat.argsort(descending=True, stable=True).tolist():
-        index, unit = owners[position]
-        if flops[index] <= spare:
-            kept[index][unit] = True
-            spare -= flops[index]
-    return kept
+    cost = torch.tensor(list(flops), dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    waiting, spare = flat.argsort(descending=True, stable=True), budget * (1 + ROUNDING)
+    while len(waiting):
+        # Up to the first unit that does not fit, all are kept; from there on, none as dear as it will ever fit.
+        total = cost[waiting].cumsum(0)
+        fitting = int((total <= spare).sum())
+        kept[waiting[:fitting]] = True
+        spare -= float(total[fitting - 1]) if fitting else 0.0
+        waiting = waiting[fitting:]
+        waiting = waiting[cost[waiting] <= spare]
+    return list(kept.split(sizes))

@@ -145,6 +145,18 @@ def test_a_failed_cell_does_not_stop_the_sweep(world, tmp_path):
     assert not list(tmp_path.rglob("model")), "a sweep saves models only when asked to"
 
 
+def test_every_baseline_by_its_name(world, tmp_path):
+    done = run(world, "method=kwon,kcm,magnitude,random", "flops_reduction=0.35", f"outputs={tmp_path}", sweep=True)
+    assert done.returncode == 0, done.stderr
+    records = {path.parts[-4].split("+")[0]: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
+    assert {name: record["calibration"]["labels"] for name, record in records.items()} == {
+        "kwon": True, "kcm": False, "magnitude": False, "random": False
+    }  # fmt: skip
+    assert all(record["flops_reduction"] >= 0.35 and record["latency"] for record in records.values())
+    assert all(record["method"] == name for name, record in records.items())
+    assert len(records["kcm"]["details"]["r2"]["iterations"]) == 3
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [
@@ -158,6 +170,7 @@ def test_a_failed_cell_does_not_stop_the_sweep(world, tmp_path):
         (["model.checkpoint=/nowhere"], ["/nowhere"]),
         (["device=cuda:9"], ["device=cuda:9"]),
         (["evaluate=/nowhere"], ["/nowhere"]),
+        (["method=kcm", "flops_reduction=0.9"], ["kcm reaches a FLOPs reduction of 0.400", "ask for less"]),
     ],
 )
 def test_bad_input_is_one_line(world, tmp_path, overrides, words):

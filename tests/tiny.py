@@ -84,3 +84,17 @@ def narrowed(family: str = "bert", head: str = "classification", kept_units=KEPT
     for sublayer, units in zip(adapter_for(model).sublayers, kept_units, strict=True):
         keep_units(sublayer, torch.tensor(units, dtype=torch.long))
     return become_pruned(model)
+
+
+def tiny_labelled(head: str = "classification", **settings) -> CalibrationSet:
+    """`tiny_calibration` with a random label for each example."""
+    plain = tiny_calibration(**settings)
+    generator = torch.Generator().manual_seed(7)
+    draw = lambda below: int(torch.randint(below, (1,), generator=generator))  # noqa: E731
+    label = {
+        "classification": lambda length: draw(3),
+        "regression": lambda length: draw(50) / 10,
+        "span": lambda length: (draw(length), draw(length)),
+    }[head]
+    rows = [example | {"label": label(len(example["input_ids"]))} for example in plain.examples]
+    return CalibrationSet(rows, plain.batch_size, plain.pad_token_id)

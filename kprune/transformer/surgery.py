@@ -1,5 +1,7 @@
 """Physical pruning: linear layers shrink, an emptied sublayer costs nothing."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,3 +29,22 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     projection = sublayer.projection
     projection.weight = nn.Parameter(projection.weight[:, columns].clone(), projection.weight.requires_grad)
     projection.in_features = len(columns)
+
+
+def keep_masked(sublayers: Sequence[Sublayer], masks: Sequence[Tensor]) -> list[list[int]]:
+    """Keep the units whose mask ([units] per sublayer, bool) is True and remove all others, in place.
+
+    Returns:
+        per sublayer, the indices of the kept units among those that were there.
+    """
+    kept = [mask.nonzero()[:, 0] for mask in masks]
+    for sublayer, units in zip(sublayers, kept, strict=True):
+        keep_units(sublayer, units)
+    return [units.tolist() for units in kept]
+
+
+@torch.no_grad()
+def scale_units(sublayer: Sublayer, scales: Tensor) -> None:
+    """Fold real-valued masks [units] into the output projection's weights, in place."""
+    weight = sublayer.projection.weight
+    weight.mul_(scales.repeat_interleave(sublayer.unit_size).to(weight))

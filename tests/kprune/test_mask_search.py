@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from kprune.mask_search import fill, search, threshold
+from kprune.mask_search import fill, greedy, search, threshold
 
 
 def literal_algorithm_1(scores, flops, budget):
@@ -76,3 +76,31 @@ def test_everything_fits_exactly():
 def test_no_room_adds_nothing():
     kept = torch.tensor([True, False])
     assert torch.equal(fill(torch.tensor([1.0, 0.5]), kept, 10.0, 9.9), kept)
+
+
+def literal_greedy(scores, flops, budget):
+    """One unit at a time; of equal scores the first."""
+    units = [(-value.item(), index, unit) for index, s in enumerate(scores) for unit, value in enumerate(s)]
+    kept = [torch.zeros(len(s), dtype=torch.bool) for s in scores]
+    for _, index, unit in sorted(units):
+        if flops[index] <= budget:
+            kept[index][unit] = True
+            budget -= flops[index]
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_greedy_is_the_loop_over_units(seed):
+    scores, flops, budget = random_case(seed)
+    flops = flops if seed % 4 else [17.0, 1.0, 5.0, 2.0]
+    for share in (0.0, 0.3, 1.0):
+        kept, expected = (f(scores, flops, share * budget) for f in (greedy, literal_greedy))
+        assert all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))
+
+
+def test_greedy_at_the_size_of_bert_base():
+    generator = torch.Generator().manual_seed(0)
+    scores = [torch.rand(n, generator=generator, dtype=torch.float64) for n in (12, 3072) * 12]
+    kept = greedy(scores, [100.0, 1.0] * 12, 20000.0)
+    used = sum(float(k.sum()) * f for k, f in zip(kept, [100.0, 1.0] * 12, strict=True))
+    assert used == 20000

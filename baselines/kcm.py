@@ -1,0 +1,174 @@
+"""KCM: Nova, Dai, Schuurmans, "Gradient-Free Structured Pruning with Unlabeled Data" (ICML 2023, arXiv 2303.04185)."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from baselines.mask_tuning import tune_masks
+from kprune.errors import UserError
+from kprune.mask_search import ROUNDING, greedy
+from kprune.objectives import Objective
+from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
+from kprune.transformer import adapter_for
+from kprune.transformer.adapter import Adapter, Sublayer
+from kprune.transformer.flops import model_flops
+from kprune.transformer.surgery import keep_masked
+
+
+@dataclass(frozen=True)
+class KCM:
+    """FFN neurons by representative (R2) times data-driven (D2) ranking, without gradients or labels; heads stay.
+
+    The top-k over all layers fit the FLOPs budget, less than one neuron's FLOPs is left. Then the neurons' masks are
+    scaled by layer-wise least squares as in Kwon et al. (`baselines/mask_tuning.py`), without rearrangement.
+
+    Not verified against the paper: α = 0.01; the norm of R2's relative change (Frobenius here); D2's statistic (root of
+    summed squares here) and its normalisation (by the layer's mean here); the scaling's teacher (the model pruned to √c
+    by the same ranking, c the share of FLOPs kept, as in Kwon et al.) and its tokens in the last FFN (those the head
+    reads, as there).
+
+    Attributes:
+        sigma: width of R2's Gaussian kernel.
+        alpha: relative change at which R2's iteration stops.
+        damping, max_scale: of the scaling, as in Kwon et al.
+    """
+
+    sigma: float = 1.0
+    alpha: float = 0.01
+    damping: float = 1.0
+    max_scale: float = 10.0
+    name: str = "kcm"
+
+    needs_labels = False
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """The FFNs' share of FLOPs: no head is ever removed."""
+        adapter = adapter_for(model)
+        ffn = sum(s.units * s.unit_flops(sequence_length) for s in adapter.sublayers if s.kind == "ffn")
+        return ffn / model_flops(adapter, sequence_length)
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Prune a copy of `model` to the budget.
+
+        Raises:
+            UserError: the model's family is not supported, its activations are not finite, or the budget is beyond
+                `reach`.
+        """
+        clock, dense = Clock(), adapter_for(frozen_copy(model))
+        ffns = dense.sublayers[1::2]
+        r2 = clock.shared(
+            "r2",
+            data,
+            ("kcm", "r2", self.sigma, self.alpha),
+            lambda: [
+                representative_ranking(output_rows(ffn), self.sigma, self.alpha)
+                for ffn in tqdm(ffns, desc="R2", unit="layer", disable=None)
+            ],
+        )
+        d2 = clock.shared("d2", data, ("kcm", "d2"), lambda: data_driven_ranking(dense, data.calibration))
+        with clock("mask_search"):
+            constraint = 1 - budget.flops_reduction
+            scores = [r * d for (r, _), d in zip(r2, d2, strict=True)]
+            masks = self.search(dense, scores, constraint, budget.sequence_length)
+            teacher_masks = self.search(dense, scores, sqrt(constraint), budget.sequence_length)
+        with clock("scaling"):
+            student, teacher = dense, adapter_for(frozen_copy(model))
+            kept = keep_masked(student.sublayers, masks)
+            keep_masked(teacher.sublayers, teacher_masks)
+            tuning = tune_masks(student, teacher, data.calibration, objective, self.tunes, self.damping, self.max_scale)
+        ranking = {"sigma": self.sigma, "alpha": self.alpha, "iterations": [count for _, count in r2]}
+        return Outcome.of(student.model, kept, clock, {"r2": ranking, **tuning.details()})
+
+    @staticmethod
+    def tunes(sublayer: Sublayer) -> bool:
+        """Which sublayers' masks are scaled: the neurons', which alone are masked."""
+        return sublayer.kind == "ffn"
+
+    @staticmethod
+    def search(adapter: Adapter, scores: list[Tensor], constraint: float, sequence_length: float) -> list[Tensor]:
+        """The neurons of highest score that fit beside all heads: masks [units] (bool) of all sublayers."""
+        heads, neurons = adapter.sublayers[0::2], adapter.sublayers[1::2]
+        spare = constraint * model_flops(adapter, sequence_length) * (1 + ROUNDING)
+        spare -= sum(s.units * s.unit_flops(sequence_length) for s in heads)
+        if spare < 0:
+            raise UserError("the heads alone, which this method keeps, take more FLOPs than are left: ask for less")
+        kept = greedy(scores, [s.unit_flops(sequence_length) for s in neurons], spare)
+        everything = [torch.ones(s.units, dtype=torch.bool) for s in heads]
+        return [mask for layer in zip(everything, kept, strict=True) for mask in layer]
+
+
+def output_rows(ffn: Sublayer) -> Tensor:
+    """The rows of W2ᵀ, one per neuron: [units, d]."""
+    return ffn.projection.weight.T if ffn.units else ffn.projection.bias.new_zeros(0, ffn.hidden_size)
+
+
+@torch.no_grad()
+def representative_ranking(rows: Tensor, sigma: float, alpha: float) -> tuple[Tensor, int]:
+    """R2: how much each row is needed to represent all rows in the space of a Gaussian kernel.
+
+    `K_ij = exp(−‖x_i − x_j‖² / σ²)`, C starts at 1/N and is updated until ‖C' − C‖ ≤ α ‖C‖ (Frobenius); the score is
+    diag(C). For distinct rows the limit is C = I, which ranks nothing: the score *is* the early-stopped iterate. An
+    update costs 2 N³ FLOPs, in the rows' precision: float32 for a float32 model, 1.8 s for N = 3072 on one core.
+
+    Args:
+        rows: x, [N, d].
+
+    Returns:
+        scores [N] in float64 on the CPU, and the number of updates.
+    """
+    kernel = gaussian_kernel(rows, sigma)
+    c, count, change = torch.full_like(kernel, 1 / max(len(rows), 1)), 0, float("inf")
+    while len(rows) and change > alpha:
+        updated = convex_update(kernel, c)
+        change = float((updated - c).norm() / c.norm())
+        c, count = updated, count + 1
+    return c.diagonal().double().cpu(), count
+
+
+def gaussian_kernel(rows: Tensor, sigma: float) -> Tensor:
+    """K [N, N] in the rows' precision; distances are taken in float64, where close rows do not cancel."""
+    x = rows.double()
+    squares = x.square().sum(dim=1)
+    distances = (squares[:, None] + squares - 2 * x @ x.T).clamp_min_(0).fill_diagonal_(0)
+    return distances.div_(-(sigma**2)).exp_().to(rows.dtype)
+
+
+def convex_update(kernel: Tensor, c: Tensor) -> Tensor:
+    """C ∘ sqrt(K / (K C)), the multiplicative update that lowers ‖φ(X) − φ(X) C‖² and keeps C from going negative.
+
+    Where K and K C underflow to zero, C goes to zero.
+    """
+    ratio = (kernel @ c).clamp_min_(torch.finfo(c.dtype).tiny).reciprocal_().mul_(kernel)
+    return ratio.sqrt_().mul_(c)
+
+
+@torch.no_grad()
+def data_driven_ranking(adapter: Adapter, calibration: CalibrationSet) -> list[Tensor]:
+    """D2: `sqrt(Σ_t g_i(t)²)` of every neuron's activation g_i over real tokens, over its mean in the layer.
+
+    Returns:
+        per FFN, [units] in float64 on the CPU.
+
+    Raises:
+        UserError: an activation is not finite.
+    """
+    ffns = adapter.sublayers[1::2]
+    energy = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in ffns]
+    for batch in tqdm(calibration.batches(), desc="D2", unit="batch", disable=None):
+        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+        hidden, attention_mask = adapter.embed(batch)
+        real = batch["attention_mask"].bool()
+        for sublayer in adapter.sublayers:
+            if sublayer.kind == "ffn" and sublayer.units:
+                features = sublayer.features(hidden, attention_mask)
+                energy[sublayer.index] += features[real].square().sum(dim=0).double()
+                hidden = sublayer.add(hidden, sublayer.projection(features))
+            else:
+                hidden = sublayer.run(hidden, attention_mask)
+    if not all(torch.isfinite(e).all() for e in energy):
+        raise UserError("activations hold NaN or infinity: check the checkpoint's weights")
+    norms = [e.sqrt().cpu() for e in energy]
+    return [norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny) for norm in norms]

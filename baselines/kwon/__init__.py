@@ -1,0 +1,81 @@
+"""Kwon et al., "A Fast Post-Training Pruning Framework for Transformers" (NeurIPS 2022, arXiv 2204.09656)."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import nn
+
+from baselines.kwon.fisher import importance, mask_gradients_by_batch
+from baselines.kwon.rearrange import rearrange
+from baselines.kwon.search import UnitCost, search
+from baselines.mask_tuning import tune_masks
+from kprune.objectives import Objective
+from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import model_flops
+from kprune.transformer.surgery import keep_masked
+
+
+@dataclass(frozen=True)
+class Kwon:
+    """Masks of heads and neurons by the Fisher information of the task loss, then tuned as real numbers.
+
+    Three stages, one file each: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each
+    sublayer (`rearrange.py`), and the mask tuning (`baselines/mask_tuning.py`) against the model masked at the
+    constraint √c, c being the share of FLOPs *kept*. Their masks make nothing faster; here the tuned values are folded
+    into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples.
+
+    The search leaves less of the budget than one head costs, so no fill step is needed.
+
+    Attributes:
+        damping: of the mask tuning's least squares.
+        max_scale: a tuned mask value beyond it ends the tuning.
+    """
+
+    damping: float = 1.0
+    max_scale: float = 10.0
+    name: str = "kwon"
+
+    needs_labels = True
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """All heads and neurons may go."""
+        return 1.0
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Prune a copy of `model` to the budget.
+
+        Raises:
+            UserError: the model's family is not supported, the examples have no labels, or gradients are not finite.
+        """
+        clock, dense = Clock(), adapter_for(frozen_copy(model))
+        gradients = clock.shared(
+            "fisher", data, ("kwon", "fisher"), lambda: mask_gradients_by_batch(dense, data.calibration, objective)
+        )
+        with clock("mask_search"):
+            constraint = 1 - budget.flops_reduction
+            masks = self.search(dense, gradients, constraint, budget.sequence_length)
+            teacher_masks = self.search(dense, gradients, sqrt(constraint), budget.sequence_length)
+        with clock("rearrangement"):
+            masks = [rearrange(mask, g) for mask, g in zip(masks, gradients, strict=True)]
+        with clock("mask_tuning"):
+            student, teacher = dense, adapter_for(frozen_copy(model))
+            kept = keep_masked(student.sublayers, masks)
+            keep_masked(teacher.sublayers, teacher_masks)
+            tuning = tune_masks(student, teacher, data.calibration, objective, self.tunes, self.damping, self.max_scale)
+        return Outcome.of(student.model, kept, clock, tuning.details())
+
+    @staticmethod
+    def tunes(sublayer) -> bool:
+        """Which sublayers' masks are tuned: all but the first MHA's."""
+        return sublayer.kind == "ffn" or sublayer.index > 0
+
+    @staticmethod
+    def search(adapter, gradients: list[torch.Tensor], constraint: float, sequence_length: float) -> list[torch.Tensor]:
+        """The Fisher mask search with FLOPs as the cost: masks [units] (bool) of all sublayers, bottom to top."""
+        scores = [importance(g) for g in gradients]
+        head_cost, neuron_cost = (UnitCost(s.unit_flops(sequence_length)) for s in adapter.sublayers[:2])
+        budget = constraint * model_flops(adapter, sequence_length)
+        heads, neurons = search(scores[0::2], scores[1::2], head_cost, neuron_cost, budget)
+        return [mask for layer in zip(heads, neurons, strict=True) for mask in layer]

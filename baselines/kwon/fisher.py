@@ -1,0 +1,51 @@
+"""The Fisher information of head and neuron masks under the task loss."""
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kprune.errors import UserError
+from kprune.objectives import Objective
+from kprune.pruner import CalibrationSet
+from kprune.transformer.adapter import Adapter
+from kprune.transformer.masks import features_and_gradients, mask_gradients
+
+
+def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objective: Objective) -> list[Tensor]:
+    """Gradients of the task loss (the mean over a mini-batch) with respect to all masks at 1.
+
+    Mini-batches are taken as drawn, not by length: their make-up is part of the estimate.
+
+    Returns:
+        G, per sublayer [batches, units] in float64 on the CPU.
+
+    Raises:
+        UserError: the examples have no labels, or a gradient is not finite.
+    """
+    rows = []
+    for batch in tqdm(calibration.batches(by_length=False), desc="Fisher", unit="batch", disable=None):
+        if "labels" not in batch:
+            raise UserError("the task loss needs labels, which the calibration examples lack: give labelled examples")
+        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+
+        def loss(output, batch=batch):
+            return objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])
+
+        with torch.no_grad():
+            hidden, attention_mask = adapter.embed(batch)
+        pairs = features_and_gradients(adapter, 0, hidden, attention_mask, batch, loss)
+        rows.append(
+            [
+                mask_gradients(f, g, sublayer.unit_size).sum(dim=(0, 2)).cpu()
+                for sublayer, (f, g) in zip(adapter.sublayers, pairs, strict=True)
+            ]
+        )
+    gradients = [torch.stack(of_sublayer) for of_sublayer in zip(*rows, strict=True)]
+    if not all(torch.isfinite(g).all() for g in gradients):
+        raise UserError("gradients of the task loss hold NaN or infinity: check the checkpoint's weights")
+    return gradients
+
+
+def importance(gradients: Tensor) -> Tensor:
+    """The diagonal of the Fisher information, Σ_batches g²: [units], from G [batches, units]."""
+    return gradients.square().sum(dim=0)

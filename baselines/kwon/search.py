@@ -1,0 +1,84 @@
+"""The Fisher mask search: the heads and neurons of most importance that fit a budget (Kwon et al., Algorithm 1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kprune.errors import UserError
+from kprune.mask_search import ROUNDING
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What k units of one sublayer cost: `base + per_unit * max(k - free, 0)`.
+
+    FLOPs are linear (base = free = 0). A measured latency is constant up to some number of units and linear from there:
+    up to `free` units cost `base` in all, so that every sublayer keeps its best `free` units.
+    """
+
+    per_unit: float
+    base: float = 0.0
+    free: int = 0
+
+
+def search(
+    heads: Sequence[Tensor], neurons: Sequence[Tensor], head_cost: UnitCost, neuron_cost: UnitCost, budget: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """For every number of heads kept, the rest of the budget goes to the most important neurons; the split with the
+    largest total importance is kept. Exact for a diagonal Fisher.
+
+    Of splits with the same importance the one with the most heads is taken. What is left of the budget is therefore
+    less than the cost of one more unit. (The authors' loop starts at one head, and for a latency takes the heads' cost
+    off the budget again at every step; this one starts at none and does not.)
+
+    Args:
+        heads, neurons: per sublayer, the importance of its units, [units] and not negative.
+        budget: in the costs' unit.
+
+    Returns:
+        masks of the heads and of the neurons, per sublayer [units] (bool, True = kept).
+
+    Raises:
+        UserError: the budget does not pay for what every sublayer costs at least.
+    """
+    head_order, head_gain, free_heads = _ranked(heads, head_cost.free)
+    neuron_order, neuron_gain, free_neurons = _ranked(neurons, neuron_cost.free)
+    spare = budget * (1 + ROUNDING) - sum(len(h) > 0 for h in heads) * head_cost.base
+    spare -= sum(len(n) > 0 for n in neurons) * neuron_cost.base
+    if spare < 0:
+        raise UserError("the budget is less than what the sublayers cost at least: ask for a smaller reduction")
+    left = spare - head_cost.per_unit * torch.arange(len(head_gain), dtype=torch.float64)
+    left = left[left >= 0]
+    affordable = (left / neuron_cost.per_unit).long().clamp(max=len(neuron_gain) - 1)
+    total = head_gain[: len(left)] + neuron_gain[affordable]
+    most_heads = len(total) - 1 - int(total.flip(0).argmax())
+    return (
+        _masks(heads, head_order[: free_heads + most_heads]),
+        _masks(neurons, neuron_order[: free_neurons + int(affordable[most_heads])]),
+    )
+
+
+def _ranked(importance: Sequence[Tensor], free: int) -> tuple[Tensor, Tensor, int]:
+    """All sublayers' units in the order they are taken, the `free` best of each sublayer first.
+
+    Returns:
+        indices into the units of all sublayers; the importance that 0, 1, 2, ... units beyond the free ones add up to;
+        the number of free ones.
+    """
+    flat = torch.cat([i.double() for i in importance])
+    start, first = 0, torch.zeros(len(flat), dtype=torch.bool)
+    for of_sublayer in importance:
+        first[start + of_sublayer.argsort(descending=True, stable=True)[:free]] = True
+        start += len(of_sublayer)
+    order = flat.masked_fill(first, float("inf")).argsort(descending=True, stable=True)
+    gain = torch.cat([flat.new_zeros(1), flat[order[int(first.sum()) :]].cumsum(0)])
+    return order, gain, int(first.sum())
+
+
+def _masks(importance: Sequence[Tensor], kept: Tensor) -> list[Tensor]:
+    sizes = [len(i) for i in importance]
+    mask = torch.zeros(sum(sizes), dtype=torch.bool)
+    mask[kept] = True
+    return list(mask.split(sizes))

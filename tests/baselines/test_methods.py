@@ -1,0 +1,155 @@
+"""What every baseline must do, K-prune's own tests aside."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import FAMILIES, HEADS, tiny_batch, tiny_labelled, tiny_model
+
+from baselines.kwon import Kwon
+from baselines.random import Random
+from experiments.methods import build_method
+from kprune.objectives import objective_of
+from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, head_flops, model_flops
+
+CONF = Path(__file__).parents[2] / "conf/method"
+NAMES = ("kwon", "kcm", "magnitude", "random")
+
+
+class WidelyPadded(CalibrationSet):
+    """Batches with five columns of padding more than they need."""
+
+    def batches(self, by_length=True):
+        batches = super().batches(by_length)
+        for batch in batches:
+            for key, filler in (("input_ids", self.pad_token_id), ("attention_mask", 0)):
+                batch[key] = torch.nn.functional.pad(batch[key], (0, 5), value=filler)
+        return batches
+
+
+def method(name):
+    return build_method(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
+
+
+def prune(name, model, reduction, data=None, head="classification"):
+    torch.manual_seed(0)
+    data = data or PruningData(tiny_labelled(head, examples=24))
+    return method(name).prune(model, objective_of(model), data, Budget(reduction, 8.0))
+
+
+def same(one, two):
+    assert one.kept_units == two.kept_units and one.details == two.details
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_budget_is_met_by_less_than_a_head(name, head, family):
+    model = tiny_model(family, head, dtype=torch.float32)
+    before = copy.deepcopy(model.state_dict())
+    data = PruningData(tiny_labelled(head, examples=12))
+    for reduction in (0.3, 0.6, 0.9):
+        if reduction > method(name).reach(model, 8.0):
+            continue
+        outcome = prune(name, model, reduction, data, head)
+        dense, pruned = adapter_for(model), adapter_for(outcome.model)
+        achieved = flops_reduction(dense, pruned, 8.0)
+        assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
+        assert outcome.kept_heads == [s.units for s in pruned.sublayers[0::2]]
+        assert outcome.kept_neurons == [s.units for s in pruned.sublayers[1::2]]
+        assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_runs_are_identical(name):
+    same(*(prune(name, tiny_model(dtype=torch.float32), 0.35) for _ in range(2)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shared_data_give_the_same_as_fresh_ones(name):
+    """A cell that finds what an earlier reduction measured is the cell run alone; nothing shared is changed."""
+    model, shared = tiny_model(dtype=torch.float32), PruningData(tiny_labelled(examples=24))
+    for reduction in (0.2, 0.35, 0.2):
+        outcome = prune(name, model, reduction, shared)
+        alone = prune(name, model, reduction)
+        same(outcome, alone)
+        assert outcome.seconds_by_stage.keys() == alone.seconds_by_stage.keys()
+    assert len(shared.shared) == {"kwon": 1, "kcm": 2}.get(name, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("head", HEADS)
+def test_padding_makes_no_difference(name, head):
+    model, plain = tiny_model(head=head), tiny_labelled(head, examples=24)
+    padded = WidelyPadded(plain.examples, plain.batch_size, plain.pad_token_id)
+    one, two = (prune(name, model, 0.35, PruningData(c), head) for c in (plain, padded))
+    assert one.kept_units == two.kept_units
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ("kwon", "magnitude", "random"))
+def test_a_pruned_model_is_pruned_again(name):
+    once = prune(name, tiny_model(dtype=torch.float32), 0.9).model
+    twice = prune(name, once, 0.5)
+    assert flops_reduction(adapter_for(once), adapter_for(twice.model), 8.0) >= 0.5
+    assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
+
+
+def test_only_kwon_asks_for_labels():
+    assert [method(name).needs_labels for name in NAMES] == [True, False, False, False]
+
+
+def test_kwon_tunes_every_mask_but_the_first_mhas():
+    sublayers = adapter_for(tiny_model()).sublayers
+    assert [Kwon.tunes(s) for s in sublayers] == [False, True, True, True, True, True]
+
+
+def test_kwon_records_how_the_tuning_went():
+    outcome = prune("kwon", tiny_model(), 0.5)
+    assert outcome.details.keys() == {"mask_tuning_stopped", "largest_scale"}
+    assert list(outcome.seconds_by_stage) == ["fisher", "mask_search", "rearrangement", "mask_tuning"]
+
+
+def test_magnitude_is_the_squares_of_all_weights_a_unit_owns():
+    model = tiny_model()
+    layer = model.bert.encoder.layer[1]
+    mha, ffn = adapter_for(model).sublayers[2:4]
+    attention, rows = layer.attention, slice(16, 24)
+    head = sum(
+        linear.weight[rows].square().sum()
+        for linear in (attention.self.query, attention.self.key, attention.self.value)
+    )
+    head = head + attention.output.dense.weight[:, rows].square().sum()
+    neuron = layer.intermediate.dense.weight[5].square().sum() + layer.output.dense.weight[:, 5].square().sum()
+    magnitude = method("magnitude")
+    torch.testing.assert_close(magnitude.scores(mha, 10.0)[2], head / 10)
+    torch.testing.assert_close(magnitude.scores(ffn, 10.0)[5], neuron / 10)
+
+
+def test_magnitude_removes_units_without_weights_first():
+    model = tiny_model()
+    sublayers = adapter_for(model).sublayers
+    with torch.no_grad():
+        for linear in sublayers[2].inputs:
+            linear.weight[8:16] = 0
+        sublayers[2].projection.weight[:, 8:16] = 0
+        sublayers[5].inputs[0].weight[:10] = 0
+        sublayers[5].projection.weight[:, :10] = 0
+    outcome = prune("magnitude", model, 0.3)
+    assert 1 not in outcome.kept_units[2] and min(outcome.kept_units[5]) >= 10
+
+
+def test_random_follows_torchs_seed():
+    model, objective, data = tiny_model(), objective_of(tiny_model()), PruningData(tiny_labelled())
+    kept = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        kept.append(Random().prune(model, objective, data, Budget(0.5, 8.0)).kept_units)
+    assert kept[0] == kept[1] != kept[2]
