@@ -4,7 +4,6 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 
 # Hydra then raises in place of printing, so that a wrong config is one line here as any other wrong input is.
 os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -19,13 +18,13 @@ from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
 from kprune.errors import UserError  # noqa: E402
 
-CONF = Path(__file__).parent / "conf"
 SWEEP_GROUP = time.strftime("sweep-%Y%m%d-%H%M%S")
 failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> None:
+    from experiments.composing import file_defaults
     from experiments.runner import evaluate_saved, run_cell
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -35,11 +34,7 @@ def job(config: DictConfig) -> None:
             evaluate_saved(settings)
         else:
             choices = HydraConfig.get().runtime.choices
-            defaults = {
-                room: OmegaConf.to_container(OmegaConf.load(CONF / room / f"{choices[room]}.yaml"))
-                for room in ("method", "calibration")
-            }
-            run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep)
+            run_cell(settings, file_defaults(choices.method, choices.calibration), SWEEP_GROUP if sweep else "single", sweep)
     except UserError as error:
         overrides = " ".join(HydraConfig.get().overrides.task)
         failed.append(f"{overrides}: {error}" if sweep else str(error))

@@ -31,6 +31,10 @@ from kprune.transformer.flops import flops_reduction, params_reduction
 NOT_IDENTITY = ("force", "tracking", "save_model", "outputs", "evaluate", "device", "threads", "hydra")
 
 
+class OutOfReach(UserError):
+    """A method is asked to remove more than it can."""
+
+
 @dataclass
 class Bench:
     """What the cells of one task and checkpoint share: data, dense model, its score."""
@@ -59,7 +63,7 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
     Raises:
         UserError: anything the user can mend.
     """
-    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    identity = identity_of(config)
     variant = variant_of(config, defaults)
     folder = results.cell_folder(
         config["outputs"], config["task"]["name"], config["model"]["name"], config["method"]["name"],
@@ -82,6 +86,11 @@ def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep
     print(summary(record))
     print(f"results: {folder}/result.json")
     return record
+
+
+def identity_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config a result depends on."""
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
 
 
 def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +157,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     length = flops_length(config, task, tokenizer, calibration)
     reach = pruner.reach(bench.model, length)
     if config["flops_reduction"] > reach:
-        raise UserError(
+        raise OutOfReach(
             f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
             f"{config['flops_reduction']:g}: ask for less"
         )
