@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import sys
 import time
 
@@ -13,6 +14,7 @@ from kprune.errors import UserError
 
 
 def main() -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = parse()
     try:
         return run(arguments)
