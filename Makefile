@@ -5,11 +5,22 @@ CONSTRAINT ?= constraints.txt
 DEMO := outputs/demo
 RUN := .venv/bin/python run.py
 
-.PHONY: help install demo test lint readme readme-cells clean
+GRID = .venv/bin/python -m experiments.grid $(1) --outputs $(OUTPUTS) $(if $(SMALL),--small) \
+	$(if $(MODEL),--models "$(MODEL)") $(if $(TASKS),--tasks "$(TASKS)") $(if $(METHODS),--methods "$(METHODS)") \
+	$(if $(REDUCTIONS),--reductions "$(REDUCTIONS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OVERRIDES)
+# A table is shown although a cell failed, which still is the exit code; not where the grid was stopped.
+TABLE = $(call GRID,$(1)); code=$$?; [ $$code -gt 2 ] || .venv/bin/python -m analysis.tables $(OUTPUTS) $(2); exit $$code
+# Where the cells of tables and figures go, and come from.
+OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
+
+PARTS := table-accuracy table-speedup ablation sensitivity table-retrained figures report
+.PHONY: help install demo test lint table-accuracy table-speedup ablation sensitivity table-retrained figures report \
+	reproduce readme readme-cells clean
 .DEFAULT_GOAL := help
 
-help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+# MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
+help: ## this list; tables take MODEL= TASKS= METHODS= REDUCTIONS= SEEDS= (mrpc,stsb), OVERRIDES=, OUTPUTS=, SMALL=1
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 17
 
 install: .venv/installed ## build .venv with everything the project needs
 
@@ -29,6 +40,31 @@ test: .venv/installed lint ## lint and run the tests
 
 lint: .venv/installed ## check style
 	.venv/bin/ruff check .
+
+table-accuracy: .venv/installed ## run the main comparison and show its scores
+	$(call TABLE,accuracy,accuracy)
+
+table-speedup: .venv/installed ## run the main comparison and show the fastest models within 3 points
+	$(call TABLE,accuracy,speedup latency)
+
+ablation: .venv/installed ## run K-prune with its parts left out
+	$(call TABLE,ablation,ablation)
+
+sensitivity: .venv/installed ## run K-prune with its settings moved
+	$(call TABLE,sensitivity,sensitivity)
+
+table-retrained: .venv/installed ## run the retrained methods (days on 2 cores but for SMALL=1)
+	$(call TABLE,retrained,retrained)
+
+figures: .venv/installed ## draw every figure of the finished cells
+	.venv/bin/python -m analysis.figures $(OUTPUTS)
+
+report: .venv/installed ## one HTML page of every table and figure of the finished cells
+	.venv/bin/python -m analysis.report $(OUTPUTS)
+
+reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
+	for grid in accuracy ablation sensitivity retrained; do $(call GRID,$$grid) --dry-run; done
+	$(MAKE) --keep-going --jobs=1 $(PARTS)
 
 readme-cells: .venv/installed ## run the cells of the README's tables (hours on 2 cores; finished ones are skipped)
 	$(RUN) -m task=mrpc,sst2,stsb,qnli,rte,squad method=kprune,kprune_official flops_reduction=0.6,0.7 calibration.tokens=20000

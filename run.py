@@ -5,7 +5,6 @@ import re
 import shlex
 import sys
 import time
-from pathlib import Path
 
 # Hydra then raises in place of printing, so that a wrong config is one line here as any other wrong input is.
 os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -20,13 +19,13 @@ from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
 from kprune.errors import UserError  # noqa: E402
 
-CONF = Path(__file__).parent / "conf"
 SWEEP_GROUP = time.strftime("sweep-%Y%m%d-%H%M%S")
 failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> None:
+    from experiments.composing import file_defaults
     from experiments.runner import evaluate_saved, run_cell
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -37,11 +36,8 @@ def job(config: DictConfig) -> None:
             evaluate_saved(settings)
         else:
             choices = HydraConfig.get().runtime.choices
-            defaults = {
-                room: OmegaConf.to_container(OmegaConf.load(CONF / room / f"{choices[room]}.yaml"))
-                for room in ("method", "calibration")
-            }
             command = shlex.join(["python", "run.py", *overrides])
+            defaults = file_defaults(choices.method, choices.calibration)
             run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep, command)
     except UserError as error:
         failed.append(f"{' '.join(overrides)}: {error}" if sweep else str(error))

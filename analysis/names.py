@@ -15,13 +15,25 @@ TASKS = {
 }
 MODELS = {"bert_base": "BERT-base", "distilbert": "DistilBERT", "roberta_base": "RoBERTa-base", "minilm": "MiniLM-L6"}
 METHODS = {
+    "kprune_plus": "K-prune+",
     "kprune": "K-prune",
     "kprune_official": "K-prune, authors' code",
     "kwon": "Kwon et al.",
     "kcm": "KCM",
     "magnitude": "magnitude",
     "random": "random",
+    "dynabert_w": "DynaBERT-w",
+    "dynabert_d": "DynaBERT-d",
+    "ebert": "EBERT",
+    "cofi": "CoFi",
+    "kprune_finetuned": "K-prune, fine-tuned",
 }
+RETRAINED = ("dynabert_w", "dynabert_d", "ebert", "cofi", "kprune_finetuned")
+"""Methods that train on the whole training set."""
+SETTINGS = {"": "as it is", "lambdas=0": "without K_rep"}
+"""Variants of a method, calibration left out, that have a name of their own in the ablation table."""
+SENSITIVITY = {"lambda": "λ", "mu": "μ", "temperature": "γ", "tokens": "calibration tokens"}
+"""Settings whose influence is measured: columns of `analysis.records`."""
 
 
 def position(names: dict[str, str], key: str) -> int:

@@ -43,3 +43,15 @@ def score(task: str, model: str, method: str, target: str) -> float | None:
         return float(curve(task, model, method)[float(target)])
     except (KeyError, ValueError):
         return None
+
+
+def speedup(task: str, model: str, method: str) -> float | None:
+    """The paper's speed-up of the fastest model that loses at most 3 points, on its own machine; None where it has none."""
+    table = values()
+    chosen = (
+        (table["table"] == "speedup_within_3_points")
+        & (table["task"] == TASKS.get(task))
+        & (table["model"] == MODELS.get(model))
+        & (table["method"] == method)
+    )
+    return float(table[chosen]["value"].iloc[0]) if chosen.any() else None

@@ -1,61 +1,39 @@
 """Rewrite the README's tables from the committed cells: `python -m analysis.readme`; `--check` only compares.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `TABLES`.
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES`.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from analysis import summary
+from analysis.aggregate import aggregate
 from analysis.records import command, load, write_text
-from analysis.tables import aggregate, cell_table, notes, render, score_table
+from analysis.render import render
+from analysis.tables import TABLES, notes
 from kprune.errors import UserError
 
 EMBEDDED = "docstrings"
+NAMES = {name: name for name in TABLES} | {"demo": "measurements"}
+"""A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
+TIMED = ("cost", "measurements", "demo", "speedup")
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 
 
-def scores(cells: pd.DataFrame) -> str:
-    """Scores of all tasks but the embedded one, a column per target."""
-    return render(score_table(aggregate(cells[cells["task"] != EMBEDDED])), "markdown")
-
-
-def measurements(cells: pd.DataFrame) -> str:
-    """Every measurement of these cells, with what it was measured on."""
-    chosen = cells[cells["task"] != EMBEDDED]
-    return render(cell_table(aggregate(chosen)), "markdown") + f"\n{notes(chosen)}\n"
-
-
-def demo(cells: pd.DataFrame) -> str:
-    """Every measurement of the embedded task."""
-    chosen = cells[cells["task"] == EMBEDDED]
-    return render(cell_table(aggregate(chosen)), "markdown") + f"\n{notes(chosen)}\n"
-
-
-def accuracy(cells: pd.DataFrame) -> str:
-    """Scores of K-prune and of its authors' variant, a row per task, and their means."""
-    return render(summary.accuracy(cells[cells["task"] != EMBEDDED]), "markdown")
-
-
-def cost(cells: pd.DataFrame) -> str:
-    """Seconds, calibration tokens and speed-ups of the same cells, with what they were measured on."""
-    chosen = cells[cells["task"] != EMBEDDED]
-    return render(summary.cost(chosen), "markdown") + f"\n{notes(chosen)}\n"
-
-
-TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
-    "accuracy": accuracy,
-    "cost": cost,
-    "scores": scores,
-    "measurements": measurements,
-    "demo": demo,
-}
+def marked(name: str, cells: pd.DataFrame) -> str:
+    """A table in Markdown, without the embedded task; with the machine and the seeds where it has times."""
+    embedded = cells["task"] == EMBEDDED
+    chosen = cells[embedded] if name == "demo" else cells[~embedded]
+    if chosen.empty:
+        return ""
+    shown = TABLES[NAMES[name]].make(aggregate(chosen))
+    if shown.empty:
+        return ""
+    return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if name in TIMED else "")
 
 
 def rewrite(text: str, cells: pd.DataFrame) -> str:
@@ -67,14 +45,12 @@ def rewrite(text: str, cells: pd.DataFrame) -> str:
 
     def table(match: re.Match) -> str:
         name = match["name"]
-        embedded = (cells["task"] == EMBEDDED).to_numpy()
-        body = TABLES[name](cells) if (embedded if name == "demo" else ~embedded).any() else ""
-        return f"<!-- table:{name} -->\n{body}<!-- /table:{name} -->"
+        return f"<!-- table:{name} -->\n{marked(name, cells)}<!-- /table:{name} -->"
 
     closed = [match["name"] for match in MARKED.finditer(text)]
     for name in OPENING.findall(text):
-        if name not in TABLES:
-            raise UserError(f"the README marks a table '{name}': use one of {', '.join(TABLES)}")
+        if name not in NAMES:
+            raise UserError(f"the README marks a table '{name}': use one of {', '.join(NAMES)}")
         if name not in closed:
             raise UserError(f"the README does not close its table '{name}': add <!-- /table:{name} -->")
     return MARKED.sub(table, text)

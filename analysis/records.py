@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.pairing import DIFFERENCE, differences
 from kprune.errors import UserError
 
 COLUMNS = (
@@ -24,9 +25,15 @@ COLUMNS = (
     "score",
     "evaluation_split",
     "evaluation_examples",
+    "evaluation_majority",
+    "evaluation_sha256",
     "checkpoint_source",
     "checkpoint_sha256",
     "target",
+    "lambda",
+    "mu",
+    "temperature",
+    "tokens",
     "flops_reduction_requested",
     "flops_reduction",
     "params_reduction",
@@ -46,13 +53,23 @@ COLUMNS = (
     "torch",
     "transformers",
     "commit",
+    *DIFFERENCE,
 )
 """`variant` is "key=value,..." ("" where there is none), `target` the request as in the cell's path ("0.8", "2x");
-`kept_heads` and `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent,
-reductions shares."""
+`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, where the method has them; `kept_heads` and
+`kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
+`against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
 
+OPTIONAL = (
+    "evaluation_majority", "lambda", "mu", "temperature", "tokens", "latency_batch_size", "latency_sequence_length",
+    "latency_threads", "latency_dense_ms", "latency_pruned_ms", "latency_speedup",
+)  # fmt: skip
+"""Numbers that a cell may lack."""
 KEY = ("task", "model", "method", "variant", "target", "seed")
-TEXT = ("task", "model", "method", "variant", "target", "kept_heads", "kept_neurons", "commit", "torch", "transformers")
+TEXT = (
+    "task", "model", "method", "variant", "target", "kept_heads", "kept_neurons", "commit", "torch", "transformers",
+    "checkpoint_sha256", "evaluation_sha256",
+)  # fmt: skip
 
 
 def load(source: str | Path) -> pd.DataFrame:
@@ -81,13 +98,16 @@ def load(source: str | Path) -> pd.DataFrame:
 
 def read_folder(folder: Path) -> pd.DataFrame:
     """Every result.json below a folder; a damaged one is named and left out."""
-    rows = []
+    rows, folders = [], []
     for path in sorted(folder.rglob("result.json")):
         try:
             rows.append(row(json.loads(path.read_text()), path))
+            folders.append(path.parent)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"{path} is damaged ({type(error).__name__}) and left out", file=sys.stderr)
-    return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
+    cells = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(OPTIONAL, float))
+    cells[DIFFERENCE] = differences(cells, folders)
+    return in_order(cells)
 
 
 def in_order(cells: pd.DataFrame) -> pd.DataFrame:
@@ -112,8 +132,21 @@ def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
     flat["target"] = path.parent.parent.name if requested is None else f"{requested:g}"
     for key in ("kept_heads", "kept_neurons"):
         flat[key] = " ".join(f"{number:g}" for number in record[key])
+    flat |= asked(record["config"])
     flat |= {name: record["versions"].get(name) for name in ("torch", "transformers")}
     return {name: flat.get(name) for name in COLUMNS}
+
+
+def asked(config: dict[str, Any]) -> dict[str, float | None]:
+    """The settings that sensitivity is measured for."""
+    method = config.get("method", {})
+    lambdas = method.get("lambdas", [])
+    return {
+        "lambda": lambdas[0] if len(lambdas) == 1 else None,
+        "mu": method.get("mu"),
+        "temperature": method.get("knowledge", {}).get("temperature"),
+        "tokens": config.get("calibration", {}).get("tokens"),
+    }
 
 
 def compact(value: Any) -> str:

@@ -1,7 +1,9 @@
 """The folder where what is expensive to make is kept between runs."""
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kprune.errors import UserError
@@ -28,3 +30,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                         f"to a folder of your own") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time makes what is kept at `path`; a second one waits and finds it there.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.parent / f".{path.name}.lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written ({error.strerror}): set KPRUNE_CACHE to a folder of "
+                        f"your own") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,13 +1,10 @@
 """Fine-tuned checkpoints: where they come from, and what is checked before one is used."""
 
-import fcntl
 import hashlib
 import importlib.util
 import inspect
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer
 
-from experiments.cache import cache_folder
+from experiments.cache import cache_folder, locked
 from experiments.finetuning import finetune, recipe_of
 from experiments.hub import find_model
 from experiments.tasks.base import Task
@@ -70,7 +67,7 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
         if reference.is_dir():
             return _checkpoint(reference, "reference")
     folder = cache_folder() / "checkpoints" / f"{name}-{_fingerprint(task, pretrained, seed)}"
-    with _locked(folder):
+    with locked(folder):
         if (folder / WEIGHTS).is_file():
             return _checkpoint(folder, "cache")
         encoder_folder = find_pretrained(pretrained)
@@ -286,20 +283,6 @@ def _fingerprint(task: Task, pretrained: str, seed: int) -> str:
     parts = {"task": settings, "labels": task.label_names, "versions": getattr(task, "versions", None),
              "recipe": recipe_of(task), "pretrained": pretrained, "seed": seed}  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time fine-tunes a model; a second one waits and finds it finished."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.parent / f".{folder.name}.lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{folder.parent} cannot be written ({error.strerror}): set KPRUNE_CACHE to a folder of "
-                        f"your own") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _one_line(error: BaseException) -> str:

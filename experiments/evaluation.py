@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from experiments.predictions import Predictions
 from experiments.tasks.base import Task
 from kprune.errors import UserError
 from kprune.objectives import Objective
@@ -14,7 +15,13 @@ from kprune.pruner import Example, collate
 
 def evaluate(model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu",
              batch_size: int | None = None) -> float:
-    """The model's score on the task's evaluation set, in percent.
+    """The model's score on the task's evaluation set, in percent; as `predictions_of` otherwise."""
+    return predictions_of(model, task, tokenizer, device, batch_size).score
+
+
+def predictions_of(model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu",
+                   batch_size: int | None = None) -> Predictions:
+    """What the model predicts for each item of the task's evaluation set.
 
     Args:
         device: where the model is moved to and stays.
@@ -26,7 +33,7 @@ def evaluate(model: nn.Module, task: Task, tokenizer, device: str | torch.device
     evaluation = task.evaluation(tokenizer)
     logits = predict(model, evaluation.examples, task.objective, tokenizer.pad_token_id or 0, device,
                      batch_size or task.batch_size, f"{task.name} {evaluation.split}")
-    return evaluation.score(logits)
+    return evaluation.predictions(logits)
 
 
 def predict(model: nn.Module, examples: Sequence[Example], objective: Objective, pad_token_id: int,

@@ -1,4 +1,4 @@
-"""Scores in percent."""
+"""Metrics that are more than a mean, and what the others are means of."""
 
 import re
 import string
@@ -9,13 +9,8 @@ import numpy as np
 from scipy import stats
 
 
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Share of equal entries of two arrays [N]."""
-    return 100 * float(np.mean(np.asarray(predicted) == np.asarray(labels)))
-
-
 def spearman(values: np.ndarray, labels: np.ndarray) -> float:
-    """Rank correlation of two arrays [N], ties ranked by their mean.
+    """Rank correlation of two arrays [N] in percent, ties ranked by their mean.
 
     Constant values, as of a model pruned to nothing, rank nothing: their undefined correlation counts as 0.
     """
@@ -25,21 +20,22 @@ def spearman(values: np.ndarray, labels: np.ndarray) -> float:
     return 100 * float(stats.spearmanr(values, labels).statistic)
 
 
-def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool) -> tuple[float, float]:
-    """Exact match and F1 by the rules of the official evaluation scripts, the best over each question's answers.
+def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Exact match and F1 of each question ([N], in [0, 1]) by the rules of the official evaluation scripts, the best over
+    its answers.
 
     Args:
         predictions: one text per question, "" for no answer.
         answers: the accepted texts per question, none where it has no answer.
         no_answers: SQuAD 2.0's rules: a question without an answer expects "", and empty texts match each other.
     """
-    exact = f1 = 0.0
+    exact, f1 = [], []
     for prediction, accepted in zip(predictions, answers, strict=True):
         if no_answers:
             accepted = [answer for answer in accepted if normalise(answer)] or [""]
-        exact += max(float(normalise(prediction) == normalise(answer)) for answer in accepted)
-        f1 += max(_f1(prediction, answer, no_answers) for answer in accepted)
-    return 100 * exact / len(predictions), 100 * f1 / len(predictions)
+        exact.append(max(float(normalise(prediction) == normalise(answer)) for answer in accepted))
+        f1.append(max(_f1(prediction, answer, no_answers) for answer in accepted))
+    return np.array(exact), np.array(f1)
 
 
 def normalise(text: str) -> str:

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
+from experiments import predictions
+from experiments.predictions import Predictions
 from kprune.errors import UserError
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets", "numpy")
@@ -137,6 +139,11 @@ def _is_there(file: TextIO, path: Path) -> bool:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """As `write_whole`."""
+    write_whole(path, json.dumps(_plain(content), indent=1, allow_nan=False).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
     """Write under a temporary name and move, so that the file is whole or not there.
 
     Raises:
@@ -145,8 +152,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     handle, temporary = None, None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(_plain(content), file, indent=1, allow_nan=False)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -180,18 +187,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or not readable: write it again") from error
 
 
-def write(folder: Path, result: Result) -> dict[str, Any]:
-    """Write `result.json`, the last thing a cell does."""
+def write(folder: Path, result: Result, predicted: Predictions) -> dict[str, Any]:
+    """Write `predictions.npz`, and `result.json` as the last thing a cell does."""
     record = asdict(result)
+    write_whole(folder / "predictions.npz", predictions.packed(predicted))
     write_json(folder / "result.json", record)
     return record
 
 
 def clear(folder: Path) -> None:
     """Take an earlier run's record and model away before the cell is run again, and what a killed one left."""
-    (folder / "result.json").unlink(missing_ok=True)
-    for leftover in folder.glob(".result.json-*"):
-        leftover.unlink(missing_ok=True)
+    for name in ("result.json", "predictions.npz"):  # the record goes first: without it the rest counts for nothing
+        (folder / name).unlink(missing_ok=True)
+        for leftover in folder.glob(f".{name}-*"):
+            leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / "model", ignore_errors=True)
 
 

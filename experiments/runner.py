@@ -1,6 +1,7 @@
 """One cell, from its config to its result.json."""
 
 import resource
+import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 from experiments import results
 from experiments.calibration import draw_calibration, mean_length, read_calibration
 from experiments.checkpoints import Checkpoint, find_checkpoint, load_model, load_tokenizer
-from experiments.evaluation import evaluate
+from experiments.dense import dense_predictions
+from experiments.evaluation import evaluate, predictions_of
 from experiments.latency import measure_latency
 from experiments.methods import build_method
 from experiments.model_card import model_card
@@ -62,7 +64,7 @@ def run_cell(
     Raises:
         UserError: anything the user can mend.
     """
-    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    identity = identity_of(config)
     variant = variant_of(config, defaults)
     folder = results.cell_folder(
         config["outputs"], config["task"]["name"], config["model"]["name"], config["method"]["name"],
@@ -78,14 +80,19 @@ def run_cell(
             return record
         results.clear(folder)
         bench = bench_for(config)
-        outcome, record = prune_cell(config, identity, variant, pruner, bench)
+        outcome, record, predicted = prune_cell(config, identity, variant, pruner, bench)
         if config["save_model"] or (config["save_model"] is None and not sweep):
             save_model(folder / "model", outcome, bench, record, config, command)
-        record = results.write(folder, record)
+        record = results.write(folder, record, predicted)
     track(record, group, config["tracking"]["mode"], config["outputs"])
     print(summary(record))
     print(f"results: {folder}/result.json")
     return record
+
+
+def identity_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config a result depends on."""
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
 
 
 def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +128,8 @@ def _bench(task_settings: tuple, model_settings: tuple, device: torch.device) ->
     checkpoint = find_checkpoint(task, model["encoder"], model["pretrained"], model["checkpoint"])
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
-    dense_score = evaluate(dense, task, tokenizer, device)
+    settings = _thawed(task_settings)
+    dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.sha256).score
     print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
     return Bench(task, checkpoint, tokenizer, dense, device, dense_score)
 
@@ -143,6 +151,7 @@ def _thawed(value: Any) -> Any:
 
 def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, bench: Bench):
     """Prune, measure what came out, and put it on record."""
+    start = time.perf_counter()
     task, tokenizer = bench.task, bench.tokenizer
     torch.manual_seed(config["seed"])
     data = pruning_data(config, bench, pruner.needs_labels)
@@ -153,7 +162,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     objective: Objective = task.objective
     outcome = pruner.prune(bench.model, objective, data, budget)
     dense_adapter, pruned_adapter = adapter_for(bench.model), adapter_for(outcome.model)
-    score = evaluate(outcome.model, task, tokenizer, bench.device)
+    predicted = predictions_of(outcome.model, task, tokenizer, bench.device)
     evaluation = task.evaluation(tokenizer)
     latency = config["latency"] and measure_latency(bench.model, outcome.model, **config["latency"])
     record = results.Result(
@@ -165,8 +174,13 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         metric=task.metric,
         higher_is_better=task.higher_is_better,
         dense_score=bench.dense_score,
-        score=score,
-        evaluation={"split": evaluation.split, "examples": evaluation.size},
+        score=predicted.score,
+        evaluation={
+            "split": evaluation.split,
+            "examples": evaluation.size,
+            "majority": evaluation.majority,
+            "sha256": evaluation.sha256,
+        },
         checkpoint={"source": bench.checkpoint.source, "sha256": bench.checkpoint.sha256},
         flops_reduction_requested=config["flops_reduction"],
         flops_reduction=flops_reduction(dense_adapter, pruned_adapter, length),
@@ -185,9 +199,14 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         versions=results.versions(),
         commit=results.commit(),
         config=identity,
-        details=outcome.details | {"sequence_length": length, "kept_units": outcome.kept_units},
+        details=outcome.details
+        | {
+            "sequence_length": length,
+            "kept_units": outcome.kept_units,
+            "cell_seconds": time.perf_counter() - start,  # with evaluation and latency: what a plan counts on
+        },
     )
-    return outcome, record
+    return outcome, record, predicted
 
 
 def pruning_data(config: dict[str, Any], bench: Bench, labels: bool) -> PruningData:

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     `run.py` prints it alone and exits with code 2.
     """
+
+
+class OutOfReach(UserError):
+    """A reduction beyond what the method can do on the model; a table asks first and shows a dash."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kprune.checkpoint.card import python_card
 from kprune.checkpoint.classes import become_pruned
 from kprune.checkpoint.saving import save
-from kprune.errors import UserError
+from kprune.errors import OutOfReach, UserError
 from kprune.objectives import Objective
 
 Example = dict[str, Any]
@@ -194,10 +194,10 @@ class Pruner(Protocol):
 
 
 def check_reach(pruner: Pruner, model: nn.Module, budget: Budget) -> None:
-    """Raises a UserError where the budget is beyond what the method can do on the model."""
+    """Raises OutOfReach where the budget is beyond what the method can do on the model."""
     reach = pruner.reach(model, budget.sequence_length)
     if budget.flops_reduction > reach:
-        raise UserError(
+        raise OutOfReach(
             f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
             f"{budget.flops_reduction:g}: ask for less"
         )

@@ -14,6 +14,8 @@ from tiny import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from experiments.predictions import load
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -55,7 +57,8 @@ def run(world, *overrides, sweep=False):
         "task.max_length=32",
         *overrides,
     ]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": ""}
+    cache = os.environ.get("KPRUNE_CACHE", str(world / "cache"))
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": "", "KPRUNE_CACHE": cache}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -87,6 +90,8 @@ def test_a_cell_writes_its_record(cell):
     assert {"teacher", "knowledge", "mask_search", "weight_tuning"} == set(record["seconds_by_stage"])
     assert record["latency"]["threads"] == 1 and record["checkpoint"]["source"] == "given"
     assert record["calibration"]["tokens"] > 100
+    assert record["evaluation"]["majority"] == pytest.approx(100 / 3, abs=10) and len(record["evaluation"]["sha256"]) == 64
+    assert load(cell / "predictions.npz").score == record["score"]
 
 
 def test_a_finished_cell_is_skipped_and_another_configuration_refused(world, cell):

@@ -1,10 +1,15 @@
 """What the rest of the program knows of a task: examples, a head, a metric. Everything particular stays below."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from experiments.predictions import Predictions
 from kprune.objectives import Objective
 from kprune.pruner import Example
 
@@ -15,17 +20,31 @@ class EvaluationSet:
     Attributes:
         split: name of the data, for the record.
         examples: what goes through the model, without labels; a window of a long text is an example of its own.
+        gold: the label, value or accepted answers of each scored item.
         size: number of scored items.
+        majority: score of always predicting the most frequent class, in percent; None where there are no classes.
     """
 
-    def __init__(self, split: str, examples: Sequence[Example], size: int):
+    majority: float | None = None
+
+    def __init__(self, split: str, examples: Sequence[Example], gold: Sequence[Any]):
         self.split = split
         self.examples = examples
-        self.size = size
+        self.gold = gold
+        self.size = len(gold)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of tokens and gold: the same for two models that are scored on the same items."""
+        return hashlib.sha256(json.dumps([list(self.examples), list(self.gold)]).encode()).hexdigest()
+
+    def predictions(self, logits: list[Tensor]) -> Predictions:
+        """Of each item; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
+        raise NotImplementedError
 
     def score(self, logits: list[Tensor]) -> float:
-        """Score in percent; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
-        raise NotImplementedError
+        """Score in percent."""
+        return self.predictions(logits).score
 
 
 class Task:

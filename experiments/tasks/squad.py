@@ -13,6 +13,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from experiments import metrics
 from experiments.hub import find_dataset
+from experiments.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.glue import split_with_columns
 from kprune.errors import UserError
@@ -114,15 +115,15 @@ class SpanEvaluation(EvaluationSet):
 
     def __init__(self, split: str, windows: Sequence[Window], contexts: Sequence[str], answers: Sequence[Sequence[str]],
                  no_answers: bool, max_answer_length: int):
-        super().__init__(split, [window.example for window in windows], len(answers))
+        super().__init__(split, [window.example for window in windows], answers)
         self.windows = windows
         self.contexts = contexts
         self.answers = answers
         self.no_answers = no_answers
         self.max_answer_length = max_answer_length
 
-    def score(self, logits: list[Tensor]) -> float:
-        return metrics.squad(self.texts(logits), self.answers, self.no_answers)[1]
+    def predictions(self, logits: list[Tensor]) -> Predictions:
+        return Predictions("f1", metrics.squad(self.texts(logits), self.answers, self.no_answers)[1])
 
     def texts(self, logits: list[Tensor]) -> list[str]:
         """The answer to each question: the best span of its windows, or "" where there is none to be had, or where

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from experiments import metrics
+from experiments.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from kprune.errors import UserError
 from kprune.objectives import Classification, Regression
@@ -111,15 +111,17 @@ class TextEvaluation(EvaluationSet):
     """One logit row, or value, per scored text."""
 
     def __init__(self, split: str, examples: Sequence[Example], labels: Sequence[int | float], metric: str):
-        super().__init__(split, examples, len(labels))
+        super().__init__(split, examples, labels)
         self.labels = np.asarray(labels)
         self.metric = metric
+        if metric == "accuracy":
+            self.majority = 100 * float(np.bincount(self.labels).max()) / self.size
 
-    def score(self, logits: list[Tensor]) -> float:
+    def predictions(self, logits: list[Tensor]) -> Predictions:
         stacked = torch.stack(list(logits)).numpy()
         if self.metric == "spearman":
-            return metrics.spearman(stacked, self.labels)
-        return metrics.accuracy(stacked.argmax(axis=-1), self.labels)
+            return Predictions(self.metric, stacked, self.labels)
+        return Predictions(self.metric, stacked.argmax(axis=-1) == self.labels)
 
 
 def tokenise(tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[Example]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 RECORD = {
@@ -14,7 +15,7 @@ RECORD = {
     "higher_is_better": True,
     "dense_score": 78.19,
     "score": 74.51,
-    "evaluation": {"split": "validation", "examples": 408},
+    "evaluation": {"split": "validation", "examples": 408, "majority": 68.38, "sha256": "cd34"},
     "checkpoint": {"source": "mirror", "sha256": "ab12"},
     "flops_reduction_requested": 0.8,
     "flops_reduction": 0.8012,
@@ -43,9 +44,12 @@ RECORD = {
 
 @pytest.fixture
 def write_cell(tmp_path):
-    """write_cell(score=70.0, ...) writes one result.json below tmp_path/outputs and returns its path."""
+    """write_cell(score=70.0, ...) writes one result.json below tmp_path/outputs and returns its path.
 
-    def write(**changes):
+    `predicted` are its predictions' arrays; without it there are none.
+    """
+
+    def write(predicted=None, **changes):
         record = RECORD | changes
         variant = ",".join(f"{key}={value}" for key, value in record["variant"].items())
         method = f"{record['method']}+{variant}" if variant else record["method"]
@@ -53,6 +57,8 @@ def write_cell(tmp_path):
         folder = tmp_path / "outputs" / record["task"] / record["model"] / method
         folder = folder / ("2x" if target is None else f"{target:g}") / f"seed{record['seed']}"
         folder.mkdir(parents=True)
+        if predicted:
+            np.savez_compressed(folder / "predictions.npz", **predicted)
         (folder / "result.json").write_text(json.dumps(record))
         return folder / "result.json"
 

@@ -2,113 +2,164 @@ import sys
 
 import pytest
 
-from analysis import figures, readme, tables
+from analysis import render
+from analysis.aggregate import aggregate
 from analysis.records import load
-from kprune.errors import UserError
+from analysis.tables import TABLES
+from analysis.tables.__main__ import main
+
+CONFIG = {"method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}}, "calibration": {"tokens": 100000}}
+
+
+def shown(name, outputs):
+    return TABLES[name].make(aggregate(load(outputs)))
 
 
 @pytest.fixture
-def table(write_cell, outputs):
+def cells(write_cell):
     """MRPC at 70 and 80 %, two seeds at 80 %, and SQuAD by another method."""
     write_cell(flops_reduction_requested=0.7, variant={"tokens": 20000}, score=76.0)
     write_cell(score=74.0)
     write_cell(seed=1, score=75.0)
-    write_cell(task="squad", metric="f1", method="kprune_official", dense_score=74.6, score=60.0, latency=None)
-    return tables.aggregate(load(outputs))
+    write_cell(task="squad", metric="f1", method="kprune_official", dense_score=74.6, score=60.0, latency=None,
+               evaluation={"split": "validation", "examples": 9, "majority": None, "sha256": "x"})  # fmt: skip
 
 
-def test_scores_by_target(table):
-    shown = tables.score_table(table).set_index("Task")
-    assert list(shown.columns) == ["Metric", "Dense", "Method", "70 %", "80 %"]
-    # The calibration budget differs by target, not within one: it makes no method of its own.
-    assert shown.loc["MRPC"].tolist() == ["accuracy", "78.19", "K-prune", "76.00", "74.50 ± 0.71"]
-    assert shown.loc["SQuAD 1.1"].tolist() == ["f1", "74.60", "K-prune, authors' code", "–", "60.00"]
+def test_scores_by_target(cells, outputs):
+    table = shown("accuracy", outputs).set_index("Task")
+    assert list(table.columns) == ["Majority", "Dense", "Method", "70 %", "80 %"]
+    # The calibration budget differs by target, not within one: it makes no row of its own.
+    assert table.loc["MRPC (accuracy)"].tolist() == ["68.38", "78.19", "K-prune", "**76.00**", "**74.50 ± 0.71**"]
+    assert table.loc["SQuAD 1.1 (f1)"].tolist() == ["–", "74.60", "K-prune, authors' code", "–", "**60.00**"]
+    # No method has both tasks.
+    assert table.loc["mean of 2 tasks", ["70 %", "80 %"]].to_numpy().tolist() == [["–", "–"]] * 2
 
 
-def test_every_measurement(table):
-    shown = tables.cell_table(table)
-    assert "Paper" not in shown
-    first, last = shown.iloc[0], shown.iloc[-1]
+def test_the_best_is_bold_and_what_a_method_cannot_reach_a_dash(write_cell, outputs):
+    for task in ("mrpc", "rte"):
+        for target in (0.6, 0.8):
+            write_cell(task=task, flops_reduction_requested=target, score=74.0)
+            write_cell(task=task, flops_reduction_requested=target, method="kwon", score=75.0 if target == 0.6 else 60.0)
+        write_cell(task=task, flops_reduction_requested=0.6, method="kcm", score=50.0)
+    table = shown("accuracy", outputs)
+    for task in ("MRPC (accuracy)", "mean of 2 tasks"):
+        rows = table[table["Task"] == task].set_index("Method")[["60 %", "80 %"]]
+        assert rows.loc["K-prune"].tolist() == ["74.00", "**74.00**"]
+        assert rows.loc["Kwon et al."].tolist() == ["**75.00**", "60.00"]
+        assert rows.loc["KCM"].tolist() == ["50.00", "–"]
+
+
+def test_the_papers_score_is_a_row_of_its_own_for_the_same_model(write_cell, outputs):
+    for model in ("bert_base", "minilm"):
+        write_cell(model=model, method="kprune_official", score=70.0)
+        write_cell(model=model)
+    write_cell(model="bert_base", variant={"mu": 2.0})
+    table = shown("accuracy", outputs)
+    assert table[["Model", "Method", "80 %"]].to_numpy().tolist() == [
+        ["BERT-base", "K-prune", "**74.51**"],
+        ["BERT-base", "K-prune, paper", "84.90"],
+        ["BERT-base", "K-prune, authors' code", "70.00"],
+        ["MiniLM-L6", "K-prune", "**74.51**"],
+        ["MiniLM-L6", "K-prune, authors' code", "70.00"],
+    ]
+
+
+def test_budgets_of_the_token_curve_stay_out_of_the_comparison(write_cell, outputs):
+    def cell(method, tokens, score):
+        config = CONFIG | {"calibration": {"tokens": tokens}}
+        write_cell(method=method, variant={"tokens": tokens} if tokens != 100000 else {}, config=config, score=score)
+
+    for tokens in (1000, 20000, 100000):
+        cell("kprune", tokens, 70.0)
+    cell("kwon", 20000, 60.0)
+    methods = ["K-prune", "K-prune (20,000 tokens)", "Kwon et al."]
+    assert shown("accuracy", outputs)["Method"].tolist() == methods
+    assert shown("sensitivity", outputs)["Value"].tolist() == ["1,000", "20,000", "100,000"]
+    assert shown("measurements", outputs)["Method"].tolist()[:3] == [*methods[:1], "K-prune (1,000 tokens)", methods[1]]
+
+
+def test_fastest_within_three_points_and_their_geometric_mean(write_cell, outputs):
+    def cell(task, target, score, speedup, **changes):
+        latency = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads": 2, "dense_ms": 100.0}
+        latency |= {"pruned_ms": 100 / speedup, "speedup": speedup}
+        write_cell(task=task, model="bert_base", flops_reduction_requested=target, dense_score=80.0, score=score,
+                   latency=latency, **changes)  # fmt: skip
+
+    cell("mrpc", 0.6, 79.0, 2.0)
+    cell("mrpc", 0.7, 77.0, 3.0)  # exactly three points
+    cell("mrpc", 0.8, 76.9, 4.0)
+    cell("rte", 0.6, 80.0, 12.0)
+    cell("rte", 0.6, 76.0, 9.0, method="kwon")
+    table = shown("speedup", outputs).set_index("Task")
+    assert table["K-prune"].tolist() == ["**3.00x** (70 %)", "**12.00x** (60 %)", "6.00x"]
+    assert table["Kwon et al."].tolist() == ["–", "–", "–"]
+    assert table["K-prune, paper"].tolist() == ["2.66x", "–", "–"]
+
+
+def test_ablation_stands_beside_the_same_budget(write_cell, outputs):
+    def cell(score, tokens=2000, target=0.8, **changed):
+        config = {"method": CONFIG["method"] | changed, "calibration": {"tokens": tokens}}
+        variant = changed | ({"tokens": tokens} if tokens != 100000 else {})
+        write_cell(score=score, config=config, variant=variant, flops_reduction_requested=target)
+
+    cell(75.0, tokens=100000)
+    cell(70.0)
+    cell(60.0, lambdas=[0.0])
+    cell(50.0, mu=2.0)
+    cell(1.0, target=0.6)
+    assert shown("ablation", outputs).to_dict("records") == [
+        {"Method": "K-prune", "Variant": "as it is", "MRPC 80 %": "70.00"},
+        {"Method": "K-prune", "Variant": "without K_rep", "MRPC 80 %": "60.00"},
+    ]
+    assert shown("sensitivity", outputs).to_numpy().tolist() == [
+        ["λ", "0", "60.00"],
+        ["λ", "1e-06", "70.00"],
+        ["μ", "1", "70.00"],
+        ["μ", "2", "50.00"],
+        ["calibration tokens", "2,000", "70.00"],
+        ["calibration tokens", "100,000", "75.00"],
+    ]
+
+
+def test_retrained_beside_kprune(write_cell, outputs):
+    write_cell(pruning_seconds=10.0)
+    write_cell(method="dynabert_w", pruning_seconds=4220.0, score=76.0)
+    write_cell(method="kwon")
+    write_cell(task="rte")
+    table = shown("retrained", outputs)
+    assert table["Method"].tolist() == ["K-prune", "DynaBERT-w"]
+    assert table["Times K-prune"].tolist() == ["1.0x", "422.0x"] and table["Score"].tolist() == ["74.51", "**76.00**"]
+    assert "DynaBERT-w" not in shown("accuracy", outputs)["Method"].tolist()
+
+
+def test_every_measurement(cells, outputs):
+    table = shown("measurements", outputs)
+    assert "Paper" not in table
+    first, last = table.iloc[0], table.iloc[-1]
     assert (first["Asked"], first["FLOPs removed"], first["Params removed"]) == ("70 %", "80.1 %", "39.5 %")
     assert (first["Pruning"], first["Speed-up"], last["Speed-up"]) == ("12.3 s", "2.50x", "–")
     assert first["Calibration tokens"] == "100,000"
-
-
-def test_calibration_budgets_side_by_side_stay_apart(write_cell, outputs):
-    write_cell()
-    write_cell(variant={"tokens": 1000})
-    shown = tables.cell_table(tables.aggregate(load(outputs)))
-    assert shown["Method"].tolist() == ["K-prune", "K-prune (tokens=1000)"]
-
-
-def test_the_papers_score_stands_beside_the_same_model(write_cell, outputs):
-    write_cell(model="bert_base")
-    write_cell()
-    write_cell(model="bert_base", variant={"mu": 2.0})
-    shown = tables.cell_table(tables.aggregate(load(outputs)))
-    assert shown[["Model", "Method", "Paper"]].to_numpy().tolist() == [
-        ["BERT-base", "K-prune", "84.90"],
-        ["BERT-base", "K-prune (mu=2)", "–"],
-        ["MiniLM-L6", "K-prune", "–"],
-    ]
+    assert shown("latency", outputs)["Machine"].tolist() == ["a CPU"] * 2
 
 
 def test_targets_in_order(write_cell, outputs):
     write_cell(flops_reduction_requested=None)
     write_cell(flops_reduction_requested=0.75)
     write_cell()
-    shown = tables.score_table(tables.aggregate(load(outputs)))
-    assert list(shown.columns)[-3:] == ["75 %", "80 %", "2x"]
+    assert list(shown("accuracy", outputs).columns)[-3:] == ["75 %", "80 %", "2x"]
 
 
-@pytest.mark.parametrize("form, expected", [("markdown", "| MRPC "), ("latex", r"\toprule"), ("csv", "mrpc,minilm")])
-def test_command(table, outputs, monkeypatch, capsys, form, expected):
-    monkeypatch.setattr(sys, "argv", ["tables", str(outputs), "--format", form])
-    tables.main()
-    written = sorted((outputs / "tables").iterdir())
+@pytest.mark.parametrize("form, expected", [("markdown", "| MRPC "), ("latex", r"\toprule"), ("csv", "MRPC (accuracy),68.38")])
+def test_command(cells, outputs, monkeypatch, capsys, form, expected):
+    monkeypatch.setattr(sys, "argv", ["tables", str(outputs), "accuracy", "retrained", "--format", form])
+    main()
     printed = capsys.readouterr().out
-    assert expected in printed and all(str(path) in printed for path in written)
+    assert expected in printed and "Retrained methods: no cells for it" in printed
     assert "a CPU, batch 32 of 128 tokens, 2 threads" in printed
-    assert [path.name for path in written] == ["cells.csv", "cells.md", "cells.tex", "scores.md", "scores.tex"]
+    written = sorted(path.name for path in (outputs / "tables").iterdir())
+    made = ("accuracy", "cost", "latency", "measurements", "speedup")
+    assert written == sorted(["cells.csv", *(f"{name}.{suffix}" for name in made for suffix in ("csv", "md", "tex"))])
 
 
 def test_latex_is_escaped():
-    assert tables.latex("80 % a_b ± –") == r"80 \% a\_b $\pm$ --"
-
-
-def test_figure_has_a_panel_per_task(table, outputs, monkeypatch, capsys):
-    figure = figures.score_against_flops(table)
-    panels = [axis for axis in figure.axes if axis.get_title()]
-    assert [axis.get_title() for axis in panels] == ["MRPC", "SQuAD 1.1"]
-    assert [axis.get_ylabel() for axis in panels] == ["Accuracy (%)", "F1 (%)"]
-    dense = panels[0].get_lines()[0]
-    assert set(dense.get_ydata()) == {78.19}
-    monkeypatch.setattr(sys, "argv", ["figures", str(outputs)])
-    figures.main()
-    for suffix, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
-        path = outputs / "figures" / f"score_against_flops.{suffix}"
-        assert path.read_bytes().startswith(start) and str(path) in capsys.readouterr().out + str(path)
-
-
-def test_the_papers_curve_is_drawn_for_the_same_model(write_cell, outputs):
-    write_cell(model="bert_base", flops_reduction_requested=0.6, flops_reduction=0.6)
-    write_cell(model="bert_base")
-    figure = figures.score_against_flops(tables.aggregate(load(outputs)))
-    (curve,) = [line for line in figure.axes[0].get_lines() if "paper" in str(line.get_label())]
-    assert list(curve.get_xdata()) == pytest.approx([60, 65, 70, 75, 80])
-
-
-def test_readme_tables_are_rewritten(table, outputs):
-    cells = load(outputs)
-    text = "before\n<!-- table:accuracy -->\nold\n<!-- /table:accuracy -->\n<!-- table:demo -->\n<!-- /table:demo -->\nafter\n"
-    written = readme.rewrite(text, cells)
-    assert "old" not in written and "| MRPC " in written and written.endswith("after\n")
-    assert "<!-- table:demo -->\n<!-- /table:demo -->" in written
-    assert readme.rewrite(written, cells) == written
-
-
-@pytest.mark.parametrize("text", ["<!-- table:other -->\n<!-- /table:other -->", "<!-- table:cost -->\n"])
-def test_wrong_markers(table, outputs, text):
-    with pytest.raises(UserError, match="README"):
-        readme.rewrite(text, load(outputs))
-
+    assert render.latex("80 % a_b ± – **λ −1**") == r"80 \% a\_b $\pm$ -- \textbf{$\lambda$ $-$1}"

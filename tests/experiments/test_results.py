@@ -7,9 +7,11 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import results
+from experiments import predictions, results
+from experiments.predictions import Predictions
 from kprune.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,9 @@ FIXED = (
 def record(**changes) -> results.Result:
     values = dict.fromkeys(field.name for field in fields(results.Result))
     return results.Result(**(values | {"score": 70.0, "config": {"seed": 0}} | changes))
+
+
+PREDICTED = Predictions("accuracy", np.array([True, False, True]))
 
 
 @pytest.fixture
@@ -52,14 +57,14 @@ def test_folder_of_a_cell(variant, reduction, expected):
 
 def test_a_finished_cell_is_found(folder):
     assert results.finished(folder, {"seed": 0}) is None
-    written = results.write(folder, record())
+    written = results.write(folder, record(), PREDICTED)
     assert results.finished(folder, {"seed": 0}) == written
-    assert os.listdir(folder) == ["result.json"]
+    assert sorted(os.listdir(folder)) == ["predictions.npz", "result.json"]
     assert (folder / "result.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_another_configuration_is_an_error(folder):
-    results.write(folder, record(config={"seed": 0, "calibration": {"tokens": 1000}}))
+    results.write(folder, record(config={"seed": 0, "calibration": {"tokens": 1000}}), PREDICTED)
     with pytest.raises(UserError, match="calibration was .*1000") as error:
         results.finished(folder, {"seed": 0, "calibration": {"tokens": 2000}})
     assert "\n" not in str(error.value)
@@ -67,7 +72,7 @@ def test_another_configuration_is_an_error(folder):
 
 @pytest.mark.parametrize("keep", [0, 1, 50, -3])
 def test_a_truncated_record_is_said_and_run_again(folder, capsys, keep):
-    results.write(folder, record())
+    results.write(folder, record(), PREDICTED)
     path = folder / "result.json"
     path.write_bytes(path.read_bytes()[:keep])
     assert results.finished(folder, {"seed": 0}) is None
@@ -81,7 +86,7 @@ def test_a_record_of_something_else_is_damaged(folder, content):
 
 
 def test_numbers_that_are_none_are_null(folder):
-    results.write(folder, record(score=float("nan"), details={"ridge": [1.0, float("inf")]}))
+    results.write(folder, record(score=float("nan"), details={"ridge": [1.0, float("inf")]}), PREDICTED)
     content = json.loads((folder / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["score"] is None and content["details"]["ridge"] == [1.0, None]
 
@@ -104,12 +109,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        results.write(folder, record())
+        results.write(folder, record(), PREDICTED)
     assert not os.listdir(folder)
 
 
 def test_clear_takes_the_model_too(folder):
-    results.write(folder, record())
+    results.write(folder, record(), PREDICTED)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     results.clear(folder)
@@ -140,7 +145,7 @@ def test_one_process_at_a_time(tmp_path):
             working.append(1)
             if results.finished(folder, {"seed": 0}) is None:
                 time.sleep(0.02)
-                done.append(results.write(folder, record()))
+                done.append(results.write(folder, record(), PREDICTED))
             found.append(results.finished(folder, {"seed": 0}))
             working.pop()
 
@@ -150,7 +155,7 @@ def test_one_process_at_a_time(tmp_path):
     for thread in threads:
         thread.join(20)
     assert len(done) == 1 and len(found) == 8 and None not in found
-    assert os.listdir(folder) == ["result.json"]
+    assert sorted(os.listdir(folder)) == ["predictions.npz", "result.json"]
 
 
 def test_the_lock_outlives_folders_that_come_and_go(tmp_path):
@@ -171,6 +176,36 @@ def test_the_lock_outlives_folders_that_come_and_go(tmp_path):
     for thread in threads:
         thread.join(20)
     assert len(entered) == 80 and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "predicted, score",
+    [
+        (PREDICTED, 200 / 3),
+        (Predictions("f1", np.array([0.25, 1.0])), 62.5),
+        (Predictions("spearman", np.array([0.1, 0.3, 0.2], np.float32), np.array([1.0, 5.0, 3.0])), 100.0),
+    ],
+)
+def test_predictions_read_back(folder, predicted, score):
+    results.write(folder, record(), predicted)
+    read = predictions.load(folder / "predictions.npz")
+    assert read.score == predicted.score == pytest.approx(score)
+    assert read.values.dtype == predicted.values.dtype and (read.gold is None) == (predicted.gold is None)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -3])
+def test_damaged_predictions_are_none_and_said(folder, capsys, keep):
+    path = folder / "predictions.npz"
+    assert predictions.load(path) is None and capsys.readouterr().out == ""
+    path.write_bytes(predictions.packed(PREDICTED)[:keep])
+    assert predictions.load(path) is None and "is damaged" in capsys.readouterr().out
+
+
+def test_a_record_never_stands_without_its_predictions(folder, monkeypatch):
+    written = []
+    monkeypatch.setattr(results, "write_whole", lambda path, content: written.append(path.name))
+    results.write(folder, record(), PREDICTED)
+    assert written == ["predictions.npz", "result.json"]
 
 
 def test_where_a_result_comes_from(monkeypatch):

@@ -1,0 +1,80 @@
+"""Cells of several seeds as one row."""
+
+import pandas as pd
+
+from analysis import names, paper
+from analysis.pairing import DIFFERENCE
+from analysis.variants import without_tokens
+
+GROUP = ["task", "model", "method", "settings", "target"]
+MEANS = [
+    "dense_score",
+    "score",
+    "evaluation_majority",
+    "flops_reduction",
+    "params_reduction",
+    "pruning_seconds",
+    "calibration_tokens",
+    "latency_dense_ms",
+    "latency_pruned_ms",
+    "latency_speedup",
+    *DIFFERENCE,
+]
+FIRSTS = [
+    "metric",
+    *names.SENSITIVITY,
+    *(f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")),
+]
+
+
+def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
+
+    `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
+    seeds share their evaluation examples, so that an interval of their mean difference is no wider.
+    """
+    cells = cells.assign(settings=settings(cells))
+    groups = cells.groupby(GROUP, sort=False, dropna=False)
+    table = groups[MEANS].mean().join(groups[FIRSTS].first())
+    table["score_std"] = groups["score"].std()
+    table["seeds"] = groups.size()
+    table = table.reset_index()
+    table["paper"] = [
+        None if row.settings else paper.score(row.task, row.model, row.method, row.target) for row in table.itertuples()
+    ]
+    table["paper"] = table["paper"].astype(float)
+    order = [
+        table["task"].map(lambda key: names.position(names.TASKS, key)),
+        table["task"],
+        table["model"].map(lambda key: names.position(names.MODELS, key)),
+        table["model"],
+        table["target"].map(target_order),
+        table["method"].map(lambda key: names.position(names.METHODS, key)),
+        table["method"],
+        table["settings"],
+    ]
+    ranks = pd.concat(order, axis=1, ignore_index=True)
+    return table.loc[ranks.sort_values(list(ranks.columns)).index].reset_index(drop=True)
+
+
+def settings(cells: pd.DataFrame) -> pd.Series:
+    """The variant of each cell, without its calibration budget unless budgets are compared.
+
+    They are where cells of one task, model and method differ in the budget alone; all of these then keep it, so that a
+    row of a table has one budget.
+    """
+    short = cells["variant"].map(without_tokens)
+    row = [cells[name] for name in ("task", "model", "method")] + [short]
+    cell = [*row, cells["target"], cells["seed"]]
+    several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
+    compared = several.groupby([key.to_numpy() for key in row]).transform("any")
+    return cells["variant"].where(compared, short)
+
+
+def target_order(target: str) -> tuple[bool, float, str]:
+    """Shares of FLOPs by size, then speed-ups by size."""
+    speedup = target.endswith("x")
+    try:
+        return speedup, float(target.rstrip("x")), target
+    except ValueError:
+        return True, float("inf"), target

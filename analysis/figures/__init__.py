@@ -1,0 +1,35 @@
+"""The figures, by name: of one model's cells, each a matplotlib figure, or none where there is nothing to draw."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.aggregate import aggregate
+from analysis.figures.kept_units import kept_units
+from analysis.figures.scatter import score_against_seconds, score_against_speedup
+from analysis.figures.score_against_flops import score_against_flops
+from analysis.figures.sensitivity import sensitivity
+
+CAPTIONS = {
+    "score_against_flops": "Score by share of FLOPs removed",
+    "score_against_seconds": "Score by pruning time",
+    "score_against_speedup": "Score by measured speed-up",
+    "kept_units": "Heads and neurons kept per layer",
+    "sensitivity": "Sensitivity to the settings of K-prune",
+}
+
+
+def figures(cells: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of all that can be drawn of rows of `analysis.records`; the name has the model's, if several."""
+    table = aggregate(cells)
+    models = list(dict.fromkeys(table["model"]))
+    for model in models:
+        suffix = "" if len(models) == 1 else f"-{model}"
+        of_model, rows = cells[cells["model"] == model], table[table["model"] == model]
+        for draw in (score_against_flops, score_against_seconds, score_against_speedup, sensitivity):
+            if figure := draw(rows):
+                yield f"{draw.__name__}{suffix}", figure
+        for task in dict.fromkeys(rows["task"]):
+            if figure := kept_units(of_model, task):
+                yield f"kept_units-{task}{suffix}", figure

@@ -1,0 +1,24 @@
+"""Figures from result files: `python -m analysis.figures OUTPUTS [--output FOLDER]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from analysis.figures import figures
+from analysis.figures.style import save
+from analysis.records import command, load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description="Figures from result files.")
+    parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
+    parser.add_argument("--output", type=Path, help="folder to write to; default: figures/ beside or in the source")
+    arguments = parser.parse_args()
+    cells = load(arguments.source)
+    folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
+    for name, figure in figures(cells):
+        print("figure:", *save(figure, arguments.output or folder / "figures", name))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

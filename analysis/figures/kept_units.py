@@ -1,0 +1,60 @@
+"""Which layers keep their heads and neurons: heat maps, methods side by side."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.aggregate import settings, target_order
+from analysis.figures.style import label, methods_of
+from analysis.render import target_label, task_label
+from analysis.tables.accuracy import compared
+
+
+def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
+    """Two maps per method, heads and neurons: a column per layer, a row per target, the mean number over seeds in each.
+
+    Shades are shares of the most that any method keeps in a layer here, the same in all maps of a kind; the numbers say
+    how many. `cells` are rows of `analysis.records`, of one model.
+    """
+    cells = cells[cells["task"] == task].assign(settings=settings)
+    cells = cells[compared(cells)]
+    if cells.empty:
+        return None
+    methods = methods_of(cells)
+    targets = sorted(cells["target"].unique(), key=target_order)
+    maps = {kind: {key: layers(cells, kind, key, targets) for key in methods} for kind in ("kept_heads", "kept_neurons")}
+    depth = next(iter(maps["kept_heads"].values())).shape[1]
+    width, height = max(2.6, 0.42 * depth + 1.1), 0.3 * len(targets) + 0.75
+    figure, axes = plt.subplots(
+        len(methods), 2, figsize=(2 * width, height * len(methods) + 0.5), squeeze=False, layout="constrained",
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    for column, (kind, by_method) in enumerate(maps.items()):
+        most = max(np.nanmax(values) for values in by_method.values()) or 1
+        for axis, (key, values) in zip(axes[:, column], by_method.items(), strict=True):
+            axis.imshow(values / most, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+            for (y, x), value in np.ndenumerate(values):
+                if not np.isnan(value):
+                    dark = value / most > 0.55
+                    axis.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            axis.set_title(f"{label(key)}: {kind.removeprefix('kept_')}", fontsize=9)
+            axis.set_xticks(range(depth), [str(layer + 1) for layer in range(depth)], fontsize=8)
+            axis.set_yticks(range(len(targets)), [target_label(target) for target in targets], fontsize=8)
+            axis.tick_params(length=0)
+        axes[-1, column].set_xlabel("Layer, bottom to top", fontsize=9)
+    figure.supylabel("FLOPs asked to go", fontsize=9)
+    figure.suptitle(task_label(task), fontsize=10)
+    return figure
+
+
+def layers(cells: pd.DataFrame, kind: str, method: tuple[str, str], targets: list[str]) -> np.ndarray:
+    """Mean number of kept units over seeds: [targets, layers]; NaN where there is no cell."""
+    depth = len(cells[kind].iloc[0].split())
+    values = np.full((len(targets), depth), np.nan)
+    for line, target in enumerate(targets):
+        chosen = (cells["method"] == method[0]) & (cells["settings"] == method[1]) & (cells["target"] == target)
+        kept = [[float(number) for number in text.split()] for text in cells.loc[chosen, kind]]
+        if kept:
+            values[line] = np.mean(kept, axis=0)
+    return values

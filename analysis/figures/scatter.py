@@ -1,0 +1,64 @@
+"""Score against what it costs or brings: seconds of pruning, measured speed-up."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import names
+from analysis.figures.style import dense_line, dress, label, legend_below, methods_of, panels, score_label, styles
+from analysis.render import target_label, task_label
+from analysis.tables.accuracy import compared
+
+
+def score_against_seconds(table: pd.DataFrame) -> Figure | None:
+    """Score by pruning time on a logarithmic axis, retrained methods included: a panel per task and target.
+
+    `table` are the rows of `aggregate` of one model. Where there are retrained methods, only their tasks and targets are shown.
+    """
+    retrained = table["method"].isin(names.RETRAINED)
+    table = table[compared(table) | retrained]
+    if retrained.any():
+        places = set(table.loc[table["method"].isin(names.RETRAINED), ["task", "target"]].itertuples(index=False, name=None))
+        table = table[[place in places for place in table[["task", "target"]].itertuples(index=False, name=None)]]
+    if table.empty:
+        return None
+    places = list(table.groupby(["task", "target"], sort=False))
+    figure, axes = panels(len(places))
+    looks = styles(methods_of(table))
+    for axis, ((task, target), cells) in zip(axes, places, strict=True):
+        dense_line(axis, cells)
+        for row in cells.itertuples():
+            look = looks[row.method, row.settings] | {"linestyle": "none"}
+            axis.errorbar(
+                max(row.pruning_seconds, 1e-2), row.score, yerr=0 if pd.isna(row.score_std) else row.score_std, capsize=2,
+                markersize=8, markeredgecolor="black", markeredgewidth=0.6, label=label((row.method, row.settings)), **look,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.margins(x=0.12)
+        dress(axis, f"{task_label(task)}, {target_label(target)}", "Pruning time (s)", score_label(cells))
+    legend_below(figure, axes)
+    return figure
+
+
+def score_against_speedup(table: pd.DataFrame) -> Figure | None:
+    """Score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
+    table = table[compared(table) & table["latency_speedup"].notna()]
+    if table.empty:
+        return None
+    tasks = list(dict.fromkeys(table["task"]))
+    figure, axes = panels(len(tasks))
+    looks = styles(methods_of(table))
+    for axis, task in zip(axes, tasks, strict=True):
+        of_task = table[table["task"] == task]
+        dense_line(axis, of_task)
+        axis.axhline(of_task["dense_score"].mean() - 3, color="0.35", linestyle=":", linewidth=1, label="dense − 3")
+        for (method, settings), look in looks.items():
+            curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)]
+            curve = curve.sort_values("latency_speedup")
+            if not curve.empty:
+                axis.plot(
+                    curve["latency_speedup"], curve["score"], markersize=5, linewidth=1.4,
+                    label=label((method, settings)), **look,
+                )  # fmt: skip
+        dress(axis, task_label(task), "Measured speed-up (×)", score_label(of_task))
+    legend_below(figure, axes)
+    return figure

@@ -1,0 +1,43 @@
+"""How a score moves with one setting of K-prune."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import names
+from analysis.figures.style import METRICS, dress, panels
+from analysis.render import target_label, task_label
+from analysis.tables.settings import curves
+
+LOOKS = (("#000000", "o", "-"), ("#0072B2", "s", "--"), ("#D55E00", "^", "-."), ("#E69F00", "D", ":"), ("#009E73", "v", "-"))
+
+
+def sensitivity(table: pd.DataFrame) -> Figure | None:
+    """A panel per setting (λ, μ, γ, calibration tokens), a curve per task and target; `table` of one model.
+
+    The axes are logarithmic, linear close to 0 where a setting was 0.
+    """
+    found: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    for (_, task, target, setting), points in curves(table):
+        found.setdefault(setting, []).append((f"{task_label(task)}, {target_label(target)}", points))
+    if not found:
+        return None
+    figure, axes = panels(len(found))
+    for axis, setting in zip(axes, [name for name in names.SENSITIVITY if name in found], strict=True):
+        values = pd.concat([points[setting] for _, points in found[setting]])
+        for (label, points), (color, marker, dash) in zip(found[setting], LOOKS * len(found[setting]), strict=False):
+            axis.errorbar(
+                points[setting], points["score"], yerr=points["score_std"].fillna(0), capsize=2, markersize=5,
+                linewidth=1.4, label=label, color=color, marker=marker, linestyle=dash,
+            )  # fmt: skip
+        if (values == 0).any():
+            axis.set_xscale("symlog", linthresh=values[values > 0].min())
+        else:
+            axis.set_xscale("log")
+        metrics = {METRICS.get(metric, metric) for _, points in found[setting] for metric in points["metric"]}
+        dress(axis, names.SENSITIVITY[setting], names.SENSITIVITY[setting], metrics.pop() if len(metrics) == 1 else "Score")
+        if setting != "lambda":
+            axis.set_xticks(sorted(set(values)), [f"{value:,g}" for value in sorted(set(values))], fontsize=8)
+            axis.set_xticks([], minor=True)
+    labels = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
+    return figure

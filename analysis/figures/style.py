@@ -1,0 +1,114 @@
+"""What all figures share: how a method looks, panels, legends, files."""
+
+import math
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed
+
+import matplotlib.pyplot as plt  # noqa: E402
+import pandas as pd  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from analysis import names  # noqa: E402
+from analysis.render import method_label  # noqa: E402
+from kprune.errors import UserError  # noqa: E402
+
+# Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, of different lightness.
+COLORS = ("#CC79A7", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9")
+MARKERS = ("*", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
+PANEL = (3.3, 2.7)  # inches
+COLUMNS = 3
+
+Method = tuple[str, str]
+"""A method and its settings."""
+
+
+def methods_of(table: pd.DataFrame) -> list[Method]:
+    """In the order they are shown in."""
+    found = {(row.method, row.settings) for row in table.itertuples()}
+    return sorted(found, key=lambda key: (names.position(names.METHODS, key[0]), key))
+
+
+def styles(methods: list[Method]) -> dict[Method, dict]:
+    """Marker, dash and colour of each; a method as its config file has it looks the same in every figure."""
+    known = list(names.METHODS)
+    taken = {known.index(method) for method, settings in methods if not settings and method in known}
+    free = iter([index for index in range(100) if index not in taken])
+    numbers = [known.index(key[0]) if key[0] in known and not key[1] else next(free) for key in methods]
+    return {
+        key: dict(
+            color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)], linestyle=DASHES[index % len(DASHES)]
+        )
+        for key, index in zip(methods, numbers, strict=True)
+    }  # fmt: skip
+
+
+def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[plt.Axes]]:
+    """A figure with `count` axes in rows of at most three."""
+    columns = 2 if count in (2, 4) else min(COLUMNS, count)
+    lines = math.ceil(count / columns)
+    # A single narrow panel leaves no room for the legend below it.
+    width = max(size[0] * columns, 5.0)
+    figure, axes = plt.subplots(lines, columns, figsize=(width, size[1] * lines + 0.6), squeeze=False, layout="constrained")
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
+def dress(axis: plt.Axes, title: str, x: str, y: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(color="0.9", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def score_label(of_task: pd.DataFrame) -> str:
+    metric = of_task["metric"].iloc[0]
+    return METRICS.get(metric, metric)
+
+
+def dense_line(axis: plt.Axes, of_task: pd.DataFrame) -> None:
+    axis.axhline(of_task["dense_score"].mean(), color="0.35", linestyle=(0, (8, 3)), linewidth=1, label="dense")
+
+
+def label(method: Method) -> str:
+    return method_label(*method)
+
+
+def legend_below(figure: Figure, axes: list[plt.Axes]) -> None:
+    """One legend for all panels."""
+    drawn = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(name, handle)
+    columns = max(2, int(figure.get_figwidth() // 2))
+    figure.legend(
+        drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(len(drawn), columns), frameon=False, fontsize=9
+    )
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """As PDF and PNG, whole or not at all.
+
+    Raises:
+        UserError: the folder is not writable.
+    """
+    paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png")]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            temporary = path.with_name(f".{os.getpid()}-{path.name}")
+            # Without a date, the same cells give the same file.
+            figure.savefig(temporary, dpi=160, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{folder} is not writable ({error.strerror}): give --output FOLDER") from error
+    finally:
+        plt.close(figure)
+    return paths

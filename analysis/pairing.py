@@ -1,0 +1,66 @@
+"""Each cell beside the K-prune cell it is compared with."""
+
+import sys
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.bootstrap import difference
+from analysis.variants import asked_tokens, only_calibration
+
+REFERENCE = "kprune"
+DIFFERENCE = ["against_kprune", "against_kprune_low", "against_kprune_high"]
+
+
+def differences(cells: pd.DataFrame, folders: list[Path]) -> pd.DataFrame:
+    """`DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN where there is no pair.
+
+    Args:
+        folders: of each cell, with its predictions.npz.
+    """
+    read = lru_cache(maxsize=64)(predictions)
+    rows = []
+    for position, reference in enumerate(references(cells)):
+        rows.append([np.nan] * 3)
+        if reference is None or reference == position:
+            continue
+        ours, theirs = read(folders[position]), read(folders[reference])
+        if ours and theirs:
+            rows[-1] = difference(cells["metric"].iloc[position], ours["values"], theirs["values"], ours.get("gold"))
+    return pd.DataFrame(rows, columns=DIFFERENCE, index=cells.index, dtype=float)
+
+
+def references(cells: pd.DataFrame) -> list[int | None]:
+    """Position of the K-prune cell of the same checkpoint, evaluation examples, target and seed.
+
+    It is the one with the cell's own calibration setting; where there is none, as for a method with a budget of its
+    own, the one with the most tokens.
+    """
+    same = ["task", "model", "target", "seed", "checkpoint_sha256", "evaluation_sha256"]
+    keys = list(cells[same].fillna("").itertuples(index=False, name=None))
+    candidates: dict[tuple, dict[str, int]] = {}
+    for position, (key, method, variant) in enumerate(zip(keys, cells["method"], cells["variant"], strict=True)):
+        if method == REFERENCE and variant == only_calibration(variant):
+            candidates.setdefault(key, {})[variant] = position
+    found = []
+    for key, variant in zip(keys, cells["variant"], strict=True):
+        by_calibration = candidates.get(key, {})
+        most = max(by_calibration, key=asked_tokens, default=None)
+        found.append(by_calibration.get(only_calibration(variant), by_calibration.get(most)))
+    return found
+
+
+def predictions(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cell's predictions.npz; None where there is none (as in old cells) or a damaged one (named)."""
+    path = folder / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"{path} is damaged ({type(error).__name__}): its cell is shown without an interval", file=sys.stderr)
+        return None

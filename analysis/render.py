@@ -1,0 +1,97 @@
+"""How numbers, names and whole tables are written. A table is a frame of strings, `**bold**` where a value stands out."""
+
+import html
+import re
+
+import pandas as pd
+
+from analysis import names
+from analysis.variants import parts
+
+MISSING = "–"
+SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv"}
+BOLD = re.compile(r"\*\*(.+?)\*\*")
+
+
+def number(value: float | None, form: str = "{:.2f}") -> str:
+    return MISSING if pd.isna(value) else form.format(value)
+
+
+def percent(share: float | None) -> str:
+    return MISSING if pd.isna(share) else f"{100 * share:.1f} %"
+
+
+def times(value: float | None) -> str:
+    return number(value, "{:.2f}x")
+
+
+def mean_and_deviation(mean: float, deviation: float) -> str:
+    return number(mean) if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def score(row, best: float | None = None) -> str:
+    """Mean ± deviation of a row of `aggregate`, bold where it is `best`, and its interval against K-prune."""
+    shown = mean_and_deviation(row.score, row.score_std)
+    if best is not None and f"{row.score:.2f}" == f"{best:.2f}":
+        shown = f"**{shown}**"
+    if pd.isna(row.against_kprune_low):
+        return shown
+    return f"{shown} [{signed(row.against_kprune_low)}, {signed(row.against_kprune_high)}]"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def target_label(target: str) -> str:
+    """0.8 to "80 %", 2x as it is."""
+    return target if target.endswith("x") else f"{100 * float(target):g} %"
+
+
+def task_label(task: str) -> str:
+    return names.TASKS.get(task, task)
+
+
+def model_label(model: str) -> str:
+    return names.MODELS.get(model, model)
+
+
+def method_label(method: str, variant: str = "") -> str:
+    """K-prune (20,000 tokens, mu=2)."""
+    name = names.METHODS.get(method, method)
+    settings = [
+        f"{int(value):,} tokens" if key == "tokens" and value.isdigit() else f"{key}={value}"
+        for key, value in parts(variant).items()
+    ]
+    return f"{name} ({', '.join(settings)})" if settings else name
+
+
+def without_one_model(shown: pd.DataFrame) -> pd.DataFrame:
+    """Without the column Model where it says the same everywhere."""
+    return shown.drop(columns="Model") if "Model" in shown and shown["Model"].nunique() == 1 else shown
+
+
+def render(table: pd.DataFrame, form: str) -> str:
+    """Markdown, LaTeX (booktabs), CSV or HTML."""
+    if form == "markdown":
+        return table.to_markdown(index=False, disable_numparse=True) + "\n"
+    if form == "latex":
+        return table.map(latex).rename(columns=latex).to_latex(index=False)
+    if form == "html":
+        return table.map(as_html).rename(columns=as_html).to_html(index=False, escape=False, border=0)
+    return table.map(lambda text: BOLD.sub(r"\1", text)).to_csv(index=False)
+
+
+def latex(text: str) -> str:
+    """Escaped, with the signs that LaTeX has commands for."""
+    for sign in "&%$#_{}":
+        text = text.replace(sign, f"\\{sign}")
+    text = BOLD.sub(r"\\textbf{\1}", text)
+    signs = {"±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "λ": r"$\lambda$", "μ": r"$\mu$", "γ": r"$\gamma$"}
+    for sign, command in signs.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def as_html(text: str) -> str:
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", BOLD.sub(r"<b>\1</b>", html.escape(text)))

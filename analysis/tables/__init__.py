@@ -1,0 +1,51 @@
+"""The tables, by name. Each is made of the rows of `analysis.aggregate` and empty where there is nothing to show."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.tables.accuracy import accuracy
+from analysis.tables.measurements import cost, latency, measurements, retrained
+from analysis.tables.settings import ablation, sensitivity
+from analysis.tables.speedup import speedup
+
+SCORES = "Scores in percent, mean ± standard deviation over seeds. In brackets, the 95 % interval of the difference from \
+K-prune on the same evaluation examples, by a paired bootstrap, in points."
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, what to know when reading it, and how it is made."""
+
+    title: str
+    note: str
+    make: Callable[[pd.DataFrame], pd.DataFrame]
+
+
+TABLES = {
+    "accuracy": Table("Scores by FLOPs removed", SCORES + " Best of a task and target in bold.", accuracy),
+    "speedup": Table(
+        "Speed-up within 3 points",
+        "Measured speed-up of the fastest model that loses at most 3 points, and the FLOPs it was asked to lose.",
+        speedup,
+    ),
+    "ablation": Table("Ablation", SCORES, ablation),
+    "sensitivity": Table("Sensitivity", SCORES, sensitivity),
+    "retrained": Table("Retrained methods", SCORES, retrained),
+    "latency": Table("Latency", "Median of alternating forward passes of the dense and the pruned model.", latency),
+    "cost": Table("Cost", "Wall-clock seconds of pruning; measured speed-up.", cost),
+    "measurements": Table("Every measurement", "Means over seeds.", measurements),
+}
+
+
+def notes(cells: pd.DataFrame) -> str:
+    """What the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
+    machine = cells[["latency_device", "latency_batch_size", "latency_sequence_length", "latency_threads"]]
+    lines = [
+        f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} threads."
+        for device, batch, length, threads in machine.dropna().drop_duplicates().itertuples(index=False)
+    ]
+    seeds = sorted(cells["seed"].unique())
+    lines.append(f"Seed {seeds[0]}." if len(seeds) == 1 else f"Means ± standard deviation over up to {len(seeds)} seeds.")
+    return " ".join(lines)

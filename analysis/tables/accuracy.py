@@ -1,0 +1,95 @@
+"""Scores by share of FLOPs removed, the main comparison."""
+
+import pandas as pd
+
+from analysis import names, paper
+from analysis.aggregate import target_order
+from analysis.render import (
+    MISSING,
+    method_label,
+    model_label,
+    number,
+    score,
+    target_label,
+    task_label,
+    without_one_model,
+)
+from analysis.variants import without_calibration
+
+
+def accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per task, model and retraining-free method, a column per target; the best of a task and target in bold.
+
+    The paper's scores are a row of their own under the method's, for the same model, task and targets. The last rows are
+    each method's mean over the tasks, where it has them all. `table` comes from `aggregate`.
+    """
+    table = table[compared(table)]
+    targets = sorted(table["target"].unique(), key=target_order)
+    rows = []
+    for (task, model), of_task in table.groupby(["task", "model"], sort=False):
+        best = of_task.groupby("target")["score"].max()
+        first = {
+            "Task": f"{task_label(task)} ({of_task['metric'].iloc[0]})",
+            "Model": model_label(model),
+            "Majority": number(of_task["evaluation_majority"].mean()),
+            "Dense": number(of_task["dense_score"].mean()),
+        }
+        for (method, settings), group in by_method(of_task):
+            scores = {row.target: score(row, best[row.target]) for row in group.itertuples()}
+            published = {row.target: number(row.paper) for row in group.itertuples() if pd.notna(row.paper)}
+            rows.append(first | line(method_label(method, settings), scores, targets))
+            # The paper's one K-prune, compared with both of ours, is shown once.
+            if published and (method == paper.METHODS[method] or paper.METHODS[method] not in set(of_task["method"])):
+                name = f"{method_label(paper.METHODS[method])}, paper"
+                rows.append(first | {"Majority": "", "Dense": ""} | line(name, published, targets))
+    return without_one_model(pd.DataFrame(rows + means(table, targets)))
+
+
+def compared(table: pd.DataFrame) -> pd.Series:
+    """Which rows stand in the main comparison: not retrained, no ablation of K-prune, no point of its token curve.
+
+    Of K-prune's calibration budgets, those stand that a competitor has too, and the largest.
+    """
+    ours = table["method"].str.startswith("kprune")
+    retrained = table["method"].isin(names.RETRAINED)
+    ablation = ours & (table["settings"].map(without_calibration) != "")
+    tokens = table["tokens"].fillna(float("inf"))
+    fair = ~ours
+    for _, cells in table[~ablation & ~retrained].groupby(["task", "model"], sort=False):
+        theirs = tokens[cells.index][~ours[cells.index]]
+        for _, budgets in tokens[cells.index][ours[cells.index]].groupby([cells["method"], cells["target"]]):
+            fair[budgets.index] = (budgets == budgets.max()) | budgets.isin(theirs)
+    return fair & ~ablation & ~retrained
+
+
+def by_method(table: pd.DataFrame) -> list:
+    """Groups of one method and its settings, in the order they are shown in."""
+    groups = table.groupby(["method", "settings"], sort=False)
+    return sorted(groups, key=lambda entry: (names.position(names.METHODS, entry[0][0]), entry[0]))
+
+
+def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, str]:
+    return {"Method": method} | {target_label(target): scores.get(target, MISSING) for target in targets}
+
+
+def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
+    """Rows of each method's mean over all tasks of a model; none where there is one task."""
+    rows = []
+    for model, of_model in table.groupby("model", sort=False):
+        tasks = of_model["task"].nunique()
+        if tasks == 1:
+            continue
+        first = {"Task": f"mean of {tasks} tasks", "Model": model_label(model), "Majority": MISSING}
+        first["Dense"] = number(of_model.groupby("task")["dense_score"].mean().mean())
+        complete = of_model.groupby(["method", "settings", "target"])["score"].agg(["mean", "size"])
+        complete = complete.loc[complete["size"] == tasks, "mean"]
+        best = complete.groupby("target").max()
+        for (method, settings), _ in by_method(of_model):
+            scores = {}
+            for target in targets:
+                value = complete.get((method, settings, target))
+                if value is not None:
+                    shown = number(value)
+                    scores[target] = f"**{shown}**" if shown == number(best[target]) else shown
+            rows.append(first | line(method_label(method, settings), scores, targets))
+    return rows

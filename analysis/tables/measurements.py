@@ -1,0 +1,111 @@
+"""What was measured beside the score: costs, latencies, and everything at once."""
+
+import pandas as pd
+
+from analysis import names
+from analysis.pairing import REFERENCE
+from analysis.render import (
+    mean_and_deviation,
+    method_label,
+    model_label,
+    number,
+    percent,
+    score,
+    target_label,
+    task_label,
+    times,
+    without_one_model,
+)
+from analysis.tables.accuracy import compared
+
+
+def identified(table: pd.DataFrame) -> dict[str, list[str] | pd.Series]:
+    """The columns that tell rows apart."""
+    return {
+        "Task": table["task"].map(task_label),
+        "Model": table["model"].map(model_label),
+        "Method": [method_label(row.method, row.settings) for row in table.itertuples()],
+        "Asked": table["target"].map(target_label),
+    }
+
+
+def measurements(table: pd.DataFrame) -> pd.DataFrame:
+    """Every measurement of every row of `aggregate`."""
+    shown = pd.DataFrame(
+        identified(table)
+        | {
+            "Metric": table["metric"],
+            "Dense": table["dense_score"].map(number),
+            "Pruned": [mean_and_deviation(row.score, row.score_std) for row in table.itertuples()],
+            "Paper": table["paper"].map(number),
+            "FLOPs removed": table["flops_reduction"].map(percent),
+            "Params removed": table["params_reduction"].map(percent),
+            "Calibration tokens": table["calibration_tokens"].map(lambda value: number(value, "{:,.0f}")),
+            "Pruning": table["pruning_seconds"].map(seconds),
+            "Speed-up": table["latency_speedup"].map(times),
+        }
+    )
+    return shown if table["paper"].notna().any() else shown.drop(columns="Paper")
+
+
+def cost(table: pd.DataFrame) -> pd.DataFrame:
+    """What pruning took and what it gave in speed, for the methods of the main comparison."""
+    shown = measurements(table[compared(table)])
+    return without_one_model(shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Paper"], errors="ignore"))
+
+
+def latency(table: pd.DataFrame) -> pd.DataFrame:
+    """Measured latencies with the machine, the batch and the length they were measured at."""
+    table = table[table["latency_dense_ms"].notna()]
+    return without_one_model(
+        pd.DataFrame(
+            identified(table)
+            | {
+                "FLOPs removed": table["flops_reduction"].map(percent),
+                "Dense": table["latency_dense_ms"].map(milliseconds),
+                "Pruned": table["latency_pruned_ms"].map(milliseconds),
+                "Speed-up": table["latency_speedup"].map(times),
+                "Machine": table["latency_device"],
+                "Batch": table["latency_batch_size"].map("{:.0f}".format),
+                "Tokens": table["latency_sequence_length"].map("{:.0f}".format),
+                "Threads": table["latency_threads"].map("{:.0f}".format),
+            }
+        )
+    )
+
+
+def retrained(table: pd.DataFrame) -> pd.DataFrame:
+    """K-prune beside the methods that train on the whole training set: score, FLOPs, seconds, how many times K-prune's.
+
+    Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
+    """
+    table = table[table["method"].isin((*names.RETRAINED, REFERENCE)) & compared(table) | is_retrained(table)]
+    shown = []
+    for _, group in table.groupby(["task", "model", "target"], sort=False):
+        if not is_retrained(group).any():
+            continue
+        ours = group.loc[(group["method"] == REFERENCE), "pruning_seconds"].mean()
+        best = group["score"].max()
+        part = pd.DataFrame(
+            identified(group)
+            | {
+                "FLOPs removed": group["flops_reduction"].map(percent),
+                "Score": [score(row, best) for row in group.itertuples()],
+                "Pruning": group["pruning_seconds"].map(seconds),
+                "Times K-prune": (group["pruning_seconds"] / ours).map(lambda ratio: number(ratio, "{:,.1f}x")),
+            }
+        )
+        shown.append(part)
+    return without_one_model(pd.concat(shown)) if shown else pd.DataFrame()
+
+
+def is_retrained(table: pd.DataFrame) -> pd.Series:
+    return table["method"].isin(names.RETRAINED)
+
+
+def seconds(value: float) -> str:
+    return number(value, "{:,.0f} s" if value >= 100 else "{:.1f} s")
+
+
+def milliseconds(value: float) -> str:
+    return number(value, "{:.1f} ms")

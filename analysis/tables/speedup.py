@@ -1,0 +1,60 @@
+"""The paper's question to users: how much faster, for at most three points?"""
+
+import numpy as np
+import pandas as pd
+
+from analysis import paper
+from analysis.render import MISSING, method_label, model_label, target_label, task_label, times, without_one_model
+from analysis.tables.accuracy import by_method, compared
+
+POINTS = 3.0
+
+
+def speedup(table: pd.DataFrame) -> pd.DataFrame:
+    """Measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
+
+    A row per task and model, a column per retraining-free method, the best in bold; the last row is the geometric mean
+    over the tasks, where a method has them all. The paper's numbers, measured on another machine, are columns apart.
+    """
+    table = table[compared(table) & table["latency_speedup"].notna()]
+    methods = [key for key, _ in by_method(table)]
+    rows = []
+    for model, of_model in table.groupby("model", sort=False):
+        fastest = {key: [] for key in methods}
+        published = {method: [] for method, settings in methods if not settings and method in paper.METHODS.values()}
+        for task, of_task in of_model.groupby("task", sort=False):
+            row = {"Task": task_label(task), "Model": model_label(model)}
+            found = {key: within(of_task, *key) for key in methods}
+            best = max((speed for speed, _ in found.values()), default=np.nan)
+            for key, (speed, target) in found.items():
+                fastest[key].append(speed)
+                shown = MISSING if np.isnan(speed) else times(speed)
+                shown = f"**{shown}**" if speed == best else shown
+                row[method_label(*key)] = shown if np.isnan(speed) else f"{shown} ({target_label(target)})"
+            for method, speeds in published.items():
+                speeds.append(paper.speedup(task, model, method))
+                row[f"{method_label(method)}, paper"] = times(speeds[-1])
+            rows.append(row)
+        if of_model["task"].nunique() > 1:
+            row = {"Task": f"geometric mean of {of_model['task'].nunique()}", "Model": model_label(model)}
+            row |= {method_label(*key): times(geometric(speeds)) for key, speeds in fastest.items()}
+            row |= {f"{method_label(method)}, paper": times(geometric(speeds)) for method, speeds in published.items()}
+            rows.append(row)
+    shown = pd.DataFrame(rows)
+    empty = [name for name in shown if name.endswith(", paper") and (shown[name] == MISSING).all()]
+    return without_one_model(shown.drop(columns=empty))
+
+
+def within(of_task: pd.DataFrame, method: str, settings: str) -> tuple[float, str]:
+    """Speed-up and target of the fastest model of a method that loses at most `POINTS`; NaN where there is none."""
+    models = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)]
+    models = models[models["score"] >= models["dense_score"] - POINTS]
+    if models.empty:
+        return np.nan, ""
+    row = models.loc[models["latency_speedup"].idxmax()]
+    return row["latency_speedup"], row["target"]
+
+
+def geometric(values: list[float | None]) -> float:
+    """NaN where one is missing."""
+    return float(np.exp(np.mean(np.log(np.array(values, dtype=float)))))

@@ -1,0 +1,169 @@
+"""Which cells a grid has, in which order, which of them are finished, and how long the others take."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from experiments import results
+from experiments.composing import CONF, compose_cell
+from experiments.runner import identity_of, variant_of
+from kprune.errors import UserError
+
+SECONDS_PER_TOKEN = 0.004
+"""Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule where nothing is measured."""
+EVALUATION_TOKENS_PER_SECOND = 9000
+SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8}
+"""Encoder parameters against MiniLM-L6's."""
+EVALUATION_TOKENS = {
+    "mrpc": 22e3, "stsb": 47e3, "sst2": 22e3, "rte": 18e3, "cola": 12e3, "qnli": 280e3, "mnli": 380e3, "qqp": 1.2e6,
+    "squad": 1.9e6, "squad_v2": 2.2e6, "docstrings": 40e3,
+}  # fmt: skip
+LATENCY_SECONDS = 8
+TRAINED = ("dynabert_w", "dynabert_d", "ebert", "cofi", "kprune_finetuned")
+"""Methods that train: no rule tells how long, a finished cell does."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Data of conf/grid/<name>.yaml: a cell for each model, task, seed, method, variant and reduction.
+
+    Attributes:
+        variants: lists of overrides.
+        settings: overrides of every cell; a variant's go before them.
+    """
+
+    models: Sequence[str]
+    tasks: Sequence[str]
+    methods: Sequence[str]
+    reductions: Sequence[float]
+    seeds: Sequence[int]
+    variants: Sequence[Sequence[str]] = ((),)
+    settings: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, name: str, small: bool, **changes) -> "Grid":
+        """The grid of a name, its small version where asked for, with what differs from it.
+
+        Raises:
+            UserError: there is no such grid, model, task or method.
+        """
+        path = CONF / "grid" / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+            raise UserError(f"grid '{name}' is unknown: use one of {known}")
+        content = yaml.safe_load(path.read_text())
+        smaller = content.pop("small")
+        grid = replace(cls(**(content | (smaller if small else {}))), **changes)
+        for room in ("model", "task", "method"):
+            known = sorted(file.stem for file in (CONF / room).glob("*.yaml"))
+            for entry in getattr(grid, f"{room}s"):
+                if entry not in known:
+                    raise UserError(f"{room} '{entry}' is unknown: use {', '.join(known)}")
+        return grid
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what `run_cell` takes, and where its record goes."""
+
+    settings: dict[str, Any]
+    defaults: dict[str, Any]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.folder.parts[-5:])
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Task, model, and method with its variant, as folders."""
+        return self.folder.parts[-5:-2]
+
+
+@dataclass
+class Plan:
+    """The cells of a grid, in order: those of one model, task and seed are neighbours, so that they share what they can.
+
+    Attributes:
+        finished: records of those whose result stands.
+        open: the others.
+    """
+
+    open: list[Cell] = field(default_factory=list)
+    finished: list[tuple[Cell, dict[str, Any]]] = field(default_factory=list)
+
+
+def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Cell]:
+    """Every cell of a grid; `overrides` go before everything.
+
+    Raises:
+        UserError: an override is wrong.
+    """
+    cells = {}
+    for model, task in itertools.product(grid.models, grid.tasks):
+        composed = [
+            compose_cell([f"model={model}", f"task={task}", f"method={method}", f"outputs='{outputs}'",
+                          *merged(grid.settings, variant, overrides)])
+            for method in grid.methods for variant in grid.variants
+        ]  # fmt: skip
+        for seed, (settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
+            settings = settings | {"seed": seed, "flops_reduction": reduction}
+            folder = results.cell_folder(
+                outputs, settings["task"]["name"], settings["model"]["name"], settings["method"]["name"],
+                variant_of(settings, defaults), reduction, seed,
+            )  # fmt: skip
+            cells.setdefault(folder, Cell(settings, defaults, folder))
+    return list(cells.values())
+
+
+def merged(*overrides: Sequence[str]) -> list[str]:
+    """One override per name, the last."""
+    return list({entry.partition("=")[0]: entry for entry in itertools.chain(*overrides)}.values())
+
+
+def plan_of(cells: Sequence[Cell]) -> Plan:
+    """What is left to do.
+
+    Raises:
+        UserError: another configuration's record stands in a cell's folder.
+    """
+    plan = Plan()
+    for cell in cells:
+        record = results.finished(cell.folder, identity_of(cell.settings))
+        if record is None or cell.settings["force"]:
+            plan.open.append(cell)
+        else:
+            plan.finished.append((cell, record))
+    return plan
+
+
+def estimate(plan: Plan) -> list[float | None]:
+    """Seconds of each open cell: the mean of the finished ones most like it, else by the rule; None where none is known."""
+    measured = defaultdict(list)
+    for cell, record in plan.finished:
+        if "cell_seconds" in record["details"]:
+            task, model, variant = cell.kind
+            for key in ((task, model, variant), (task, model, variant.split("+")[0])):
+                measured[key].append(record["details"]["cell_seconds"])
+    seconds = []
+    for cell in plan.open:
+        task, model, variant = cell.kind
+        like = measured.get((task, model, variant)) or measured.get((task, model, variant.split("+")[0]))
+        seconds.append(mean(like) if like else by_rule(cell.settings))
+    return seconds
+
+
+def by_rule(settings: dict[str, Any]) -> float | None:
+    """Seconds on two CPU cores; None for a method that trains."""
+    if settings["method"]["name"] in TRAINED:
+        return None
+    size = SIZE.get(settings["model"]["name"], max(SIZE.values()))
+    evaluation = EVALUATION_TOKENS.get(settings["task"]["name"], 1e5) / EVALUATION_TOKENS_PER_SECOND
+    pruning = settings["calibration"]["tokens"] * SECONDS_PER_TOKEN
+    return size * (pruning + evaluation + LATENCY_SECONDS)

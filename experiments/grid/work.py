@@ -1,0 +1,72 @@
+"""Run the open cells of a plan, those of one task and model in a process of their own."""
+
+import itertools
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+
+from experiments.grid.plan import Cell
+from experiments.runner import run_cell
+from kprune.errors import OutOfReach, UserError
+
+DONE, OUT_OF_REACH, FAILED = "done", "out of reach", "failed"
+
+
+def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, str]]:
+    """(cell, DONE, OUT_OF_REACH or FAILED, message) as they come; one failed cell does not stop the others.
+
+    A process serves one task and model: what its cells share stays in memory, and what one task took is given back.
+    """
+    for _, some in itertools.groupby(cells, key=lambda cell: cell.folder.parts[-5:-3]):
+        some = list(some)
+        while some:  # a process that dies, as of too little memory, takes one cell with it and not the others
+            answered = 0
+            for cell, state, message in in_process(some, group):
+                yield cell, state, message
+                answered += 1
+            some = some[answered:]
+
+
+def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, str]]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(cells, group, theirs))
+    process.start()
+    theirs.close()  # so that the end of the process is the end of the pipe
+    try:
+        for cell in cells:
+            try:
+                state, message = ours.recv()
+            except EOFError:
+                process.join()
+                yield cell, FAILED, f"the process died ({death(process.exitcode)}): see its messages, or free some memory"
+                return
+            yield cell, state, message
+        process.join()
+    finally:
+        ours.close()
+        if process.is_alive():
+            process.terminate()
+            process.join()
+
+
+def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
+    """What the process does."""
+    for cell in cells:
+        if not multiprocessing.parent_process().is_alive():
+            return
+        try:
+            run_cell(cell.settings, cell.defaults, group, sweep=True)
+            answers.send((DONE, ""))
+        except OutOfReach as error:
+            answers.send((OUT_OF_REACH, str(error)))
+        except UserError as error:
+            answers.send((FAILED, str(error)))
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def death(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

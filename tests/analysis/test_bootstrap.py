@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from analysis import bootstrap
+from analysis.bootstrap import correlation, difference, ranks, resamples
+
+
+def test_mean_scores_against_resampling_items_one_by_one():
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.random(60) < 0.8, rng.random(60) < 0.6
+    measured, low, high = difference("accuracy", ours, theirs)
+    assert measured == pytest.approx(100 * (ours.mean() - theirs.mean()))
+    drawn = rng.integers(60, size=(20000, 60))
+    literal = np.percentile(100 * (ours[drawn].mean(axis=1) - theirs[drawn].mean(axis=1)), [2.5, 97.5])
+    assert [low, high] == pytest.approx(literal, abs=100 / 60 + 0.1)  # one item, of 60
+
+
+def test_the_spearman_of_every_resample_is_scipys():
+    """Resampling makes ties of its own; constant values count as 0, as in the metric."""
+    rng = np.random.default_rng(1)
+    values, gold = np.round(rng.normal(size=(2, 50)), 1)
+    counts = resamples(50)[:40]
+    drawn = [np.repeat(np.arange(50), row.astype(int)) for row in counts]
+    expected = [100 * spearmanr(values[chosen], gold[chosen]).statistic for chosen in drawn]
+    assert correlation(ranks(values, counts), ranks(gold, counts), counts) == pytest.approx(expected)
+    constant = np.zeros(50)
+    assert correlation(ranks(constant, counts), ranks(gold, counts), counts).tolist() == [0] * 40
+
+
+def test_paired_means_paired():
+    """Two models that err on the same items differ for sure where unpaired ones would not."""
+    rng = np.random.default_rng(2)
+    gold = rng.normal(size=200)
+    theirs = gold + rng.normal(size=200)
+    ours = theirs + 0.02 * (gold - theirs)
+    measured, low, high = difference("spearman", ours, theirs, gold)
+    assert 0 < low < measured < high < 3
+    assert measured == pytest.approx(100 * (spearmanr(ours, gold).statistic - spearmanr(theirs, gold).statistic))
+
+
+def test_the_same_every_time_and_nothing_for_the_same_model():
+    ours, theirs = np.array([1.0, 0.5, 0.0, 0.25] * 9), np.array([0.5, 0.5, 1.0, 0.0] * 9)
+    assert difference("f1", ours, theirs) == difference("f1", ours, theirs)
+    bootstrap.resamples.cache_clear()
+    assert difference("f1", ours, ours) == (0, 0, 0)
+    assert difference("spearman", ours, ours, theirs) == (0, 0, 0)

@@ -1,0 +1,98 @@
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from analysis import report
+from analysis.aggregate import aggregate
+from analysis.figures import figures, score_against_flops, score_against_seconds, sensitivity
+from analysis.figures.__main__ import main
+from analysis.figures.style import styles
+from analysis.names import METHODS
+from analysis.records import load
+
+CONFIG = {"method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}}, "calibration": {"tokens": 100000}}
+
+
+@pytest.fixture
+def cells(write_cell, outputs):
+    for target in (0.6, 0.8):
+        write_cell(model="bert_base", flops_reduction_requested=target, flops_reduction=target, config=CONFIG)
+        write_cell(model="bert_base", flops_reduction_requested=target, flops_reduction=target, method="kwon", score=60.0)
+    changed = CONFIG | {"method": CONFIG["method"] | {"mu": 4.0}}
+    write_cell(model="bert_base", variant={"mu": 4.0}, config=changed, score=70.0)
+    write_cell(model="bert_base", method="ebert", pruning_seconds=5000.0)
+    write_cell(model="bert_base", task="squad", metric="f1", dense_score=74.6, score=60.0, latency=None)
+    return load(outputs)
+
+
+def labels(axis):
+    return axis.get_legend_handles_labels()[1]
+
+
+def test_a_panel_per_task_and_the_papers_curve(cells):
+    panels = [axis for axis in score_against_flops(aggregate(cells)).axes if axis.get_title()]
+    assert [axis.get_title() for axis in panels] == ["MRPC", "SQuAD 1.1"]
+    assert [axis.get_ylabel() for axis in panels] == ["Accuracy (%)", "F1 (%)"]
+    assert set(panels[0].get_lines()[0].get_ydata()) == {78.19}
+    assert set(labels(panels[0])) == {"dense", "K-prune", "Kwon et al.", "K-prune, paper", "Kwon et al., paper"}
+    (curve,) = [line for line in panels[0].get_lines() if line.get_label() == "K-prune, paper"]
+    assert list(curve.get_xdata()) == pytest.approx([60, 65, 70, 75, 80])
+
+
+def test_pruning_time_has_the_retrained_at_their_targets(cells):
+    (panel,) = score_against_seconds(aggregate(cells)).axes
+    assert panel.get_title() == "MRPC, 80 %" and panel.get_xscale() == "log"
+    assert labels(panel) == ["dense", "K-prune", "Kwon et al.", "EBERT"]
+
+
+def test_sensitivity_has_the_method_as_it_is_among_its_points(cells):
+    (panel,) = sensitivity(aggregate(cells)).axes
+    assert panel.get_title() == "μ" and panel.get_lines()[0].get_xdata().tolist() == [1, 4]
+    assert panel.get_lines()[0].get_ydata().tolist() == [74.51, 70]
+
+
+def test_kept_units_show_every_layer(cells):
+    (figure,) = [figure for name, figure in figures(cells) if name == "kept_units-mrpc"]
+    heads = figure.axes[0]
+    assert [text.get_text() for text in heads.texts] == ["3", "2", "0"] * 2
+    assert [tick.get_text() for tick in heads.get_yticklabels()] == ["60 %", "80 %"]
+
+
+def test_every_method_looks_different_without_colour():
+    looks = styles([(method, "") for method in METHODS]).values()
+    assert len({look["marker"] for look in looks}) == len(METHODS)
+
+
+def test_command(cells, outputs, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["figures", str(outputs)])
+    main()
+    names = {path.stem for path in (outputs / "figures").iterdir()}
+    assert names == {
+        "score_against_flops", "score_against_seconds", "score_against_speedup", "sensitivity", "kept_units-mrpc", "kept_units-squad",
+    }  # fmt: skip
+    for suffix, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        assert (outputs / "figures" / f"score_against_flops.{suffix}").read_bytes().startswith(start)
+
+
+def test_the_report_refers_to_nothing_outside_itself(cells, outputs, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", str(outputs)])
+    report.main()
+    text = (outputs / "report.html").read_text()
+    anchors, links, images, tables = set(), [], [], []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            attributes = dict(attributes)
+            assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+            anchors.add(attributes.get("id"))
+            links.append(attributes.get("href"))
+            images.append(attributes.get("src"))
+            tables.append(tag == "table")
+
+    Reader().feed(text)
+    assert {link[1:] for link in links if link} <= anchors and all(link.startswith("#") for link in links if link)
+    assert all(image.startswith("data:image/png;base64,") for image in images if image)
+    assert sum(map(bool, images)) == 6 and sum(tables) == 7
+    assert "url(" not in text and "@import" not in text
+    assert "<b>74.51</b>" in text and "Kwon et al., paper" in text

@@ -1,0 +1,65 @@
+"""Which K-prune cell a cell is compared with, and what of it reaches the committed file."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import collect
+from analysis.pairing import DIFFERENCE
+from analysis.records import load
+
+RNG = np.random.default_rng(0)
+RIGHT = {"values": RNG.random(100) < 0.9}
+WRONG = {"values": RIGHT["values"] & (RNG.random(100) < 0.8)}
+
+
+def difference_of(outputs, method, variant=""):
+    cells = load(outputs)
+    return cells[(cells["method"] == method) & (cells["variant"] == variant)][DIFFERENCE].iloc[0].tolist()
+
+
+def test_same_examples_same_seed_same_target(write_cell, outputs, tmp_path):
+    write_cell(RIGHT)
+    write_cell(WRONG, method="kwon")
+    measured, low, high = difference_of(outputs, "kwon")
+    assert measured == pytest.approx(100 * (WRONG["values"].mean() - RIGHT["values"].mean())) and low < measured < high < 0
+    assert all(map(np.isnan, difference_of(outputs, "kprune")))
+    file = tmp_path / "cells.csv"
+    collect.collect(outputs, file)
+    pd.testing.assert_frame_equal(load(file)[DIFFERENCE], load(outputs)[DIFFERENCE], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"flops_reduction_requested": 0.7},
+        {"model": "bert_base"},
+        {"checkpoint": {"source": "given", "sha256": "other"}},
+        {"evaluation": {"split": "validation", "examples": 100, "majority": 50.0, "sha256": "other"}},
+    ],
+)
+def test_no_pair_no_interval(write_cell, outputs, changes):
+    write_cell(RIGHT)
+    write_cell(WRONG, method="kwon", **changes)
+    assert all(map(np.isnan, difference_of(outputs, "kwon")))
+
+
+def test_the_reference_has_the_cells_own_calibration_set(write_cell, outputs):
+    write_cell(RIGHT)
+    write_cell(WRONG, variant={"tokens": 20000})
+    write_cell(WRONG, variant={"tokens": 20000, "mu": 2})
+    write_cell(WRONG, method="kwon", variant={"tokens": 20000})
+    write_cell(WRONG, method="kwon", variant={"tokens": 111})  # a budget that K-prune has not: against its largest
+    assert difference_of(outputs, "kwon", "tokens=20000")[0] == 0
+    assert difference_of(outputs, "kprune", "mu=2,tokens=20000")[0] == 0
+    assert difference_of(outputs, "kwon", "tokens=111")[0] < 0
+
+
+def test_cells_without_predictions_or_with_damaged_ones(write_cell, outputs, capsys):
+    write_cell(RIGHT)
+    write_cell(method="magnitude")
+    damaged = write_cell(WRONG, method="kwon").parent / "predictions.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    assert all(map(np.isnan, difference_of(outputs, "kwon") + difference_of(outputs, "magnitude")))
+    assert f"{damaged} is damaged" in capsys.readouterr().err
