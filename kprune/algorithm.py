@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split, teacher_logits
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
-from kprune.mask_search import search
+from kprune.mask_search import greedy, search
 from kprune.objectives import Objective, Span
 from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
@@ -27,9 +28,13 @@ class KPrune:
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
             and the one with the lowest divergence from the teacher on the last tenth is kept (the paper takes the best
-            of two).
+            of two). 0 leaves K_rep out, infinity leaves K_pred out (ablations).
         mu: μ, the weight of heads against neurons; 1 is neutral where a head is scored as a whole.
         knowledge: how knowledge is measured.
+        measure_every: sublayers from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
+            searches all masks with that (ablation "without sublayer-wise pruning").
+        measure_batches: knowledge is measured on every k-th calibration batch, 1 in the paper; tuning takes all.
+        tuning: fit the output projections (the ablation leaves them as they are).
         fill_budget: after the threshold, add the best units of the sublayer at hand that still fit.
         strict_threshold: prune at least one unit at each sublayer's search, stop strictly under the budget.
         solve: "float64" with `ridge`, or the authors' "float32" normal equations without one.
@@ -42,6 +47,9 @@ class KPrune:
     lambdas: Sequence[float] = (1e-6,)
     mu: float = 1.0
     knowledge: KnowledgeSettings = field(default_factory=KnowledgeSettings)
+    measure_every: int | None = 1
+    measure_batches: int = 1
+    tuning: bool = True
     fill_budget: bool = True
     strict_threshold: bool = False
     solve: str = "float64"
@@ -68,19 +76,16 @@ class KPrune:
         if len(self.lambdas) == 1:
             return self._prune(model, objective, data.calibration, budget, self.lambdas[0])
         fit, held_out = split(data.calibration)
-        divergences = {
-            f"{lam:g}": held_out_divergence(
-                self._prune(model, objective, fit, budget, lam).model,
-                model,
-                objective,
-                held_out,
-                self.knowledge.temperature,
-            )
-            for lam in self.lambdas
-        }
+        clock, divergences = Clock(), {}
+        with clock("lambda_search"):
+            for lam in self.lambdas:
+                pruned = self._prune(model, objective, fit, budget, lam).model
+                divergence = held_out_divergence(pruned, model, objective, held_out, self.knowledge.temperature)
+                divergences[f"{lam:g}"] = divergence
         best = min(divergences, key=divergences.get)
         outcome = self._prune(model, objective, data.calibration, budget, float(best))
         outcome.details["held_out_divergence"] = divergences
+        outcome.seconds_by_stage |= clock.seconds
         return outcome
 
     def _prune(
@@ -92,16 +97,26 @@ class KPrune:
             states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
             logits = teacher_logits(teacher, states, objective)
         remaining = model_flops(student, budget.sequence_length) * (1 - budget.flops_reduction)
-        kept_units, ridges, thresholds = [], [], []
+        kept_units, ridges, thresholds, silent = [], [], [], []
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
-                knowledge = measure(student, index, states, logits, objective, self.knowledge)
+                if index % (self.measure_every or len(student.sublayers)) == 0:
+                    some = slice(None, None, self.measure_batches)
+                    knowledge = measure(student, index, states[some], logits[some], objective, self.knowledge)
+                    if index == 0 and self.knowledge.predictive == "divergence":
+                        knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
             with clock("mask_search"):
                 above = student.sublayers[index:]
                 flops = [s.unit_flops(budget.sequence_length) for s in above]
                 scores = self.scores(knowledge, above, flops, lam)
-                kept, nu = search(scores, flops, remaining, self.fill_budget, self.strict_threshold)
+                if any(s.any() for s in scores):
+                    kept, nu = search(scores, flops, remaining, self.fill_budget, self.strict_threshold)
+                else:
+                    # No signal: ties are broken by index.
+                    kept, nu = greedy(scores, flops, remaining)[0], 0.0
+                    silent.append(index)
                 kept = kept.nonzero()[:, 0]
+                knowledge = knowledge.without_lowest()
             with clock("weight_tuning"):
                 keep_units(sublayer, kept)
                 if sublayer.units == 0 and not self.keep_bias:
@@ -110,7 +125,7 @@ class KPrune:
             remaining -= len(kept) * flops[0]
             kept_units.append(kept.tolist())
             thresholds.append(nu)
-        details = {"lambda": lam, "ridge": ridges, "threshold": thresholds}
+        details = {"lambda": lam, "ridge": ridges, "threshold": thresholds, "no_signal": silent}
         return Outcome.of(student.model, kept_units, clock, details)
 
     def scores(
@@ -118,7 +133,7 @@ class KPrune:
     ) -> list[Tensor]:
         """Importance of every unit per FLOP (eqs. 10 and 11)."""
         return [
-            (self.mu if sublayer.kind == "mha" else 1.0) * (k_pred + lam * k_rep) / f
+            (self.mu if sublayer.kind == "mha" else 1.0) * (k_rep if lam == inf else k_pred + lam * k_rep) / f
             for sublayer, k_pred, k_rep, f in zip(
                 sublayers, knowledge.predictive, knowledge.representational, flops, strict=True
             )
@@ -132,7 +147,7 @@ class KPrune:
             The relative ridge used; None where nothing was left to fit, or without a ridge.
         """
         squares = None
-        if student.units:
+        if student.units and self.tuning:
             squares = LeastSquares.empty(
                 student.units * student.unit_size, len(student.projection.bias), states[0].student.device
             )

@@ -29,6 +29,12 @@ class CalibrationState:
         """[B, T] bool, False at padding."""
         return self.batch["attention_mask"].bool()
 
+    @property
+    def keys(self) -> Tensor:
+        """An integer per example [B], from its own tokens alone, so that batch and padding do not matter."""
+        ids = self.batch["input_ids"] * self.batch["attention_mask"]
+        return (ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1)
+
 
 @torch.no_grad()
 def calibration_states(adapter: Adapter, batches: Sequence[dict[str, Tensor]]) -> list[CalibrationState]:

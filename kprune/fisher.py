@@ -9,7 +9,7 @@ from torch import Tensor
 from kprune.calibration import CalibrationState
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter
-from kprune.transformer.masks import caught
+from kprune.transformer.masks import caught, gradients
 from kprune.weight_tuning import LeastSquares
 
 
@@ -57,10 +57,10 @@ def measure_fisher(
     examples = sum(len(state.real) for state in states)
     for state in states:
         real = state.real
-        features, gradients = features_and_output_gradients(adapter, state, objective, temperature)
+        features, output_gradients = features_and_output_gradients(adapter, state, objective, temperature)
         for fisher in fishers:
             fisher.energies.append(torch.zeros_like(real, dtype=state.teacher.dtype))
-        for index, f, per_root in zip(present, features, gradients, strict=True):
+        for index, f, per_root in zip(present, features, output_gradients, strict=True):
             fisher = fishers[index]
             for g in per_root:
                 fisher.energies[-1] += g.square().sum(dim=-1) * real
@@ -80,19 +80,11 @@ def features_and_output_gradients(
     try:
         with torch.enable_grad(), caught(sublayers, "output") as outputs:
             logits = objective.read(adapter.run(0, state.teacher, state.attention_mask, state.batch), mask)
-            roots = [root.sum() for root in objective.fisher_roots(logits, temperature, example_keys(state.batch))]
+            roots = [root.sum() for root in objective.fisher_roots(logits, temperature, state.keys)]
     finally:
         for hook in hooks:
             hook.remove()
-    last = len(roots) - 1
-    gradients = [torch.autograd.grad(root, outputs, retain_graph=k < last) for k, root in enumerate(roots)]
-    return features, list(zip(*gradients, strict=True))
-
-
-def example_keys(batch: dict[str, Tensor]) -> Tensor:
-    """An integer per example [B], from its own tokens alone, so that batch and padding do not matter."""
-    ids = batch["input_ids"] * batch["attention_mask"]
-    return (ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1)
+    return features, gradients(roots, outputs)
 
 
 def metric_root(covariance: Tensor, ridge: float) -> Tensor:

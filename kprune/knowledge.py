@@ -19,6 +19,8 @@ class KnowledgeSettings:
 
     Attributes:
         temperature: γ of eq. 4.
+        predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero where the student still is the
+            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`), not in the paper.
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
         head: score a head as a whole, or as the mean over its dimensions without their cross terms.
@@ -26,6 +28,7 @@ class KnowledgeSettings:
     """
 
     temperature: float = 2.0
+    predictive: Literal["divergence", "fisher"] = "divergence"
     kl: Literal["student_teacher", "teacher_student"] = "student_teacher"
     gradient: Literal["example", "batch"] = "example"
     head: Literal["whole", "mean_of_dimensions"] = "whole"
@@ -38,6 +41,10 @@ class Knowledge:
 
     predictive: list[Tensor]
     representational: list[Tensor]
+
+    def without_lowest(self) -> "Knowledge":
+        """That of the sublayers above the lowest."""
+        return Knowledge(self.predictive[1:], self.representational[1:])
 
 
 @torch.no_grad()
@@ -66,15 +73,18 @@ def measure(
     examples = tokens = 0
     for state, target in zip(states, teacher, strict=True):
 
-        def divergence(output, state=state, target=target):
+        def losses(output, state=state, target=target):
             logits = objective.read(output, state.batch["attention_mask"])
+            if settings.predictive == "fisher":
+                return [root.sum() for root in objective.fisher_roots(logits, settings.temperature, state.keys)]
             pair = (logits, target) if settings.kl == "student_teacher" else (target, logits)
-            return objective.divergence(*pair, settings.temperature).sum()
+            return [objective.divergence(*pair, settings.temperature).sum()]
 
-        pairs = features_and_gradients(adapter, start, state.student, state.attention_mask, state.batch, divergence)
+        pairs = features_and_gradients(adapter, start, state.student, state.attention_mask, state.batch, losses)
         real = state.real
-        for sublayer, (f, g), k, m in zip(sublayers, pairs, predictive, moments, strict=True):
-            k += _squared(mask_gradients(f, g, sublayer.unit_size), settings)
+        for sublayer, (f, per_loss), k, m in zip(sublayers, pairs, predictive, moments, strict=True):
+            for g in per_loss:
+                k += _squared(mask_gradients(f, g, sublayer.unit_size), settings)
             m += _second_moments(f[real], sublayer.unit_size)
         examples += len(real)
         tokens += int(real.sum())

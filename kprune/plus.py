@@ -37,8 +37,6 @@ class KPrunePlus:
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
-    power: float = 1.0
-    norm_fit: bool = False
     name: str = "kprune_plus"
 
     needs_labels = False
@@ -68,7 +66,7 @@ class KPrunePlus:
         )  # fmt: skip
         costs = [sublayer.unit_flops(budget.sequence_length) for sublayer in student.sublayers]
         limit = model_flops(student, budget.sequence_length) * (1 - budget.flops_reduction)
-        counts = allocate([c**self.power for c in curves], costs, limit)
+        counts = allocate(curves, costs, limit)
         kept_units, ridges = [], []
         rows = zip(student.sublayers, teacher.sublayers, fishers, counts, strict=True)
         below: OutputFisher | None = None

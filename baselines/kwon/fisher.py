@@ -29,7 +29,7 @@ def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objec
         batch = {key: value.to(adapter.device) for key, value in batch.items()}
 
         def loss(output, batch=batch):
-            return objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])
+            return [objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])]
 
         with torch.no_grad():
             hidden, attention_mask = adapter.embed(batch)
@@ -37,7 +37,7 @@ def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objec
         rows.append(
             [
                 mask_gradients(f, g, sublayer.unit_size).sum(dim=(0, 2)).cpu()
-                for sublayer, (f, g) in zip(adapter.sublayers, pairs, strict=True)
+                for sublayer, (f, (g,)) in zip(adapter.sublayers, pairs, strict=True)
             ]
         )
     gradients = [torch.stack(of_sublayer) for of_sublayer in zip(*rows, strict=True)]

@@ -57,27 +57,33 @@ def features_and_gradients(
     hidden: Tensor,
     attention_mask: Tensor | None,
     batch: dict[str, Tensor],
-    loss: Callable[..., Tensor],
-) -> list[tuple[Tensor, Tensor]]:
-    """Features f of every sublayer from `start` up and the gradients of a loss with respect to them.
+    losses: Callable[..., Sequence[Tensor]],
+) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+    """Features f of every sublayer from `start` up and the gradients of one or more losses with respect to them.
 
     A mask m multiplies a unit's features, so its derivative at m = 1 is the sum of f ∂loss/∂f over the unit's columns
     and the tokens; `mask_gradients` adds up the tokens.
 
     Args:
         hidden: input of sublayer `start`, [B, T, d].
-        loss: takes the model's output, gives a scalar.
+        losses: takes the model's output, gives scalars.
 
     Returns:
-        per sublayer, two tensors [B, T, units * unit_size] without graph.
+        per sublayer, f and a gradient per loss, tensors [B, T, units * unit_size] without graph.
     """
     sublayers = adapter.sublayers[start:]
     with torch.enable_grad(), caught(sublayers, "input") as features:
-        value = loss(adapter.run(start, hidden, attention_mask, batch))
-    pairs = iter(zip(features, torch.autograd.grad(value, features), strict=True))
+        values = losses(adapter.run(start, hidden, attention_mask, batch))
+    pairs = iter(zip((f.detach() for f in features), gradients(values, features), strict=True))
     nothing = hidden.new_zeros(*hidden.shape[:2], 0)
-    aligned = [next(pairs) if sublayer.units else (nothing, nothing) for sublayer in sublayers]
-    return [(f.detach(), g) for f, g in aligned]
+    return [next(pairs) if sublayer.units else (nothing, (nothing,) * len(values)) for sublayer in sublayers]
+
+
+def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Per node, the gradient of every one of some scalars of the same graph."""
+    last = len(values) - 1
+    per_value = [torch.autograd.grad(value, nodes, retain_graph=k < last) for k, value in enumerate(values)]
+    return list(zip(*per_value, strict=True))
 
 
 def mask_gradients(features: Tensor, gradient: Tensor, unit_size: int) -> Tensor:
