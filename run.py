@@ -5,13 +5,17 @@ import re
 import shlex
 import sys
 import time
+import traceback
+from typing import Any
 
 # Hydra then raises in place of printing, so that a wrong config is one line here as any other wrong input is.
 os.environ["HYDRA_FULL_ERROR"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hydra  # noqa: E402
+from hydra._internal.hydra import Hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.core.utils import JobReturn  # noqa: E402
 from hydra.errors import HydraException  # noqa: E402
 from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
@@ -24,7 +28,8 @@ failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def job(config: DictConfig) -> None:
+def job(config: DictConfig) -> Any:
+    """A cell's record or, in a sweep, what went wrong, as a string: launchers bring it back from other processes."""
     from experiments.composing import file_defaults
     from experiments.runner import evaluate_saved, run_cell
 
@@ -33,16 +38,44 @@ def job(config: DictConfig) -> None:
     settings = OmegaConf.to_container(config, resolve=True)
     try:
         if settings["evaluate"]:
-            evaluate_saved(settings)
-        else:
-            choices = HydraConfig.get().runtime.choices
-            command = shlex.join(["python", "run.py", *overrides])
-            defaults = file_defaults(choices.method, choices.calibration)
-            run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep, command)
+            return evaluate_saved(settings)
+        choices = HydraConfig.get().runtime.choices
+        defaults = file_defaults(choices.method, choices.calibration)
+        command = shlex.join(["python", "run.py", *overrides])
+        return run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep, command)
     except UserError as error:
-        failed.append(f"{' '.join(overrides)}: {error}" if sweep else str(error))
-        if sweep:
-            print(f"failed: {failed[-1]}", file=sys.stderr)
+        if not sweep:
+            failed.append(str(error))
+            return None
+        message = f"{' '.join(overrides)}: {error}"
+    except Exception as error:  # whatever it is, the other cells of a sweep go on
+        if not sweep:
+            raise
+        traceback.print_exc()
+        message = f"{' '.join(overrides)}: {type(error).__name__}: {error}"
+    print(f"failed: {message}", file=sys.stderr)
+    return message
+
+
+def finish_sweep(returns: list[JobReturn]) -> None:
+    """Name the cells that failed, and track the table of the others."""
+    from experiments.tracking import track_sweep
+
+    failed.extend(done.return_value for done in returns if isinstance(done.return_value, str))
+    records = [done.return_value for done in returns if isinstance(done.return_value, dict)]
+    if records:
+        config = returns[0].cfg
+        track_sweep(records, SWEEP_GROUP, config.tracking.mode, config.outputs)
+
+
+def multirun(self: Hydra, *arguments, **settings) -> Any:
+    """Hydra's own, which throws away what the jobs return."""
+    batches = hydras_multirun(self, *arguments, **settings)
+    finish_sweep([done for batch in batches for done in batch])
+    return batches
+
+
+hydras_multirun, Hydra.multirun = Hydra.multirun, multirun
 
 
 def quoted(argument: str) -> str:
@@ -56,9 +89,10 @@ def main() -> int:
     sys.argv[1:] = map(quoted, sys.argv[1:])
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        message = " ".join(str(error).split())
+        missing = re.search(r"find 'hydra/launcher/(joblib|submitit|ray)", message)
+        failed.append(f"{message}: pip install -e '.[{missing[1]}]'" if missing else message)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0

@@ -1,6 +1,8 @@
 """A finished cell as a Weights & Biases run."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +28,55 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
     Raises:
         UserError: wandb refuses, or an online run is not to be had.
     """
-    mode = os.environ.get("WANDB_MODE") or mode
-    if mode == "disabled":
-        return
     method = method_name(result)
     name = "/".join(
         [result["task"], result["model"], method, f"{result['flops_reduction_requested']:g}", f"seed{result['seed']}"]
     )
+    with started(outputs, mode, group=group, job_type=method, name=name, config=result["config"]) as run:
+        if run is None:
+            return
+        units = kept_units(result)
+        for row in units:
+            run.log({f"kept/{key}": value for key, value in row.items()})
+        run.log(numbers(result) | {"kept_units": table_of(units)})
+        run.summary.update(texts(result))
+
+
+def track_sweep(results: Sequence[dict[str, Any]], group: str, mode: str, outputs: str = "outputs") -> None:
+    """Log the table of a sweep, a row a cell, as the run `<group>/table` of its group; otherwise as `track`."""
+    with started(outputs, mode, group=group, job_type="table", name=f"{group}/table") as run:
+        if run is None:
+            return
+        rows = [
+            {"task": result["task"], "model": result["model"], "method": method_name(result), "seed": result["seed"]}
+            | {"metric": result["metric"]}
+            | {key: result[key] for key in NUMBERS}
+            | {"speedup": (result["latency"] or {}).get("speedup")}
+            for result in results
+        ]
+        run.log({"cells": table_of(rows)})
+        run.summary["count"] = len(rows)
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> wandb.Table:
+    columns = list(rows[0])
+    return wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
+
+
+@contextmanager
+def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
+    """A run of Weights & Biases, closed at the end; None where tracking is disabled."""
+    mode = os.environ.get("WANDB_MODE") or mode
+    if mode == "disabled":
+        yield None
+        return
     settings = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_machine_info=True
     )
     try:
         Path(outputs).mkdir(parents=True, exist_ok=True)
-        with wandb.init(
-            project="kprune", dir=outputs, mode=mode, group=group, job_type=method, name=name,
-            config=result["config"], settings=settings,
-        ) as run:  # fmt: skip
-            units = kept_units(result)
-            for row in units:
-                run.log({f"kept/{key}": value for key, value in row.items()})
-            columns = ["layer", "heads", "neurons"]
-            table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in units])
-            run.log(numbers(result) | {"kept_units": table})
-            run.summary.update(texts(result))
+        with wandb.init(project="kprune", dir=outputs, mode=mode, settings=settings, **run) as begun:
+            yield begun
     except (wandb.Error, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from world import make_world
 
 MIRROR = os.environ.get("KPRUNE_MIRROR")
 os.environ["WANDB_MODE"] = "disabled"
@@ -16,3 +17,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="KPRUNE_MIRROR is not set: no real data"))
         if item.get_closest_marker("slow") and not os.environ.get("KPRUNE_SLOW"):
             item.add_marker(pytest.mark.skip(reason="KPRUNE_SLOW is not set: takes minutes"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))

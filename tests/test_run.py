@@ -4,73 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import pandas as pd
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from world import ROOT, bad, run
 
 from experiments.predictions import load
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A tiny fine-tuned checkpoint and a data file for `task=custom`."""
-    folder = tmp_path_factory.mktemp("world")
-    words = {word: index for index, word in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(97))])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
-    model = tiny_model(dtype=torch.float32)
-    model.config.id2label = {0: "bad", 1: "fine", 2: "good"}
-    model.config.label2id = {"bad": 0, "fine": 1, "good": 2}
-    model.save_pretrained(folder / "checkpoint")
-    tokenizer.save_pretrained(folder / "checkpoint")
-    generator = torch.Generator().manual_seed(0)
-    rows = [" ".join(f"w{i}" for i in torch.randint(97, (8,), generator=generator).tolist()) for _ in range(60)]
-    labels = [("bad", "fine", "good")[i % 3] for i in range(60)]
-    pd.DataFrame({"review": rows, "stars": labels}).to_csv(folder / "data.csv", index=False)
-    return folder
-
-
-def run(world, *overrides, sweep=False):
-    command = [
-        sys.executable,
-        "run.py",
-        *(["-m"] if sweep else []),
-        "task=custom",
-        f"task.train_file={world / 'data.csv'}",
-        "task.text=[review]",
-    ]
-    command += ["task.label=stars", f"model.checkpoint={world / 'checkpoint'}", "calibration.tokens=200"]
-    command += [
-        "latency.batch_size=2",
-        "latency.sequence_length=8",
-        "threads=1",
-        "tracking=none",
-        "task.max_length=32",
-        *overrides,
-    ]
-    cache = os.environ.get("KPRUNE_CACHE", str(world / "cache"))
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": "", "KPRUNE_CACHE": cache}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-
-
-def bad(done, *words):
-    """One line on stderr that names the cause and the remedy, exit code 2."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2, done.stderr
-    assert len([line for line in lines if line.startswith("error: ")]) == 1 and "Traceback" not in done.stderr, (
-        done.stderr
-    )
-    for word in words:
-        assert word in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from experiments.grid import work
 from experiments.grid.plan import Grid, Plan, cells_of, estimate, plan_of
+from experiments.tracking import track_sweep
 from kprune.errors import UserError
 
 
@@ -54,17 +55,21 @@ def run(arguments: argparse.Namespace) -> int:
     print(announcement(arguments.name, plan, seconds), flush=True)
     if arguments.dry_run:
         return 0
-    failed, skipped = [], 0
+    failed, skipped, records = [], 0, [record for _, record in plan.finished]
     group = time.strftime(f"{arguments.name}-%Y%m%d-%H%M%S")
     with tqdm(total=len(plan.open), desc=arguments.name, unit="cell", disable=None) as bar:
-        for cell, state, message in work.run(plan.open, group):
+        for cell, state, what in work.run(plan.open, group):
             bar.update()
+            if state == work.DONE:
+                records.append(what)
             skipped += state == work.OUT_OF_REACH
             if state == work.OUT_OF_REACH:
-                print(f"{cell.name}: {message}; – in tables")
+                print(f"{cell.name}: {what}; – in tables")
             if state == work.FAILED:
-                failed.append(f"{cell.name}: {message}")
+                failed.append(f"{cell.name}: {what}")
                 print(f"failed: {failed[-1]}", file=sys.stderr)
+    if plan.open and records:
+        track_sweep(records, group, plan.open[0].settings["tracking"]["mode"], arguments.outputs)
     done = len(plan.open) - len(failed) - skipped
     print(f"{arguments.name}: {done} cells run, {len(plan.finished)} finished before, {skipped} out of reach, {len(failed)} failed")
     for line in failed:

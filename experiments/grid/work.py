@@ -4,8 +4,10 @@ import itertools
 import multiprocessing
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 from experiments.grid.plan import Cell
 from experiments.runner import run_cell
@@ -14,8 +16,8 @@ from kprune.errors import OutOfReach, UserError
 DONE, OUT_OF_REACH, FAILED = "done", "out of reach", "failed"
 
 
-def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, str]]:
-    """(cell, DONE, OUT_OF_REACH or FAILED, message) as they come; one failed cell does not stop the others.
+def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Any]]:
+    """(cell, DONE and its record, OUT_OF_REACH or FAILED and a message) as they come; one failed cell does not stop the others.
 
     A process serves one task and model: what its cells share stays in memory, and what one task took is given back.
     """
@@ -23,13 +25,13 @@ def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, str]]:
         some = list(some)
         while some:  # a process that dies, as of too little memory, takes one cell with it and not the others
             answered = 0
-            for cell, state, message in in_process(some, group):
-                yield cell, state, message
+            for answer in in_process(some, group):
+                yield answer
                 answered += 1
             some = some[answered:]
 
 
-def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, str]]:
+def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Any]]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(cells, group, theirs))
@@ -38,12 +40,12 @@ def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, s
     try:
         for cell in cells:
             try:
-                state, message = ours.recv()
+                state, what = ours.recv()
             except EOFError:
                 process.join()
                 yield cell, FAILED, f"the process died ({death(process.exitcode)}): see its messages, or free some memory"
                 return
-            yield cell, state, message
+            yield cell, state, what
         process.join()
     finally:
         ours.close()
@@ -58,14 +60,16 @@ def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
         if not multiprocessing.parent_process().is_alive():
             return
         try:
-            run_cell(cell.settings, cell.defaults, group, sweep=True)
-            answers.send((DONE, ""))
+            answers.send((DONE, run_cell(cell.settings, cell.defaults, group, sweep=True)))
         except OutOfReach as error:
             answers.send((OUT_OF_REACH, str(error)))
         except UserError as error:
             answers.send((FAILED, str(error)))
         except KeyboardInterrupt:
             sys.exit(130)
+        except Exception as error:  # whatever it is, the other cells go on
+            traceback.print_exc()
+            answers.send((FAILED, f"{type(error).__name__}: {error}"))
 
 
 def death(code: int) -> str:

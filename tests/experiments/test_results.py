@@ -113,6 +113,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, monkeypatch):
     assert not os.listdir(folder)
 
 
+def test_a_disk_that_fills_up_after_the_predictions_leaves_no_record(folder, monkeypatch):
+    synced = []
+
+    def full(_):
+        synced.append(1)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        results.write(folder, record(), PREDICTED)
+    assert os.listdir(folder) == ["predictions.npz"] and results.finished(folder, {"seed": 0}) is None
+    results.clear(folder)
+    assert not os.listdir(folder)
+
+
 def test_clear_takes_the_model_too(folder):
     results.write(folder, record(), PREDICTED)
     (folder / "model").mkdir()

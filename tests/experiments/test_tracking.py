@@ -8,7 +8,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from experiments.tracking import track
+from experiments.tracking import track, track_sweep
 from kprune.errors import UserError
 
 RESULT = {
@@ -85,6 +85,22 @@ def test_an_offline_run_holds_the_cell(tmp_path, capfd):
         if record.WhichOneof("record_type") == "summary":
             summary |= items(record.summary.update)
     assert summary["commit"] == "c0ffee" and summary["device"] == "a CPU"
+
+
+def test_a_sweep_leaves_its_table(tmp_path):
+    """One more run in the sweep's group, with a row a cell; what was never tried has no row."""
+    cells = [RESULT, RESULT | {"method": "kcm", "variant": {}, "score": 60.5, "latency": None}]
+    track_sweep(cells, "sweep-1", "offline", str(tmp_path))
+    records = finished_run(tmp_path)
+    run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.job_type, run.display_name) == ("sweep-1", "table", "sweep-1/table")
+    (artifact,) = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
+    assert artifact.type == "run_table" and artifact.name.endswith("cells")
+    (path,) = [items(r.history.item)["cells/path"] for r in records if r.WhichOneof("record_type") == "history"]
+    (file,) = tmp_path.glob(f"wandb/offline-run-*/files/{path}")
+    table = json.loads(file.read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["method"], row["score"], row["speedup"]) for row in rows] == [("kprune+mu=2.0", 80.25, 3.0), ("kcm", 60.5, None)]
 
 
 @pytest.mark.parametrize("from_outside", [True, False])

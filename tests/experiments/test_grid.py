@@ -1,0 +1,86 @@
+"""Grids as data: which cells, in which order, and how long they are expected to take."""
+
+import json
+from itertools import groupby
+
+import pytest
+import yaml
+
+from analysis import names
+from experiments.composing import CONF
+from experiments.grid.plan import Grid, by_rule, cells_of, estimate, merged, plan_of
+from experiments.runner import identity_of
+from kprune.errors import UserError
+
+KNOWN = {path.stem for path in (CONF / "method").glob("*.yaml")}
+GRIDS = sorted(path.stem for path in (CONF / "grid").glob("*.yaml"))
+
+
+def small(name, **changes):
+    return Grid.read(name, small=True, models=["minilm"], methods=["kprune"], **changes)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("is_small", [True, False])
+def test_every_grid_composes(name, is_small, tmp_path):
+    content = yaml.safe_load((CONF / "grid" / f"{name}.yaml").read_text())
+    methods = set(content["methods"])
+    assert methods <= set(names.METHODS)
+    grid = Grid.read(name, is_small, methods=sorted(methods & KNOWN))
+    cells = cells_of(grid, str(tmp_path))
+    shape = (grid.models, grid.tasks, grid.methods, grid.variants, grid.reductions, grid.seeds)
+    product = 1
+    for entries in shape:
+        product *= len(entries)
+    assert len(cells) == product and len({cell.folder for cell in cells}) == product
+
+
+def test_cells_that_share_something_are_neighbours(tmp_path):
+    cells = cells_of(small("accuracy", tasks=["mrpc", "stsb"], seeds=[0, 1]), str(tmp_path))
+    places = [key for key, _ in groupby((c.settings["task"]["name"], c.settings["seed"]) for c in cells)]
+    assert places == [("mrpc", 0), ("mrpc", 1), ("stsb", 0), ("stsb", 1)]
+
+
+def test_a_variants_own_setting_goes_before_the_grids_and_the_command_lines_before_both(tmp_path):
+    assert merged(["a=1", "b=1"], ["a=2"], ["b=3"]) == ["a=2", "b=3"]
+    cells = cells_of(small("sensitivity"), str(tmp_path))
+    tokens = [cell.settings["calibration"]["tokens"] for cell in cells]
+    assert tokens == [2000] * (len(cells) - 3) + [1000, 5000, 20000]
+    cells = cells_of(small("sensitivity"), str(tmp_path), ["calibration.tokens=300"])
+    assert {cell.settings["calibration"]["tokens"] for cell in cells} == {300}
+    assert len(cells) == len(tokens) - 3  # what has become the same cell is one
+
+
+def write(cell, seconds):
+    cell.folder.mkdir(parents=True)
+    record = {"config": identity_of(cell.settings), "score": 1.0, "details": {"cell_seconds": seconds}}
+    (cell.folder / "result.json").write_text(json.dumps(record))
+
+
+def test_the_estimate_is_measured_where_something_is(tmp_path):
+    grid = small("ablation", tasks=["mrpc", "stsb"], reductions=[0.5, 0.6, 0.7])
+    cells = cells_of(grid, str(tmp_path))
+    write(cells[0], 10.0)
+    write(cells[1], 30.0)
+    plan = plan_of(cells)
+    assert [cell.folder for cell, _ in plan.finished] == [cell.folder for cell in cells[:2]]
+    seconds = dict(zip([cell.folder for cell in plan.open], estimate(plan), strict=True))
+    assert seconds[cells[2].folder] == 20.0  # the same method and variant
+    assert seconds[cells[3].folder] == 20.0 and "lambdas" in str(cells[3].folder)  # the same method
+    assert seconds[cells[6].folder] == by_rule(cells[6].settings) > 0  # another task
+    assert by_rule(cells[0].settings | {"method": {"name": "cofi"}}) is None
+
+
+def test_another_configurations_record_does_not_stop_the_plan(tmp_path):
+    cells = cells_of(small("ablation", tasks=["mrpc"]), str(tmp_path))
+    write(cells[0], 10.0)
+    path = cells[0].folder / "result.json"
+    path.write_text(path.read_text().replace('"max_length": 128', '"max_length": 64'))
+    assert [cell.folder for cell in plan_of(cells).open] == [cell.folder for cell in cells]
+
+
+def test_a_grid_that_is_not_there():
+    with pytest.raises(UserError, match="use one of ablation, accuracy"):
+        Grid.read("nonsense", small=False)
+    with pytest.raises(UserError, match="task 'nonsense' is unknown"):
+        Grid.read("accuracy", small=False, tasks=["nonsense"])
