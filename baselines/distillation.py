@@ -27,13 +27,13 @@ def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: b
     """Run a model (or anything that is called like one); linear layers in bfloat16 where asked for."""
     output = _run(model, batch, bf16, output_hidden_states=True)
     logits = objective.read(output, batch["attention_mask"])
-    return Seen(_at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
+    return Seen(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
 
 
 def task_loss(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Tensor:
     """The loss on a batch's labels."""
     logits = objective.read(_run(model, batch, bf16), batch["attention_mask"])
-    return objective.loss(_at_least_float32(logits), batch["labels"])
+    return objective.loss(at_least_float32(logits), batch["labels"])
 
 
 def logit_loss(objective: Objective, student: Seen, teacher: Seen, temperature: float) -> Tensor:
@@ -43,7 +43,7 @@ def logit_loss(objective: Objective, student: Seen, teacher: Seen, temperature: 
 
 def hidden_loss(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
     """Mean squared error over the real tokens and the hidden dimensions of two hidden states [B, T, d]."""
-    return (_at_least_float32(student[real]) - _at_least_float32(teacher[real])).square().mean()
+    return (at_least_float32(student[real]) - at_least_float32(teacher[real])).square().mean()
 
 
 def _run(model: Callable, batch: dict[str, Tensor], bf16: bool, **settings):
@@ -51,5 +51,6 @@ def _run(model: Callable, batch: dict[str, Tensor], bf16: bool, **settings):
         return model(**model_inputs(batch), **settings)
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """bfloat16 is for products, not for sums."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

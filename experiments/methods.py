@@ -1,8 +1,14 @@
 """Which pruning method a config names."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from baselines.cofi import CoFi
+from baselines.dynabert import DynaBERT
+from baselines.ebert import EBERT
+from baselines.finetuned import FineTuned
+from baselines.training import Recipe
 from kprune.algorithm import KPrune
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings
@@ -13,7 +19,20 @@ def _kprune(knowledge: dict, lambdas: list[float], **settings) -> KPrune:
     return KPrune(knowledge=KnowledgeSettings(**knowledge), lambdas=tuple(lambdas), **settings)
 
 
-METHODS: dict[str, Callable[..., Pruner]] = {"kprune": _kprune, "kprune_official": _kprune}
+def _retrained(method: Callable[..., Pruner], recipe: dict, **settings) -> Pruner:
+    lists = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
+    return method(recipe=Recipe(**recipe), **settings | lists)
+
+
+METHODS: dict[str, Callable[..., Pruner]] = {
+    "kprune": _kprune,
+    "kprune_official": _kprune,
+    "kprune_finetuned": partial(_retrained, partial(FineTuned, KPrune())),
+    "dynabert_w": partial(_retrained, DynaBERT),
+    "dynabert_d": partial(_retrained, DynaBERT),
+    "ebert": partial(_retrained, EBERT),
+    "cofi": partial(_retrained, CoFi),
+}
 
 
 def build_method(settings: dict[str, Any]) -> Pruner:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from experiments import results
+from experiments.cache import cache_folder
 from experiments.calibration import draw_calibration, mean_length, read_calibration
-from experiments.checkpoints import Checkpoint, find_checkpoint, load_model, load_tokenizer
+from experiments.checkpoints import Checkpoint, find_checkpoint, fingerprint, load_model, load_tokenizer
 from experiments.evaluation import evaluate
 from experiments.latency import measure_latency
 from experiments.methods import build_method
@@ -21,9 +22,9 @@ from experiments.tracking import track
 from kprune import checkpoint as pruned_checkpoint
 from kprune.errors import UserError
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.pruner import Budget, CalibrationSet, Outcome, PruningData
 from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, params_reduction
+from kprune.transformer.flops import flops_reduction, model_flops, params_reduction
 
 # What does not change a result is not part of the configuration that identifies it.
 NOT_IDENTITY = ("force", "tracking", "save_model", "outputs", "evaluate", "device", "threads", "hydra")
@@ -150,10 +151,11 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         )
     objective: Objective = task.objective
     outcome = pruner.prune(bench.model, objective, data, Budget(config["flops_reduction"], length))
-    dense_adapter, pruned_adapter = adapter_for(bench.model), adapter_for(outcome.model)
+    sizes = measure_sizes(bench, outcome, length)
     score = evaluate(outcome.model, task, tokenizer, bench.device)
     evaluation = task.evaluation(tokenizer)
-    latency = config["latency"] and measure_latency(bench.model, outcome.model, **config["latency"])
+    measurable = config["latency"] and not outcome.count_units
+    latency = measure_latency(bench.model, outcome.model, **config["latency"]) if measurable else None
     record = results.Result(
         task=task.name,
         model=config["model"]["name"],
@@ -167,10 +169,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         evaluation={"split": evaluation.split, "examples": evaluation.size},
         checkpoint={"source": bench.checkpoint.source, "sha256": bench.checkpoint.sha256},
         flops_reduction_requested=config["flops_reduction"],
-        flops_reduction=flops_reduction(dense_adapter, pruned_adapter, length),
-        params_reduction=params_reduction(dense_adapter, pruned_adapter),
-        kept_heads=outcome.kept_heads,
-        kept_neurons=outcome.kept_neurons,
+        **sizes,
         pruning_seconds=sum(outcome.seconds_by_stage.values()),
         seconds_by_stage=dict(outcome.seconds_by_stage),
         peak_memory_mb=peak_memory_mb(bench.device),
@@ -184,12 +183,31 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     return outcome, record
 
 
+def measure_sizes(bench: Bench, outcome: Outcome, length: float) -> dict[str, Any]:
+    """Reductions and kept units, counted on the pruned model; on the evaluation inputs where they depend on them."""
+    dense = adapter_for(bench.model)
+    heads, neurons = outcome.kept_heads, outcome.kept_neurons
+    if outcome.count_units:
+        inputs = bench.task.evaluation(bench.tokenizer).examples
+        batches = CalibrationSet(inputs, bench.task.batch_size, bench.tokenizer.pad_token_id or 0).batches()
+        units = outcome.count_units(batches)
+        heads, neurons = units[0::2], units[1::2]
+        left = sum(n * s.unit_flops(length) for n, s in zip(units, dense.sublayers, strict=True))
+        flops, params = 1 - left / model_flops(dense, length), 0.0
+    else:
+        pruned = adapter_for(outcome.model)
+        flops, params = flops_reduction(dense, pruned, length), params_reduction(dense, pruned)
+    return {"flops_reduction": flops, "params_reduction": params, "kept_heads": heads, "kept_neurons": neurons}
+
+
 def pruning_data(config: dict[str, Any], bench: Bench, labels: bool) -> PruningData:
     """What a method reads; one object for all cells with the same calibration set, so that they share what they can."""
     key = (_frozen(config["calibration"]), config["seed"], labels)
     if key not in bench.data:
         calibration = calibration_for(config, bench, labels)
-        bench.data[key] = PruningData(calibration, training=lambda: bench.task.training(bench.tokenizer))
+        seed = config["seed"]
+        workspace = cache_folder() / "trainings" / f"{bench.task.name}-{fingerprint(bench.task, bench.checkpoint.sha256, seed)}"
+        bench.data[key] = PruningData(calibration, lambda: bench.task.training(bench.tokenizer), workspace, seed)
     return bench.data[key]
 
 
@@ -209,6 +227,9 @@ def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: Cal
 
 def save_model(folder: Path, outcome, bench: Bench, record: results.Result) -> None:
     """The pruned model in `model/`, with its card and what is needed to score it again."""
+    if outcome.count_units:
+        print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
+        return
     pruned_checkpoint.save(
         outcome.model, folder / "model", bench.tokenizer, model_card(record, bench.task.auto_class.__name__)
     )

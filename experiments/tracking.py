@@ -47,6 +47,8 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
                 run.log({f"kept/{key}": value for key, value in row.items()})
             columns = ["layer", "heads", "neurons"]
             table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in units])
+            for row in losses(result):
+                run.log(row)
             run.log(numbers(result) | {"kept_units": table})
             run.summary.update(texts(result))
     except (wandb.Error, ValueError, OSError) as error:
@@ -71,6 +73,14 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
         | {f"latency/{key}": latency[key] for key in latency if isinstance(latency[key], (int, float))}
         | {f"calibration/{key}": value for key, value in result["calibration"].items()}
     )
+
+
+def losses(result: dict[str, Any]) -> list[dict[str, float]]:
+    """A row per point of each training's loss curve; none where nothing was trained."""
+    curves = result.get("details", {}).get("losses", {})
+    return [
+        {f"loss/{stage}": loss, f"loss/{stage}_step": step} for stage, curve in curves.items() for step, loss in curve
+    ]
 
 
 def texts(result: dict[str, Any]) -> dict[str, Any]:
