@@ -1,8 +1,8 @@
 """EBERT (Liu et al., Findings of ACL 2021): small predictors decide for each input which heads and neurons to compute."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from baselines.distillation import at_least_float32, task_loss
 from baselines.training import Recipe, Training, first_of_shuffled, on_record, parameter_groups, state_file, train
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
+from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import model_flops
 
 BOTTLENECK = 64
 OPEN = 2.0
 """Bias that the gates' logits start at: most are open."""
-HALVINGS = 24
+HALVINGS = 18
+THRESHOLD_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class EBERT:
     logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch.
 
     The penalty leaves the FLOPs near the target, not at it. So that methods are compared at the same FLOPs, one threshold
-    for all gates is then set such that the mean over the calibration set is the target (0 in the paper).
+    for all gates is then set such that the mean over calibration examples is the target (0 in the paper).
 
     FLOPs and kept units are means over the evaluation inputs, at the cell's sequence length as every method's; the
     predictors' own (about 0.02 % of BERT-base's) are left out. The model here masks what its gates close and computes it
@@ -75,9 +76,10 @@ class EBERT:
         clock.seconds["training"] = trained.seconds
         gated.requires_grad_(False)
         with clock("threshold"):
-            untouched = gated.share(gated.count_units(data.calibration.batches()))
-            set_threshold(gated, data.calibration, 1 - budget.flops_reduction)
-            units = gated.count_units(data.calibration.batches())
+            batches = replace(data.calibration, examples=data.calibration.examples[:THRESHOLD_EXAMPLES]).batches()
+            untouched = gated.share(gated.count_units(batches))
+            set_threshold(gated, batches, 1 - budget.flops_reduction)
+            units = gated.count_units(batches)
         details = {"threshold": gated.threshold.item(), "flops_reduction_at_threshold_0": 1 - float(untouched),
                    **on_record({"training": trained})}  # fmt: skip
         return Outcome(gated, units[0::2], units[1::2], None, dict(clock.seconds), details, gated.count_units)
@@ -175,9 +177,8 @@ class GatedModel(nn.Module):
                 handle.remove()
 
 
-def set_threshold(gated: GatedModel, calibration: CalibrationSet, target: float) -> None:
-    """The lowest threshold (to a small error) at which the calibration set's mean share of FLOPs is within the target."""
-    batches = calibration.batches()
+def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], target: float) -> None:
+    """The lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target."""
     low, high = -100.0, 100.0
     for _ in range(HALVINGS):
         gated.threshold.fill_((low + high) / 2)

@@ -12,9 +12,10 @@ def model_card(result: Result, auto_class: str) -> str:
         if latency
         else "not measured"
     )
+    how = "with retraining" if "training" in result.details else "without retraining"
     return f"""# {result.model} pruned for {result.task}
 
-Pruned without retraining by `{result.method}` of kprune, which needs not be installed to load it:
+Pruned {how} by `{result.method}` of kprune, which needs not be installed to load it:
 
 ```python
 from transformers import {auto_class}

@@ -84,7 +84,7 @@ class DynaBERT:
         common = (tuple(self.widths), self.width_hidden_weight, self.recipe, self.max_examples, self.rewiring_examples, self.bf16)
         rewired, order = clock.shared(
             "rewiring", data, ("rewiring", self.max_examples, self.rewiring_examples),
-            lambda: rewire(model, objective, self.rewiring_batches(examples, data.calibration)),
+            lambda: rewire(model, objective, self.rewiring_batches(examples, data)),
         )  # fmt: skip
         shared = stage("width_stage", common, rewired, lambda shared: self.width_losses(shared, model, objective),
                        self.recipe.epochs, {"order": order})  # fmt: skip
@@ -104,9 +104,9 @@ class DynaBERT:
         details = {"width": shape.width, "depth": shape.depth, **on_record(stages)}
         return Outcome.of(pruned.eval(), kept, clock, details)
 
-    def rewiring_batches(self, examples: Sequence[Example], calibration: CalibrationSet) -> list[dict[str, Tensor]]:
-        some = examples[: self.rewiring_examples]
-        return CalibrationSet(some, self.recipe.batch_size, calibration.pad_token_id).batches()
+    def rewiring_batches(self, examples: Sequence[Example], data: PruningData) -> list[dict[str, Tensor]]:
+        some = first_of_shuffled(examples, self.rewiring_examples, data.seed)
+        return CalibrationSet(some, self.recipe.batch_size, data.calibration.pad_token_id).batches()
 
     def largest(self, model: nn.Module, budget: Budget) -> Shape:
         """The sub-network with the most FLOPs that fit; of equals, the deepest."""

@@ -9,7 +9,7 @@ from kprune.pruner import PruningData
 LABELS = {
     "classification": lambda example: example["input_ids"][1] % 3,
     "regression": lambda example: example["input_ids"][1] / 50 - 1,
-    "span": lambda example: (1, len(example["input_ids"]) - 1),
+    "span": lambda example: (1, 2),
 }
 
 

@@ -25,8 +25,8 @@ from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 
 RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=16)
 METHODS = {
-    "dynabert_w": DynaBERT(depths=(1.0,), recipe=RECIPE),
-    "dynabert_d": DynaBERT(depths=(0.67, 1.0), recipe=RECIPE, final_epochs=1),
+    "dynabert_w": DynaBERT(widths=(0.25, 0.75), depths=(1.0,), recipe=RECIPE),
+    "dynabert_d": DynaBERT(widths=(0.25, 0.75), depths=(0.67, 1.0), recipe=RECIPE, final_epochs=1),
     "ebert": EBERT(recipe=RECIPE),
     "cofi": CoFi(recipe=RECIPE, unmasked_epochs=0.5, warmup_epochs=0.5, finetuning_epochs=1),
     "kprune_finetuned": FineTuned(KPrune(), recipe=RECIPE),

@@ -36,13 +36,17 @@ def test_an_epoch_sees_every_example_once_in_batches_of_like_length():
 def test_the_loss_goes_down(head, data_for):
     model, data = tiny_model(head=head, dtype=torch.float32), data_for(head)
     objective = objective_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter *= 0.2  # weights as large as the tests' learn nothing
     run = Training(model, lambda batch, epochs: iter([task_loss(model, batch, objective)]), data.training(), 1,
-                   Recipe(epochs=15, lr=2e-3, batch_size=8), 0)  # fmt: skip
+                   Recipe(epochs=15, lr=5e-3, batch_size=8), 0)  # fmt: skip
     trained = train(run, "a test", None, 48)
     assert (trained.steps, trained.epochs, trained.examples) == (90, 15, 48)
     assert trained.losses[-1][0] == 90 and len(trained.losses) <= LOSS_POINTS
     losses = [loss for _, loss in trained.losses]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
 def test_losses_given_one_by_one_are_one_loss():
