@@ -66,7 +66,7 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
         reference = Path(mirror).expanduser() / "kprune-reference" / name
         if reference.is_dir():
             return _checkpoint(reference, "reference")
-    folder = cache_folder() / "checkpoints" / f"{name}-{_fingerprint(task, pretrained, seed)}"
+    folder = cache_folder() / "checkpoints" / f"{name}-{fingerprint(task, pretrained, seed)}"
     with locked(folder):
         if (folder / WEIGHTS).is_file():
             return _checkpoint(folder, "cache")
@@ -270,8 +270,8 @@ def _checkpoint(folder: Path, source: str) -> Checkpoint:
     return Checkpoint(folder, source, _weights_sha256(folder))
 
 
-def _fingerprint(task: Task, pretrained: str, seed: int) -> str:
-    """Short hash of what a fine-tuned model depends on: two tasks of one name do not share a model."""
+def fingerprint(task: Task, pretrained: str, seed: int) -> str:
+    """Short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model."""
     settings = {}
     for name in inspect.signature(type(task).__init__).parameters:
         value = getattr(task, name, None)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from experiments import predictions, results
-from experiments.cache import cache_folder, locked, write_atomically
+from experiments.cache import cache_folder, locked
 from experiments.evaluation import predictions_of
 from experiments.predictions import Predictions
 from experiments.tasks import Task
+from kprune.files import write_atomically
 
 FORMAT = 1
 """Of the cached file; raised when evaluation itself changes."""

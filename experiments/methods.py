@@ -1,12 +1,18 @@
 """Which pruning method a config names."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from baselines.cofi import CoFi
+from baselines.dynabert import DynaBERT
+from baselines.ebert import EBERT
+from baselines.finetuned import FineTuned
 from baselines.kcm import KCM
 from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
 from baselines.random import Random
+from baselines.training import Recipe
 from kprune.algorithm import KPrune
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings
@@ -18,6 +24,11 @@ def _kprune(knowledge: dict, lambdas: list[float], **settings) -> KPrune:
     return KPrune(knowledge=KnowledgeSettings(**knowledge), lambdas=tuple(lambdas), **settings)
 
 
+def _retrained(method: Callable[..., Pruner], recipe: dict, **settings) -> Pruner:
+    lists = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
+    return method(recipe=Recipe(**recipe), **settings | lists)
+
+
 METHODS: dict[str, Callable[..., Pruner]] = {
     "kprune": _kprune,
     "kprune_official": _kprune,
@@ -26,6 +37,11 @@ METHODS: dict[str, Callable[..., Pruner]] = {
     "kcm": KCM,
     "magnitude": Magnitude,
     "random": Random,
+    "kprune_finetuned": partial(_retrained, partial(FineTuned, KPrune())),
+    "dynabert_w": partial(_retrained, DynaBERT),
+    "dynabert_d": partial(_retrained, DynaBERT),
+    "ebert": partial(_retrained, EBERT),
+    "cofi": partial(_retrained, CoFi),
 }
 
 

@@ -13,9 +13,10 @@ def model_card(result: Result, auto_class: str, format: str, command: str) -> st
         if latency
         else "not measured"
     )
+    how = "with retraining" if "training" in result.details else "without retraining"
     return f"""# {result.model} pruned for {result.task}
 
-Pruned by the method `{result.method}` of kprune.
+Pruned {how} by the method `{result.method}` of kprune.
 
 {loading_section(auto_class, format)}
 

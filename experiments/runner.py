@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from experiments import results
+from experiments.cache import cache_folder
 from experiments.calibration import draw_calibration, mean_length, read_calibration
-from experiments.checkpoints import Checkpoint, find_checkpoint, load_model, load_tokenizer
+from experiments.checkpoints import Checkpoint, find_checkpoint, fingerprint, load_model, load_tokenizer
 from experiments.dense import dense_predictions
 from experiments.evaluation import evaluate, predictions_of
 from experiments.latency import measure_latency
@@ -25,7 +26,7 @@ from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import Budget, CalibrationSet, Outcome, PruningData, check_reach
 from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, params_reduction
+from kprune.transformer.flops import flops_reduction, model_flops, params_reduction
 
 # What does not change a result is not part of the configuration that identifies it.
 NOT_IDENTITY = (
@@ -161,10 +162,11 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     check_reach(pruner, bench.model, budget)
     objective: Objective = task.objective
     outcome = pruner.prune(bench.model, objective, data, budget)
-    dense_adapter, pruned_adapter = adapter_for(bench.model), adapter_for(outcome.model)
+    sizes = measure_sizes(bench, outcome, length)
     predicted = predictions_of(outcome.model, task, tokenizer, bench.device)
     evaluation = task.evaluation(tokenizer)
-    latency = config["latency"] and measure_latency(bench.model, outcome.model, **config["latency"])
+    measurable = config["latency"] and not outcome.count_units
+    latency = measure_latency(bench.model, outcome.model, **config["latency"]) if measurable else None
     record = results.Result(
         task=task.name,
         model=config["model"]["name"],
@@ -183,10 +185,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         },
         checkpoint={"source": bench.checkpoint.source, "sha256": bench.checkpoint.sha256},
         flops_reduction_requested=config["flops_reduction"],
-        flops_reduction=flops_reduction(dense_adapter, pruned_adapter, length),
-        params_reduction=params_reduction(dense_adapter, pruned_adapter),
-        kept_heads=outcome.kept_heads,
-        kept_neurons=outcome.kept_neurons,
+        **sizes,
         pruning_seconds=sum(outcome.seconds_by_stage.values()),
         seconds_by_stage=dict(outcome.seconds_by_stage),
         peak_memory_mb=peak_memory_mb(bench.device),
@@ -209,12 +208,31 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     return outcome, record, predicted
 
 
+def measure_sizes(bench: Bench, outcome: Outcome, length: float) -> dict[str, Any]:
+    """Reductions and kept units, counted on the pruned model; on the evaluation inputs where they depend on them."""
+    dense = adapter_for(bench.model)
+    heads, neurons = outcome.kept_heads, outcome.kept_neurons
+    if outcome.count_units:
+        inputs = bench.task.evaluation(bench.tokenizer).examples
+        batches = CalibrationSet(inputs, bench.task.batch_size, bench.tokenizer.pad_token_id or 0).batches()
+        units = outcome.count_units(batches)
+        heads, neurons = units[0::2], units[1::2]
+        left = sum(n * s.unit_flops(length) for n, s in zip(units, dense.sublayers, strict=True))
+        flops, params = 1 - left / model_flops(dense, length), 0.0
+    else:
+        pruned = adapter_for(outcome.model)
+        flops, params = flops_reduction(dense, pruned, length), params_reduction(dense, pruned)
+    return {"flops_reduction": flops, "params_reduction": params, "kept_heads": heads, "kept_neurons": neurons}
+
+
 def pruning_data(config: dict[str, Any], bench: Bench, labels: bool) -> PruningData:
     """What a method reads; one object for all cells with the same calibration set, so that they share what they can."""
     key = (_frozen(config["calibration"]), config["seed"], labels)
     if key not in bench.data:
         calibration = calibration_for(config, bench, labels)
-        bench.data[key] = PruningData(calibration, training=lambda: bench.task.training(bench.tokenizer))
+        seed = config["seed"]
+        workspace = cache_folder() / "trainings" / f"{bench.task.name}-{fingerprint(bench.task, bench.checkpoint.sha256, seed)}"
+        bench.data[key] = PruningData(calibration, lambda: bench.task.training(bench.tokenizer), workspace, seed)
     return bench.data[key]
 
 
@@ -236,6 +254,9 @@ def save_model(
     folder: Path, outcome: Outcome, bench: Bench, record: results.Result, config: dict[str, Any], command: str
 ) -> None:
     """The pruned model, with its card and what is needed to score it again."""
+    if outcome.count_units:
+        print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
+        return
     card = model_card(record, bench.task.auto_class.__name__, config["format"], command)
     outcome.save(folder, bench.tokenizer, card, config["format"], config["onnx"])
     results.write_json(folder / "kprune.json", {"task": record.config["task"], "score": record.score})

@@ -38,6 +38,8 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
         units = kept_units(result)
         for row in units:
             run.log({f"kept/{key}": value for key, value in row.items()})
+        for row in losses(result):
+            run.log(row)
         run.log(numbers(result) | {"kept_units": table_of(units)})
         run.summary.update(texts(result))
 
@@ -99,6 +101,14 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
         | {f"latency/{key}": latency[key] for key in latency if isinstance(latency[key], (int, float))}
         | {f"calibration/{key}": value for key, value in result["calibration"].items()}
     )
+
+
+def losses(result: dict[str, Any]) -> list[dict[str, float]]:
+    """A row per point of each training's loss curve; none where nothing was trained."""
+    curves = result.get("details", {}).get("losses", {})
+    return [
+        {f"loss/{stage}": loss, f"loss/{stage}_step": step} for stage, curve in curves.items() for step, loss in curve
+    ]
 
 
 def texts(result: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,13 +75,16 @@ class PruningData:
     Attributes:
         calibration: for every method.
         training: labelled, tokenised when called; for the retrained methods alone.
-        workspace: folder where a long training keeps its state, so that it can go on after an interruption.
+        workspace: folder where a long training keeps its state, so that it can go on after an interruption. It belongs to
+            this model, task and seed; a method names its files by whatever else they depend on.
+        seed: of whatever a method draws at random.
         shared: what methods found out that no budget changes, by key; `Clock.shared` fills and reads it.
     """
 
     calibration: CalibrationSet
     training: Callable[[], Sequence[Example]] | None = None
     workspace: Path | None = None
+    seed: int = 0
     shared: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)
 
 
@@ -113,6 +116,9 @@ class Outcome:
         kept_units: indices of the kept units per sublayer, bottom to top (MHA then FFN); None where they vary.
         seconds_by_stage: wall-clock seconds, everything the method did accounted for.
         details: what the method wants on record (ridge, threshold, warnings); plain JSON values.
+        count_units: where what is computed depends on the input, counts the mean number of units per sublayer over
+            batches. FLOPs and kept units are then those of the evaluation inputs. The model itself computes all of its
+            units and masks them: it has no latency to measure and no smaller checkpoint to save.
     """
 
     model: nn.Module
@@ -121,6 +127,7 @@ class Outcome:
     kept_units: list[list[int]] | None = None
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    count_units: Callable[[Iterable[dict[str, Tensor]]], list[float]] | None = None
 
     @classmethod
     def of(cls, model: nn.Module, kept_units: list[list[int]], clock: "Clock", details: dict[str, Any]) -> "Outcome":

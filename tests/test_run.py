@@ -101,6 +101,24 @@ def test_every_baseline_by_its_name(world, tmp_path):
     assert len(records["kcm"]["details"]["r2"]["iterations"]) == 3
 
 
+def test_retrained_methods(world, tmp_path):
+    overrides = ("flops_reduction=0.5", "method.recipe.epochs=1", "method.max_examples=40", "save_model=true")
+    for method in ("dynabert_d", "ebert"):
+        done = run(world, f"method={method}", *overrides, f"outputs={tmp_path}")
+        assert done.returncode == 0, done.stderr
+    records = {path.parts[-4].split("+")[0]: (json.loads(path.read_text()), path.parent) for path in tmp_path.rglob("result.json")}
+    dynabert, folder = records["dynabert_d"]
+    assert dynabert["flops_reduction"] >= 0.5 and dynabert["latency"]["speedup"] > 0 and (folder / "model").is_dir()
+    assert dynabert["details"]["training"]["depth_stage"] == {"steps": 2, "epochs": 1, "examples": 40, "capped": True}
+    assert set(dynabert["seconds_by_stage"]) == {"rewiring", "width_stage", "depth_stage", "extraction"}
+    ebert, folder = records["ebert"]
+    assert ebert["latency"] is None and not (folder / "model").exists() and ebert["params_reduction"] == 0
+    units = [*zip(ebert["kept_heads"], [4] * 3, strict=True), *zip(ebert["kept_neurons"], [48] * 3, strict=True)]
+    assert all(0 <= kept <= there for kept, there in units) and 0 < ebert["flops_reduction"] < 1
+    assert "no smaller model to save" in done.stdout
+    assert len(list((world / "cache/trainings").rglob("*.safetensors"))) == 3
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [

@@ -22,9 +22,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments.cache import cache_folder, write_atomically
+from experiments.cache import cache_folder
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
+from kprune.files import write_atomically
 
 FORMAT = 3
 """Of the cached file; raised when the way it is built changes."""

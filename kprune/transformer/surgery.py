@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kprune.transformer.adapter import Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer
 
 
 def unit_columns(units: Tensor, unit_size: int) -> Tensor:
@@ -21,6 +21,12 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     if len(units) == 0:
         sublayer.empty()
         return
+    take_units(sublayer, units)
+
+
+@torch.no_grad()
+def take_units(sublayer: Sublayer, units: Tensor) -> None:
+    """Make a sublayer of these units (at least one) in this order, in place; their order does not change its function."""
     columns = unit_columns(units.to(sublayer.projection.weight.device), sublayer.unit_size)
     for linear in sublayer.inputs:
         linear.weight = nn.Parameter(linear.weight[columns].clone(), linear.weight.requires_grad)
@@ -48,3 +54,12 @@ def scale_units(sublayer: Sublayer, scales: Tensor) -> None:
     """Fold real-valued masks [units] into the output projection's weights, in place."""
     weight = sublayer.projection.weight
     weight.mul_(scales.repeat_interleave(sublayer.unit_size).to(weight))
+
+
+def keep_layers(adapter: Adapter, layers: Sequence[int]) -> None:
+    """Keep the layers with these indices and drop the others whole, residual connections and norms included, in place.
+
+    The adapter is of the model as it was: make another for what is left.
+    """
+    adapter.encoder.layer = nn.ModuleList([adapter.encoder.layer[index] for index in layers])
+    adapter.model.config.num_hidden_layers = len(layers)

@@ -3,11 +3,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_calibration, tiny_model
+from tiny import tiny_model
 
+from baselines import training
+from baselines.training import Training
 from experiments import finetuning
 from experiments.checkpoints import load_model, load_tokenizer
-from experiments.finetuning import batch_order, finetune, rate, recipe_of
+from experiments.finetuning import bf16_is_faster, finetune, finetuning_run, recipe_of
 from experiments.tasks.custom import CustomTask
 from kprune.errors import UserError
 
@@ -55,23 +57,23 @@ def test_it_learns(task, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("killed_at", [3, 5, 8])
 def test_a_killed_run_goes_on_to_the_same_weights(task, tokenizer, tmp_path, monkeypatch, killed_at, capsys):
-    monkeypatch.setattr(finetuning._Run, "bf16_is_faster", lambda run: False)
+    monkeypatch.setattr(finetuning, "bf16_is_faster", lambda run: False)
     finetune(student(), tokenizer, task, tmp_path / "whole", device="cpu")
 
-    monkeypatch.setattr(finetuning, "SAVE_SECONDS", -1.0)  # the state is kept after every step
-    monkeypatch.setattr(finetuning._Run, "save", without_slowing(finetuning._Run.save))
-    update = finetuning._Run.update
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # the state is kept after every step
+    monkeypatch.setattr(Training, "save", without_slowing(Training.save))
+    update = Training.update
 
     def killed(run, batch):
         if run.step == killed_at:
             raise KeyboardInterrupt
         return update(run, batch)
 
-    monkeypatch.setattr(finetuning._Run, "update", killed)
+    monkeypatch.setattr(Training, "update", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(student(), tokenizer, task, tmp_path / "parts", device="cpu")
     assert not (tmp_path / "parts").exists()
-    monkeypatch.setattr(finetuning._Run, "update", update)
+    monkeypatch.setattr(Training, "update", update)
     finetune(student(), tokenizer, task, tmp_path / "parts", device="cpu")
     assert f"from step {killed_at} of 10" in capsys.readouterr().out
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
@@ -92,9 +94,9 @@ def test_a_damaged_state_is_named(task, tokenizer, tmp_path):
 def test_measuring_the_precision_changes_nothing(task, tokenizer, tmp_path):
     model = student()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    run = finetuning._Run(model, task.objective, task.training(tokenizer), 0, recipe_of(task), 0, torch.device("cpu"))
+    run = finetuning_run(model, task.objective, task.training(tokenizer), 0, recipe_of(task), 0)
     random = torch.get_rng_state()
-    assert run.bf16_is_faster() in (True, False)
+    assert bf16_is_faster(run) in (True, False)
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -112,19 +114,3 @@ def test_unknown_settings_are_refused(task):
     task.finetuning = {"epoch": 3}
     with pytest.raises(UserError, match="task.finetuning.epoch is unknown"):
         recipe_of(task)
-
-
-def test_the_rate_rises_then_falls_to_nothing():
-    rates = [rate(step, 100, 0.06) for step in range(100)]
-    assert rates.index(max(rates)) in (5, 6) and max(rates) == 1.0
-    assert rates[0] == pytest.approx(1 / 6) and rates[-1] == pytest.approx(1 / 94)
-    assert all(a >= b for a, b in zip(rates[6:], rates[7:], strict=False))
-
-
-def test_an_epoch_sees_every_example_once_in_batches_of_like_length():
-    examples = tiny_calibration(examples=50, longest=30).examples
-    batches = batch_order(examples, 8, seed=0, epoch=0)
-    assert sorted(i for batch in batches for i in batch) == list(range(50))
-    assert batches == batch_order(examples, 8, seed=0, epoch=0) != batch_order(examples, 8, seed=0, epoch=1)
-    spans = [max(lengths) - min(lengths) for lengths in ([len(examples[i]["input_ids"]) for i in b] for b in batches)]
-    assert sum(spans) <= 30

@@ -8,7 +8,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from experiments.tracking import track, track_sweep
+from experiments.tracking import losses, track, track_sweep
 from kprune.errors import UserError
 
 RESULT = {
@@ -125,3 +125,10 @@ def test_a_refusal_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.raises(UserError, match="no API key configured.*WANDB_MODE=offline"):
         track(RESULT, "single", "online", str(tmp_path))
+
+
+def test_loss_curves_are_rows():
+    curves = {"width_stage": [(10, 2.5), (20, 1.5)], "depth_stage": [(5, 0.5)]}
+    rows = losses(RESULT | {"details": {"losses": curves}})
+    assert rows[1] == {"loss/width_stage": 1.5, "loss/width_stage_step": 20} and len(rows) == 3
+    assert losses(RESULT) == losses(RESULT | {"details": {}}) == []

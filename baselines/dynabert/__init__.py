@@ -1,0 +1,160 @@
+"""DynaBERT (Hou et al., NeurIPS 2020): one training for sub-networks of several widths and depths."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from baselines.distillation import hidden_loss, logit_loss, see, task_loss
+from baselines.dynabert.rewiring import rewire
+from baselines.dynabert.subnetworks import Shape, Subnetwork, extract
+from baselines.training import Recipe, Trained, Training, first_of_shuffled, on_record, train, trained_once
+from kprune.mask_search import ROUNDING
+from kprune.objectives import Objective
+from kprune.pruner import Budget, CalibrationSet, Clock, Example, Outcome, PruningData, frozen_copy
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import model_flops
+
+
+@dataclass(frozen=True)
+class DynaBERT:
+    """Rewire, train all widths at once, then all widths and depths, and take the largest sub-network within the budget.
+
+    Stage w: the fine-tuned model is the fixed teacher of every width, by logits and by embeddings and hidden states. Stage
+    d: DynaBERT_w, at the same width, is the teacher of every depth. One training serves all reductions; its whole cost
+    stands in each. Of sub-networks with equal FLOPs the one with more layers is taken.
+
+    The paper trains 3 epochs a stage on data augmented as TinyBERT's; there is no augmentation here, so that an epoch is
+    far shorter. It evaluates importance on the development set, this on training examples. Its code distils no logits in
+    regression, this does (squared error). Padding is left out of the hidden states' loss.
+
+    Attributes:
+        widths, depths: multipliers. With depth 1 alone there is no second stage: the paper's DynaBERT_w.
+        width_hidden_weight, depth_hidden_weight: of the hidden states' loss in the two stages; the logits' is 1.
+        recipe: of a stage (the paper: 3 epochs, 2e-5, batches of 32).
+        final_epochs: on the task's loss after the stages (the paper's optional fine-tuning, 3); 0 leaves it out.
+        max_examples: cap on the training examples, None for all.
+        rewiring_examples: training examples that importance is measured on.
+        bf16: linear layers in bfloat16 while training.
+    """
+
+    widths: Sequence[float] = (0.25, 0.5, 0.75, 1.0)
+    depths: Sequence[float] = (0.5, 0.75, 1.0)
+    width_hidden_weight: float = 0.1
+    depth_hidden_weight: float = 1.0
+    recipe: Recipe = Recipe(epochs=3, lr=2e-5, warmup=0.0, weight_decay=0.0)
+    final_epochs: int = 0
+    max_examples: int | None = None
+    rewiring_examples: int = 2048
+    bf16: bool = False
+    name: str = "dynabert_d"
+
+    needs_labels = False
+
+    def shapes(self, depths: Sequence[float]) -> list[Shape]:
+        """All sub-networks, the largest first, as the paper's training goes through them."""
+        return [Shape(w, d) for d in sorted(depths, reverse=True) for w in sorted(self.widths, reverse=True)]
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """What the smallest sub-network saves."""
+        adapter = adapter_for(model)
+        smallest = min(shape.flops(adapter, sequence_length) for shape in self.shapes(self.depths))
+        return 1 - smallest / model_flops(adapter, sequence_length)
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Take the largest sub-network within the budget out of the trained whole."""
+        clock, available = Clock(), len(data.training())
+        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
+        stages: dict[str, Trained] = {}
+
+        def stage(name: str, settings: tuple, start: nn.Module, losses_of: Callable, epochs: int, notes: dict) -> nn.Module:
+            def compute(state: Path | None) -> tuple[nn.Module, Trained]:
+                shared = copy.deepcopy(start).requires_grad_(True)
+                run = Training(shared, losses_of(shared), examples, data.calibration.pad_token_id,
+                               replace(self.recipe, epochs=epochs), data.seed, notes=notes)  # fmt: skip
+                trained = train(run, f"DynaBERT, {name.replace('_', ' ')}", state, available)
+                return shared.requires_grad_(False), trained
+
+            shared, stages[name] = trained_once(clock, data, name, settings, compute)
+            return shared
+
+        common = (tuple(self.widths), self.width_hidden_weight, self.recipe, self.max_examples, self.rewiring_examples, self.bf16)
+        rewired, order = clock.shared(
+            "rewiring", data, ("rewiring", self.max_examples, self.rewiring_examples),
+            lambda: rewire(model, objective, self.rewiring_batches(examples, data)),
+        )  # fmt: skip
+        shared = stage("width_stage", common, rewired, lambda shared: self.width_losses(shared, model, objective),
+                       self.recipe.epochs, {"order": order})  # fmt: skip
+        settings = (*common, tuple(self.depths), self.depth_hidden_weight)
+        if list(self.depths) != [1.0]:
+            teacher = shared
+            shared = stage("depth_stage", settings, teacher, lambda shared: self.depth_losses(shared, teacher, objective),
+                           self.recipe.epochs, {})  # fmt: skip
+        if self.final_epochs:
+            shared = stage("final_fine_tuning", (*settings, self.final_epochs), shared,
+                           lambda shared: self.task_losses(shared, objective), self.final_epochs, {})  # fmt: skip
+        with clock("extraction"):
+            shape = self.largest(model, budget)
+            pruned = extract(shared, shape)
+            order = stages["width_stage"].notes["order"]
+            kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(adapter_for(model)), strict=True)]
+        details = {"width": shape.width, "depth": shape.depth, **on_record(stages)}
+        return Outcome.of(pruned.eval(), kept, clock, details)
+
+    def rewiring_batches(self, examples: Sequence[Example], data: PruningData) -> list[dict[str, Tensor]]:
+        some = first_of_shuffled(examples, self.rewiring_examples, data.seed)
+        return CalibrationSet(some, self.recipe.batch_size, data.calibration.pad_token_id).batches()
+
+    def largest(self, model: nn.Module, budget: Budget) -> Shape:
+        """The sub-network with the most FLOPs that fit; of equals, the deepest."""
+        adapter = adapter_for(model)
+        allowed = model_flops(adapter, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
+        sizes = {shape: shape.flops(adapter, budget.sequence_length) for shape in self.shapes(self.depths)}
+        fitting = [shape for shape in sizes if sizes[shape] <= allowed]
+        return max(fitting, key=lambda shape: (round(sizes[shape] / allowed, 9), shape.depth))
+
+    def width_losses(self, shared: nn.Module, model: nn.Module, objective: Objective) -> Callable:
+        """Of every width against the fine-tuned model: logits, embeddings and hidden states."""
+        teacher, networks = frozen_copy(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            with torch.no_grad():
+                target = see(teacher, batch, objective, self.bf16)
+            for network in networks:
+                seen = see(network, batch, objective, self.bf16)
+                pairs = zip(seen.hidden, target.hidden, strict=True)
+                hidden = sum(hidden_loss(ours, theirs, seen.real) for ours, theirs in pairs)
+                yield logit_loss(objective, seen, target, 1.0) + self.width_hidden_weight * hidden
+
+        return losses
+
+    def depth_losses(self, shared: nn.Module, width_stage: nn.Module, objective: Objective) -> Callable:
+        """Of every width and depth against DynaBERT_w at that width; layer by layer where the depth keeps one."""
+        width_stage, count = frozen_copy(width_stage), len(adapter_for(shared).encoder.layer)
+        teachers = {shape.width: Subnetwork(width_stage, shape) for shape in self.shapes([1.0])}
+        networks = {shape: Subnetwork(shared, shape) for shape in self.shapes(self.depths)}
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            with torch.no_grad():
+                targets = {width: see(teacher, batch, objective, self.bf16) for width, teacher in teachers.items()}
+            for shape, network in networks.items():
+                seen, target = see(network, batch, objective, self.bf16), targets[shape.width]
+                # The input of every kept layer, then the top; the embeddings are the lowest layer's input.
+                theirs = [target.hidden[index] for index in (*shape.layers(count), count)]
+                hidden = sum(hidden_loss(a, b, seen.real) for a, b in zip(seen.hidden, theirs, strict=True))
+                yield logit_loss(objective, seen, target, 1.0) + self.depth_hidden_weight * hidden
+
+        return losses
+
+    def task_losses(self, shared: nn.Module, objective: Objective) -> Callable:
+        """Of every sub-network on the labels."""
+        networks = [Subnetwork(shared, shape) for shape in self.shapes(self.depths)]
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            for network in networks:
+                yield task_loss(network, batch, objective, self.bf16)
+
+        return losses

@@ -1,0 +1,98 @@
+import copy
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_batch, tiny_model
+
+from baselines.cofi import CoFi, L0Masks, expected_reduction, extract, layer_loss
+from baselines.distillation import Seen
+from baselines.training import Recipe
+from kprune.objectives import objective_of
+from kprune.pruner import Budget
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction
+from kprune.transformer.masks import masked
+
+
+def hard(adapter, share=0.5):
+    """Hard masks, and the L0 masks whose logits are at the corresponding bounds."""
+    generator = torch.Generator().manual_seed(0)
+    masks = [(torch.rand(s.units, generator=generator) < share).double() for s in adapter.sublayers]
+    masks[2].zero_()
+    masks[2][0] = 1  # its sublayer's mask takes it away
+    l0 = L0Masks([s.units for s in adapter.sublayers]).double()
+    with torch.no_grad():
+        for logits, mask in zip(l0.units, masks, strict=True):
+            logits.copy_(100 * mask - 50)
+        l0.sublayers.fill_(50)
+        l0.sublayers[2] = -50
+    masks[2].zero_()
+    return masks, l0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_masks_at_their_bounds_are_hard_masks(family):
+    model, batch = tiny_model(family), tiny_batch()
+    adapter = adapter_for(model)
+    masks, l0 = hard(adapter)
+    for drawn in (l0.deterministic(), l0.sample()):
+        assert all(torch.equal(a, b) for a, b in zip(drawn, masks, strict=True))
+    with masked(adapter, masks):
+        expected = model(**batch).logits
+    pruned = copy.deepcopy(model)
+    budget = Budget(expected_reduction(l0, adapter, Budget(0.5, 8.0)).item(), 8.0)
+    kept = extract(pruned, l0, budget)
+    assert kept == [mask.nonzero()[:, 0].tolist() for mask in masks]
+    assert flops_reduction(adapter, adapter_for(pruned), 8.0) == pytest.approx(budget.flops_reduction)
+    torch.testing.assert_close(pruned(**batch).logits, expected, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_soft_masks_are_factors_of_the_extracted_weights():
+    """Where the budget takes away what the masks have closed, and no more."""
+    model, batch = tiny_model(), tiny_batch()
+    adapter = adapter_for(model)
+    _, l0 = hard(adapter)
+    for logits in l0.units:
+        logits[logits > 0] = torch.rand(int((logits > 0).sum()), dtype=torch.float64)
+    with masked(adapter, l0.deterministic()):
+        expected = model(**batch).logits
+    assert any(((m > 0) & (m < 1)).any() for m in l0.deterministic())
+    pruned, open_units = copy.deepcopy(model), [int((m > 0).sum()) for m in l0.deterministic()]
+    left = sum(n * s.unit_flops(8.0) for n, s in zip(open_units, adapter.sublayers, strict=True))
+    total = sum(s.units * s.unit_flops(8.0) for s in adapter.sublayers)
+    extract(pruned, l0, Budget(1 - left / total, 8.0))
+    torch.testing.assert_close(pruned(**batch).logits, expected, rtol=0, atol=1e-9)
+
+
+def test_the_probability_of_an_open_mask_is_the_share_of_draws():
+    torch.manual_seed(0)
+    l0 = L0Masks([4000])
+    with torch.no_grad():
+        l0.units[0].fill_(-0.4)
+        l0.sublayers.fill_(50)
+    drawn = (l0.sample()[0] > 0).float().mean()
+    assert drawn.item() == pytest.approx(l0.log_open()[0].exp().mean().item(), abs=0.03)
+
+
+def test_layers_are_matched_to_the_closest_that_is_there():
+    torch.manual_seed(0)
+    hidden = [torch.randn(2, 5, 4) for _ in range(5)]
+    real = torch.ones(2, 5, dtype=torch.bool)
+    teacher = Seen(None, tuple(hidden), real)
+    turned = Seen(None, (hidden[0], *hidden[:0:-1]), real)
+    same = torch.nn.Identity()
+    assert layer_loss(same, turned, teacher, [True] * 4) == 0
+    one_gone = layer_loss(same, turned, teacher, [False, True, True, True])
+    nearest = min((hidden[4] - hidden[i]).square().mean() for i in (1, 2, 3))
+    torch.testing.assert_close(one_gone, nearest)
+
+
+def test_the_constraint_pulls_the_expected_flops_to_the_target(data_for):
+    model = tiny_model(dtype=torch.float32)
+    recipe = Recipe(epochs=16, lr=1e-3, batch_size=8)
+    method = CoFi(recipe=recipe, unmasked_epochs=1, warmup_epochs=3, finetuning_epochs=0, mask_lr=0.1)
+    outcome = method.prune(model, objective_of(model), data_for(), Budget(0.6, 8.0))
+    assert outcome.details["expected_flops_reduction"] == pytest.approx(0.6, abs=0.1)
+    assert "fine_tuning" not in outcome.details["training"]

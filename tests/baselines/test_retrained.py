@@ -1,0 +1,148 @@
+"""What holds for every retrained method."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import FAMILIES, tiny_batch, tiny_model
+
+from baselines import training
+from baselines.cofi import CoFi
+from baselines.dynabert import DynaBERT
+from baselines.ebert import EBERT
+from baselines.finetuned import FineTuned
+from baselines.training import Recipe, Training
+from experiments.methods import build_method
+from kprune import checkpoint
+from kprune.algorithm import KPrune
+from kprune.errors import UserError
+from kprune.objectives import objective_of
+from kprune.pruner import Budget
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, head_flops, model_flops
+
+RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=16)
+METHODS = {
+    "dynabert_w": DynaBERT(widths=(0.25, 0.75), depths=(1.0,), recipe=RECIPE),
+    "dynabert_d": DynaBERT(widths=(0.25, 0.75), depths=(0.67, 1.0), recipe=RECIPE, final_epochs=1),
+    "ebert": EBERT(recipe=RECIPE),
+    "cofi": CoFi(recipe=RECIPE, unmasked_epochs=0.5, warmup_epochs=0.5, finetuning_epochs=1),
+    "kprune_finetuned": FineTuned(KPrune(), recipe=RECIPE),
+}
+
+
+def prune(name, data, family="bert", head="classification", reduction=0.7):
+    model = tiny_model(family, head, dtype=torch.float32)
+    return METHODS[name].prune(model, objective_of(model), data, Budget(reduction, 8.0))
+
+
+def weights(outcome):
+    return outcome.model.state_dict()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family, head", [*zip(FAMILIES, ("classification", "regression", "span", "span"), strict=True)])
+def test_every_family_and_head(name, family, head, data_for):
+    """The model passed in is left as it was; what comes out is finite, counted right and on record."""
+    data, model = data_for(head), tiny_model(family, head, dtype=torch.float32)
+    before = copy.deepcopy(model.state_dict())
+    outcome = METHODS[name].prune(model, objective_of(model), data, Budget(0.7, 8.0))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    assert len(outcome.kept_heads) == len(outcome.kept_neurons) == 3
+    assert not outcome.model.training
+    assert sum(outcome.seconds_by_stage.values()) > 0
+    for stage in outcome.details["training"].values():
+        assert stage == {"steps": 3 * stage["epochs"], "epochs": stage["epochs"], "examples": 48, "capped": False}
+
+
+@pytest.mark.parametrize("name", ["cofi", "kprune_finetuned"])
+def test_the_budget_is_met_by_less_than_a_head(name, data_for):
+    dense = adapter_for(tiny_model(dtype=torch.float32))
+    pruned = adapter_for(prune(name, data_for()).model)
+    assert 0.7 - 1e-9 <= flops_reduction(dense, pruned, 8.0) <= 0.7 + head_flops(8.0, 32, 8) / model_flops(dense, 8.0)
+
+
+@pytest.mark.parametrize("name", ["dynabert_w", "dynabert_d", "cofi", "kprune_finetuned"])
+def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
+    """And the model is saved and loads as the same function, whole layers dropped or not."""
+    outcome = prune(name, data_for(), reduction=0.75)
+    sizes = [sublayer.units for sublayer in adapter_for(outcome.model).sublayers]
+    counts = [len(units) for units in outcome.kept_units]
+    kept = list(zip(counts[0::2], counts[1::2], strict=True))
+    assert kept == list(zip(outcome.kept_heads, outcome.kept_neurons, strict=True))
+    assert [n for pair in kept if name != "dynabert_d" or any(pair) for n in pair] == sizes
+    loaded = checkpoint.load(checkpoint.save(outcome.model, tmp_path / "model"))
+    torch.testing.assert_close(loaded(**tiny_batch()).logits, outcome.model(**tiny_batch()).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_training_ends_with_the_same_weights(name, data_for, tmp_path, monkeypatch):
+    """Killed early in its first training and late in its last; and found finished by the next cell."""
+    whole = prune(name, data_for())
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # the state is kept after every step
+    save = Training.save
+    monkeypatch.setattr(Training, "save", lambda run, path, pause=0.0: (-1.0, save(run, path)[1]))
+    update, calls = Training.update, iter(range(1, 1000))
+    last = sum(stage["steps"] for stage in whole.details["training"].values())
+
+    def killed(run, batch):
+        if next(calls) in (2, last):
+            raise KeyboardInterrupt
+        return update(run, batch)
+
+    monkeypatch.setattr(Training, "update", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            prune(name, data_for(workspace=tmp_path))
+    parts = prune(name, data_for(workspace=tmp_path))
+    assert weights(whole).keys() == weights(parts).keys()
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+
+    def none(run, batch):
+        raise AssertionError("a finished training is not trained again")
+
+    monkeypatch.setattr(Training, "update", none)
+    again = prune(name, data_for(workspace=tmp_path))
+    assert all(torch.equal(value, weights(again)[key]) for key, value in weights(whole).items())
+    assert again.details["training"] == whole.details["training"]
+    assert again.details["losses"] == parts.details["losses"]
+
+
+def test_a_state_of_other_settings_is_not_taken(data_for, tmp_path):
+    prune("ebert", data_for(workspace=tmp_path), reduction=0.5)
+    prune("ebert", data_for(workspace=tmp_path), reduction=0.6)
+    assert len(list(tmp_path.glob("ebert-*.safetensors"))) == 2
+
+
+def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_for, tmp_path):
+    data, objective = data_for(workspace=tmp_path), objective_of(tiny_model())
+    model = tiny_model(dtype=torch.float32)
+    small, large = (METHODS["dynabert_w"].prune(model, objective, data, Budget(r, 8.0)) for r in (0.7, 0.2))
+    assert sum(small.kept_neurons) < sum(large.kept_neurons)
+    assert len(list(tmp_path.iterdir())) == 1
+    for stage in ("rewiring", "width_stage"):
+        assert small.seconds_by_stage[stage] == large.seconds_by_stage[stage] > 0
+    elsewhere = METHODS["dynabert_w"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.2, 8.0))
+    assert elsewhere.seconds_by_stage["width_stage"] > large.details["training"]["width_stage"]["steps"] * 1e-4
+    wider = METHODS["dynabert_d"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.7, 8.0))
+    assert set(wider.details["training"]) == {"width_stage", "depth_stage", "final_fine_tuning"}
+    assert len(list(tmp_path.iterdir())) == 3, "the width stage is DynaBERT_w's"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_config_builds_it(name):
+    settings = yaml.safe_load((Path(__file__).parents[2] / f"conf/method/{name}.yaml").read_text())
+    pruner = build_method(settings)
+    assert pruner.name == name and type(pruner) is type(METHODS[name])
+    with pytest.raises(UserError, match="nonsense"):
+        build_method(settings | {"nonsense": 1})
+
+
+def test_a_cap_is_on_record(data_for):
+    method = FineTuned(KPrune(), recipe=RECIPE, max_examples=20)
+    model = tiny_model(dtype=torch.float32)
+    outcome = method.prune(model, objective_of(model), data_for(), Budget(0.5, 8.0))
+    assert outcome.details["training"]["fine_tuning"] == {"steps": 4, "epochs": 2, "examples": 20, "capped": True}
