@@ -31,8 +31,10 @@ class OutputFisher:
 
     def token_weights(self, floor: float) -> list[Tensor]:
         """a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones where no token has energy."""
+        if not self.features.weight:
+            return [torch.ones_like(e) for e in self.energies]
         mean = self.features.weight / self.features.count
-        return [e / mean + floor if mean else torch.ones_like(e) for e in self.energies]
+        return [e / mean + floor for e in self.energies]
 
 
 @torch.no_grad()

@@ -1,0 +1,134 @@
+"""K-prune+ end to end on tiny models."""
+
+import copy
+
+import pytest
+import torch
+from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
+
+from kprune.algorithm import KPrune
+from kprune.calibration import calibration_states, held_out_divergence
+from kprune.fisher import measure_fisher
+from kprune.objectives import objective_of
+from kprune.plus import KPrunePlus
+from kprune.pruner import Budget, CalibrationSet, PruningData, frozen_copy
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, head_flops, model_flops
+from kprune.transformer.surgery import keep_units
+from kprune.weight_tuning import LeastSquares
+
+
+def prune(model, reduction, pruner=None, calibration=None, data=None):
+    data = data or PruningData(calibration or tiny_calibration(24))
+    return (pruner or KPrunePlus()).prune(model, objective_of(model), data, Budget(reduction, 8.0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_budget_is_met_by_less_than_a_head(family, head):
+    model = tiny_model(family, head, dtype=torch.float32)
+    before = copy.deepcopy(model.state_dict())
+    data = PruningData(tiny_calibration(24))
+    for reduction in (0.3, 0.6, 0.9, 0.97):
+        outcome = prune(model, reduction, data=data)
+        dense, pruned = adapter_for(model), adapter_for(outcome.model)
+        achieved = flops_reduction(dense, pruned, 8.0)
+        assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
+        assert outcome.kept_heads == [s.units for s in pruned.sublayers[0::2]]
+        assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_reductions_share_the_first_pass_and_its_seconds():
+    model, data = tiny_model(), PruningData(tiny_calibration(24))
+    fresh, shared = prune(model, 0.6), [prune(model, reduction, data=data) for reduction in (0.3, 0.6)]
+    assert shared[1].kept_units == fresh.kept_units
+    assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), shared[1].model.parameters(), strict=True))
+    for stage in ("fisher", "curves"):
+        assert shared[0].seconds_by_stage[stage] == shared[1].seconds_by_stage[stage] > 0
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_neither_batches_nor_padding_matter(head):
+    model, calibration = tiny_model(head=head), tiny_calibration(24)
+    other = CalibrationSet(calibration.examples[::-1], 7, 1)
+    assert prune(model, 0.6, calibration=calibration).kept_units == prune(model, 0.6, calibration=other).kept_units
+
+
+def test_closer_to_the_teacher_than_kprune():
+    """On examples that were not fitted, over several models."""
+    closer = 0
+    for seed in range(5):
+        model, calibration, fresh = tiny_model(seed=seed), tiny_calibration(200, 32), tiny_calibration(100, 32, seed=9)
+        divergences = [
+            held_out_divergence(prune(model, 0.6, pruner, calibration).model, model, objective_of(model), fresh, 2.0)
+            for pruner in (KPrunePlus(), KPrune())
+        ]
+        closer += divergences[0] < divergences[1]
+    assert closer >= 4
+
+
+def test_curves_fall_to_zero_with_all_units():
+    model, calibration = tiny_model(), tiny_calibration(300, 32)
+    adapter = adapter_for(frozen_copy(model))
+    states = calibration_states(adapter, calibration.batches())
+    pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8)
+    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
+    curves = [pruner.curve(s, f) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    for curve, sublayer in zip(curves, adapter.sublayers, strict=True):
+        assert len(curve) == sublayer.units + 1
+        assert curve[-1] == 0 and (curve.diff() <= 0).all() and curve[0] > 0
+
+
+def test_input_map_undoes_an_affine_change_of_the_state():
+    """Where the student's state is an affine image of the teacher's, its inputs see the teacher's state again."""
+    model = frozen_copy(tiny_model())
+    adapter = adapter_for(model)
+    sublayer = adapter.sublayers[1]
+    states = calibration_states(adapter, tiny_calibration(60, 16).batches())
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.eye(32) + 0.1 * torch.randn(32, 32, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        expected = [sublayer.features(s.teacher, s.attention_mask) for s in states]
+        for state in states:
+            state.student = state.teacher @ mixing + 0.3
+        before = [sublayer.features(s.student, s.attention_mask) for s in states]
+        weights = [torch.ones_like(s.teacher[..., 0]) for s in states]
+        KPrunePlus(input_ridge=1e-12).map_input(sublayer, states, weights)
+        after = [sublayer.features(s.student, s.attention_mask) for s in states]
+    for state, a, b, e in zip(states, after, before, expected, strict=True):
+        real = state.real
+        assert (b[real] - e[real]).abs().max() > 0.1
+        torch.testing.assert_close(a[real], e[real], rtol=1e-5, atol=1e-6)
+
+
+def test_tuning_with_a_constant_is_the_weighted_least_squares_of_all_tokens():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    features, targets, weights = draw(80, 6) + 1, draw(80, 3), torch.rand(80, generator=generator).double()
+    squares = LeastSquares.empty(6, 3, features.device)
+    for part in range(4):
+        rows = slice(20 * part, 20 * part + 20)
+        squares.add(features[rows], targets[rows], weights[rows])
+    weight, _ = squares.centred().solve(0.0)
+    root = weights.sqrt()[:, None]
+    extended = torch.cat([features, torch.ones(80, 1)], dim=1)
+    expected = torch.linalg.lstsq(extended * root, targets * root).solution
+    torch.testing.assert_close(weight, expected[:-1].T)
+    torch.testing.assert_close(squares.constant(weight), expected[-1])
+    residual = targets - extended @ torch.cat([weight.T, squares.constant(weight)[None]])
+    assert squares.centred().error(weight) == pytest.approx((weights[:, None] * residual**2).sum().item())
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_pruned_model_is_pruned_again(family):
+    once = prune(tiny_model(family), 0.9)
+    twice = prune(once.model, 0.5)
+    assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
+    assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
+
+
+def test_an_empty_sublayer_below_is_no_obstacle():
+    model = tiny_model()
+    keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
+    assert prune(model, 0.5).kept_units[2] == []
