@@ -30,7 +30,15 @@ METHODS = {
 }
 RETRAINED = ("dynabert_w", "dynabert_d", "ebert", "cofi", "kprune_finetuned")
 """Methods that train on the whole training set."""
-SETTINGS = {"": "as it is", "lambdas=0": "without K_rep"}
+SETTINGS = {
+    "": "as it is",
+    "lambdas=None": "without K_pred",
+    "lambdas=0": "without K_rep",
+    "lambdas=0,predictive=fisher": "without K_rep, Fisher at S = T",
+    "measure_every=None": "without sublayer-wise pruning",
+    "measure_every=None,predictive=fisher": "without sublayer-wise pruning, Fisher at S = T",
+    "tuning=False": "without weight tuning",
+}
 """Variants of a method, calibration left out, that have a name of their own in the ablation table."""
 SENSITIVITY = {"lambda": "λ", "mu": "μ", "temperature": "γ", "tokens": "calibration tokens"}
 """Settings whose influence is measured: columns of `analysis.records`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ class KPrune:
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
             and the one with the lowest divergence from the teacher on the last tenth is kept (the paper takes the best
-            of two). 0 leaves K_rep out, infinity leaves K_pred out (ablations).
+            of two). 0 leaves K_rep out, None leaves K_pred out (ablations).
         mu: μ, the weight of heads against neurons; 1 is neutral where a head is scored as a whole.
         knowledge: how knowledge is measured.
         measure_every: sublayers from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
@@ -44,7 +43,7 @@ class KPrune:
         span_padding: padded positions take part in a span's softmax.
     """
 
-    lambdas: Sequence[float] = (1e-6,)
+    lambdas: Sequence[float | None] = (1e-6,)
     mu: float = 1.0
     knowledge: KnowledgeSettings = field(default_factory=KnowledgeSettings)
     measure_every: int | None = 1
@@ -76,20 +75,20 @@ class KPrune:
         if len(self.lambdas) == 1:
             return self._prune(model, objective, data.calibration, budget, self.lambdas[0])
         fit, held_out = split(data.calibration)
-        clock, divergences = Clock(), {}
+        clock, divergences = Clock(), []
         with clock("lambda_search"):
             for lam in self.lambdas:
                 pruned = self._prune(model, objective, fit, budget, lam).model
                 divergence = held_out_divergence(pruned, model, objective, held_out, self.knowledge.temperature)
-                divergences[f"{lam:g}"] = divergence
-        best = min(divergences, key=divergences.get)
-        outcome = self._prune(model, objective, data.calibration, budget, float(best))
-        outcome.details["held_out_divergence"] = divergences
+                divergences.append(divergence)
+        best = self.lambdas[divergences.index(min(divergences))]
+        outcome = self._prune(model, objective, data.calibration, budget, best)
+        outcome.details["held_out_divergence"] = dict(zip(map(str, self.lambdas), divergences, strict=True))
         outcome.seconds_by_stage |= clock.seconds
         return outcome
 
     def _prune(
-        self, model: nn.Module, objective: Objective, calibration: CalibrationSet, budget: Budget, lam: float
+        self, model: nn.Module, objective: Objective, calibration: CalibrationSet, budget: Budget, lam: float | None
     ) -> Outcome:
         clock = Clock()
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
@@ -129,11 +128,11 @@ class KPrune:
         return Outcome.of(student.model, kept_units, clock, details)
 
     def scores(
-        self, knowledge: Knowledge, sublayers: Sequence[Sublayer], flops: Sequence[float], lam: float
+        self, knowledge: Knowledge, sublayers: Sequence[Sublayer], flops: Sequence[float], lam: float | None
     ) -> list[Tensor]:
         """Importance of every unit per FLOP (eqs. 10 and 11)."""
         return [
-            (self.mu if sublayer.kind == "mha" else 1.0) * (k_rep if lam == inf else k_pred + lam * k_rep) / f
+            (self.mu if sublayer.kind == "mha" else 1.0) * (k_rep if lam is None else k_pred + lam * k_rep) / f
             for sublayer, k_pred, k_rep, f in zip(
                 sublayers, knowledge.predictive, knowledge.representational, flops, strict=True
             )

@@ -9,12 +9,15 @@ from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
 from experiments.methods import build_method
 from kprune.algorithm import KPrune
-from kprune.calibration import held_out_divergence, split
+from kprune.calibration import calibration_states, held_out_divergence, split, teacher_logits
 from kprune.errors import UserError
+from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import objective_of
-from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
+from kprune.transformer.masks import masked
+from kprune.transformer.surgery import unit_columns
 
 OFFICIAL = build_method(yaml.safe_load((Path(__file__).parents[2] / "conf/method/kprune_official.yaml").read_text()))
 
@@ -109,3 +112,67 @@ def test_a_pruned_model_is_pruned_again(family):
     assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
     assert all(a >= b for a, b in zip(once.kept_neurons, twice.kept_neurons, strict=True))
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
+
+
+def test_ablations_differ_from_the_method_and_from_one_another():
+    model, calibration = tiny_model(), tiny_calibration(24)
+    fisher = replace(KPrune().knowledge, predictive="fisher")
+    ablations = [
+        KPrune(),
+        KPrune(lambdas=(None,)),
+        KPrune(lambdas=(0.0,)),
+        KPrune(lambdas=(0.0,), knowledge=fisher),
+        KPrune(measure_every=None, knowledge=fisher),
+    ]
+    kept = [prune(model, 0.6, ablation, calibration).kept_units for ablation in ablations]
+    assert all(kept[i] != kept[j] for i in range(5) for j in range(i))
+
+
+def test_without_tuning_weights_are_the_models_own():
+    model = tiny_model()
+    outcome = prune(model, 0.5, KPrune(tuning=False))
+    for sublayer, pruned, units in zip(
+        adapter_for(model).sublayers, adapter_for(outcome.model).sublayers, outcome.kept_units, strict=True
+    ):
+        if units:
+            columns = unit_columns(torch.tensor(units), sublayer.unit_size)
+            assert torch.equal(pruned.projection.weight, sublayer.projection.weight[:, columns])
+
+
+def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_bottom():
+    model = tiny_model()
+    alone = prune(model, 0.5, KPrune(lambdas=(0.0,)))
+    assert alone.details["no_signal"][0] == 0
+    first = alone.kept_units[0]
+    assert first == list(range(len(first))), "ties are broken by index"
+    assert prune(model, 0.5, KPrune(lambdas=(None,))).details["no_signal"] == []
+    assert prune(model, 0.5, KPrune(lambdas=(0.0,), knowledge=replace(KPrune().knowledge, predictive="fisher"))).details[
+        "no_signal"
+    ] == []
+
+
+def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
+    model, calibration = tiny_model(), tiny_calibration(48)
+    for pruner in (KPrune(measure_every=2), KPrune(measure_every=4, measure_batches=3), KPrune(measure_every=None)):
+        outcome = prune(model, 0.6, pruner, calibration)
+        assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.6 - 1e-9
+
+
+def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
+    """Two classes would be one root; three classes are three, added up."""
+    model = frozen_copy(tiny_model())
+    adapter, objective, calibration = adapter_for(model), objective_of(model), tiny_calibration(4, 2)
+    states = calibration_states(adapter, calibration.batches())
+    logits = teacher_logits(adapter, states, objective)
+    measured = measure(adapter, 0, states, logits, objective, KnowledgeSettings(predictive="fisher")).predictive
+    expected = [torch.zeros(s.units, dtype=torch.float64) for s in adapter.sublayers]
+    for example in calibration.examples:
+        batch = collate([example], 1)
+        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in adapter.sublayers]
+        with masked(adapter, masks):
+            log_p = torch.log_softmax(model(**batch).logits / 2.0, dim=1)[0]
+        for label in range(3):
+            for total, g in zip(expected, torch.autograd.grad(log_p[label], masks, retain_graph=True), strict=True):
+                total += 4 * log_p[label].exp().item() * g**2 / 2 / 4
+    for ours, literal in zip(measured, expected, strict=True):
+        torch.testing.assert_close(ours, literal, rtol=1e-7, atol=1e-14)
