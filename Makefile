@@ -66,9 +66,11 @@ reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interr
 	for grid in accuracy ablation sensitivity retrained; do $(call GRID,$$grid) --dry-run; done
 	$(MAKE) --keep-going --jobs=1 $(PARTS)
 
+README_GRID = .venv/bin/python -m experiments.grid accuracy --models minilm --tasks mrpc,stsb,sst2,qnli,rte,squad --seeds 0
 readme-cells: .venv/installed ## run the cells of the README's tables (hours on 2 cores; finished ones are skipped)
-	$(RUN) -m task=mrpc,sst2,stsb,qnli,rte,squad method=kprune,kprune_official flops_reduction=0.6,0.7 calibration.tokens=20000
-	$(RUN) -m task=mrpc,sst2,stsb,qnli,rte,squad method=kprune,kprune_official flops_reduction=0.8
+	$(README_GRID) --reductions 0.4,0.5,0.6,0.7,0.8 calibration.tokens=20000
+	$(README_GRID) --methods kprune_plus --reductions 0.9 calibration.tokens=20000
+	$(README_GRID) --methods kprune,kprune_official --reductions 0.8
 
 readme: .venv/installed ## collect finished cells into results/ and rewrite the README's tables
 	.venv/bin/python -m analysis.collect outputs results/cells.csv
