@@ -18,6 +18,7 @@ METHODS = {
     "kprune_plus": "K-prune+",
     "kprune": "K-prune",
     "kprune_official": "K-prune, authors' code",
+    "kprune_fast": "K-prune, fast",
     "kwon": "Kwon et al.",
     "kcm": "KCM",
     "magnitude": "magnitude",

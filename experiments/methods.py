@@ -32,6 +32,7 @@ def _retrained(method: Callable[..., Pruner], recipe: dict, **settings) -> Prune
 METHODS: dict[str, Callable[..., Pruner]] = {
     "kprune": _kprune,
     "kprune_official": _kprune,
+    "kprune_fast": _kprune,
     "kprune_plus": KPrunePlus,
     "kwon": Kwon,
     "kcm": KCM,

@@ -1,4 +1,4 @@
-"""`kprune_official` against what the authors' code kept and scored on the same batches."""
+"""Real data: the reference batches of MRPC, on which what the authors' code kept and scored is on record."""
 
 import json
 import os
@@ -12,22 +12,36 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = Path(os.environ.get("KPRUNE_MIRROR", ""), "kprune-reference", "mrpc_80")
 
 
+def prune(method, tmp_path):
+    command = [sys.executable, "run.py", "task=mrpc", "model=minilm", f"method={method}", "flops_reduction=0.8"]
+    command += [f"calibration.file={REFERENCE / 'calibration.json'}", f"outputs={tmp_path}", "tracking=none"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return json.loads(next(tmp_path.rglob("result.json")).read_text())
+
+
+def official():
+    return json.loads((REFERENCE / "official.json").read_text())
+
+
 @pytest.mark.real_data
 @pytest.mark.slow
 def test_kprune_official_keeps_what_the_authors_code_keeps(tmp_path):
-    official = json.loads((REFERENCE / "official.json").read_text())
-    command = [sys.executable, "run.py", "task=mrpc", "model=minilm", "method=kprune_official", "flops_reduction=0.8"]
-    command += [f"calibration.file={REFERENCE / 'calibration.json'}", f"outputs={tmp_path}", "tracking=none"]
-    subprocess.run(command, check=True, cwd=ROOT)
-    result = json.loads(next(tmp_path.rglob("result.json")).read_text())
+    authors, result = official(), prune("kprune_official", tmp_path)
     kept = result["details"]["kept_units"]
-    heads = sum(len(set(ours) ^ set(theirs)) for ours, theirs in zip(kept[0::2], official["kept_heads"], strict=True))
-    common = sum(
-        len(set(ours) & set(theirs)) for ours, theirs in zip(kept[1::2], official["kept_neurons"], strict=True)
-    )
+    heads = sum(len(set(ours) ^ set(theirs)) for ours, theirs in zip(kept[0::2], authors["kept_heads"], strict=True))
+    common = sum(len(set(ours) & set(theirs)) for ours, theirs in zip(kept[1::2], authors["kept_neurons"], strict=True))
     assert heads <= 1
-    assert common >= 0.95 * sum(official["kept_neurons_per_layer"])
-    for ours, theirs in zip(result["kept_neurons"], official["kept_neurons_per_layer"], strict=True):
+    assert common >= 0.95 * sum(authors["kept_neurons_per_layer"])
+    for ours, theirs in zip(result["kept_neurons"], authors["kept_neurons_per_layer"], strict=True):
         assert abs(ours - theirs) <= 3
-    assert result["dense_score"] == pytest.approx(official["dense_accuracy"], abs=0.01)
-    assert result["score"] == pytest.approx(official["pruned_accuracy"], abs=1.5)
+    assert result["dense_score"] == pytest.approx(authors["dense_accuracy"], abs=0.01)
+    assert result["score"] == pytest.approx(authors["pruned_accuracy"], abs=1.5)
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.parametrize("method, low, high", [("kprune", -1.5, 100), ("kprune_plus", 2, 100), ("kwon", -100, -3)])
+def test_the_methods_stand_in_their_order(method, low, high, tmp_path):
+    """Points above the authors' K-prune on the same batches: what the paper claims of Kwon et al., and K-prune+ more."""
+    margin = prune(method, tmp_path)["score"] - official()["pruned_accuracy"]
+    assert low <= margin <= high
