@@ -30,9 +30,9 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
     if mode == "disabled":
         return
     method = method_name(result)
-    name = "/".join(
-        [result["task"], result["model"], method, f"{result['flops_reduction_requested']:g}", f"seed{result['seed']}"]
-    )
+    requested = result["flops_reduction_requested"]
+    target = f"{result['config']['speedup']:g}x" if requested is None else f"{requested:g}"
+    name = "/".join([result["task"], result["model"], method, target, f"seed{result['seed']}"])
     settings = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_machine_info=True
     )
