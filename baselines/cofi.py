@@ -229,10 +229,9 @@ def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]
         indices of the kept units per sublayer.
     """
     adapter = adapter_for(model)
-    flops = [s.unit_flops(budget.sequence_length) for s in adapter.sublayers]
     # Masks that the bound holds are equal: chance, not their place, decides between them.
     scores = [p + 1e-6 * torch.rand_like(p) for p in masks.log_open()]
-    kept = greedy(scores, flops, model_flops(adapter, budget.sequence_length) * (1 - budget.flops_reduction))
+    kept = greedy(scores, budget.unit_costs(adapter), budget.limit(adapter))
     for sublayer, values, keep in zip(adapter.sublayers, masks.deterministic(), kept, strict=True):
         if sublayer.units:
             sublayer.projection.weight *= values.repeat_interleave(sublayer.unit_size)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from baselines.mask_tuning import tune_masks
+from kprune.budget import UnitCost
 from kprune.errors import UserError
 from kprune.mask_search import ROUNDING, greedy
 from kprune.objectives import Objective
@@ -43,6 +44,7 @@ class KCM:
     name: str = "kcm"
 
     needs_labels = False
+    any_budget = True
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """The FFNs' share of FLOPs: no head is ever removed."""
@@ -70,10 +72,11 @@ class KCM:
         )
         d2 = clock.shared("d2", data, ("kcm", "d2"), lambda: data_driven_ranking(dense, data.calibration))
         with clock("mask_search"):
-            constraint = 1 - budget.flops_reduction
             scores = [r * d for (r, _), d in zip(r2, d2, strict=True)]
-            masks = self.search(dense, scores, constraint, budget.sequence_length)
-            teacher_masks = self.search(dense, scores, sqrt(constraint), budget.sequence_length)
+            costs, limit = budget.unit_costs(dense), budget.limit(dense)
+            constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, dense.sublayers, strict=True))
+            masks = self.search(dense, scores, costs, limit)
+            teacher_masks = self.search(dense, scores, costs, limit / sqrt(constraint))
         with clock("scaling"):
             student, teacher = dense, adapter_for(frozen_copy(model))
             kept = keep_masked(student.sublayers, masks)
@@ -88,14 +91,13 @@ class KCM:
         return sublayer.kind == "ffn"
 
     @staticmethod
-    def search(adapter: Adapter, scores: list[Tensor], constraint: float, sequence_length: float) -> list[Tensor]:
+    def search(adapter: Adapter, scores: list[Tensor], costs: list[UnitCost], limit: float) -> list[Tensor]:
         """The neurons of highest score that fit beside all heads: masks [units] (bool) of all sublayers."""
-        heads, neurons = adapter.sublayers[0::2], adapter.sublayers[1::2]
-        spare = constraint * model_flops(adapter, sequence_length) * (1 + ROUNDING)
-        spare -= sum(s.units * s.unit_flops(sequence_length) for s in heads)
+        heads = adapter.sublayers[0::2]
+        spare = limit * (1 + ROUNDING) - sum(c.of(s.units, s.units) for c, s in zip(costs[0::2], heads, strict=True))
         if spare < 0:
-            raise UserError("the heads alone, which this method keeps, take more FLOPs than are left: ask for less")
-        kept = greedy(scores, [s.unit_flops(sequence_length) for s in neurons], spare)
+            raise UserError("the heads alone, which this method keeps, take more than the budget leaves: ask for less")
+        kept = greedy(scores, costs[1::2], spare)
         everything = [torch.ones(s.units, dtype=torch.bool) for s in heads]
         return [mask for layer in zip(everything, kept, strict=True) for mask in layer]
 

@@ -14,7 +14,7 @@ class Magnitude(Ranking):
 
     name: str = "magnitude"
 
-    def scores(self, sublayer: Sublayer, flops: float) -> Tensor:
+    def scores(self, sublayer: Sublayer, cost: float) -> Tensor:
         """Sum of squares of all weights that a unit owns (its rows of every input linear module and its columns of the
         output projection, biases left out), over its FLOPs: [units]."""
         if sublayer.units == 0:
@@ -22,4 +22,4 @@ class Magnitude(Ranking):
         squares = sublayer.projection.weight.double().square().sum(dim=0)
         for linear in sublayer.inputs:
             squares = squares + linear.weight.double().square().sum(dim=1)
-        return squares.unflatten(0, (-1, sublayer.unit_size)).sum(dim=1) / flops
+        return squares.unflatten(0, (-1, sublayer.unit_size)).sum(dim=1) / cost

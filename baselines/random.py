@@ -18,5 +18,5 @@ class Random(Ranking):
 
     name: str = "random"
 
-    def scores(self, sublayer: Sublayer, flops: float) -> Tensor:
+    def scores(self, sublayer: Sublayer, cost: float) -> Tensor:
         return torch.rand(sublayer.units, dtype=torch.float64)

@@ -9,20 +9,20 @@ from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Sublayer
-from kprune.transformer.flops import model_flops
 from kprune.transformer.surgery import keep_masked
 
 
 class Ranking(ABC):
     """Keep the units with the highest scores; one that does not fit what is left of the budget is passed over, so that
-    less is left than the FLOPs of one unit."""
+    less is left than one unit costs."""
 
     name: str
     needs_labels = False
+    any_budget = True
 
     @abstractmethod
-    def scores(self, sublayer: Sublayer, flops: float) -> Tensor:
-        """Scores of a sublayer's units, [units]; `flops` is the cost of one."""
+    def scores(self, sublayer: Sublayer, cost: float) -> Tensor:
+        """Scores of a sublayer's units, [units]; `cost` is that of one."""
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -36,10 +36,9 @@ class Ranking(ABC):
         """
         clock, adapter = Clock(), adapter_for(frozen_copy(model))
         with clock("mask_search"):
-            flops = [sublayer.unit_flops(budget.sequence_length) for sublayer in adapter.sublayers]
-            scores = [self.scores(sublayer, f) for sublayer, f in zip(adapter.sublayers, flops, strict=True)]
-            allowed = model_flops(adapter, budget.sequence_length) * (1 - budget.flops_reduction)
-            masks = greedy(scores, flops, allowed)
+            costs = budget.unit_costs(adapter)
+            scores = [self.scores(s, cost.per_unit) for s, cost in zip(adapter.sublayers, costs, strict=True)]
+            masks = greedy(scores, costs, budget.limit(adapter))
         with clock("surgery"):
             kept = keep_masked(adapter.sublayers, masks)
         return Outcome.of(adapter.model, kept, clock, {})

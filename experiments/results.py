@@ -38,7 +38,7 @@ class Result:
     score: float
     evaluation: dict[str, Any]
     checkpoint: dict[str, Any]
-    flops_reduction_requested: float
+    flops_reduction_requested: float | None
     flops_reduction: float
     params_reduction: float
     kept_heads: list[float]
@@ -54,10 +54,10 @@ class Result:
     details: dict[str, Any]
 
 
-def cell_folder(outputs: str, task: str, model: str, method: str, variant: dict, reduction: float, seed: int) -> Path:
-    """outputs/<task>/<model>/<method>[+key=value,...]/<reduction>/seed<k>."""
+def cell_folder(outputs: str, task: str, model: str, method: str, variant: dict, target: str, seed: int) -> Path:
+    """outputs/<task>/<model>/<method>[+key=value,...]/<target>/seed<k>; the target is a reduction, or 3x."""
     suffix = ",".join(f"{key}={_compact(value)}" for key, value in sorted(variant.items()))
-    return Path(outputs, task, model, f"{method}+{suffix}" if suffix else method, f"{reduction:g}", f"seed{seed}")
+    return Path(outputs, task, model, f"{method}+{suffix}" if suffix else method, target, f"seed{seed}")
 
 
 def _compact(value: Any) -> str:

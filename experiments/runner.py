@@ -10,27 +10,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments import results
+from experiments import budgets, results
 from experiments.cache import cache_folder
 from experiments.calibration import draw_calibration, mean_length, read_calibration
 from experiments.checkpoints import Checkpoint, find_checkpoint, fingerprint, load_model, load_tokenizer
 from experiments.dense import dense_predictions
 from experiments.evaluation import evaluate, predictions_of
-from experiments.latency import measure_latency
 from experiments.methods import build_method
 from experiments.model_card import model_card
 from experiments.tasks import Task, build_task
 from experiments.tracking import track
 from kprune import checkpoint as pruned_checkpoint
 from kprune.errors import UserError
+from kprune.latency import measure_latency
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, Outcome, PruningData, check_reach
+from kprune.pruner import CalibrationSet, Outcome, PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, model_flops, params_reduction
 
 # What does not change a result is not part of the configuration that identifies it.
 NOT_IDENTITY = (
     "force", "tracking", "save_model", "format", "onnx", "outputs", "evaluate", "device", "threads", "hydra",
+    "budget", "flops_reduction", "speedup", "grain",  # `budgets.identity` has those that count
 )  # fmt: skip
 
 
@@ -65,14 +66,14 @@ def run_cell(
     Raises:
         UserError: anything the user can mend.
     """
+    pruner = build_method(config["method"])
+    budgets.check_budget(config, pruner)
     identity = identity_of(config)
     variant = variant_of(config, defaults)
     folder = results.cell_folder(
         config["outputs"], config["task"]["name"], config["model"]["name"], config["method"]["name"],
-        variant, config["flops_reduction"], config["seed"],
+        variant, budgets.target_of(config), config["seed"],
     )  # fmt: skip
-    pruner = build_method(config["method"])
-    Budget(config["flops_reduction"], 1.0)
     pruned_checkpoint.check_format(config["format"], config["onnx"])
     with results.locked(folder):
         record = results.finished(folder, identity)
@@ -93,18 +94,18 @@ def run_cell(
 
 def identity_of(config: dict[str, Any]) -> dict[str, Any]:
     """What of a config a result depends on."""
-    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY} | budgets.identity(config)
 
 
 def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the method and of the calibration set that are not their config files' own."""
+    """Settings of the method and of the calibration set that are not their config files' own; widths rounded."""
     variant = {}
     for room in ("method", "calibration"):
         ours, theirs = flat(config[room]), flat(defaults[room])
         variant |= {key: value for key, value in ours.items() if value != theirs.get(key)}
     if variant.get("file"):
         variant["file"] = Path(variant["file"]).stem
-    return variant
+    return variant | budgets.variant(config)
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -158,15 +159,13 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
     data = pruning_data(config, bench, pruner.needs_labels)
     calibration = data.calibration
     length = flops_length(config, task, tokenizer, calibration)
-    budget = Budget(config["flops_reduction"], length)
-    check_reach(pruner, bench.model, budget)
     objective: Objective = task.objective
-    outcome = pruner.prune(bench.model, objective, data, budget)
+    outcome, latency = budgets.prune_within(config, pruner, bench.model, objective, data, length)
     sizes = measure_sizes(bench, outcome, length)
     predicted = predictions_of(outcome.model, task, tokenizer, bench.device)
     evaluation = task.evaluation(tokenizer)
-    measurable = config["latency"] and not outcome.count_units
-    latency = measure_latency(bench.model, outcome.model, **config["latency"]) if measurable else None
+    if config["latency"] and latency is None and not outcome.count_units:
+        latency = measure_latency(bench.model, outcome.model, **config["latency"])
     record = results.Result(
         task=task.name,
         model=config["model"]["name"],
@@ -184,7 +183,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
             "sha256": evaluation.sha256,
         },
         checkpoint={"source": bench.checkpoint.source, "sha256": bench.checkpoint.sha256},
-        flops_reduction_requested=config["flops_reduction"],
+        flops_reduction_requested=budgets.requested(config),
         **sizes,
         pruning_seconds=sum(outcome.seconds_by_stage.values()),
         seconds_by_stage=dict(outcome.seconds_by_stage),

@@ -29,9 +29,9 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
         UserError: wandb refuses, or an online run is not to be had.
     """
     method = method_name(result)
-    name = "/".join(
-        [result["task"], result["model"], method, f"{result['flops_reduction_requested']:g}", f"seed{result['seed']}"]
-    )
+    requested = result["flops_reduction_requested"]
+    target = f"{result['config']['speedup']:g}x" if requested is None else f"{requested:g}"
+    name = "/".join([result["task"], result["model"], method, target, f"seed{result['seed']}"])
     with started(outputs, mode, group=group, job_type=method, name=name, config=result["config"]) as run:
         if run is None:
             return

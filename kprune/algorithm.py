@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kprune.budget import UnitCost
 from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split, teacher_logits
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import greedy, search
@@ -14,7 +15,6 @@ from kprune.objectives import Objective, Span
 from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Sublayer
-from kprune.transformer.flops import model_flops
 from kprune.transformer.surgery import keep_units
 from kprune.weight_tuning import LeastSquares
 
@@ -59,6 +59,7 @@ class KPrune:
     name: str = "kprune"
 
     needs_labels = False
+    any_budget = True
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -95,7 +96,7 @@ class KPrune:
         with clock("teacher"):
             states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
             logits = teacher_logits(teacher, states, objective)
-        remaining = model_flops(student, budget.sequence_length) * (1 - budget.flops_reduction)
+        remaining, costs = budget.limit(student), budget.unit_costs(student)
         kept_units, ridges, thresholds, silent = [], [], [], []
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
@@ -105,14 +106,13 @@ class KPrune:
                     if index == 0 and self.knowledge.predictive == "divergence":
                         knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
             with clock("mask_search"):
-                above = student.sublayers[index:]
-                flops = [s.unit_flops(budget.sequence_length) for s in above]
-                scores = self.scores(knowledge, above, flops, lam)
+                above = costs[index:]
+                scores = self.scores(knowledge, student.sublayers[index:], above, lam)
                 if any(s.any() for s in scores):
-                    kept, nu = search(scores, flops, remaining, self.fill_budget, self.strict_threshold)
+                    kept, nu = search(scores, above, remaining, self.fill_budget, self.strict_threshold)
                 else:
                     # No signal: ties are broken by index.
-                    kept, nu = greedy(scores, flops, remaining)[0], 0.0
+                    kept, nu = greedy(scores, above, remaining)[0], 0.0
                     silent.append(index)
                 kept = kept.nonzero()[:, 0]
                 knowledge = knowledge.without_lowest()
@@ -121,20 +121,20 @@ class KPrune:
                 if sublayer.units == 0 and not self.keep_bias:
                     sublayer.projection.bias.data.zero_()
                 ridges.append(self.tune(sublayer, teacher.sublayers[index], states))
-            remaining -= len(kept) * flops[0]
+            remaining -= costs[index].of(len(kept), len(scores[0]))
             kept_units.append(kept.tolist())
             thresholds.append(nu)
         details = {"lambda": lam, "ridge": ridges, "threshold": thresholds, "no_signal": silent}
         return Outcome.of(student.model, kept_units, clock, details)
 
     def scores(
-        self, knowledge: Knowledge, sublayers: Sequence[Sublayer], flops: Sequence[float], lam: float | None
+        self, knowledge: Knowledge, sublayers: Sequence[Sublayer], costs: Sequence[UnitCost], lam: float | None
     ) -> list[Tensor]:
-        """Importance of every unit per FLOP (eqs. 10 and 11)."""
+        """Importance of every unit per FLOP (eqs. 10 and 11), or per whatever else the budget counts."""
         return [
-            (self.mu if sublayer.kind == "mha" else 1.0) * (k_rep if lam is None else k_pred + lam * k_rep) / f
-            for sublayer, k_pred, k_rep, f in zip(
-                sublayers, knowledge.predictive, knowledge.representational, flops, strict=True
+            (self.mu if sublayer.kind == "mha" else 1.0) * (k_rep if lam is None else k_pred + lam * k_rep) / cost.per_unit
+            for sublayer, k_pred, k_rep, cost in zip(
+                sublayers, knowledge.predictive, knowledge.representational, costs, strict=True
             )
         ]
 

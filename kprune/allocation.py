@@ -5,44 +5,50 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kprune.budget import UnitCost
 from kprune.mask_search import ROUNDING
 
 
-def allocate(curves: Sequence[Tensor], costs: Sequence[float], budget: float) -> list[int]:
+def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[int]:
     """Units to keep per sublayer, so that the errors add up to as little as the budget allows.
 
-    Curves are replaced by their lower convex hulls, on which taking the steps in the order of error saved per cost is
-    optimal. What is left below the next step is filled with the best single units that fit.
+    Curves are replaced by their lower convex hulls over the cost, on which taking the steps in the order of error saved
+    per cost is optimal. Of the steps that do not fit whole, as many units are taken as do.
 
     Args:
-        curves: per sublayer, [units + 1] errors with 0, 1, ... units kept, all in one unit.
-        costs: FLOPs or milliseconds of one unit, per sublayer.
+        curves: per sublayer, [units + 1] errors with 0, 1, ... units kept, never rising, all in one unit.
+        costs: of a unit, per sublayer: FLOPs or milliseconds.
         budget: the cost that may be kept.
     """
-    steps = []
+    steps, totals, counts = [], [], []
     for index, (curve, cost) in enumerate(zip(curves, costs, strict=True)):
         errors = curve.tolist()
-        corners = convex_hull(errors)
+        totals.append([0.0, *cost.steps(len(errors) - 1).cumsum(0).tolist()])
+        corners = convex_hull(totals[-1], errors)
+        counts.append(corners[0])
         for low, high in zip(corners, corners[1:], strict=False):
-            steps.append(((errors[low] - errors[high]) / ((high - low) * cost), index, low, high))
-    counts, spare = [0] * len(curves), budget * (1 + ROUNDING)
+            gain = (errors[low] - errors[high]) / (totals[-1][high] - totals[-1][low])
+            steps.append((gain, index, low, high))
+    spare = budget * (1 + ROUNDING)
     for _, index, low, high in sorted(steps, key=lambda step: -step[0]):
-        # Within a step units are worth the same, so that a part of it may be taken; steps above a part may not.
+        # Above a step that was taken in part, nothing more of that sublayer is to be had.
         if counts[index] == low:
-            taken = min(high - low, int(spare // costs[index]))
-            counts[index] += taken
-            spare -= taken * costs[index]
+            total = totals[index]
+            counts[index] = max(k for k in range(low, high + 1) if total[k] - total[low] <= spare)
+            spare -= total[counts[index]] - total[low]
     return counts
 
 
-def convex_hull(errors: Sequence[float]) -> list[int]:
-    """Corners of the lower convex hull of a curve over 0, 1, ..., the ends among them."""
+def convex_hull(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
+    """Corners of the lower convex hull of errors over costs that never fall, as indices; of equal costs the last."""
     corners: list[int] = []
     for point in range(len(errors)):
+        if corners and costs[corners[-1]] == costs[point]:
+            corners.pop()
         while len(corners) >= 2:
             first, last = corners[-2:]
-            slope = (errors[last] - errors[first]) * (point - last)
-            if slope < (errors[point] - errors[last]) * (last - first):
+            slope = (errors[last] - errors[first]) * (costs[point] - costs[last])
+            if slope < (errors[point] - errors[last]) * (costs[last] - costs[first]):
                 break
             corners.pop()
         corners.append(point)

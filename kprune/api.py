@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from kprune.algorithm import KPrune
 from kprune.errors import UserError
+from kprune.latency import STANDARD, Point, check_speedup, prune_to_speedup
 from kprune.objectives import OBJECTIVES, Objective, Span, objective_of
 from kprune.plus import KPrunePlus
-from kprune.pruner import Budget, CalibrationSet, Example, Outcome, Pruner, PruningData, check_reach
+from kprune.pruner import Budget, CalibrationSet, Example, Outcome, Pruner, PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction as flops_removed
 
@@ -23,6 +24,8 @@ def prune(
     flops_reduction: float = 0.8,
     method: str | Pruner = "kprune",
     task: str | Objective | None = None,
+    speedup: float | None = None,
+    speedup_at: Point = STANDARD,
 ) -> Outcome:
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
@@ -34,10 +37,13 @@ def prune(
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples.
         method: "kprune", "kprune_plus", or any object with a Pruner's attributes.
         task: "classification", "regression" or "span", where the model's head does not tell.
+        speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
+        speedup_at: batch size and length that is measured at.
 
     Returns:
         `outcome.model` is the pruned model, `outcome.save(folder)` writes it; `outcome.details` has what was measured:
-        `flops_reduction` and the `sequence_length` it is counted at.
+        `flops_reduction`, the `sequence_length` it is counted at, and with a `speedup` the `latency` (within 5 % of what
+        was asked for, unless `latency_budget` says that two corrections did not reach it).
 
     Raises:
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
@@ -45,16 +51,19 @@ def prune(
     pruner = _pruner(method)
     objective = _objective(task, model)
     dense = adapter_for(model)
-    Budget(flops_reduction, 1.0)
+    Budget(flops_reduction, 1.0) if speedup is None else check_speedup(speedup)
     _check_finite(model)
     calibration = calibration_set(model, batches, labels_of(objective) if pruner.needs_labels else None)
-    budget = Budget(flops_reduction, calibration.tokens / len(calibration.examples))
-    check_reach(pruner, model, budget)
-    outcome = pruner.prune(model, objective, PruningData(calibration), budget)
-    outcome.details |= {
-        "sequence_length": budget.sequence_length,
-        "flops_reduction": flops_removed(dense, adapter_for(outcome.model), budget.sequence_length),
-    }
+    length = calibration.tokens / len(calibration.examples)
+    data, found = PruningData(calibration), {}
+    if speedup is None:
+        budget = Budget(flops_reduction, length)
+        budget.check_reach(pruner, model)
+        outcome = pruner.prune(model, objective, data, budget)
+    else:
+        outcome, found["latency"] = prune_to_speedup(pruner, model, objective, data, speedup, length, speedup_at)
+    found["flops_reduction"] = flops_removed(dense, adapter_for(outcome.model), length)
+    outcome.details |= {"sequence_length": length} | found
     return outcome
 
 

@@ -15,7 +15,6 @@ from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.removal import remove_greedily
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Sublayer
-from kprune.transformer.flops import model_flops
 from kprune.transformer.surgery import keep_units, unit_columns
 from kprune.weight_tuning import LeastSquares
 
@@ -40,6 +39,7 @@ class KPrunePlus:
     name: str = "kprune_plus"
 
     needs_labels = False
+    any_budget = True
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -64,9 +64,7 @@ class KPrunePlus:
             "curves", data, (self.name, "curves", self.temperature, self.ridge, self.metric_ridge),
             lambda: [self.curve(s, f) for s, f in zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)],
         )  # fmt: skip
-        costs = [sublayer.unit_flops(budget.sequence_length) for sublayer in student.sublayers]
-        limit = model_flops(student, budget.sequence_length) * (1 - budget.flops_reduction)
-        counts = allocate(curves, costs, limit)
+        counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []
         rows = zip(student.sublayers, teacher.sublayers, fishers, counts, strict=True)
         below: OutputFisher | None = None

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kprune.budget import Budget
 from kprune.checkpoint.card import python_card
 from kprune.checkpoint.classes import become_pruned
 from kprune.checkpoint.saving import save
-from kprune.errors import OutOfReach, UserError
+from kprune.errors import UserError
 from kprune.objectives import Objective
 
 Example = dict[str, Any]
@@ -86,24 +87,6 @@ class PruningData:
     workspace: Path | None = None
     seed: int = 0
     shared: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Share of FLOPs to remove, counted at one sequence length (tokens; a mean, so it may be fractional).
-
-    Raises:
-        UserError: the share is outside (0, 1).
-    """
-
-    flops_reduction: float
-    sequence_length: float
-
-    def __post_init__(self):
-        if not 0 < self.flops_reduction < 1:
-            raise UserError(
-                f"flops_reduction={self.flops_reduction:g} is outside (0, 1): give the share of FLOPs to remove, such as 0.8"
-            )
 
 
 @dataclass
@@ -186,7 +169,11 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 class Pruner(Protocol):
-    """A pruning method. Its settings are its constructor's plain arguments."""
+    """A pruning method. Its settings are its constructor's plain arguments.
+
+    One whose class has `any_budget = True` reads of a budget its `unit_costs` and `limit` alone, and so prunes to a
+    latency as well as to a share of FLOPs.
+    """
 
     name: str
     needs_labels: bool
@@ -198,13 +185,3 @@ class Pruner(Protocol):
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """The largest FLOPs reduction this method can do on `model`, in [0, 1)."""
         ...
-
-
-def check_reach(pruner: Pruner, model: nn.Module, budget: Budget) -> None:
-    """Raises OutOfReach where the budget is beyond what the method can do on the model."""
-    reach = pruner.reach(model, budget.sequence_length)
-    if budget.flops_reduction > reach:
-        raise OutOfReach(
-            f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
-            f"{budget.flops_reduction:g}: ask for less"
-        )

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from world import ROOT, bad, run
 
+from analysis.records import read_folder
 from experiments.predictions import load
 
 
@@ -119,6 +120,23 @@ def test_retrained_methods(world, tmp_path):
     assert len(list((world / "cache/trainings").rglob("*.safetensors"))) == 3
 
 
+def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
+    done = run(world, f"outputs={tmp_path}", "budget=latency", "speedup=1.1", "grain=4", "method=magnitude")
+    assert done.returncode == 0, done.stderr
+    (cell,) = tmp_path.rglob("result.json")
+    assert cell.parts[-4:-1] == ("magnitude+grain=4,tokens=200", "1.1x", "seed0")
+    record = json.loads(cell.read_text())
+    assert record["flops_reduction_requested"] is None and 0 < record["flops_reduction"] < 1
+    attempts = record["details"]["latency_budget"]["attempts"]
+    assert 1 <= len(attempts) <= 3 and record["latency"]["speedup"] in [a["speedup"] for a in attempts]
+    assert record["latency"]["speedup_range"][0] <= record["latency"]["speedup_range"][1]
+    assert "flops_reduction" not in record["config"] and record["config"]["speedup"] == 1.1
+    assert {"latency_table", "latency_search", "mask_search"} <= set(record["seconds_by_stage"])
+    assert all(n % 4 == 0 for n in record["kept_neurons"])
+    assert float(read_folder(tmp_path).loc[0, "latency_speedup"]) == record["latency"]["speedup"]
+    assert read_folder(tmp_path).loc[0, "target"] == "1.1x"
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [
@@ -127,6 +145,11 @@ def test_retrained_methods(world, tmp_path):
         (["method=nonsense"], ["nonsense", "kprune_official"]),
         (["flops_reduction=0"], ["outside (0, 1)"]),
         (["nonsense=1"], ["nonsense"]),
+        (["budget=nonsense"], ["budget=nonsense", "flops or latency"]),
+        (["speedup=3"], ["speedup=3", "budget=latency"]),
+        (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
+        (["budget=latency", "speedup=1000"], ["speedup=1000 is out of reach", "ask for less"]),
+        (["grain=0"], ["grain=0", "whole number"]),
         (["format=nonsense"], ["format=nonsense", "pruned or dense"]),
         (["calibration.tokens=1"], ["calibration.tokens=1"]),
         (["model.checkpoint=/nowhere"], ["/nowhere"]),

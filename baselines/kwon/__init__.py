@@ -8,12 +8,12 @@ from torch import nn
 
 from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from baselines.kwon.rearrange import rearrange
-from baselines.kwon.search import UnitCost, search
+from baselines.kwon.search import search
 from baselines.mask_tuning import tune_masks
+from kprune.budget import UnitCost
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.flops import model_flops
 from kprune.transformer.surgery import keep_masked
 
 
@@ -38,6 +38,7 @@ class Kwon:
     name: str = "kwon"
 
     needs_labels = True
+    any_budget = True
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -54,9 +55,10 @@ class Kwon:
             "fisher", data, ("kwon", "fisher"), lambda: mask_gradients_by_batch(dense, data.calibration, objective)
         )
         with clock("mask_search"):
-            constraint = 1 - budget.flops_reduction
-            masks = self.search(dense, gradients, constraint, budget.sequence_length)
-            teacher_masks = self.search(dense, gradients, sqrt(constraint), budget.sequence_length)
+            costs, limit = budget.unit_costs(dense), budget.limit(dense)
+            constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, dense.sublayers, strict=True))
+            masks = self.search(gradients, costs, limit)
+            teacher_masks = self.search(gradients, costs, limit / sqrt(constraint))
         with clock("rearrangement"):
             masks = [rearrange(mask, g) for mask, g in zip(masks, gradients, strict=True)]
         with clock("mask_tuning"):
@@ -72,10 +74,8 @@ class Kwon:
         return sublayer.kind == "ffn" or sublayer.index > 0
 
     @staticmethod
-    def search(adapter, gradients: list[torch.Tensor], constraint: float, sequence_length: float) -> list[torch.Tensor]:
-        """The Fisher mask search with FLOPs as the cost: masks [units] (bool) of all sublayers, bottom to top."""
+    def search(gradients: list[torch.Tensor], costs: list[UnitCost], limit: float) -> list[torch.Tensor]:
+        """The Fisher mask search: masks [units] (bool) of all sublayers, bottom to top."""
         scores = [importance(g) for g in gradients]
-        head_cost, neuron_cost = (UnitCost(s.unit_flops(sequence_length)) for s in adapter.sublayers[:2])
-        budget = constraint * model_flops(adapter, sequence_length)
-        heads, neurons = search(scores[0::2], scores[1::2], head_cost, neuron_cost, budget)
+        heads, neurons = search(scores[0::2], scores[1::2], *costs[:2], limit)
         return [mask for layer in zip(heads, neurons, strict=True) for mask in layer]

@@ -1,26 +1,13 @@
 """The Fisher mask search: the heads and neurons of most importance that fit a budget (Kwon et al., Algorithm 1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kprune.budget import UnitCost
 from kprune.errors import UserError
 from kprune.mask_search import ROUNDING
-
-
-@dataclass(frozen=True)
-class UnitCost:
-    """What k units of one sublayer cost: `base + per_unit * max(k - free, 0)`.
-
-    FLOPs are linear (base = free = 0). A measured latency is constant up to some number of units and linear from there:
-    up to `free` units cost `base` in all, so that every sublayer keeps its best `free` units.
-    """
-
-    per_unit: float
-    base: float = 0.0
-    free: int = 0
 
 
 def search(
@@ -30,7 +17,8 @@ def search(
     largest total importance is kept. Exact for a diagonal Fisher.
 
     Of splits with the same importance the one with the most heads is taken. What is left of the budget is therefore
-    less than the cost of one more unit. (The authors' loop starts at one head, and for a latency takes the heads' cost
+    less than the cost of one more unit. Where units are free up to some number, every sublayer pays the base cost and
+    keeps its best ones of that number. (The authors' loop starts at one head, and for a latency takes the heads' cost
     off the budget again at every step; this one starts at none and does not.)
 
     Args:
@@ -41,8 +29,10 @@ def search(
         masks of the heads and of the neurons, per sublayer [units] (bool, True = kept).
 
     Raises:
-        UserError: the budget does not pay for what every sublayer costs at least.
+        UserError: the budget does not pay for what every sublayer costs at least, or widths are to be rounded.
     """
+    if max(head_cost.grain, neuron_cost.grain) > 1:
+        raise UserError("the Fisher mask search of Kwon et al. does not round widths: leave grain=1")
     head_order, head_gain, free_heads = _ranked(heads, head_cost.free)
     neuron_order, neuron_gain, free_neurons = _ranked(neurons, neuron_cost.free)
     spare = budget * (1 + ROUNDING) - sum(len(h) > 0 for h in heads) * head_cost.base

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from experiments import results
+from experiments.budgets import target_of
 from experiments.composing import CONF, compose_cell
 from experiments.runner import identity_of, variant_of
 from kprune.errors import UserError
@@ -116,7 +117,7 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
             settings = settings | {"seed": seed, "flops_reduction": reduction}
             folder = results.cell_folder(
                 outputs, settings["task"]["name"], settings["model"]["name"], settings["method"]["name"],
-                variant_of(settings, defaults), reduction, seed,
+                variant_of(settings, defaults), target_of(settings), seed,
             )  # fmt: skip
             cells.setdefault(folder, Cell(settings, defaults, folder))
     return list(cells.values())

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from baselines.kwon.search import UnitCost, search
+from baselines.kwon.search import search
+from kprune.budget import UnitCost
 from kprune.errors import UserError
 
 

@@ -42,16 +42,16 @@ def test_keys_are_the_fixed_ones_in_their_order():
 
 
 @pytest.mark.parametrize(
-    "variant, reduction, expected",
+    "variant, target, expected",
     [
-        ({}, 0.8, "kprune/0.8/seed1"),
-        ({}, 0.65, "kprune/0.65/seed1"),
-        ({"tokens": 1000, "lambdas": [1e-4, 1.0]}, 0.7, "kprune+lambdas=0.0001_1,tokens=1000/0.7/seed1"),
-        ({"file": "a/b"}, 0.7, "kprune+file=a_b/0.7/seed1"),
+        ({}, "0.8", "kprune/0.8/seed1"),
+        ({}, "3x", "kprune/3x/seed1"),
+        ({"tokens": 1000, "lambdas": [1e-4, 1.0]}, "0.7", "kprune+lambdas=0.0001_1,tokens=1000/0.7/seed1"),
+        ({"file": "a/b"}, "0.7", "kprune+file=a_b/0.7/seed1"),
     ],
 )
-def test_folder_of_a_cell(variant, reduction, expected):
-    path = results.cell_folder("out", "mrpc", "minilm", "kprune", variant, reduction, 1)
+def test_folder_of_a_cell(variant, target, expected):
+    path = results.cell_folder("out", "mrpc", "minilm", "kprune", variant, target, 1)
     assert path == Path("out/mrpc/minilm") / expected
 
 
@@ -145,7 +145,7 @@ def test_outputs_that_are_not_writable_are_one_line(tmp_path, outputs):
 
 
 def test_a_failed_cell_leaves_no_folder(tmp_path):
-    folder = results.cell_folder(str(tmp_path / "out"), "mrpc", "minilm", "kprune", {}, 0.8, 0)
+    folder = results.cell_folder(str(tmp_path / "out"), "mrpc", "minilm", "kprune", {}, "0.8", 0)
     with pytest.raises(UserError, match="wrong"), results.locked(folder):
         raise UserError("wrong input: mend it")
     assert os.listdir(tmp_path / "out") == []

@@ -7,6 +7,7 @@ import torch
 
 from kprune import removal
 from kprune.allocation import allocate, monotone
+from kprune.budget import UnitCost
 from kprune.fisher import metric_root
 from kprune.removal import remove_greedily, unit_errors
 from kprune.transformer.surgery import unit_columns
@@ -116,7 +117,7 @@ def test_allocation_of_convex_curves_is_within_a_unit_of_the_best(seed):
     curves = [torch.rand(n, generator=generator, dtype=torch.float64).sort().values.cumsum(0) for n in (4, 8, 4, 8)]
     curves = [monotone(torch.cat([torch.zeros(1), c])) for c in curves]
     costs, budget = [3.0, 1.0, 3.0, 1.0], 40 * torch.rand(1, generator=generator).item()
-    counts = allocate(curves, costs, budget)
+    counts = allocate(curves, [UnitCost(cost) for cost in costs], budget)
     spent = sum(k * f for k, f in zip(counts, costs, strict=True))
     assert spent <= budget
     assert spent > budget - 1 or spent == 40
@@ -128,8 +129,18 @@ def test_a_bump_in_a_curve_is_bridged():
     """Two units together are worth much, the first alone nothing: both are taken."""
     bump = torch.tensor([10.0, 10.0, 0.0])
     line = torch.tensor([4.0, 2.0, 0.0])
-    assert allocate([bump, line], [1.0, 1.0], 2.0) == [2, 0]
+    assert allocate([bump, line], [UnitCost(1.0)] * 2, 2.0) == [2, 0]
 
 
 def test_monotone_turns_removed_into_kept():
     assert monotone(torch.tensor([0.0, 1.0, 3.0, 2.0])).tolist() == [3.0, 3.0, 1.0, 0.0]
+
+
+def test_units_that_come_free_are_kept_and_grains_are_whole():
+    """A latency: constant up to four units, then linear; and widths in grains of three."""
+    curve = monotone(torch.arange(13.0) ** 2)
+    for budget in (0.0, 2.0, 3.0, 5.0, 7.5, 20.0):
+        (count,) = allocate([curve], [UnitCost(1.0, base=2.0, free=4)], budget)
+        assert count == max(k for k in range(13) if UnitCost(1.0, base=2.0, free=4).of(k, 12) <= budget)
+        grained = allocate([curve, curve], [UnitCost(1.0, grain=3)] * 2, budget)
+        assert all(count % 3 == 0 for count in grained) and sum(grained) <= budget

@@ -1,0 +1,81 @@
+"""Measured latency: what is compared alternates in one run, so that all of it sees the same machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kprune.transformer.adapter import model_inputs
+
+WARM_UP = 2
+REPEATS = 9
+
+
+def alternate(
+    calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int = REPEATS, warm_up: int = WARM_UP
+) -> list[list[float]]:
+    """Milliseconds of each call, `repeats` of them, every call once in each round after `warm_up` rounds unmeasured."""
+    times: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for repeat in range(warm_up + repeats):
+            for call, seen in zip(calls, times, strict=True):
+                start = _now(device)
+                call()
+                elapsed = _now(device) - start
+                if repeat >= warm_up:
+                    seen.append(1000 * elapsed)
+    return times
+
+
+def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
+    """What a model's forward takes: random tokens without padding, the same for the same shape."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, min(model.config.vocab_size, 1000), (batch_size, sequence_length), generator=generator)
+    tokens = tokens.to(model.device)
+    return model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+
+
+def measure_latency(
+    dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int, repeats: int = REPEATS
+) -> dict[str, Any]:
+    """Median milliseconds of a forward pass on random tokens without padding, after two warm-up passes each.
+
+    Returns:
+        device, batch_size, sequence_length, threads, dense_ms, pruned_ms, speedup (the ratio of the medians) and
+        speedup_range (the least and the largest of the single pairs' ratios).
+    """
+    batch = random_batch(dense, batch_size, sequence_length)
+    calls = [lambda model=model: model(**batch) for model in (dense.eval(), pruned.eval())]
+    times = alternate(calls, dense.device, repeats)
+    dense_ms, pruned_ms = map(statistics.median, times)
+    ratios = [d / p for d, p in zip(*times, strict=True)]
+    return {
+        "device": device_name(dense.device),
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "threads": torch.get_num_threads(),
+        "dense_ms": dense_ms,
+        "pruned_ms": pruned_ms,
+        "speedup": dense_ms / pruned_ms,
+        "speedup_range": [min(ratios), max(ratios)],
+    }
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def device_name(device: torch.device) -> str:
+    """Of the GPU or the CPU, as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as cpuinfo:
+            return next(line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "cpu"

@@ -1,0 +1,160 @@
+"""The latency budget without a clock: the fit on synthetic times, the search and its corrections on a fake machine."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_calibration, tiny_model
+
+from kprune.algorithm import KPrune
+from kprune.budget import Budget, UnitCost
+from kprune.errors import OutOfReach, UserError
+from kprune.latency import LatencyBudget, LatencyTable, Point, measure_table, prune_to_speedup
+from kprune.latency.search import corrected
+from kprune.latency.table import fit
+from kprune.mask_search import threshold
+from kprune.objectives import objective_of
+from kprune.pruner import PruningData
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction
+
+WIDTHS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48]
+TABLE = LatencyTable({"mha": [1, 2, 3, 4], "ffn": WIDTHS}, {"mha": [6, 8, 10, 12], "ffn": WIDTHS}, 210.0, 30.0)
+"""A tiny model's three layers: an MHA takes 4 + 2 k, an FFN k milliseconds, 180 in all."""
+
+
+@pytest.mark.parametrize("truth", [UnitCost(0.5, 3.0, 6), UnitCost(0.25), UnitCost(2.0, 1.0, 0), UnitCost(1.0, 4.0, 23)])
+def test_the_fit_finds_what_made_the_times(truth):
+    found = fit(WIDTHS, [truth.of(width, 48) for width in WIDTHS])
+    for k in WIDTHS:
+        assert found.of(k, 48) == pytest.approx(truth.of(k, 48), rel=1e-6)
+    assert found.per_unit == pytest.approx(truth.per_unit)
+
+
+def test_the_fit_bears_noise():
+    generator = torch.Generator().manual_seed(0)
+    truth = UnitCost(0.5, 3.0, 6)
+    noisy = [truth.of(k, 48) * (1 + 0.02 * torch.randn(1, generator=generator).item()) for k in WIDTHS]
+    found = fit(WIDTHS, noisy)
+    assert all(found.of(k, 48) == pytest.approx(truth.of(k, 48), rel=0.06) for k in WIDTHS)
+
+
+@pytest.mark.parametrize("ms", [[5.0] * 10, [0.0] * 10, [-1.0] * 10, [9.0, 1.0] * 5])
+def test_times_without_a_slope_still_cost_something(ms):
+    found = fit(WIDTHS, ms)
+    assert 0 < found.per_unit < math.inf and found.base >= 0
+    assert fit([1], [3.0]).per_unit == pytest.approx(3.0)
+
+
+def test_the_costs_of_a_dense_model_add_up_to_what_it_takes():
+    table, adapter = replace(TABLE, dense_ms=390.0), adapter_for(tiny_model())
+    costs = table.unit_costs(adapter)
+    assert sum(c.of(s.units, s.units) for c, s in zip(costs, adapter.sublayers, strict=True)) == pytest.approx(360.0)
+    assert costs[0].of(2, 4) == pytest.approx(16.0) and costs[1].of(5, 48) == pytest.approx(10.0)
+
+
+def test_more_than_everything():
+    with pytest.raises(OutOfReach, match="speedup=7 is out of reach: .* 7.0x faster"):
+        LatencyBudget(7, TABLE, 8.0)
+    for speedup in (1, 0.5, None):
+        with pytest.raises(UserError, match="asks for no speed-up"):
+            LatencyBudget(speedup, TABLE, 8.0)
+
+
+class FakeMachine:
+    """Runs a model in time by its widths: the table's times, sublayers `factor` times as slow."""
+
+    def __init__(self, factor):
+        self.factor, self.seen = factor, []
+
+    def __call__(self, pruned):
+        widths = [(s.kind, s.units) for s in adapter_for(pruned).sublayers]
+        units = sum((4 + 2 * k if kind == "mha" else k) for kind, k in widths if k)
+        speedup = 210.0 / (30.0 + self.factor * units)
+        self.seen.append(speedup)
+        return {"speedup": speedup, "speedup_range": [0.9 * speedup, 1.1 * speedup]}
+
+
+def pruned_to(speedup, machine, grain=1, pruner=None):
+    model, data = tiny_model(dtype=torch.float32), PruningData(tiny_calibration())
+    prune = lambda budget: (pruner or KPrune()).prune(model, objective_of(model), data, budget)  # noqa: E731
+    return corrected(prune, model, LatencyBudget(speedup, TABLE, 8.0, grain), machine)
+
+
+def test_a_table_that_is_right_needs_no_correction():
+    outcome, latency = pruned_to(3, machine := FakeMachine(1.0))
+    assert len(machine.seen) == 1 and 3 <= latency["speedup"] <= 3.15
+    details = outcome.details["latency_budget"]
+    assert details["reached"] and details["attempts"][0]["range"] == latency["speedup_range"]
+    assert {"latency_search", "latency_table", "knowledge"} <= set(outcome.seconds_by_stage)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.7])
+def test_a_table_that_is_off_is_corrected(factor):
+    outcome, latency = pruned_to(3, machine := FakeMachine(factor))
+    assert 2 <= len(machine.seen) <= 3
+    assert abs(machine.seen[0] / 3 - 1) > 0.05 >= abs(latency["speedup"] / 3 - 1)
+    assert outcome.details["latency_budget"]["attempts"][1]["scale"] == pytest.approx(factor, rel=0.05)
+
+
+def test_after_two_corrections_the_closest_is_taken():
+    class Erratic(FakeMachine):
+        def __call__(self, pruned):
+            self.seen.append(speedup := (5.0, 2.7, 1.5)[len(self.seen)])
+            return {"speedup": speedup, "speedup_range": [speedup, speedup]}
+
+    outcome, latency = pruned_to(3, machine := Erratic(1.0))
+    assert len(machine.seen) == 3 and latency["speedup"] == 2.7
+    assert not outcome.details["latency_budget"]["reached"]
+
+
+def test_widths_are_whole_grains_within_the_budget():
+    outcome, latency = pruned_to(3, FakeMachine(1.0), grain=16)
+    assert latency["speedup"] >= 3
+    assert all(n % 16 == 0 for n in outcome.kept_neurons) and all(h % 2 == 0 for h in outcome.kept_heads)
+    model = tiny_model(dtype=torch.float32)
+    for grain, reduction in itertools.product((16, 32), (0.3, 0.6, 0.9)):
+        budget = Budget(reduction, 8.0, grain)
+        outcome = KPrune().prune(model, objective_of(model), PruningData(tiny_calibration()), budget)
+        assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= reduction - 1e-9
+        assert all(n % grain == 0 or n == 48 for n in outcome.kept_neurons)
+        assert all(8 * h % grain == 0 for h in outcome.kept_heads)
+    with pytest.raises(UserError, match="grain=0"):
+        Budget(0.5, 8.0, 0)
+
+
+def test_the_search_is_as_good_as_any_threshold():
+    """Against every threshold there is, on the scores of the first search: none keeps more within the milliseconds."""
+    adapter = adapter_for(tiny_model())
+    budget = LatencyBudget(3, TABLE, 8.0)
+    costs, limit = budget.unit_costs(adapter), budget.limit(adapter)
+    assert limit == pytest.approx(40.0)
+    generator = torch.Generator().manual_seed(0)
+    scores = [torch.rand(s.units, generator=generator, dtype=torch.float64) for s in adapter.sublayers]
+    kept_at = lambda nu: [int((s >= nu).sum()) for s in scores]  # noqa: E731
+    taken = lambda kept: sum(  # noqa: E731
+        (4 + 2 * k if s.kind == "mha" else k) for k, s in zip(kept, adapter.sublayers, strict=True) if k
+    )
+    fitting = [nu for nu in torch.cat(scores).tolist() if taken(kept_at(nu)) <= 40.0 + 1e-9]
+    assert threshold(scores, costs, limit) == min(fitting)
+
+
+def test_a_table_of_a_tiny_model():
+    table = measure_table(tiny_model(dtype=torch.float32), 2, 8, grain=16)
+    assert table.widths["mha"] == [2, 4] and table.widths["ffn"] == [16, 32, 48]
+    assert 0 < table.empty_ms < table.dense_ms and table.seconds > 0
+    assert [len(table.ms[kind]) for kind in ("mha", "ffn")] == [2, 3]
+
+
+def test_a_method_that_counts_flops_alone():
+    class Counting:
+        name, needs_labels = "counting", False
+
+    model = tiny_model()
+    with pytest.raises(UserError, match="counting prunes by FLOPs alone"):
+        prune_to_speedup(Counting(), model, None, None, 2, 8.0, Point(2, 8))
+    Counting.reach = lambda *_: 1.0
+    with pytest.raises(UserError, match="counting does not round widths"):
+        Budget(0.5, 8.0, 16).check_reach(Counting(), model)
