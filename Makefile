@@ -15,7 +15,7 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
 PARTS := table-accuracy table-speedup ablation sensitivity table-retrained figures report
 .PHONY: help install demo test lint table-accuracy table-speedup ablation sensitivity table-retrained figures report \
-	reproduce readme readme-cells clean
+	latency bench reproduce readme readme-cells clean
 .DEFAULT_GOAL := help
 
 # MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
@@ -61,6 +61,13 @@ figures: .venv/installed ## draw every figure of the finished cells
 
 report: .venv/installed ## one HTML page of every table and figure of the finished cells
 	.venv/bin/python -m analysis.report $(OUTPUTS)
+
+# The machine must be otherwise idle for these two.
+latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; again to go on; LATENCY="--grain 16"
+	.venv/bin/python -m experiments.latency_table $(LATENCY)
+
+bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="--shapes minilm --tokens 1000"
+	.venv/bin/python -m experiments.bench $(BENCH)
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
 	for grid in accuracy ablation sensitivity retrained; do $(call GRID,$$grid) --dry-run; done

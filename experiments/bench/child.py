@@ -1,0 +1,142 @@
+"""One method on one model and calibration set in a process of its own, so that its peak memory is its own."""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from experiments.bench.reference import WholeModel
+from experiments.composing import CONF
+from experiments.methods import build_method
+from experiments.shapes import SHAPES, random_model
+from kprune.calibration import calibration_states
+from kprune.objectives import Classification
+from kprune.pruner import Budget, CalibrationSet, PruningData
+from kprune.transformer import adapter_for
+from kprune.transformer.adapter import model_inputs
+from kprune.weight_tuning import LeastSquares
+
+REDUCTION = 0.8
+BATCH_SIZE = 32
+MEAN_LENGTH, DEVIATION, SHORTEST, LONGEST = 53.0, 18.0, 12, 128
+"""Of MRPC's sentence pairs."""
+FORWARDS = 3
+
+
+def random_calibration(tokens: int, largest: int) -> CalibrationSet:
+    """Examples of random tokens, lengths and labels with about `tokens` tokens, the same ones every time."""
+    generator = np.random.default_rng(0)
+    lengths = generator.normal(MEAN_LENGTH, DEVIATION, round(tokens / MEAN_LENGTH)).clip(SHORTEST, LONGEST).astype(int)
+    rows = [
+        {"input_ids": generator.integers(5, largest, n).tolist(), "label": int(generator.integers(2))} for n in lengths
+    ]
+    return CalibrationSet(rows, BATCH_SIZE, 0)
+
+
+def method_of(name: str):
+    """`kwon` is conf/method/kwon.yaml's; `kprune:measure_every=4` has settings changed."""
+    name, *settings = name.split(":")
+    config = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        *path, last = key.split(".")
+        room = config
+        for step in path:
+            room = room[step]
+        room[last] = yaml.safe_load(value)
+    return build_method(config)
+
+
+def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[float]:
+    """A few dense forward passes over all batches, sorted by length, without hooks or gradients."""
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(FORWARDS):
+            start = time.perf_counter()
+            for batch in batches:
+                model(**model_inputs(batch))
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
+    """Gram matrices over all tokens and solves, every sublayer at the share of its units that is kept."""
+    seconds = 0.0
+    states = calibration_states(adapter_for(model), calibration.batches())
+    for sublayer in adapter_for(model).sublayers:
+        width = max(round((1 - REDUCTION) * sublayer.units), 1) * sublayer.unit_size
+        features = [torch.randn(int(state.real.sum()), width) for state in states]
+        squares = LeastSquares.empty(width, sublayer.hidden_size, features[0].device)
+        start = time.perf_counter()
+        for f, state in zip(features, states, strict=True):
+            squares.add(f, state.student[state.real])
+        squares.solve(1e-6)
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+def floor_units(model: nn.Module, calibration: CalibrationSet, forward: float) -> float:
+    """Forwards that the exact method can't do without: from each of L sublayers up a forward and an input-only
+    backward pass as dear, in all L + 1; one for the teacher, one for moving the student; Gram matrices and solves."""
+    return len(adapter_for(model).sublayers) + 3 + solve_seconds(model, calibration) / forward
+
+
+def resident_mb() -> float:
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measured(shape: str, tokens: int, name: str) -> dict[str, Any]:
+    """Seconds, dense forwards, memory and stages of a method."""
+    model = random_model(SHAPES[shape])
+    calibration = random_calibration(tokens, model.config.vocab_size)
+    batches = calibration.batches()
+    result = {
+        "examples": len(calibration.examples),
+        "tokens": calibration.tokens,
+        "padded_tokens_sorted": sum(batch["input_ids"].numel() for batch in batches),
+        "padded_tokens_drawn": sum(batch["input_ids"].numel() for batch in calibration.batches(by_length=False)),
+        "sublayers": len(adapter_for(model).sublayers),
+    }
+    before = resident_mb()
+    forwards = forward_seconds(model, batches)
+    if name == "floor":
+        forward = statistics.median(forwards)
+        return result | {"forward_seconds": forward, "units": floor_units(model, calibration, forward)}
+    prune: Callable = (WholeModel() if name == "whole_model" else method_of(name)).prune
+    budget = Budget(REDUCTION, calibration.tokens / len(calibration.examples))
+    start = time.perf_counter()
+    outcome = prune(model, Classification(), PruningData(calibration), budget)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before
+    forward = statistics.median(forwards + forward_seconds(model, batches))
+    stages = {stage: round(value, 4) for stage, value in outcome.seconds_by_stage.items()}
+    return result | {
+        "forward_seconds": forward, "seconds": seconds, "units": seconds / forward, "peak_mb": peak, "stages": stages,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("tokens", type=int)
+    parser.add_argument("method")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = measured(options.shape, options.tokens, options.method)
+    print(json.dumps(result | {"threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main()

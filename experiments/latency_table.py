@@ -1,0 +1,201 @@
+"""Latency of BERT-base pruned by 80 % of FLOPs, over batch sizes, lengths and runtimes: `python -m experiments.latency_table`.
+
+Random weights: what a forward pass computes makes no difference to how long it takes. Dense and pruned models alternate
+in one run. The points of most interest come first; a run ends after `--minutes`, and the next one goes on from there.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments import results
+from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
+from kprune.checkpoint import export_onnx
+from kprune.errors import UserError
+from kprune.latency.timing import REPEATS, alternate, device_name, random_batch
+
+COLUMNS = (
+    "shape", "allocation", "grain", "runtime", "batch_size", "sequence_length", "dense_ms", "pruned_ms", "speedup",
+    "speedup_low", "speedup_high", "repeats", "flops_ratio", "device", "threads", "torch", "runtime_version",
+)  # fmt: skip
+"""Milliseconds are medians; `speedup_low` and `speedup_high` are the extremes of the single pairs' ratios; `flops_ratio`
+is counted at the row's length."""
+CELL = ("shape", "grain", "runtime", "batch_size", "sequence_length", "device", "threads", "torch")
+FLOPS_LENGTH = 128
+GOALS = ((32, 128), (1, 128))
+SECONDS = 10.0
+"""What a cell's repeats may take, 9 of them at most and one at least."""
+
+Model = Callable[[int, int], Callable[[], Any]]
+"""Takes batch size and length; gives a forward pass on a random batch."""
+
+
+def eager(model: nn.Module, folder: Path) -> Model:
+    return lambda *shape: (lambda batch: lambda: model(**batch))(random_batch(model, *shape))
+
+
+def compiled(model: nn.Module, folder: Path) -> Model:
+    def at(*shape: int):
+        torch._dynamo.reset()  # each shape is compiled for itself, as its best case
+        batch, fast = random_batch(model, *shape), torch.compile(model)
+        return lambda: fast(**batch)
+
+    return at
+
+
+def onnx(model: nn.Module, folder: Path) -> Model:
+    import onnxruntime
+
+    file = export_onnx(model, folder / f"{len(list(folder.iterdir()))}.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = {entry.name for entry in session.get_inputs()}
+
+    def at(*shape: int):
+        batch = random_batch(model, *shape)
+        batch.setdefault("token_type_ids", torch.zeros_like(batch["input_ids"]))
+        feed = {name: value.numpy() for name, value in batch.items() if name in names}
+        return lambda: session.run(None, feed)
+
+    return at
+
+
+RUNTIMES = {"eager": eager, "compile": compiled, "onnx": onnx}
+
+
+def timed(calls: list[Callable[[], Any]]) -> list[list[float]]:
+    """Milliseconds of the calls in turn, as many rounds as fit `SECONDS`; a round before them warms up."""
+    cpu = torch.device("cpu")
+    first = alternate(calls, cpu, repeats=1, warm_up=1)
+    round_seconds = sum(ms for (ms,) in first) / 1000
+    further = min(int(SECONDS / round_seconds), REPEATS) - 1
+    return [a + b for a, b in zip(first, alternate(calls, cpu, max(further, 0), warm_up=0), strict=True)]
+
+
+def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[tuple[str, int, int]]:
+    """(runtime, batch, length) in the order measured: the goals, then by tokens."""
+    shapes = sorted(itertools.product(batches, lengths), key=lambda s: (s not in GOALS, s[0] * s[1]))
+    goals, others = ([s for s in shapes if (s in GOALS) == goal] for goal in (True, False))
+    return [(runtime, *shape) for part in (goals, others) for runtime in runtimes for shape in part]
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure what is missing and write the file after every cell; all of its rows."""
+    shape, deadline = SHAPES[options.shape], time.perf_counter() + 60 * options.minutes
+    rows = read(options.output)
+    machine = {
+        "shape": options.shape, "grain": options.grain, "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
+    dense = random_model(shape)
+    counts = {name: kept_counts(shape, name, FLOPS_LENGTH, options.grain) for name in ALLOCATIONS}
+    models = [dense, *(pruned_to(dense, *kept) for kept in counts.values())]
+    finished = {tuple(str(row[key]) for key in CELL) for row in rows}
+    ready: dict[str, list[Model]] = {}
+    rates: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for runtime, batch, length in cells(options.runtimes, options.batches, options.lengths):
+            cell = machine | {"runtime": runtime, "batch_size": batch, "sequence_length": length}
+            start = time.perf_counter()
+            if tuple(str(cell[key]) for key in CELL) in finished:
+                continue
+            if start + rates.get(runtime, 0.0) * batch * length > deadline:
+                print(f"{runtime}, batch {batch}, length {length}: no time left; run again to go on", file=sys.stderr)
+                continue
+            if runtime not in ready:
+                ready[runtime] = [RUNTIMES[runtime](model, Path(folder)) for model in models]
+            begun = time.perf_counter()
+            times = timed([at(batch, length) for at in ready[runtime]])
+            rates[runtime] = (time.perf_counter() - begun) / (batch * length)
+            for name, pruned, ms in zip(counts, models[1:], times[1:], strict=True):
+                rows.append(cell | row(times[0], ms) | {
+                    "allocation": name, "flops_ratio": flops_ratio(dense, pruned, length),
+                    "runtime_version": version("onnxruntime") if runtime == "onnx" else torch.__version__,
+                })  # fmt: skip
+                print(line(rows[-1]), flush=True)
+            write(options.output, rows)
+    return rows
+
+
+def row(dense: list[float], pruned: list[float]) -> dict[str, Any]:
+    """What one pair of models adds to a cell."""
+    ratios = [d / p for d, p in zip(dense, pruned, strict=True)]
+    dense_ms, pruned_ms = statistics.median(dense), statistics.median(pruned)
+    return {
+        "dense_ms": dense_ms, "pruned_ms": pruned_ms, "speedup": dense_ms / pruned_ms,
+        "speedup_low": min(ratios), "speedup_high": max(ratios), "repeats": len(ratios),
+    }  # fmt: skip
+
+
+def line(r: dict[str, Any]) -> str:
+    return (
+        f"{r['runtime']:8}{r['allocation']:16}batch {r['batch_size']:<4} length {r['sequence_length']:<4}"
+        f"{r['dense_ms']:10.1f} ms {r['pruned_ms']:10.1f} ms {r['speedup']:6.2f}x "
+        f"({r['speedup_low']:.2f} to {r['speedup_high']:.2f} in {r['repeats']})"
+    )
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows that are there.
+
+    Raises:
+        UserError: the file is another table.
+    """
+    if not file.is_file():
+        return []
+    with file.open(newline="") as content:
+        rows = list(csv.DictReader(content))
+    if any(set(r) != set(COLUMNS) for r in rows):
+        raise UserError(f"{file} is not a latency table of this version: give another --output or remove it")
+    return rows
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows)
+    results.write_whole(file, text.getvalue().encode())
+
+
+def main() -> int:
+    numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/latency.csv"))
+    parser.add_argument("--shape", choices=SHAPES, default="bert_base")
+    parser.add_argument("--grain", type=int, default=1, help="neurons are multiples of it, inside the same FLOPs")
+    parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 128])
+    parser.add_argument("--lengths", type=numbers, default=[32, 128, 384])
+    parser.add_argument("--runtimes", type=lambda text: text.split(","), default=list(RUNTIMES))
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no cell is begun that would end after it")
+    options = parser.parse_args()
+    if unknown := [name for name in options.runtimes if name not in RUNTIMES]:
+        print(f"error: runtime {unknown[0]} is unknown: use {', '.join(RUNTIMES)}", file=sys.stderr)
+        return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        measure(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

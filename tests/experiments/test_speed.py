@@ -1,0 +1,128 @@
+"""The latency table and the benchmark on tiny shapes: what is measured, not how long it takes."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import tiny_labelled, tiny_model
+
+from experiments import latency_table
+from experiments.bench import __main__ as command
+from experiments.bench.child import method_of, random_calibration
+from experiments.bench.reference import WholeModel
+from experiments.composing import CONF
+from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model, reference_shares
+from kprune.objectives import objective_of
+from kprune.pruner import Budget, PruningData
+from kprune.transformer import adapter_for
+from kprune.transformer.flops import flops_reduction, head_flops, neuron_flops
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("grain", [1, 16, 32])
+def test_an_allocation_uses_up_a_fifth_of_bert_bases_flops(allocation, grain):
+    shape = SHAPES["bert_base"]
+    heads, neurons = kept_counts(shape, allocation, 128, grain)
+    head, neuron = head_flops(128, 768, 64), neuron_flops(128, 768)
+    left = 0.2 * 12 * (12 * head + 3072 * neuron) - sum(heads) * head - sum(neurons) * neuron
+    assert 0 <= left < grain * neuron
+    assert all(n % grain == 0 for n in neurons) and len(heads) == len(neurons) == 12
+    if allocation == "even":
+        assert max(heads) - min(heads) == 1 and max(neurons) - min(neurons) <= grain
+        assert sum(heads) / 144 == pytest.approx(0.2, abs=0.005) and sum(neurons) / 12 / 3072 == pytest.approx(0.2, abs=0.01)
+    else:
+        assert heads == [0, 0, 3, 3, 5, 5, 9, 9, 6, 6, 9, 9]
+
+
+def test_the_reference_s_shares_on_its_own_shape_are_its_counts():
+    reference = yaml.safe_load((CONF / "allocation/mrpc_reference.yaml").read_text())
+    heads, neurons = reference_shares(SHAPES["minilm"])
+    assert [h * 12 for h in heads] == reference["kept_heads"] and [n * 1536 for n in neurons] == reference["kept_neurons"]
+    kept = sum(heads) * head_flops(52.95, 384, 32) * 12 + sum(neurons) * neuron_flops(52.95, 384) * 1536
+    assert kept / (6 * (12 * head_flops(52.95, 384, 32) + 1536 * neuron_flops(52.95, 384))) == pytest.approx(0.2, abs=1e-4)
+
+
+def test_a_model_pruned_to_counts():
+    dense = random_model(SHAPES["tiny"])
+    pruned = pruned_to(dense, [0, 2, 3, 3, 3, 3], [5, 0, 7, 7, 7, 7])
+    assert [s.units for s in adapter_for(pruned).sublayers][:5] == [0, 5, 2, 0, 3]
+    assert [s.units for s in adapter_for(dense).sublayers] == [12, 768] * 6
+    assert flops_ratio(dense, pruned, 8) == 1 / (1 - flops_reduction(adapter_for(dense), adapter_for(pruned), 8))
+
+
+def table_command(file, *more, runtimes="eager,onnx"):
+    arguments = ["--output", str(file), "--shape", "tiny", "--batches", "1,2", "--lengths", "4,8", "--runtimes", runtimes]
+    command = [sys.executable, "-m", "experiments.latency_table", *arguments, *more]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_the_latency_table_goes_on_where_it_was(tmp_path):
+    file = tmp_path / "results" / "latency.csv"
+    done = table_command(file, "--minutes", "0")
+    assert done.returncode == 0 and done.stderr.count("no time left") == 8 and not file.exists()
+    assert table_command(file, runtimes="eager").returncode == 0
+    first = list(csv.DictReader(file.open()))
+    done = table_command(file)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(file.open()))
+    assert rows[:8] == first and len(rows) == 16, "finished cells stay as they were"
+    assert {(r["runtime"], r["allocation"]) for r in rows} == {(r, a) for r in ("eager", "onnx") for a in ALLOCATIONS}
+    for r in rows:
+        assert float(r["speedup"]) == pytest.approx(float(r["dense_ms"]) / float(r["pruned_ms"]), rel=1e-4)
+        assert float(r["speedup_low"]) <= float(r["speedup_high"]) and 1 <= int(r["repeats"]) <= 9
+        assert r["device"] and r["torch"] == torch.__version__ and int(r["threads"]) >= 1
+    assert table_command(file, runtimes="nonsense").returncode == 2
+    file.write_text("a,b\n1,2\n")
+    done = table_command(file)
+    assert done.returncode == 2 and "not a latency table" in done.stderr
+
+
+def test_the_goals_are_measured_first():
+    order = latency_table.cells(["eager", "onnx"], [1, 8, 32, 128], [32, 128, 384])
+    assert order[:4] == [("eager", 1, 128), ("eager", 32, 128), ("onnx", 1, 128), ("onnx", 32, 128)]
+    assert len(order) == len(set(order)) == 24 and order[-1] == ("onnx", 128, 384)
+
+
+def test_the_whole_model_way_meets_the_budget():
+    model, calibration = tiny_model(dtype=torch.float32), tiny_labelled(examples=24)
+    outcome = WholeModel().prune(model, objective_of(model), PruningData(calibration), Budget(0.6, 8.0))
+    assert 0.6 <= flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) + 1e-9 < 0.75
+    assert set(outcome.seconds_by_stage) == {"teacher", "knowledge", "mask_search", "weight_tuning"}
+
+
+def test_the_benchmark_on_a_tiny_shape(tmp_path):
+    file = tmp_path / "bench.csv"
+    methods = "floor,whole_model,kprune,kprune:measure_every=2,kwon"
+    arguments = ["--shapes", "tiny", "--tokens", "2500", "--methods", methods, "--output", str(file)]
+    done = subprocess.run([sys.executable, "-m", "experiments.bench", *arguments],
+                          capture_output=True, text=True, cwd=ROOT, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {r["method"]: r for r in csv.DictReader(file.open())}
+    assert list(rows) == methods.split(",") and set(next(iter(rows.values()))) == set(command.COLUMNS)
+    for name, r in rows.items():
+        assert int(r["tokens"]) < int(r["padded_tokens_sorted"]) < int(r["padded_tokens_drawn"])
+        ratio = float(r["units"]) / float(rows["floor"]["units"])
+        assert float(r["of_floor"]) == pytest.approx(ratio, rel=1e-4)
+        if name != "floor":
+            assert float(r["units"]) == pytest.approx(float(r["seconds"]) / float(r["forward_seconds"]), rel=1e-4)
+    assert float(rows["floor"]["units"]) > 12 + 3 and rows["floor"]["seconds"] == ""
+    assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in done.stdout
+    bad = subprocess.run([sys.executable, "-m", "experiments.bench", *arguments[:4], "--methods", "nonsense"],
+                         capture_output=True, text=True, cwd=ROOT, check=False)  # fmt: skip
+    assert bad.returncode == 2 and "error: nonsense on tiny" in bad.stderr
+
+
+def test_what_the_benchmark_runs_on():
+    calibration = random_calibration(2000, 1000)
+    assert calibration.tokens == pytest.approx(2000, rel=0.1)
+    assert [e["input_ids"] for e in calibration.examples] == [e["input_ids"] for e in random_calibration(2000, 1000).examples]
+    method = method_of("kprune:measure_every=4:knowledge.temperature=3.0")
+    assert method.measure_every == 4 and method.knowledge.temperature == 3.0
+    methods = command.default_methods()
+    assert methods[:3] == ["floor", "whole_model", "kprune"] and {"kwon", "kcm", "kprune_plus"} <= set(methods)
