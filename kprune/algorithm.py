@@ -43,7 +43,7 @@ class KPrune:
         span_padding: padded positions take part in a span's softmax.
     """
 
-    lambdas: Sequence[float | None] = (1e-6,)
+    lambdas: Sequence[float | None] = (1e-5,)
     mu: float = 1.0
     knowledge: KnowledgeSettings = field(default_factory=KnowledgeSettings)
     measure_every: int | None = 1

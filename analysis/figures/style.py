@@ -18,7 +18,7 @@ from kprune.errors import UserError  # noqa: E402
 
 # Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, of different lightness.
 COLORS = ("#CC79A7", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9")
-MARKERS = ("*", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+MARKERS = ("*", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
 DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
 PANEL = (3.3, 2.7)  # inches
