@@ -27,7 +27,7 @@ def test_a_cell_writes_its_record(cell):
     assert record["variant"] == {"tokens": 200}
     assert len(record["kept_heads"]) == len(record["kept_neurons"]) == 3
     assert 0 < record["params_reduction"] < 1
-    assert {"teacher", "knowledge", "mask_search", "weight_tuning"} == set(record["seconds_by_stage"])
+    assert {"teacher", "knowledge", "mask_search", "weight_tuning", "lambda_search"} == set(record["seconds_by_stage"])
     assert record["latency"]["threads"] == 1 and record["checkpoint"]["source"] == "given"
     assert record["calibration"]["tokens"] > 100
     assert record["evaluation"]["majority"] == pytest.approx(100 / 3, abs=10) and len(record["evaluation"]["sha256"]) == 64
