@@ -1,9 +1,6 @@
 """The latency table and the benchmark on tiny shapes: what is measured, not how long it takes."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,16 +9,15 @@ from tiny import tiny_labelled, tiny_model
 
 from experiments import latency_table
 from experiments.bench import __main__ as command
-from experiments.bench.child import method_of, random_calibration
+from experiments.bench.child import measured, method_of, random_calibration
 from experiments.bench.reference import WholeModel
 from experiments.composing import CONF
 from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model, reference_shares
+from kprune.errors import UserError
 from kprune.objectives import objective_of
 from kprune.pruner import Budget, PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, neuron_flops
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
@@ -53,35 +49,40 @@ def test_a_model_pruned_to_counts():
     pruned = pruned_to(dense, [0, 2, 3, 3, 3, 3], [5, 0, 7, 7, 7, 7])
     assert [s.units for s in adapter_for(pruned).sublayers][:5] == [0, 5, 2, 0, 3]
     assert [s.units for s in adapter_for(dense).sublayers] == [12, 768] * 6
-    reduction = flops_reduction(adapter_for(dense), adapter_for(pruned), 8)
-    assert flops_ratio(dense, pruned, 8) == pytest.approx(1 / (1 - reduction))
+    removed = flops_reduction(adapter_for(dense), adapter_for(pruned), 8)
+    assert flops_ratio(dense, pruned, 8) == pytest.approx(1 / (1 - removed))
 
 
-def table_command(file, *more, runtimes="eager,onnx"):
-    arguments = ["--output", str(file), "--shape", "tiny", "--batches", "1,2", "--lengths", "4,8", "--runtimes", runtimes]
-    command = [sys.executable, "-m", "experiments.latency_table", *arguments, *more]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """The command in this process: its exit code."""
+
+    def run(*more, runtimes="eager,onnx"):
+        arguments = ["--output", str(tmp_path / "results" / "latency.csv"), "--shape", "tiny", "--batches", "1,2"]
+        arguments += ["--lengths", "4,8", "--runtimes", runtimes, *more]
+        monkeypatch.setattr("sys.argv", ["latency_table", *arguments])
+        return latency_table.main()
+
+    return run
 
 
-def test_the_latency_table_goes_on_where_it_was(tmp_path):
+def test_the_latency_table_goes_on_where_it_was(measure, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(latency_table, "REPEATS", 3)
     file = tmp_path / "results" / "latency.csv"
-    done = table_command(file, "--minutes", "0")
-    assert done.returncode == 0 and done.stderr.count("no time left") == 8 and not file.exists()
-    assert table_command(file, runtimes="eager").returncode == 0
+    assert measure("--minutes", "0") == 0 and capsys.readouterr().err.count("no time left") == 8 and not file.exists()
+    assert measure(runtimes="eager") == 0
     first = list(csv.DictReader(file.open()))
-    done = table_command(file)
-    assert done.returncode == 0, done.stderr
+    assert measure() == 0
     rows = list(csv.DictReader(file.open()))
     assert rows[:8] == first and len(rows) == 16, "finished cells stay as they were"
     assert {(r["runtime"], r["allocation"]) for r in rows} == {(r, a) for r in ("eager", "onnx") for a in ALLOCATIONS}
     for r in rows:
         assert float(r["speedup"]) == pytest.approx(float(r["dense_ms"]) / float(r["pruned_ms"]), rel=1e-4)
-        assert float(r["speedup_low"]) <= float(r["speedup_high"]) and 1 <= int(r["repeats"]) <= 9
+        assert float(r["speedup_low"]) <= float(r["speedup_high"]) and 1 <= int(r["repeats"]) <= 3
         assert r["device"] and r["torch"] == torch.__version__ and int(r["threads"]) >= 1
-    assert table_command(file, runtimes="nonsense").returncode == 2
+    assert measure(runtimes="nonsense") == 2
     file.write_text("a,b\n1,2\n")
-    done = table_command(file)
-    assert done.returncode == 2 and "not a latency table" in done.stderr
+    assert measure() == 2 and "not a latency table" in capsys.readouterr().err
 
 
 def test_the_goals_are_measured_first():
@@ -97,13 +98,15 @@ def test_the_whole_model_way_meets_the_budget():
     assert set(outcome.seconds_by_stage) == {"teacher", "knowledge", "mask_search", "weight_tuning"}
 
 
-def test_the_benchmark_on_a_tiny_shape(tmp_path):
-    file = tmp_path / "bench.csv"
-    methods = "floor,whole_model,kprune,kprune:measure_every=2,kwon"
+def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
+    file, methods = tmp_path / "bench.csv", "floor,whole_model,kprune,kprune:measure_every=2,kwon"
     arguments = ["--shapes", "tiny", "--tokens", "2500", "--methods", methods, "--output", str(file)]
-    done = subprocess.run([sys.executable, "-m", "experiments.bench", *arguments],
-                          capture_output=True, text=True, cwd=ROOT, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.argv", ["bench", *arguments])
+    here = lambda shape, tokens, method, threads: (  # noqa: E731
+        {"shape": shape, "method": method, "threads": 1} | measured(shape, tokens, method)
+    )
+    monkeypatch.setattr(command, "measured", here)
+    assert command.main() == 0
     rows = {r["method"]: r for r in csv.DictReader(file.open())}
     assert list(rows) == methods.split(",") and set(next(iter(rows.values()))) == set(command.COLUMNS)
     for name, r in rows.items():
@@ -113,10 +116,14 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path):
         if name != "floor":
             assert float(r["units"]) == pytest.approx(float(r["seconds"]) / float(r["forward_seconds"]), rel=1e-4)
     assert float(rows["floor"]["units"]) > 12 + 3 and rows["floor"]["seconds"] == ""
-    assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in done.stdout
-    bad = subprocess.run([sys.executable, "-m", "experiments.bench", *arguments[:4], "--methods", "nonsense"],
-                         capture_output=True, text=True, cwd=ROOT, check=False)  # fmt: skip
-    assert bad.returncode == 2 and "error: nonsense on tiny" in bad.stderr
+    assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in capsys.readouterr().out
+
+
+def test_a_process_of_its_own():
+    report = command.measured("tiny", 300, "kwon", threads=1)
+    assert report["threads"] == 1 and report["method"] == "kwon" and report["peak_mb"] > 0
+    with pytest.raises(UserError, match="nonsense on tiny with 300 tokens failed: FileNotFoundError"):
+        command.measured("tiny", 300, "nonsense", None)
 
 
 def test_what_the_benchmark_runs_on():

@@ -18,6 +18,7 @@ from kprune.algorithm import KPrune
 from kprune.api import calibration_set
 from kprune.checkpoint import save
 from kprune.errors import UserError
+from kprune.latency import Point
 from kprune.objectives import Regression, objective_of
 from kprune.pruner import Budget, PruningData
 
@@ -106,6 +107,17 @@ def test_labels_go_to_a_method_that_needs_them():
     assert recorder.examples[3]["label"] == (3, 3) and isinstance(recorder.examples[0]["label"][0], int)
     with pytest.raises(UserError, match="batch 0 has no tensor start_positions"):
         kprune.prune(model, batches(model), 0.5, method=recorder)
+
+
+def test_a_speedup_in_place_of_a_reduction():
+    model = tiny_model(dtype=torch.float32)
+    outcome = kprune.prune(model, batches(model), speedup=1.1, speedup_at=Point(2, 8))
+    assert outcome.details["latency"]["batch_size"] == 2 and 0 < outcome.details["flops_reduction"] < 1
+    assert 1 <= len(outcome.details["latency_budget"]["attempts"]) <= 3
+    with pytest.raises(UserError, match="speedup=1000 is out of reach"):
+        kprune.prune(model, batches(model), speedup=1000, speedup_at=Point(2, 8))
+    with pytest.raises(UserError, match="speedup=1 asks for no speed-up"):
+        kprune.prune(model, batches(model), speedup=1)
 
 
 def test_batches_without_a_mask_have_no_padding():
