@@ -3,8 +3,8 @@
 The unit is one float32 dense forward pass over the same tokens, sorted by length, without hooks, measured in the same
 process before and after. Every method runs in a process of its own; its peak memory is what the process reached beyond
 what it held with model and data loaded. Weights, tokens and labels are random, lengths are like MRPC's; 80 % of FLOPs
-are removed. `whole_model` is the authors' way (`experiments/bench/reference.py`), `floor` what the exact method can't do
-without: L + 3 forwards, Gram matrices and solves.
+are removed, or what a method reaches. `whole_model` is the authors' way (`experiments/bench/reference.py`), `floor`
+what the exact method can't do without: L + 3 forwards, Gram matrices and solves.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from experiments.shapes import SHAPES
 from kprune.errors import UserError
 
 COLUMNS = (
-    "shape", "sublayers", "method", "examples", "tokens", "padded_tokens_sorted", "padded_tokens_drawn",
-    "forward_seconds", "seconds", "units", "of_floor", "of_whole_model", "peak_mb", "peak_of_whole_model",
+    "shape", "sublayers", "method", "flops_reduction", "examples", "tokens", "padded_tokens_sorted",
+    "padded_tokens_drawn", "forward_seconds", "seconds", "units", "of_floor", "of_whole_model", "peak_mb", "peak_of_whole_model",
     "stages", "device", "threads", "torch", "commit",
 )  # fmt: skip
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and

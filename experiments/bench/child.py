@@ -2,11 +2,11 @@
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,16 +112,19 @@ def measured(shape: str, tokens: int, name: str) -> dict[str, Any]:
     if name == "floor":
         forward = statistics.median(forwards)
         return result | {"forward_seconds": forward, "units": floor_units(model, calibration, forward)}
-    prune: Callable = (WholeModel() if name == "whole_model" else method_of(name)).prune
-    budget = Budget(REDUCTION, calibration.tokens / len(calibration.examples))
+    pruner = WholeModel() if name == "whole_model" else method_of(name)
+    length = calibration.tokens / len(calibration.examples)
+    reduction = min(REDUCTION, math.floor(100 * pruner.reach(model, length)) / 100)
+    budget = Budget(reduction, length)
     start = time.perf_counter()
-    outcome = prune(model, Classification(), PruningData(calibration), budget)
+    outcome = pruner.prune(model, Classification(), PruningData(calibration), budget)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before
     forward = statistics.median(forwards + forward_seconds(model, batches))
     stages = {stage: round(value, 4) for stage, value in outcome.seconds_by_stage.items()}
     return result | {
-        "forward_seconds": forward, "seconds": seconds, "units": seconds / forward, "peak_mb": peak, "stages": stages,
+        "flops_reduction": reduction, "forward_seconds": forward, "seconds": seconds, "units": seconds / forward,
+        "peak_mb": peak, "stages": stages,
     }  # fmt: skip
 
 

@@ -29,6 +29,10 @@ class WholeModel:
     needs_labels = False
     any_budget = True
 
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """All heads and neurons may go."""
+        return 1.0
+
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         clock = Clock()
         student, teacher = adapter_for(frozen_copy(model).requires_grad_(True)), adapter_for(frozen_copy(model))
