@@ -1,6 +1,7 @@
 """Which cells a grid has, in which order, which of them are finished, and how long the others take."""
 
 import itertools
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -76,6 +77,7 @@ class Cell:
     settings: dict[str, Any]
     defaults: dict[str, Any]
     folder: Path
+    command: str
 
     @property
     def name(self) -> str:
@@ -108,18 +110,19 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
     """
     cells = {}
     for model, task in itertools.product(grid.models, grid.tasks):
-        composed = [
-            compose_cell([f"model={model}", f"task={task}", f"method={method}", f"outputs='{outputs}'",
-                          *merged(grid.settings, variant, overrides)])
+        given = [
+            [f"model={model}", f"task={task}", f"method={method}", *merged(grid.settings, variant, overrides)]
             for method in grid.methods for variant in grid.variants
         ]  # fmt: skip
-        for seed, (settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
+        composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
+        for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             settings = settings | {"seed": seed, "flops_reduction": reduction}
             folder = results.cell_folder(
                 outputs, settings["task"]["name"], settings["model"]["name"], settings["method"]["name"],
                 variant_of(settings, defaults), target_of(settings), seed,
             )  # fmt: skip
-            cells.setdefault(folder, Cell(settings, defaults, folder))
+            command = shlex.join(["python", "run.py", *each, f"flops_reduction={reduction:g}", f"seed={seed}"])
+            cells.setdefault(folder, Cell(settings, defaults, folder, command))
     return list(cells.values())
 
 

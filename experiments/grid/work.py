@@ -60,7 +60,7 @@ def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
         if not multiprocessing.parent_process().is_alive():
             return
         try:
-            answers.send((DONE, run_cell(cell.settings, cell.defaults, group, sweep=True)))
+            answers.send((DONE, run_cell(cell.settings, cell.defaults, group, True, cell.command)))
         except OutOfReach as error:
             answers.send((OUT_OF_REACH, str(error)))
         except UserError as error:
