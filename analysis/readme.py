@@ -1,6 +1,6 @@
 """Rewrite the README's tables from the committed cells: `python -m analysis.readme`; `--check` only compares.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES`.
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES` and `MACHINE`.
 """
 
 import argparse
@@ -14,11 +14,14 @@ from analysis.aggregate import aggregate
 from analysis.records import command, load, write_text
 from analysis.render import render
 from analysis.tables import TABLES, notes
+from analysis.tables.machine import bench, latency_grid
 from kprune.errors import UserError
 
 EMBEDDED = "docstrings"
 NAMES = {name: name for name in TABLES} | {"demo": "measurements"}
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
+MACHINE = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_grid)}
+"""Tables of files beside the cells': what `make bench` and `make latency` write."""
 TIMED = ("cost", "measurements", "demo", "speedup")
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
@@ -36,8 +39,22 @@ def marked(name: str, cells: pd.DataFrame) -> str:
     return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if name in TIMED else "")
 
 
-def rewrite(text: str, cells: pd.DataFrame) -> str:
+def of_machine(name: str, folder: Path) -> str:
+    """A table of `MACHINE` in Markdown, and the machine; empty where its file is not there."""
+    file, make = MACHINE[name]
+    if not (folder / file).is_file():
+        return ""
+    rows = pd.read_csv(folder / file)
+    machines = rows[["device", "threads", "torch"]].drop_duplicates().itertuples(index=False)
+    note = "; ".join(f"{device}, {threads} threads, torch {torch}, float32" for device, threads, torch in machines)
+    return render(make(rows), "markdown") + f"\n{note}.\n"
+
+
+def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
     """The README's text with every marked table made anew; a table without a cell is left empty.
+
+    Args:
+        folder: where the files of `MACHINE` are.
 
     Raises:
         UserError: a marker names no known table, or is not closed.
@@ -45,12 +62,13 @@ def rewrite(text: str, cells: pd.DataFrame) -> str:
 
     def table(match: re.Match) -> str:
         name = match["name"]
-        return f"<!-- table:{name} -->\n{marked(name, cells)}<!-- /table:{name} -->"
+        body = of_machine(name, folder) if name in MACHINE else marked(name, cells)
+        return f"<!-- table:{name} -->\n{body}<!-- /table:{name} -->"
 
     closed = [match["name"] for match in MARKED.finditer(text)]
     for name in OPENING.findall(text):
-        if name not in NAMES:
-            raise UserError(f"the README marks a table '{name}': use one of {', '.join(NAMES)}")
+        if name not in NAMES | MACHINE:
+            raise UserError(f"the README marks a table '{name}': use one of {', '.join(NAMES | MACHINE)}")
         if name not in closed:
             raise UserError(f"the README does not close its table '{name}': add <!-- /table:{name} -->")
     return MARKED.sub(table, text)
@@ -66,7 +84,7 @@ def main() -> None:
     if not arguments.readme.is_file():
         raise UserError(f"{arguments.readme} does not exist: give --readme FILE")
     text = arguments.readme.read_text()
-    rewritten = rewrite(text, cells)
+    rewritten = rewrite(text, cells, arguments.cells.parent)
     if arguments.check:
         if text != rewritten:
             print(f"{arguments.readme} is not what {arguments.cells} makes of it: run python -m analysis.readme")

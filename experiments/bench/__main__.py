@@ -4,12 +4,15 @@ The unit is one float32 dense forward pass over the same tokens, sorted by lengt
 process before and after. Every method runs in a process of its own; its peak memory is what the process reached beyond
 what it held with model and data loaded. Weights, tokens and labels are random, lengths are like MRPC's; 80 % of FLOPs
 are removed, or what a method reaches. `whole_model` is the authors' way (`experiments/bench/reference.py`), `floor`
-what the exact method can't do without: L + 3 forwards, Gram matrices and solves.
+what the exact method can't do without: L + 3 forwards, Gram matrices and solves. K-prune runs with one λ: each of several
+costs as much again. The rows of one shape and token count are measured one after the other and written together; rows of
+others that are in the file stay.
 """
 
 import argparse
 import csv
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -32,15 +35,15 @@ COLUMNS = (
 )  # fmt: skip
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds."""
-FAST = "kprune:measure_every=4:measure_batches=4"
+EXACT = "kprune:lambdas=[1e-4]"
 WITHOUT_COST = ("magnitude", "random")
 
 
 def default_methods() -> list[str]:
-    """Every method that prunes in one go, K-prune's fast mode, and the two that they are compared with."""
+    """Every method that prunes in one go, and the two that they are compared with."""
     retrained = {name for name in METHODS if "recipe" in yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())}
-    methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained]
-    return ["floor", "whole_model", methods[0], FAST, *methods[1:]]
+    methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained and name != "kprune"]
+    return ["floor", "whole_model", EXACT, *methods]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None) -> dict[str, Any]:
@@ -69,44 +72,48 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    head = ("model", "tokens (padded: sorted, drawn)", "method", "seconds", "forwards", "of floor", "of whole model", "MB")
-    lines = ["| " + " | ".join(head) + " |", "|---|---|---|--:|--:|--:|--:|--:|"]
-    number = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"  # noqa: E731
-    for r in rows:
-        tokens = f"{r['tokens']} ({r['padded_tokens_sorted']}, {r['padded_tokens_drawn']})"
-        numbers = (number(r.get("seconds")), number(r["units"], 1), number(r["of_floor"]), number(r["of_whole_model"]))
-        lines.append("| " + " | ".join((r["shape"], tokens, r["method"], *numbers, number(r.get("peak_mb"), 0))) + " |")
-    return "\n".join(lines)
+def line(r: dict[str, Any]) -> str:
+    memory = f"{r['peak_mb']:8.0f} MB" if "peak_mb" in r else ""
+    return f"{r['shape']:12}{r['tokens']:>8} tokens {r['method']:28}{r['units']:8.1f} forwards{memory}"
 
 
-def written(rows: list[dict[str, Any]]) -> bytes:
-    """The rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for r in rows:
-        r = r | {"stages": " ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items())}
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()})
-    return text.getvalue().encode()
-
-
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure everything; the file is written whole at the end, as its rows are compared with one another."""
+def run(options: argparse.Namespace) -> None:
+    """Measure everything; the file is written after every shape and token count."""
     import torch
 
     from kprune.latency.timing import device_name
 
     machine = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": results.commit()}
-    jobs = [(s, t, m) for s in options.shapes for t in options.tokens for m in options.methods]
-    rows = []
-    for shape, tokens, method in tqdm(jobs, desc="bench", unit="run", disable=None):
-        rows.append(measured(shape, tokens, method, options.threads) | machine)
-    with_ratios(rows)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    results.write_whole(options.output, written(rows))
-    return rows
+    groups = list(itertools.product(options.shapes, options.tokens))
+    with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:
+        for shape, tokens in groups:
+            rows = []
+            for method in options.methods:
+                rows.append(measured(shape, tokens, method, options.threads) | machine)
+                print(line(rows[-1]), flush=True)
+                bar.update()
+            write(options.output, with_ratios(rows))
+    print(f"{machine['device']}, {rows[0]['threads']} threads; results: {options.output}")
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the rows of one shape and token count in the place of those that the file has of them."""
+    others = []
+    if file.is_file():
+        with file.open(newline="") as content:
+            others = list(csv.DictReader(content))
+        if any(set(r) != set(COLUMNS) for r in others):
+            raise UserError(f"{file} is not a benchmark of this version: give another --output or remove it")
+    key = (rows[0]["shape"], str(rows[0]["tokens"]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(r for r in others if (r["shape"], r["tokens"]) != key)
+    for r in rows:
+        r = r | {"stages": " ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items())}
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    results.write_whole(file, text.getvalue().encode())
 
 
 def main() -> int:
@@ -119,12 +126,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
     options = parser.parse_args()
     try:
-        rows = run(options)
+        run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{rows[0]['device']}, {rows[0]['threads']} threads, torch {rows[0]['torch']}, float32")
-    print(table(rows))
     return 0
 
 

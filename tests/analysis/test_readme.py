@@ -45,21 +45,43 @@ def test_readme_is_rewritten_and_checked(cells, tmp_path, monkeypatch):
 
 def test_the_embedded_task_has_a_table_of_its_own(cells, write_cell, outputs):
     text = "<!-- table:demo -->\n<!-- /table:demo -->\n<!-- table:speedup -->\n<!-- /table:speedup -->\n"
-    assert "docstrings" not in readme.rewrite(text, cells) and "MRPC" in readme.rewrite(text, cells)
+    assert "docstrings" not in readme.rewrite(text, cells, outputs) and "MRPC" in readme.rewrite(text, cells, outputs)
     write_cell(task="docstrings")
-    demo, others = readme.rewrite(text, load(outputs)).split("<!-- /table:demo -->")
+    demo, others = readme.rewrite(text, load(outputs), outputs).split("<!-- /table:demo -->")
     assert "docstrings" in demo and "MRPC" not in demo and "docstrings" not in others
 
 
+def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_path):
+    text = "<!-- table:bench -->\n<!-- /table:bench -->\n<!-- table:latency-grid -->\n<!-- /table:latency-grid -->\n"
+    assert readme.rewrite(text, cells, tmp_path) == text
+    (tmp_path / "bench.csv").write_text(
+        "shape,method,tokens,padded_tokens_sorted,seconds,units,of_floor,of_whole_model,peak_mb,peak_of_whole_model,device,"
+        "threads,torch\n"
+        "bert_base,floor,2000,2100,,27.4,1.0,0.8,,,a CPU,2,2.13\n"
+        "bert_base,kprune:lambdas=[1e-4],2000,2100,51.5,28.1,1.03,0.82,900,0.45,a CPU,2,2.13\n"
+    )
+    (tmp_path / "latency.csv").write_text(
+        "shape,grain,runtime,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,device,threads,"
+        "torch\n"
+        "bert_base,1,onnx,32,128,uniform,1000,4.5,4.4,4.6,a CPU,2,2.13\n"
+        "bert_base,1,onnx,8,128,uniform,250,4.2,4.1,4.3,a CPU,2,2.13\n"
+        "bert_base,1,onnx,8,128,mrpc,250,4.0,3.9,4.1,a CPU,2,2.13\n"
+    )
+    bench, latency = readme.rewrite(text, cells, tmp_path).split("<!-- /table:bench -->")
+    assert "K-prune (lambdas=[1e-4])" in bench and "28.1" in bench and "0.45x" in bench and "a CPU, 2 threads" in bench
+    lines = [line for line in latency.splitlines() if "onnx" in line]
+    assert "4.00x (3.90 to 4.10)" in lines[0] and "4.50x" in lines[1] and "–" in lines[1]
+
+
 @pytest.mark.parametrize("text", ["<!-- table:other -->\n<!-- /table:other -->", "<!-- table:cost -->\n"])
-def test_wrong_markers(cells, text):
+def test_wrong_markers(cells, text, tmp_path):
     with pytest.raises(UserError, match="README"):
-        readme.rewrite(text, cells)
+        readme.rewrite(text, cells, tmp_path)
 
 
 def test_the_committed_readme_is_up_to_date():
     text, file = (ROOT / "README.md").read_text(), ROOT / "results" / "cells.csv"
     if file.is_file():
-        assert readme.rewrite(text, load(file)) == text, "run python -m analysis.readme"
+        assert readme.rewrite(text, load(file), file.parent) == text, "run python -m analysis.readme"
     else:
         assert not any(match["body"].strip() for match in readme.MARKED.finditer(text))

@@ -117,6 +117,14 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
             assert float(r["units"]) == pytest.approx(float(r["seconds"]) / float(r["forward_seconds"]), rel=1e-4)
     assert float(rows["floor"]["units"]) > 12 + 3 and rows["floor"]["seconds"] == ""
     assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in capsys.readouterr().out
+    others = [{name: "1" for name in command.COLUMNS} | {"shape": "tiny", "tokens": tokens} for tokens in ("7", "9")]
+    command.write(file, [{**others[0], "tokens": 7}])
+    command.write(file, [{**others[1], "tokens": 9}])
+    command.write(file, [{**others[0], "tokens": 7, "method": "again"}])
+    assert [r["method"] for r in csv.DictReader(file.open())] == [*methods.split(","), "1", "again"]
+    file.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not a benchmark of this version"):
+        command.write(file, [others[0]])
 
 
 def test_a_process_of_its_own():
@@ -133,4 +141,5 @@ def test_what_the_benchmark_runs_on():
     method = method_of("kprune:measure_every=4:knowledge.temperature=3.0")
     assert method.measure_every == 4 and method.knowledge.temperature == 3.0
     methods = command.default_methods()
-    assert methods[:3] == ["floor", "whole_model", "kprune"] and {"kwon", "kcm", "kprune_plus"} <= set(methods)
+    assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune_plus", "kprune_fast"} <= set(methods)
+    assert len(method_of(methods[2]).lambdas) == 1

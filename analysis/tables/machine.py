@@ -1,0 +1,42 @@
+"""What `make bench` and `make latency` measured: tables of their own files, not of cells."""
+
+import pandas as pd
+
+from analysis.render import MISSING, method_label, model_label, number, times
+
+AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model per sublayer, as the authors do"}
+
+
+def bench(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pruning cost of a row of results/bench.csv: seconds, dense forwards over the same tokens, peak memory."""
+    return pd.DataFrame(
+        {
+            "Model": rows["shape"].map(model_label),
+            "Tokens (padded)": [f"{row.tokens:,} ({row.padded_tokens_sorted:,})" for row in rows.itertuples()],
+            "Method": rows["method"].map(cost_label),
+            "Seconds": rows["seconds"].map(lambda value: number(value, "{:.1f}")),
+            "Dense forwards": rows["units"].map("{:.1f}".format),
+            "Of the floor": rows["of_floor"].map(times),
+            "Of the authors' way": rows["of_whole_model"].map(times),
+            "Peak memory": rows["peak_mb"].map(lambda value: number(value, "{:,.0f} MB")),
+            "Of the authors' memory": rows["peak_of_whole_model"].map(times),
+        }
+    )
+
+
+def cost_label(method: str) -> str:
+    """K-prune (lambdas=[1e-4]); the bench's own rows have words of their own."""
+    name, *settings = method.split(":")
+    return AUTHORS_WAY.get(name) or method_label(name, ",".join(settings))
+
+
+def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
+    """Speed-up of results/latency.csv: a row per runtime, batch and length, a column per allocation of the kept units."""
+    keys = ["shape", "grain", "runtime", "batch_size", "sequence_length"]
+    shown = []
+    for key, group in rows.sort_values(keys).groupby(keys):
+        row = dict(zip(("Model", "Grain", "Runtime", "Batch", "Length"), (model_label(key[0]), *map(str, key[1:])), strict=True))
+        row["Dense"] = f"{group['dense_ms'].iloc[0]:.1f} ms"
+        row |= {r.allocation: f"{times(r.speedup)} ({r.speedup_low:.2f} to {r.speedup_high:.2f})" for r in group.itertuples()}
+        shown.append(row)
+    return pd.DataFrame(shown).fillna(MISSING)
