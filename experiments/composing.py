@@ -1,10 +1,12 @@
 """A cell's config outside Hydra's own command line, and what its config files say by themselves."""
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -14,10 +16,24 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 @cache
+def file_settings(room: str, name: str) -> dict[str, Any]:
+    """conf/<room>/<name>.yaml with the files that it builds on, as plain values.
+
+    Raises:
+        UserError: there is no such file, or it is wrong.
+    """
+    # In a job of run.py, Hydra reads conf/ already.
+    reading = GlobalHydra.instance().is_initialized()
+    try:
+        with nullcontext() if reading else initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_container(compose(f"{room}/{name}")[room])
+    except HydraException as error:
+        raise UserError(f"{room} '{name}': {' '.join(str(error).split())}") from error
+
+
 def file_defaults(method: str, calibration: str) -> dict[str, Any]:
-    """conf/method/<method>.yaml and conf/calibration/<calibration>.yaml: what differs from them names a cell's variant."""
-    files = {"method": method, "calibration": calibration}
-    return {room: OmegaConf.to_container(OmegaConf.load(CONF / room / f"{name}.yaml")) for room, name in files.items()}
+    """What the files of a method and a calibration say: what differs from it names a cell's variant."""
+    return {"method": file_settings("method", method), "calibration": file_settings("calibration", calibration)}
 
 
 def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

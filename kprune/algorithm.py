@@ -96,14 +96,14 @@ class KPrune:
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
         with clock("teacher"):
             states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
-            logits = teacher_logits(teacher, states, objective)
+            measured = states[:: self.measure_batches]
+            logits = teacher_logits(teacher, measured, objective)
         remaining, costs = budget.limit(student), budget.unit_costs(student)
         kept_units, ridges, thresholds, silent = [], [], [], []
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
                 if index % (self.measure_every or len(student.sublayers)) == 0:
-                    some = slice(None, None, self.measure_batches)
-                    knowledge = measure(student, index, states[some], logits[some], objective, self.knowledge)
+                    knowledge = measure(student, index, measured, logits, objective, self.knowledge)
                     if index == 0 and self.knowledge.predictive == "divergence":
                         knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
             with clock("mask_search"):

@@ -19,11 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
 from experiments import results
-from experiments.composing import CONF
+from experiments.composing import file_settings
 from experiments.methods import METHODS
 from experiments.shapes import SHAPES
 from kprune.errors import UserError
@@ -41,7 +40,7 @@ WITHOUT_COST = ("magnitude", "random")
 
 def default_methods() -> list[str]:
     """Every method that prunes in one go, and the two that they are compared with."""
-    retrained = {name for name in METHODS if "recipe" in yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())}
+    retrained = {name for name in METHODS if "recipe" in file_settings("method", name)}
     methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained and name != "kprune"]
     return ["floor", "whole_model", EXACT, *methods]
 

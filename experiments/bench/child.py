@@ -1,6 +1,7 @@
 """One method on one model and calibration set in a process of its own, so that its peak memory is its own."""
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import yaml
 from torch import nn
 
 from experiments.bench.reference import WholeModel
-from experiments.composing import CONF
+from experiments.composing import file_settings
 from experiments.methods import build_method
 from experiments.shapes import SHAPES, random_model
 from kprune.calibration import calibration_states
@@ -45,7 +46,7 @@ def random_calibration(tokens: int, largest: int) -> CalibrationSet:
 def method_of(name: str):
     """`kwon` is conf/method/kwon.yaml's; `kprune:measure_every=4` has settings changed."""
     name, *settings = name.split(":")
-    config = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    config = copy.deepcopy(file_settings("method", name))
     for setting in settings:
         key, _, value = setting.partition("=")
         *path, last = key.split(".")

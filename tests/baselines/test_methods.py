@@ -1,22 +1,20 @@
 """What every baseline must do, K-prune's own tests aside."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
 from baselines.random import Random
+from experiments.composing import file_settings
 from experiments.methods import build_method
 from kprune.objectives import objective_of
 from kprune.pruner import Budget, CalibrationSet, PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 
-CONF = Path(__file__).parents[2] / "conf/method"
 NAMES = ("kwon", "kcm", "magnitude", "random")
 
 
@@ -32,7 +30,7 @@ class WidelyPadded(CalibrationSet):
 
 
 def method(name):
-    return build_method(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
+    return build_method(file_settings("method", name))
 
 
 def prune(name, model, reduction, data=None, head="classification"):

@@ -1,11 +1,9 @@
 """What holds for every retrained method."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from tiny import FAMILIES, tiny_batch, tiny_model
 
 from baselines import training
@@ -14,6 +12,7 @@ from baselines.dynabert import DynaBERT
 from baselines.ebert import EBERT
 from baselines.finetuned import FineTuned
 from baselines.training import Recipe, Training
+from experiments.composing import file_settings
 from experiments.methods import build_method
 from kprune import checkpoint
 from kprune.algorithm import KPrune
@@ -134,7 +133,7 @@ def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_
 
 @pytest.mark.parametrize("name", METHODS)
 def test_its_config_builds_it(name):
-    settings = yaml.safe_load((Path(__file__).parents[2] / f"conf/method/{name}.yaml").read_text())
+    settings = file_settings("method", name)
     pruner = build_method(settings)
     assert pruner.name == name and type(pruner) is type(METHODS[name])
     with pytest.raises(UserError, match="nonsense"):

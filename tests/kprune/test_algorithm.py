@@ -1,12 +1,11 @@
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
+from experiments.composing import file_settings
 from experiments.methods import build_method
 from kprune.algorithm import KPrune
 from kprune.calibration import calibration_states, held_out_divergence, split, teacher_logits
@@ -19,7 +18,7 @@ from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 from kprune.transformer.masks import masked
 from kprune.transformer.surgery import unit_columns
 
-OFFICIAL = build_method(yaml.safe_load((Path(__file__).parents[2] / "conf/method/kprune_official.yaml").read_text()))
+OFFICIAL = build_method(file_settings("method", "kprune_official"))
 
 
 def prune(model, reduction, pruner=None, calibration=None):
