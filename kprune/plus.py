@@ -1,5 +1,6 @@
 """K-prune+: one Fisher pass over the teacher, and a selection that knows of the re-solve (docs/kprune_plus.md)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from kprune.calibration import CalibrationState, calibration_states
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
-from kprune.removal import remove_greedily
+from kprune.removal import Removal, remove_greedily
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Sublayer
 from kprune.transformer.surgery import keep_units, unit_columns
@@ -23,12 +24,16 @@ from kprune.weight_tuning import LeastSquares
 class KPrunePlus:
     """Allocation by error curves of the teacher's Fisher, then one walk from the bottom sublayer to the top.
 
+    A curve's order of removal also says which units of a sublayer are worth another look: the walk takes `candidates` times
+    as many as it keeps, and chooses among them by the student's own features.
+
     Attributes:
         temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured.
         ridge: of the least squares, relative to the mean of the Gram matrix's diagonal.
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
         input_ridge: of the map from the student's state to the teacher's, relative like `ridge`.
+        candidates: units that the walk chooses from, per unit that it keeps.
     """
 
     temperature: float = 2.0
@@ -36,6 +41,7 @@ class KPrunePlus:
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
+    candidates: float = 3.0
     name: str = "kprune_plus"
 
     needs_labels = False
@@ -60,15 +66,20 @@ class KPrunePlus:
             "fisher", data, (self.name, "fisher", self.temperature),
             lambda: measure_fisher(teacher, states, objective, self.temperature),
         )  # fmt: skip
-        curves = clock.shared(
+        removals = clock.shared(
             "curves", data, (self.name, "curves", self.temperature, self.ridge, self.metric_ridge),
-            lambda: [self.curve(s, f) for s, f in zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)],
+            lambda: [
+                self.removal(s, f) for s, f in zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)
+            ],
         )  # fmt: skip
+        curves = [monotone(removal.errors) for removal in removals]
         counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []
-        rows = zip(student.sublayers, teacher.sublayers, fishers, counts, strict=True)
+        rows = zip(student.sublayers, teacher.sublayers, fishers, removals, counts, strict=True)
         below: OutputFisher | None = None
-        for sublayer, original, fisher, count in tqdm(list(rows), desc="K-prune+", unit="sublayer", disable=None):
+        for sublayer, original, fisher, removal, count in tqdm(list(rows), desc="K-prune+", unit="sublayer", disable=None):
+            candidates = removal.kept(min(math.ceil(self.candidates * count), sublayer.units))
+            keep_units(sublayer, candidates)
             if below is not None and count:
                 with clock("input_map"):
                     self.map_input(sublayer, states, below.token_weights(self.floor))
@@ -81,19 +92,19 @@ class KPrunePlus:
             with clock("student"):
                 for state in states:
                     state.student = sublayer.run(state.student, state.attention_mask)
-            kept_units.append(kept.tolist())
+            kept_units.append(candidates[kept].tolist())
             below = fisher
         return Outcome.of(student.model, kept_units, clock, {"ridge": ridges})
 
-    def curve(self, sublayer: Sublayer, fisher: OutputFisher) -> Tensor:
-        """Expected KL, but for a constant factor, with 0, 1, ... units of one sublayer kept: [units + 1]."""
+    def removal(self, sublayer: Sublayer, fisher: OutputFisher) -> Removal:
+        """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor."""
         if sublayer.units == 0:
-            return fisher.covariance.new_zeros(1)
+            return Removal(torch.arange(0, device=fisher.covariance.device), fisher.covariance.new_zeros(1))
         features = fisher.features.centred()
         factor, _ = features.factor(self.ridge)
         weight = sublayer.projection.weight.double()
         root = metric_root(fisher.covariance, self.metric_ridge) @ weight / max(features.weight, 1e-300) ** 0.5
-        return monotone(remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size).errors)
+        return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size)
 
     def map_input(self, sublayer: Sublayer, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> None:
         """Fold the best affine map from the student's state to the teacher's into the sublayer's input weights."""
@@ -125,7 +136,7 @@ class KPrunePlus:
         return problem
 
     def select(self, sublayer: Sublayer, problem: LeastSquares, fisher: OutputFisher, count: int) -> Tensor:
-        """Indices of the `count` units to keep, the others removed greedily from the optimum of the whole problem."""
+        """Which `count` of the candidates present to keep, the others removed greedily from the optimum over all candidates."""
         if count in (0, sublayer.units):
             return torch.arange(count, device=problem.gram.device)
         centred = problem.centred()

@@ -7,6 +7,7 @@ import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
 from kprune.algorithm import KPrune
+from kprune.allocation import monotone
 from kprune.calibration import calibration_states, held_out_divergence
 from kprune.fisher import measure_fisher
 from kprune.objectives import objective_of
@@ -48,6 +49,20 @@ def test_reductions_share_the_first_pass_and_its_seconds():
         assert shared[0].seconds_by_stage[stage] == shared[1].seconds_by_stage[stage] > 0
 
 
+def test_the_walk_chooses_among_the_units_removed_last():
+    model = tiny_model()
+    adapter = adapter_for(frozen_copy(model))
+    states = calibration_states(adapter, tiny_calibration(24).batches())
+    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
+    orders = [KPrunePlus().removal(s, f) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    chosen = {c: prune(model, 0.7, KPrunePlus(candidates=c)).kept_units for c in (1.0, 2.0, 1000.0)}
+    assert chosen[1.0] == [order.kept(len(kept)).tolist() for order, kept in zip(orders, chosen[1.0], strict=True)]
+    for order, kept in zip(orders, chosen[2.0], strict=True):
+        assert set(kept) <= set(order.kept(min(2 * len(kept), len(order.order))).tolist())
+    assert chosen[1.0] != chosen[2.0] != chosen[1000.0]
+    assert list(map(len, chosen[1.0])) == list(map(len, chosen[2.0])) == list(map(len, chosen[1000.0]))
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_neither_batches_nor_padding_matter(head):
     model, calibration = tiny_model(head=head), tiny_calibration(24)
@@ -74,7 +89,7 @@ def test_curves_fall_to_zero_with_all_units():
     states = calibration_states(adapter, calibration.batches())
     pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8)
     fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
-    curves = [pruner.curve(s, f) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    curves = [monotone(pruner.removal(s, f).errors) for s, f in zip(adapter.sublayers, fishers, strict=True)]
     for curve, sublayer in zip(curves, adapter.sublayers, strict=True):
         assert len(curve) == sublayer.units + 1
         assert curve[-1] == 0 and (curve.diff() <= 0).all() and curve[0] > 0
