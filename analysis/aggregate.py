@@ -4,7 +4,7 @@ import pandas as pd
 
 from analysis import names, paper
 from analysis.pairing import DIFFERENCE
-from analysis.variants import without_tokens
+from analysis.variants import joined, parts, without_tokens
 
 GROUP = ["task", "model", "method", "settings", "target"]
 MEANS = [
@@ -20,6 +20,7 @@ MEANS = [
     "latency_speedup",
     *DIFFERENCE,
 ]
+PAPER_BUDGET = "tokens=100000"
 FIRSTS = [
     "metric",
     *names.SENSITIVITY,
@@ -40,7 +41,8 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     table["seeds"] = groups.size()
     table = table.reset_index()
     table["paper"] = [
-        None if row.settings else paper.score(row.task, row.model, row.method, row.target) for row in table.itertuples()
+        paper.score(row.task, row.model, row.method, row.target) if row.settings in ("", PAPER_BUDGET) else None
+        for row in table.itertuples()
     ]
     table["paper"] = table["paper"].astype(float)
     order = [
@@ -68,7 +70,10 @@ def settings(cells: pd.DataFrame) -> pd.Series:
     cell = [*row, cells["target"], cells["seed"]]
     several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
     compared = several.groupby([key.to_numpy() for key in row]).transform("any")
-    return cells["variant"].where(compared, short)
+    budget = cells["tokens"].map(lambda tokens: "" if pd.isna(tokens) else f"tokens={tokens:g}")
+    named = [variant if "tokens" in parts(variant) else joined(parts(variant) | parts(own))
+             for variant, own in zip(cells["variant"], budget, strict=True)]  # fmt: skip
+    return pd.Series(named, cells.index).where(compared, short)
 
 
 def target_order(target: str) -> tuple[bool, float, str]:

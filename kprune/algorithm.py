@@ -99,12 +99,13 @@ class KPrune:
             measured = states[:: self.measure_batches]
             logits = teacher_logits(teacher, measured, objective)
         remaining, costs = budget.limit(student), budget.unit_costs(student)
-        kept_units, ridges, thresholds, silent = [], [], [], []
+        kept_units, ridges, thresholds, silent, pruned = [], [], [], [], False
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
                 if index % (self.measure_every or len(student.sublayers)) == 0:
                     knowledge = measure(student, index, measured, logits, objective, self.knowledge)
-                    if index == 0 and self.knowledge.predictive == "divergence":
+                    if self.knowledge.predictive == "divergence" and not pruned:
+                        # Student and teacher are the same: the KL has no gradient but for rounding.
                         knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
             with clock("mask_search"):
                 above = costs[index:]
@@ -122,6 +123,7 @@ class KPrune:
                 if sublayer.units == 0 and not self.keep_bias:
                     sublayer.projection.bias.data.zero_()
                 ridges.append(self.tune(sublayer, teacher.sublayers[index], states))
+            pruned |= len(kept) < len(scores[0])
             remaining -= costs[index].of(len(kept), len(scores[0]))
             kept_units.append(kept.tolist())
             thresholds.append(nu)

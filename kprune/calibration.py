@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from kprune.errors import UserError
 from kprune.objectives import Objective
-from kprune.pruner import CalibrationSet
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter
+from kprune.pruner import CalibrationSet, Example, frozen_copy
+from kprune.transformer.adapter import Adapter, model_inputs
 
 
 @dataclass
@@ -56,9 +56,21 @@ def teacher_logits(adapter: Adapter, states: Sequence[CalibrationState], objecti
 
 
 def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
-    """Nine tenths to fit, one tenth (at least one example) held out; every tenth example as drawn."""
-    held_out = list(calibration.examples[::10])
-    fit = [example for index, example in enumerate(calibration.examples) if index % 10]
+    """Nine tenths of the different examples to fit, one tenth held out: every tenth as drawn.
+
+    Examples are drawn with replacement; all copies of one fall on the same side.
+
+    Raises:
+        UserError: there is but one example.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    sides: tuple[list[Example], list[Example]] = [], []
+    for example in calibration.examples:
+        number = numbers.setdefault(tuple(example["input_ids"]), len(numbers))
+        sides[number % 10 == 0].append(example)
+    if len(numbers) == 1:
+        raise UserError("λ is chosen on examples that are held out, and there is one example: give more, or one λ (method.lambdas)")
+    fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)
 
 
@@ -66,11 +78,11 @@ def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
 def held_out_divergence(
     student: nn.Module, teacher: nn.Module, objective: Objective, calibration: CalibrationSet, temperature: float
 ) -> float:
-    """Mean K_pred (eq. 4) between two models over examples."""
+    """Mean K_pred (eq. 4) between two models over examples, without dropout."""
     total = 0.0
-    student, teacher = adapter_for(student), adapter_for(teacher)
+    models = [frozen_copy(model) for model in (student, teacher)]
     for batch in calibration.batches():
-        batch = {key: value.to(student.device) for key, value in batch.items()}
-        s, t = (objective.read(a.run(0, *a.embed(batch), batch), batch["attention_mask"]) for a in (student, teacher))
+        batch = {key: value.to(teacher.device) for key, value in batch.items()}
+        s, t = (objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in models)
         total += objective.divergence(s, t, temperature).sum().item()
     return total / len(calibration.examples)

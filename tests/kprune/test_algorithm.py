@@ -85,6 +85,21 @@ def test_several_lambdas_are_chosen_among_by_held_out_divergence():
     assert len(fit.examples) + len(held_out.examples) == 40 and len(held_out.examples) == 4
 
 
+def test_what_is_held_out_is_not_fitted_though_examples_are_drawn_twice():
+    few = tiny_calibration(30).examples
+    fit, held_out = split(CalibrationSet([few[i * i % 30] for i in range(90)], 4, 1))
+    sides = [{tuple(example["input_ids"]) for example in side.examples} for side in (fit, held_out)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert len(fit.examples) + len(held_out.examples) == 90
+    with pytest.raises(UserError, match="there is one example"):
+        split(CalibrationSet(few[:1] * 5, 4, 1))
+
+
+def test_lambda_is_chosen_by_a_teacher_without_dropout():
+    outcomes = [prune(tiny_model(dtype=torch.float32).train(mode), 0.6) for mode in (True, False)]
+    assert outcomes[0].details == outcomes[1].details
+
+
 def test_an_emptied_sublayer_keeps_its_bias_unless_told():
     for keep_bias in (True, False):
         outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
@@ -142,9 +157,11 @@ def test_without_tuning_weights_are_the_models_own():
 def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_bottom():
     model = tiny_model()
     alone = prune(model, 0.5, KPrune(lambdas=(0.0,)))
-    assert alone.details["no_signal"][0] == 0
-    first = alone.kept_units[0]
-    assert first == list(range(len(first))), "ties are broken by index"
+    lost = [len(kept) < s.units for kept, s in zip(alone.kept_units, adapter_for(model).sublayers, strict=True)]
+    first = lost.index(True)
+    assert alone.kept_units[first] == list(range(len(alone.kept_units[first]))), "ties are broken by index"
+    assert first > 0, "sublayer 0 stays whole, so that rounding is all the K_pred there is above it, too"
+    assert alone.details["no_signal"] == list(range(first + 1))
     assert prune(model, 0.5, KPrune(lambdas=(None,))).details["no_signal"] == []
     assert prune(model, 0.5, KPrune(lambdas=(0.0,), knowledge=replace(KPrune().knowledge, predictive="fisher"))).details[
         "no_signal"
