@@ -1,11 +1,12 @@
 """Rewrite the README's tables from the committed cells: `python -m analysis.readme`; `--check` only compares.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES` and `MACHINE`.
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES` and `FILES`.
 """
 
 import argparse
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,14 +15,17 @@ from analysis.aggregate import aggregate
 from analysis.records import command, load, write_text
 from analysis.render import render
 from analysis.tables import TABLES, notes
-from analysis.tables.machine import bench, latency_grid
+from analysis.tables.measured import bench, held_out, latency_grid
 from kprune.errors import UserError
 
+STAGES = ("first", "final", "parts", "candidates", "lambda")
 EMBEDDED = "docstrings"
 NAMES = {name: name for name in TABLES} | {"demo": "measurements"}
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
-MACHINE = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_grid)}
-"""Tables of files beside the cells': what `make bench` and `make latency` write."""
+FILES = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_grid)} | {
+    f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES
+}
+"""Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
 TIMED = ("cost", "measurements", "demo", "speedup")
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
@@ -39,22 +43,25 @@ def marked(name: str, cells: pd.DataFrame) -> str:
     return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if name in TIMED else "")
 
 
-def of_machine(name: str, folder: Path) -> str:
-    """A table of `MACHINE` in Markdown, and the machine; empty where its file is not there."""
-    file, make = MACHINE[name]
+def of_file(name: str, folder: Path) -> str:
+    """A table of `FILES` in Markdown, and the machine of what has times; empty where its file is not there."""
+    file, make = FILES[name]
     if not (folder / file).is_file():
         return ""
     rows = pd.read_csv(folder / file)
+    shown = render(make(rows), "markdown")
+    if "device" not in rows:
+        return shown
     machines = rows[["device", "threads", "torch"]].drop_duplicates().itertuples(index=False)
     note = "; ".join(f"{device}, {threads} threads, torch {torch}, float32" for device, threads, torch in machines)
-    return render(make(rows), "markdown") + f"\n{note}.\n"
+    return f"{shown}\n{note}.\n"
 
 
 def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
     """The README's text with every marked table made anew; a table without a cell is left empty.
 
     Args:
-        folder: where the files of `MACHINE` are.
+        folder: where the files of `FILES` are.
 
     Raises:
         UserError: a marker names no known table, or is not closed.
@@ -62,13 +69,13 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
 
     def table(match: re.Match) -> str:
         name = match["name"]
-        body = of_machine(name, folder) if name in MACHINE else marked(name, cells)
+        body = of_file(name, folder) if name in FILES else marked(name, cells)
         return f"<!-- table:{name} -->\n{body}<!-- /table:{name} -->"
 
     closed = [match["name"] for match in MARKED.finditer(text)]
     for name in OPENING.findall(text):
-        if name not in NAMES | MACHINE:
-            raise UserError(f"the README marks a table '{name}': use one of {', '.join(NAMES | MACHINE)}")
+        if name not in NAMES | FILES:
+            raise UserError(f"the README marks a table '{name}': use one of {', '.join(NAMES | FILES)}")
         if name not in closed:
             raise UserError(f"the README does not close its table '{name}': add <!-- /table:{name} -->")
     return MARKED.sub(table, text)

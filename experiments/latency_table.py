@@ -5,8 +5,6 @@ in one run. The points of most interest come first; a run ends after `--minutes`
 """
 
 import argparse
-import csv
-import io
 import itertools
 import statistics
 import sys
@@ -20,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments import results
+from experiments import measurements
 from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
 from kprune.checkpoint import export_onnx
 from kprune.errors import UserError
@@ -95,7 +93,7 @@ def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[t
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what is missing and write the file after every cell; all of its rows."""
     shape, deadline = SHAPES[options.shape], time.perf_counter() + 60 * options.minutes
-    rows = read(options.output)
+    rows = measurements.read(options.output, COLUMNS)
     machine = {
         "shape": options.shape, "grain": options.grain, "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
@@ -126,7 +124,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                     "runtime_version": version("onnxruntime") if runtime == "onnx" else torch.__version__,
                 })  # fmt: skip
                 print(line(rows[-1]), flush=True)
-            write(options.output, rows)
+            measurements.write(options.output, COLUMNS, rows)
     return rows
 
 
@@ -148,29 +146,6 @@ def line(r: dict[str, Any]) -> str:
     )
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows that are there.
-
-    Raises:
-        UserError: the file is another table.
-    """
-    if not file.is_file():
-        return []
-    with file.open(newline="") as content:
-        rows = list(csv.DictReader(content))
-    if any(set(r) != set(COLUMNS) for r in rows):
-        raise UserError(f"{file} is not a latency table of this version: give another --output or remove it")
-    return rows
-
-
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-    results.write_whole(file, text.getvalue().encode())
-
-
 def main() -> int:
     numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,7 +164,6 @@ def main() -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         measure(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
 from baselines.random import Random
 from baselines.training import Recipe
+from experiments.composing import compose_cell
 from kprune.algorithm import KPrune
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings
@@ -59,3 +60,14 @@ def build_method(settings: dict[str, Any]) -> Pruner:
         return METHODS[name](**settings)
     except TypeError as error:
         raise UserError(f"method {name}: {error}: see conf/method/{name}.yaml for its settings") from error
+
+
+def method_with(text: str) -> Pruner:
+    """`kwon` as conf/method/kwon.yaml has it; `kprune:measure_every=4` with settings changed.
+
+    Raises:
+        UserError: the method or a setting is unknown.
+    """
+    name, *settings = text.split(":")
+    config, _ = compose_cell([f"method={name}", *(f"method.{setting}" for setting in settings)])
+    return build_method(config["method"])

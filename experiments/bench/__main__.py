@@ -10,8 +10,6 @@ others that are in the file stay.
 """
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import subprocess
@@ -21,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments import results
+from experiments import measurements, results
 from experiments.composing import file_settings
 from experiments.methods import METHODS
 from experiments.shapes import SHAPES
@@ -97,22 +95,10 @@ def run(options: argparse.Namespace) -> None:
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
     """Put the rows of one shape and token count in the place of those that the file has of them."""
-    others = []
-    if file.is_file():
-        with file.open(newline="") as content:
-            others = list(csv.DictReader(content))
-        if any(set(r) != set(COLUMNS) for r in others):
-            raise UserError(f"{file} is not a benchmark of this version: give another --output or remove it")
     key = (rows[0]["shape"], str(rows[0]["tokens"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(r for r in others if (r["shape"], r["tokens"]) != key)
-    for r in rows:
-        r = r | {"stages": " ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items())}
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    results.write_whole(file, text.getvalue().encode())
+    others = [r for r in measurements.read(file, COLUMNS) if (r["shape"], r["tokens"]) != key]
+    stages = [" ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items()) for r in rows]
+    measurements.write(file, COLUMNS, [*others, *(r | {"stages": s} for r, s in zip(rows, stages, strict=True))])
 
 
 def main() -> int:

@@ -1,7 +1,6 @@
 """One method on one model and calibration set in a process of its own, so that its peak memory is its own."""
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -12,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from experiments.bench.reference import WholeModel
-from experiments.composing import file_settings
-from experiments.methods import build_method
+from experiments.methods import method_with
 from experiments.shapes import SHAPES, random_model
 from kprune.calibration import calibration_states
 from kprune.objectives import Classification
@@ -41,20 +38,6 @@ def random_calibration(tokens: int, largest: int) -> CalibrationSet:
         {"input_ids": generator.integers(5, largest, n).tolist(), "label": int(generator.integers(2))} for n in lengths
     ]
     return CalibrationSet(rows, BATCH_SIZE, 0)
-
-
-def method_of(name: str):
-    """`kwon` is conf/method/kwon.yaml's; `kprune:measure_every=4` has settings changed."""
-    name, *settings = name.split(":")
-    config = copy.deepcopy(file_settings("method", name))
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        *path, last = key.split(".")
-        room = config
-        for step in path:
-            room = room[step]
-        room[last] = yaml.safe_load(value)
-    return build_method(config)
 
 
 def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[float]:
@@ -113,7 +96,7 @@ def measured(shape: str, tokens: int, name: str) -> dict[str, Any]:
     if name == "floor":
         forward = statistics.median(forwards)
         return result | {"forward_seconds": forward, "units": floor_units(model, calibration, forward)}
-    pruner = WholeModel() if name == "whole_model" else method_of(name)
+    pruner = WholeModel() if name == "whole_model" else method_with(name)
     length = calibration.tokens / len(calibration.examples)
     reduction = min(REDUCTION, math.floor(100 * pruner.reach(model, length)) / 100)
     budget = Budget(reduction, length)

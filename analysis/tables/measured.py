@@ -1,8 +1,8 @@
-"""What `make bench` and `make latency` measured: tables of their own files, not of cells."""
+"""Tables of measurements that are not cells: the benchmark's, latencies, divergences on held-out examples."""
 
 import pandas as pd
 
-from analysis.render import MISSING, method_label, model_label, number, times
+from analysis.render import MISSING, method_label, model_label, number, task_label, times
 
 AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model per sublayer, as the authors do"}
 
@@ -40,3 +40,17 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
         row |= {r.allocation: f"{times(r.speedup)} ({r.speedup_low:.2f} to {r.speedup_high:.2f})" for r in group.itertuples()}
         shown.append(row)
     return pd.DataFrame(shown).fillna(MISSING)
+
+
+def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """Rows of results/held_out.csv of one stage: divergences relative to the first row's, a column per task and tokens."""
+    rows = rows[rows["stage"] == stage]
+    shown = rows.pivot_table(
+        index="settings", columns=["task", "tokens"], values="held_out_divergence", sort=False, aggfunc="first"
+    )
+    changes = 100 * (shown / shown.iloc[0] - 1)
+    changes.columns = [f"{task_label(task)}, {tokens:,} tokens" for task, tokens in shown.columns]
+    changes = changes.map(lambda value: MISSING if pd.isna(value) else f"{value:+.0f} %".replace("-", "−"))
+    changes.iloc[0] = [f"{value:.3f}" for value in shown.iloc[0]]
+    changes.insert(0, "Settings", [cost_label(settings) for settings in shown.index])
+    return changes
