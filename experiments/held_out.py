@@ -46,11 +46,13 @@ def measure(stage: str, name: str, methods: list[str], reduction: float, overrid
     checkpoint = find_checkpoint(task, *(model_settings[key] for key in ("encoder", "pretrained", "checkpoint")))
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
     tokens = config["calibration"]["tokens"]
-    calibration = draw_calibration(task, tokenizer, tokens, config["seed"], labels=False)
+    pruners = [method_with(method) for method in methods]
+    labels = any(pruner.needs_labels for pruner in pruners)
+    calibration = draw_calibration(task, tokenizer, tokens, config["seed"], labels)
     fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
     budget = Budget(reduction, flops_length(config, task, tokenizer, calibration))
-    for method in tqdm(methods, desc=name, unit="method", disable=None):
-        outcome = method_with(method).prune(model, task.objective, data, budget)
+    for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
+        outcome = pruner.prune(model, task.objective, data, budget)
         divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
         yield dict(zip(COLUMNS, (stage, name, reduction, tokens, method, divergence), strict=True))
 

@@ -1,0 +1,35 @@
+"""Divergences that settings are chosen by."""
+
+import pytest
+from world import overrides
+
+from experiments import held_out, measurements
+from experiments.calibration import draw_calibration
+from experiments.checkpoints import load_tokenizer
+from experiments.composing import compose_cell
+from experiments.tasks import build_task
+
+
+def test_nothing_that_was_drawn_is_measured_on(world):
+    config, _ = compose_cell(overrides(world))
+    task, tokenizer = build_task(config["task"]), load_tokenizer(world / "checkpoint")
+    calibration = draw_calibration(task, tokenizer, 200, 0, labels=False)
+    fresh = held_out.unseen(task, tokenizer, calibration)
+    drawn, unseen = ({tuple(e["input_ids"]) for e in some.examples} for some in (calibration, fresh))
+    assert drawn and unseen and not drawn & unseen
+    assert len(drawn | unseen) == len({tuple(e["input_ids"]) for e in task.training(tokenizer)})
+
+
+def test_rows_are_added_one_by_one(world, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "held_out.csv"
+    task, *rest = (entry for entry in overrides(world) if not entry.startswith("tracking"))
+    arguments = ["--tasks", task.removeprefix("task="), "--flops-reduction", "0.6", "--output", str(file), "--set", *rest]
+    for methods in (["kprune_plus", "kprune_plus:floor=1e6"], ["kwon"]):
+        monkeypatch.setattr("sys.argv", ["held_out", "some", *methods, *arguments])
+        assert held_out.main() == 0
+    rows = measurements.read(file, held_out.COLUMNS)
+    assert [row["settings"] for row in rows] == ["kprune_plus", "kprune_plus:floor=1e6", "kwon"]
+    values = [float(row["held_out_divergence"]) for row in rows]
+    assert values[0] > 0 and values[0] != pytest.approx(values[1])
+    monkeypatch.setattr("sys.argv", ["held_out", "some", "kprune_plus:nonsense=1", *arguments])
+    assert held_out.main() == 2 and "nonsense" in capsys.readouterr().err
