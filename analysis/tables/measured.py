@@ -43,13 +43,16 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Rows of results/held_out.csv of one stage: divergences relative to the first row's, a column per task and tokens."""
+    """Rows of results/held_out.csv of one stage: divergences relative to the first row's.
+
+    A column per task, share of FLOPs removed and calibration tokens.
+    """
     rows = rows[rows["stage"] == stage]
     shown = rows.pivot_table(
-        index="settings", columns=["task", "tokens"], values="held_out_divergence", sort=False, aggfunc="first"
+        index="settings", columns=["task", "flops_reduction", "tokens"], values="held_out_divergence", sort=False, aggfunc="first"
     )
     changes = 100 * (shown / shown.iloc[0] - 1)
-    changes.columns = [f"{task_label(task)}, {tokens:,} tokens" for task, tokens in shown.columns]
+    changes.columns = [f"{task_label(task)} {100 * share:g} %, {tokens:,} tokens" for task, share, tokens in shown.columns]
     changes = changes.map(lambda value: MISSING if pd.isna(value) else f"{value:+.0f} %".replace("-", "−"))
     changes.iloc[0] = [f"{value:.3f}" for value in shown.iloc[0]]
     changes.insert(0, "Settings", [cost_label(settings) for settings in shown.index])
