@@ -26,7 +26,7 @@ from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.flops import model_flops
 from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units
+from kprune.transformer.surgery import keep_masked, scale_units
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 """The hard-concrete distribution's (γ, ζ, β of Louizos et al., 2018)."""
@@ -222,18 +222,21 @@ def expected_reduction(masks: L0Masks, adapter: Adapter, budget: Budget) -> Tens
 
 @torch.no_grad()
 def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]:
-    """Prune the model in place to the budget: its units by the probability of an open mask, which is then a factor of the
-    output projection's weights.
+    """Prune the model in place to the budget, its units by the probability of an open mask.
+
+    A kept unit's deterministic mask becomes a factor of its columns of the output projection. Where that mask is 0, the
+    unit being there because the budget has room for it, the factor is the probability that it is open: training saw the
+    unit in that share of the draws, so 0 would keep a unit that computes nothing, and 1 one that the others do not
+    count on.
 
     Returns:
         indices of the kept units per sublayer.
     """
     adapter = adapter_for(model)
     # Masks that the bound holds are equal: chance, not their place, decides between them.
-    scores = [p + 1e-6 * torch.rand_like(p) for p in masks.log_open()]
-    kept = greedy(scores, budget.unit_costs(adapter), budget.limit(adapter))
-    for sublayer, values, keep in zip(adapter.sublayers, masks.deterministic(), kept, strict=True):
+    log_open = masks.log_open()
+    kept = greedy([p + 1e-6 * torch.rand_like(p) for p in log_open], budget.unit_costs(adapter), budget.limit(adapter))
+    for sublayer, mask, p in zip(adapter.sublayers, masks.deterministic(), log_open, strict=True):
         if sublayer.units:
-            sublayer.projection.weight *= values.repeat_interleave(sublayer.unit_size)
-        keep_units(sublayer, keep.nonzero()[:, 0])
-    return [keep.nonzero()[:, 0].tolist() for keep in kept]
+            scale_units(sublayer, torch.where(mask > 0, mask, p.exp()))
+    return keep_masked(adapter.sublayers, kept)
