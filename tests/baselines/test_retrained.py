@@ -140,6 +140,16 @@ def test_its_config_builds_it(name):
         build_method(settings | {"nonsense": 1})
 
 
+def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
+    """Widths in whole grains, which only those are given that prune to any budget."""
+    model, budget = tiny_model(dtype=torch.float32), Budget(0.6, 8.0, grain=16)
+    assert METHODS["kprune_finetuned"].any_budget and not FineTuned(METHODS["ebert"]).any_budget
+    budget.check_reach(METHODS["kprune_finetuned"], model)
+    outcome = METHODS["kprune_finetuned"].prune(model, objective_of(model), data_for(), budget)
+    assert all(heads % 2 == 0 for heads in outcome.kept_heads) and all(n % 16 == 0 for n in outcome.kept_neurons)
+    assert "fine_tuning" in outcome.seconds_by_stage
+
+
 def test_a_cap_is_on_record(data_for):
     method = FineTuned(KPrune(), recipe=RECIPE, max_examples=20)
     model = tiny_model(dtype=torch.float32)
