@@ -9,16 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.distillation import Seen, hidden_loss, logit_loss, see
-from baselines.training import (
-    Recipe,
-    Trained,
-    Training,
-    first_of_shuffled,
-    on_record,
-    parameter_groups,
-    state_file,
-    train,
-)
+from baselines.stages import Stages
+from baselines.training import Recipe, parameter_groups
 from kprune.mask_search import greedy
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
@@ -79,29 +71,22 @@ class CoFi:
         return 1.0
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        clock, available = Clock(), len(data.training())
-        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
+        clock, settings = Clock(), (self, budget)
+        stages = Stages(self.name, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         student = Student(frozen_copy(model).requires_grad_(True))
         distil = self.distillation(frozen_copy(model), objective)
-        settings = (self, budget)
-        stages: dict[str, Trained] = {}
-
-        def stage(name: str, losses: Callable, epochs: int, groups: list[dict]) -> None:
-            recipe, pad = replace(self.recipe, epochs=epochs), data.calibration.pad_token_id
-            run = Training(student, losses, examples, pad, recipe, data.seed, groups)
-            stages[name] = train(run, f"CoFi, {name}", state_file(data, f"cofi-{name}", settings), available)
-            clock.seconds[name] = stages[name].seconds
-
         with_masks = parameter_groups(student.weights, self.recipe) + student.masks.groups(self.mask_lr)
-        stage("pruning", self.pruning_losses(student, distil, budget), self.recipe.epochs, with_masks)
+        stages.train("pruning", student, self.pruning_losses(student, distil, budget), self.recipe,
+                     stages.state_file("cofi-pruning", settings), with_masks)  # fmt: skip
         with clock("extraction"):
             expected = expected_reduction(student.masks, adapter_for(student.model), budget)
             kept = extract(student.model, student.masks, budget)
         if self.finetuning_epochs:
-            groups = parameter_groups(student.weights, self.recipe)
-            stage("fine_tuning", lambda batch, epochs: iter([distil(student, batch, None)]), self.finetuning_epochs, groups)
-        details = {"expected_flops_reduction": expected.item(), **on_record(stages)}
+            recipe = replace(self.recipe, epochs=self.finetuning_epochs)
+            stages.train("fine_tuning", student, lambda batch, epochs: iter([distil(student, batch, None)]), recipe,
+                         stages.state_file("cofi-fine_tuning", settings), parameter_groups(student.weights, recipe))  # fmt: skip
+        details = {"expected_flops_reduction": expected.item(), **stages.on_record()}
         return Outcome.of(student.model.eval(), kept, clock, details)
 
     def pruning_losses(self, student: "Student", distil: Callable, budget: Budget) -> Callable:

@@ -1,16 +1,17 @@
 """A retraining-free method, then a short fine-tuning of the pruned model: what a little training adds, and what it costs."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from baselines.distillation import logit_loss, see
-from baselines.training import Recipe, Training, first_of_shuffled, on_record, state_file, train
+from baselines.stages import Stages
+from baselines.training import Recipe
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Outcome, Pruner, PruningData, frozen_copy
+from kprune.pruner import Budget, Clock, Outcome, Pruner, PruningData, frozen_copy
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,18 @@ class FineTuned:
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         outcome = self.pruner.prune(model, objective, data, budget)
-        available = len(data.training())
-        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
+        clock = Clock()
+        stages = Stages(self.name, data, self.max_examples, clock)
         teacher, student = frozen_copy(model), outcome.model.requires_grad_(True)
+        settings = (self.recipe, self.distillation, self.temperature, self.max_examples, self.bf16, weights_sha256(student))
+        stages.train("fine_tuning", student, self.losses(student, teacher, objective), self.recipe,
+                     stages.state_file(self.name, settings))  # fmt: skip
+        outcome.seconds_by_stage |= clock.seconds
+        outcome.details |= stages.on_record()
+        return outcome
+
+    def losses(self, student: nn.Module, teacher: nn.Module, objective: Objective) -> Callable:
+        """The teacher's logits and the labels."""
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():
@@ -56,12 +66,7 @@ class FineTuned:
             yield (self.distillation * logit_loss(objective, seen, target, self.temperature)
                    + (1 - self.distillation) * objective.loss(seen.logits, batch["labels"]))  # fmt: skip
 
-        settings = (self.recipe, self.distillation, self.temperature, self.max_examples, self.bf16, weights_sha256(student))
-        run = Training(student, losses, examples, data.calibration.pad_token_id, self.recipe, data.seed)
-        trained = train(run, "fine-tuning the pruned model", state_file(data, self.name, settings), available)
-        outcome.seconds_by_stage["fine_tuning"] = trained.seconds
-        outcome.details |= on_record({"fine_tuning": trained})
-        return outcome
+        return losses
 
 
 def weights_sha256(model: nn.Module) -> str:
