@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.distillation import Seen, hidden_loss, logit_loss, see
-from baselines.stages import Stages
+from baselines.stages import Stages, weights_sha256
 from baselines.training import Recipe, parameter_groups
 from kprune.mask_search import greedy
 from kprune.objectives import Objective
@@ -84,8 +84,9 @@ class CoFi:
             kept = extract(student.model, student.masks, budget)
         if self.finetuning_epochs:
             recipe = replace(self.recipe, epochs=self.finetuning_epochs)
-            stages.train("fine_tuning", student, lambda batch, epochs: iter([distil(student, batch, None)]), recipe,
-                         stages.state_file("cofi-fine_tuning", settings), parameter_groups(student.weights, recipe))  # fmt: skip
+            state = stages.state_file("cofi-fine_tuning", (*settings, weights_sha256(student)))
+            stages.train("fine_tuning", student, lambda batch, epochs: iter([distil(student, batch, None)]), recipe, state,
+                         parameter_groups(student.weights, recipe))  # fmt: skip
         details = {"expected_flops_reduction": expected.item(), **stages.on_record()}
         return Outcome.of(student.model.eval(), kept, clock, details)
 

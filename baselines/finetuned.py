@@ -1,6 +1,5 @@
 """A retraining-free method, then a short fine-tuning of the pruned model: what a little training adds, and what it costs."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.distillation import logit_loss, see
-from baselines.stages import Stages
+from baselines.stages import Stages, weights_sha256
 from baselines.training import Recipe
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, Pruner, PruningData, frozen_copy
@@ -67,11 +66,3 @@ class FineTuned:
                    + (1 - self.distillation) * objective.loss(seen.logits, batch["labels"]))  # fmt: skip
 
         return losses
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Names the pruned model that a training starts from."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -125,3 +125,11 @@ def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int)
         return examples
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return [examples[i] for i in order[:count].tolist()]
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Names the pruned model that a training starts from."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
