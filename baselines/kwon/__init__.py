@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from baselines.kwon.rearrange import rearrange
@@ -69,7 +70,7 @@ class Kwon:
         return sublayer.kind == "ffn" or sublayer.index > 0
 
     @staticmethod
-    def search(gradients: list[Tensor], costs: list[UnitCost], limit: float) -> list[Tensor]:
+    def search(gradients: list[torch.Tensor], costs: list[UnitCost], limit: float) -> list[torch.Tensor]:
         """The Fisher mask search: masks [units] (bool) of all sublayers, bottom to top."""
         scores = [importance(g) for g in gradients]
         heads, neurons = search(scores[0::2], scores[1::2], *costs[:2], limit)
