@@ -9,16 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.distillation import Seen, hidden_loss, logit_loss, see
-from baselines.training import (
-    Recipe,
-    Trained,
-    Training,
-    first_of_shuffled,
-    on_record,
-    parameter_groups,
-    state_file,
-    train,
-)
+from baselines.stages import Stages, weights_sha256
+from baselines.training import Recipe, parameter_groups
 from kprune.mask_search import greedy
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
@@ -26,7 +18,7 @@ from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.flops import model_flops
 from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units
+from kprune.transformer.surgery import keep_masked, scale_units
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 """The hard-concrete distribution's (γ, ζ, β of Louizos et al., 2018)."""
@@ -79,29 +71,23 @@ class CoFi:
         return 1.0
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        clock, available = Clock(), len(data.training())
-        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
+        clock, settings = Clock(), (self, budget)
+        stages = Stages(self.name, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         student = Student(frozen_copy(model).requires_grad_(True))
         distil = self.distillation(frozen_copy(model), objective)
-        settings = (self, budget)
-        stages: dict[str, Trained] = {}
-
-        def stage(name: str, losses: Callable, epochs: int, groups: list[dict]) -> None:
-            recipe, pad = replace(self.recipe, epochs=epochs), data.calibration.pad_token_id
-            run = Training(student, losses, examples, pad, recipe, data.seed, groups)
-            stages[name] = train(run, f"CoFi, {name}", state_file(data, f"cofi-{name}", settings), available)
-            clock.seconds[name] = stages[name].seconds
-
         with_masks = parameter_groups(student.weights, self.recipe) + student.masks.groups(self.mask_lr)
-        stage("pruning", self.pruning_losses(student, distil, budget), self.recipe.epochs, with_masks)
+        stages.train("pruning", student, self.pruning_losses(student, distil, budget), self.recipe,
+                     stages.state_file("cofi-pruning", settings), with_masks)  # fmt: skip
         with clock("extraction"):
             expected = expected_reduction(student.masks, adapter_for(student.model), budget)
             kept = extract(student.model, student.masks, budget)
         if self.finetuning_epochs:
-            groups = parameter_groups(student.weights, self.recipe)
-            stage("fine_tuning", lambda batch, epochs: iter([distil(student, batch, None)]), self.finetuning_epochs, groups)
-        details = {"expected_flops_reduction": expected.item(), **on_record(stages)}
+            recipe = replace(self.recipe, epochs=self.finetuning_epochs)
+            state = stages.state_file("cofi-fine_tuning", (*settings, weights_sha256(student)))
+            stages.train("fine_tuning", student, lambda batch, epochs: iter([distil(student, batch, None)]), recipe, state,
+                         parameter_groups(student.weights, recipe))  # fmt: skip
+        details = {"expected_flops_reduction": expected.item(), **stages.on_record()}
         return Outcome.of(student.model.eval(), kept, clock, details)
 
     def pruning_losses(self, student: "Student", distil: Callable, budget: Budget) -> Callable:
@@ -222,18 +208,21 @@ def expected_reduction(masks: L0Masks, adapter: Adapter, budget: Budget) -> Tens
 
 @torch.no_grad()
 def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]:
-    """Prune the model in place to the budget: its units by the probability of an open mask, which is then a factor of the
-    output projection's weights.
+    """Prune the model in place to the budget, its units by the probability of an open mask.
+
+    A kept unit's deterministic mask becomes a factor of its columns of the output projection. Where that mask is 0, the
+    unit being there because the budget has room for it, the factor is the probability that it is open: training saw the
+    unit in that share of the draws, so 0 would keep a unit that computes nothing, and 1 one that the others do not
+    count on.
 
     Returns:
         indices of the kept units per sublayer.
     """
     adapter = adapter_for(model)
     # Masks that the bound holds are equal: chance, not their place, decides between them.
-    scores = [p + 1e-6 * torch.rand_like(p) for p in masks.log_open()]
-    kept = greedy(scores, budget.unit_costs(adapter), budget.limit(adapter))
-    for sublayer, values, keep in zip(adapter.sublayers, masks.deterministic(), kept, strict=True):
+    log_open = masks.log_open()
+    kept = greedy([p + 1e-6 * torch.rand_like(p) for p in log_open], budget.unit_costs(adapter), budget.limit(adapter))
+    for sublayer, mask, p in zip(adapter.sublayers, masks.deterministic(), log_open, strict=True):
         if sublayer.units:
-            sublayer.projection.weight *= values.repeat_interleave(sublayer.unit_size)
-        keep_units(sublayer, keep.nonzero()[:, 0])
-    return [keep.nonzero()[:, 0].tolist() for keep in kept]
+            scale_units(sublayer, torch.where(mask > 0, mask, p.exp()))
+    return keep_masked(adapter.sublayers, kept)

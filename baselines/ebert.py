@@ -1,6 +1,6 @@
 """EBERT (Liu et al., Findings of ACL 2021): small predictors decide for each input which heads and neurons to compute."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.distillation import at_least_float32, task_loss
-from baselines.training import Recipe, Training, first_of_shuffled, on_record, parameter_groups, state_file, train
+from baselines.stages import Stages
+from baselines.training import Recipe, parameter_groups
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
@@ -58,31 +59,34 @@ class EBERT:
         return 1.0
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        clock, available = Clock(), len(data.training())
-        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
+        clock, target = Clock(), 1 - budget.flops_reduction
+        stages = Stages(self.name, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         gated = GatedModel(frozen_copy(model).requires_grad_(True), budget.sequence_length)
-
-        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
-            task = task_loss(gated, batch, objective, self.bf16)
-            excess = gated.share(gated.open_units()) - (1 - budget.flops_reduction)
-            yield task + self.penalty * excess**2
-
         groups = parameter_groups(gated.model, self.recipe)
         groups.append({"params": list(gated.predictors.parameters()), "lr": self.predictor_lr, "weight_decay": 0.0})
-        run = Training(gated, losses, examples, data.calibration.pad_token_id, self.recipe, data.seed, groups)
         settings = (self.recipe, self.predictor_lr, self.penalty, self.max_examples, self.bf16, budget)
-        trained = train(run, "EBERT", state_file(data, self.name, settings), available)
-        clock.seconds["training"] = trained.seconds
+        stages.train("training", gated, self.losses(gated, objective, target), self.recipe,
+                     stages.state_file(self.name, settings), groups)  # fmt: skip
         gated.requires_grad_(False)
         with clock("threshold"):
             batches = replace(data.calibration, examples=data.calibration.examples[:THRESHOLD_EXAMPLES]).batches()
             untouched = gated.share(gated.count_units(batches))
-            set_threshold(gated, batches, 1 - budget.flops_reduction)
+            set_threshold(gated, batches, target)
             units = gated.count_units(batches)
         details = {"threshold": gated.threshold.item(), "flops_reduction_at_threshold_0": 1 - float(untouched),
-                   **on_record({"training": trained})}  # fmt: skip
+                   **stages.on_record()}  # fmt: skip
         return Outcome(gated, units[0::2], units[1::2], None, dict(clock.seconds), details, gated.count_units)
+
+    def losses(self, gated: "GatedModel", objective: Objective, target: float) -> Callable:
+        """The task's, and the penalty on the share of FLOPs that the gates of the batch leave."""
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            task = task_loss(gated, batch, objective, self.bf16)
+            excess = gated.share(gated.open_units()) - target
+            yield task + self.penalty * excess**2
+
+        return losses
 
 
 class Predictor(nn.Module):

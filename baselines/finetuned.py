@@ -1,16 +1,16 @@
 """A retraining-free method, then a short fine-tuning of the pruned model: what a little training adds, and what it costs."""
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from baselines.distillation import logit_loss, see
-from baselines.training import Recipe, Training, first_of_shuffled, on_record, state_file, train
+from baselines.stages import Stages, weights_sha256
+from baselines.training import Recipe
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Outcome, Pruner, PruningData, frozen_copy
+from kprune.pruner import Budget, Clock, Outcome, Pruner, PruningData, frozen_copy
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,27 @@ class FineTuned:
     def needs_labels(self) -> bool:
         return self.pruner.needs_labels
 
+    @property
+    def any_budget(self) -> bool:
+        return getattr(self.pruner, "any_budget", False)
+
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         return self.pruner.reach(model, sequence_length)
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         outcome = self.pruner.prune(model, objective, data, budget)
-        available = len(data.training())
-        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
+        clock = Clock()
+        stages = Stages(self.name, data, self.max_examples, clock)
         teacher, student = frozen_copy(model), outcome.model.requires_grad_(True)
+        settings = (self.recipe, self.distillation, self.temperature, self.max_examples, self.bf16, weights_sha256(student))
+        stages.train("fine_tuning", student, self.losses(student, teacher, objective), self.recipe,
+                     stages.state_file(self.name, settings))  # fmt: skip
+        outcome.seconds_by_stage |= clock.seconds
+        outcome.details |= stages.on_record()
+        return outcome
+
+    def losses(self, student: nn.Module, teacher: nn.Module, objective: Objective) -> Callable:
+        """The teacher's logits and the labels."""
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():
@@ -52,17 +65,4 @@ class FineTuned:
             yield (self.distillation * logit_loss(objective, seen, target, self.temperature)
                    + (1 - self.distillation) * objective.loss(seen.logits, batch["labels"]))  # fmt: skip
 
-        settings = (self.recipe, self.distillation, self.temperature, self.max_examples, self.bf16, weights_sha256(student))
-        run = Training(student, losses, examples, data.calibration.pad_token_id, self.recipe, data.seed)
-        trained = train(run, "fine-tuning the pruned model", state_file(data, self.name, settings), available)
-        outcome.seconds_by_stage["fine_tuning"] = trained.seconds
-        outcome.details |= on_record({"fine_tuning": trained})
-        return outcome
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Names the pruned model that a training starts from."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        return losses

@@ -1,13 +1,13 @@
 """KCM: Nova, Dai, Schuurmans, "Gradient-Free Structured Pruning with Unlabeled Data" (ICML 2023, arXiv 2303.04185)."""
 
 from dataclasses import dataclass
-from math import sqrt
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from baselines.mask_tuning import tune_masks
+from baselines.mask_tuning import prune_and_tune, search_with_teacher
 from kprune.budget import UnitCost
 from kprune.errors import UserError
 from kprune.mask_search import ROUNDING, greedy
@@ -16,7 +16,6 @@ from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, f
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.flops import model_flops
-from kprune.transformer.surgery import keep_masked
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,13 @@ class KCM:
         d2 = clock.shared("d2", data, ("kcm", "d2"), lambda: data_driven_ranking(dense, data.calibration))
         with clock("mask_search"):
             scores = [r * d for (r, _), d in zip(r2, d2, strict=True)]
-            costs, limit = budget.unit_costs(dense), budget.limit(dense)
-            constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, dense.sublayers, strict=True))
-            masks = self.search(dense, scores, costs, limit)
-            teacher_masks = self.search(dense, scores, costs, limit / sqrt(constraint))
+            masks, teacher_masks = search_with_teacher(partial(self.search, dense, scores), dense, budget)
         with clock("scaling"):
-            student, teacher = dense, adapter_for(frozen_copy(model))
-            kept = keep_masked(student.sublayers, masks)
-            keep_masked(teacher.sublayers, teacher_masks)
-            tuning = tune_masks(student, teacher, data.calibration, objective, self.tunes, self.damping, self.max_scale)
+            kept, tuning = prune_and_tune(
+                dense, masks, teacher_masks, data.calibration, objective, self.tunes, self.damping, self.max_scale
+            )
         ranking = {"sigma": self.sigma, "alpha": self.alpha, "iterations": [count for _, count in r2]}
-        return Outcome.of(student.model, kept, clock, {"r2": ranking, **tuning.details()})
+        return Outcome.of(dense.model, kept, clock, {"r2": ranking, **tuning.details()})
 
     @staticmethod
     def tunes(sublayer: Sublayer) -> bool:

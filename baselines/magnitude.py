@@ -2,24 +2,36 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.ranking import Ranking
-from kprune.transformer.adapter import Sublayer
+from kprune.objectives import Objective
+from kprune.pruner import Budget, Outcome, PruningData
+from kprune.transformer.adapter import Adapter, Sublayer
 
 
 @dataclass(frozen=True)
 class Magnitude(Ranking):
-    """Keep the units with the largest squared weights per FLOP."""
+    """Keep the units with the largest squared weights per FLOP, or per whatever else the budget counts."""
 
     name: str = "magnitude"
 
-    def scores(self, sublayer: Sublayer, cost: float) -> Tensor:
-        """Sum of squares of all weights that a unit owns (its rows of every input linear module and its columns of the
-        output projection, biases left out), over its FLOPs: [units]."""
-        if sublayer.units == 0:
-            return sublayer.projection.bias.new_zeros(0)
-        squares = sublayer.projection.weight.double().square().sum(dim=0)
-        for linear in sublayer.inputs:
-            squares = squares + linear.weight.double().square().sum(dim=1)
-        return squares.unflatten(0, (-1, sublayer.unit_size)).sum(dim=1) / cost
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Prune a copy of `model` to the budget; neither objective nor data are read."""
+
+        def scores(adapter: Adapter) -> list[Tensor]:
+            costs = budget.unit_costs(adapter)
+            return [squared_weights(s) / cost.per_unit for s, cost in zip(adapter.sublayers, costs, strict=True)]
+
+        return self.keep_best(model, budget, scores)
+
+
+def squared_weights(sublayer: Sublayer) -> Tensor:
+    """Sum of squares of all weights that a unit owns (its rows of every input linear module and its columns of the
+    output projection, biases left out): [units] in float64."""
+    if sublayer.units == 0:
+        return sublayer.projection.bias.new_zeros(0)
+    squares = sublayer.projection.weight.double().square().sum(dim=0)
+    for linear in sublayer.inputs:
+        squares = squares + linear.weight.double().square().sum(dim=1)
+    return squares.unflatten(0, (-1, sublayer.unit_size)).sum(dim=1)

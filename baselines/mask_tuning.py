@@ -3,18 +3,22 @@
 KCM's scaling is the same. The masks are folded into the output projections as they are found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kprune.budget import Budget, UnitCost
+from kprune.calibration import CalibrationState, calibration_states
 from kprune.objectives import Objective
-from kprune.pruner import CalibrationSet
+from kprune.pruner import CalibrationSet, frozen_copy
+from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
-from kprune.transformer.surgery import scale_units
+from kprune.transformer.surgery import keep_masked, scale_units
 from kprune.weight_tuning import LeastSquares
 
 
@@ -35,15 +39,39 @@ class Tuning:
         return {"mask_tuning_stopped": self.stopped, "largest_scale": largest}
 
 
-@dataclass
-class _State:
-    """A calibration batch on its way up: inputs [B, T, d] of the sublayer at hand, real and read tokens [B, T] (bool)."""
+def search_with_teacher(
+    search: Callable[[list[UnitCost], float], list[Tensor]], adapter: Adapter, budget: Budget
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Masks within a budget, and those of the model to tune against: at the constraint √c, c being the share of the cost
+    of all units that is *kept*.
 
-    attention_mask: Tensor | None
-    student: Tensor
-    teacher: Tensor
-    real: Tensor
-    read: Tensor
+    Args:
+        search: takes the sublayers' costs and what the units kept may cost, gives masks [units] (bool) per sublayer.
+    """
+    costs, limit = budget.unit_costs(adapter), budget.limit(adapter)
+    constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, adapter.sublayers, strict=True))
+    return search(costs, limit), search(costs, limit / sqrt(constraint))
+
+
+def prune_and_tune(
+    dense: Adapter,
+    masks: Sequence[Tensor],
+    teacher_masks: Sequence[Tensor],
+    calibration: CalibrationSet,
+    objective: Objective,
+    tunes: Callable[[Sublayer], bool],
+    damping: float,
+    max_scale: float,
+) -> tuple[list[list[int]], Tuning]:
+    """Remove what `masks` [units] (bool) leave out, in place, and tune the rest against a copy pruned by `teacher_masks`.
+
+    Returns:
+        indices of the kept units per sublayer, and what `tune_masks` does.
+    """
+    teacher = adapter_for(frozen_copy(dense.model))
+    keep_masked(teacher.sublayers, teacher_masks)
+    kept = keep_masked(dense.sublayers, masks)
+    return kept, tune_masks(dense, teacher, calibration, objective, tunes, damping, max_scale)
 
 
 @torch.no_grad()
@@ -58,56 +86,70 @@ def tune_masks(
 ) -> Tuning:
     """Fit every sublayer's mask values so that its output with the residual matches the teacher's; fold them in.
 
-    Both models' states move up together, the student's through what is tuned already. An MHA is fitted with an
-    intercept, which is dropped; the last FFN on the tokens that the head reads (for a classifier, the first). Where the
-    solver fails or a value is larger than `max_scale`, this and all further sublayers keep their masks at 1.
+    Both models' states move up together, the student's through what is tuned already. The last FFN is fitted on the
+    tokens that the head reads (for a classifier, the first). Where the solver fails or a value is larger than
+    `max_scale`, this and all further sublayers keep their masks at 1.
 
     Args:
         student, teacher: physically pruned models with the same embeddings; the student's projections are changed.
         tunes: says which sublayers are tuned.
     """
     scales: list[Tensor | None] = [None] * len(student.sublayers)
-    states = _states(student, calibration, objective)
+    states = calibration_states(student, calibration.batches())
     pairs = list(zip(student.sublayers, teacher.sublayers, strict=True))
     for index, (mine, theirs) in enumerate(tqdm(pairs, desc="mask tuning", unit="sublayer", disable=None)):
-        squares = None
         if mine.units and tunes(mine):
-            squares = LeastSquares.empty(
-                mine.units * mine.unit_size + (mine.kind == "mha"), mine.hidden_size, student.device
-            )
-        for state in states:
-            update = theirs.update(state.teacher, state.attention_mask)
-            if squares:
-                residual = state.teacher + update - state.student - mine.projection.bias
-                tokens = state.read if index == len(pairs) - 1 else state.real
-                features = mine.features(state.student, state.attention_mask)[tokens]
-                if mine.kind == "mha":
-                    features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-                squares.add(features, residual[tokens])
-            state.teacher = theirs.add(state.teacher, update)
-        if squares:
-            gram, cross = normal_equations(squares, mine)
-            values, failure = solve_scales(gram, cross, damping)
-            values = values[: mine.units]
-            if not failure and not values.abs().max() <= max_scale:
-                failure = f"a mask value of {values.abs().max():.4g} is larger than {max_scale:g}"
+            is_last = index == len(pairs) - 1
+            tokens = [objective.read_tokens(s.batch["attention_mask"]) if is_last else s.real for s in states]
+            squares = teacher_residuals(mine, theirs, states, tokens)
+            values, failure = mask_values(squares, mine, damping, max_scale)
             if failure:
                 return Tuning(scales, f"{mine.kind} of layer {mine.index}: {failure}")
             scales[index] = values
             scale_units(mine, values)
+        else:
+            for state in states:
+                state.teacher = theirs.run(state.teacher, state.attention_mask)
         for state in states:
             state.student = mine.run(state.student, state.attention_mask)
     return Tuning(scales, None)
 
 
-def _states(adapter: Adapter, calibration: CalibrationSet, objective: Objective) -> list[_State]:
-    states = []
-    for batch in calibration.batches():
-        batch = {key: value.to(adapter.device) for key, value in batch.items()}
-        hidden, attention_mask = adapter.embed(batch)
-        real = batch["attention_mask"].bool()
-        states.append(_State(attention_mask, hidden, hidden, real, objective.read_tokens(batch["attention_mask"])))
-    return states
+def teacher_residuals(
+    student: Sublayer, teacher: Sublayer, states: Sequence[CalibrationState], tokens: Sequence[Tensor]
+) -> LeastSquares:
+    """FᵀF and FᵀR of the student's features F and of R, what its units are to add so that its output with the residual
+    is the teacher's. The teacher's states move up on the way.
+
+    An MHA has an intercept, one more feature that is 1 (and is dropped from the solution).
+
+    Args:
+        tokens: which ones count, [B, T] (bool) per state.
+    """
+    intercept = student.kind == "mha"
+    columns = student.units * student.unit_size + intercept
+    squares = LeastSquares.empty(columns, student.hidden_size, states[0].student.device)
+    for state, counted in zip(states, tokens, strict=True):
+        update = teacher.update(state.teacher, state.attention_mask)
+        residual = state.teacher + update - state.student - student.projection.bias
+        features = student.features(state.student, state.attention_mask)[counted]
+        if intercept:
+            features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        squares.add(features, residual[counted])
+        state.teacher = teacher.add(state.teacher, update)
+    return squares
+
+
+def mask_values(
+    squares: LeastSquares, sublayer: Sublayer, damping: float, max_scale: float
+) -> tuple[Tensor, str | None]:
+    """The fitted mask values [units] of a sublayer in float64, and what is wrong with them, if anything."""
+    gram, cross = normal_equations(squares, sublayer)
+    values, failure = solve_scales(gram, cross, damping)
+    values = values[: sublayer.units]
+    if not failure and not values.abs().max() <= max_scale:
+        failure = f"a mask value of {values.abs().max():.4g} is larger than {max_scale:g}"
+    return values, failure
 
 
 def normal_equations(squares: LeastSquares, sublayer: Sublayer) -> tuple[Tensor, Tensor]:

@@ -3,20 +3,25 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.ranking import Ranking
-from kprune.transformer.adapter import Sublayer
+from kprune.objectives import Objective
+from kprune.pruner import Budget, Outcome, PruningData
+from kprune.transformer.adapter import Adapter
 
 
 @dataclass(frozen=True)
 class Random(Ranking):
-    """Keep units in a random order, a head as likely as a neuron, so that every sublayer keeps about the same share.
-
-    The order is drawn from torch's own generator, which the runner seeds.
-    """
+    """Keep units in a random order, a head as likely as a neuron, so that every sublayer keeps about the same share."""
 
     name: str = "random"
 
-    def scores(self, sublayer: Sublayer, cost: float) -> Tensor:
-        return torch.rand(sublayer.units, dtype=torch.float64)
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Prune a copy of `model` to the budget; of `data`, the seed alone is read."""
+        generator = torch.Generator().manual_seed(data.seed)
+
+        def scores(adapter: Adapter) -> list[Tensor]:
+            return [torch.rand(s.units, dtype=torch.float64, generator=generator) for s in adapter.sublayers]
+
+        return self.keep_best(model, budget, scores)

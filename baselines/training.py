@@ -4,11 +4,10 @@ AdamW, a linear warm-up and decay, batches of examples of like length, and a sta
 was killed goes on from there and ends with the same weights, bit for bit, on the same device with the same threads.
 """
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from kprune.errors import UserError
 from kprune.files import write_atomically
-from kprune.pruner import Clock, Example, PruningData, collate
+from kprune.pruner import Example, collate
 
 GROUP = 50
 """Batches whose examples are sorted by length together."""
@@ -46,47 +45,12 @@ class Recipe:
     weight_decay: float = 0.01
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a run had.
-
-    Attributes:
-        examples: in an epoch; `available` were there, so it was capped where they are more.
-        seconds: of all stretches of the run together.
-        earlier_seconds: those of processes before this one.
-        losses: (step, mean loss up to there) along the run.
-        notes: plain values kept with the state.
-    """
-
-    steps: int
-    epochs: int
-    examples: int
-    available: int
-    seconds: float
-    earlier_seconds: float
-    losses: list[tuple[int, float]]
-    notes: dict[str, Any]
-
-    def record(self) -> dict[str, Any]:
-        """For the result file."""
-        capped = self.examples < self.available
-        return {"steps": self.steps, "epochs": self.epochs, "examples": self.examples, "capped": capped}
-
-
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """The optimizer's groups of a model's parameters: biases and norms are not decayed."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     return [{"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
             {"params": vectors, "lr": recipe.lr, "weight_decay": 0.0}]  # fmt: skip
-
-
-def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
-    """At most `count` examples, drawn without replacement; all of them where None."""
-    if count is None or count >= len(examples):
-        return examples
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    return [examples[i] for i in order[:count].tolist()]
 
 
 class Training:
@@ -231,49 +195,6 @@ class Training:
         stretch = max(1, math.ceil(len(self.seen) / LOSS_POINTS))
         parts = (self.seen[start : start + stretch] for start in range(0, len(self.seen), stretch))
         return [(min((i + 1) * stretch, len(self.seen)), sum(part) / len(part)) for i, part in enumerate(parts)]
-
-
-def train(run: Training, description: str, state: Path | None, available: int) -> Trained:
-    """Train to the end, or find it done: the run's state stays at `state`, for the next one who needs it.
-
-    Args:
-        available: training examples that there were.
-    """
-    if state:
-        run.resume(state)
-    if run.step < run.steps:
-        run.train(description, state)
-        if state:
-            run.save(state)
-    run.learner.eval()
-    return Trained(run.steps, run.recipe.epochs, len(run.examples), available, run.seconds, run.earlier_seconds,
-                   run.losses_on_record(), run.notes)  # fmt: skip
-
-
-def trained_once(clock: Clock, data: PruningData, stage: str, settings: Hashable,
-                 compute: Callable[[Path | None], tuple[nn.Module, Trained]]) -> tuple[nn.Module, Trained]:
-    """A training that no budget changes, done once for `data` or found in its workspace; its cost counts in full each time.
-
-    Args:
-        settings: all that it depends on, apart from the model, task and seed.
-        compute: takes where its state is kept.
-    """
-    file = state_file(data, stage, settings)
-    learner, trained = clock.shared(stage, data, (stage, settings), lambda: compute(file))
-    clock.seconds[stage] += trained.earlier_seconds
-    return learner, trained
-
-
-def state_file(data: PruningData, stage: str, settings: Hashable) -> Path | None:
-    """Where a training with these settings keeps its state; None without a workspace."""
-    digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
-    return data.workspace / f"{stage}-{digest}.safetensors" if data.workspace else None
-
-
-def on_record(stages: dict[str, Trained]) -> dict[str, Any]:
-    """What an outcome's details tell of its trainings: steps, epochs, examples, whether capped; and the loss curves."""
-    return {"training": {name: trained.record() for name, trained in stages.items()},
-            "losses": {name: trained.losses for name, trained in stages.items()}}  # fmt: skip
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,7 @@
 """DynaBERT (Hou et al., NeurIPS 2020): one training for sub-networks of several widths and depths."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,8 @@ from torch import Tensor, nn
 from baselines.distillation import hidden_loss, logit_loss, see, task_loss
 from baselines.dynabert.rewiring import rewire
 from baselines.dynabert.subnetworks import Shape, Subnetwork, extract
-from baselines.training import Recipe, Trained, Training, first_of_shuffled, on_record, train, trained_once
+from baselines.stages import Stages, first_of_shuffled
+from baselines.training import Recipe
 from kprune.mask_search import ROUNDING
 from kprune.objectives import Objective
 from kprune.pruner import Budget, CalibrationSet, Clock, Example, Outcome, PruningData, frozen_copy
@@ -66,43 +65,52 @@ class DynaBERT:
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         """Take the largest sub-network within the budget out of the trained whole."""
-        clock, available = Clock(), len(data.training())
-        examples = first_of_shuffled(data.training(), self.max_examples, data.seed)
-        stages: dict[str, Trained] = {}
-
-        def stage(name: str, settings: tuple, start: nn.Module, losses_of: Callable, epochs: int, notes: dict) -> nn.Module:
-            def compute(state: Path | None) -> tuple[nn.Module, Trained]:
-                shared = copy.deepcopy(start).requires_grad_(True)
-                run = Training(shared, losses_of(shared), examples, data.calibration.pad_token_id,
-                               replace(self.recipe, epochs=epochs), data.seed, notes=notes)  # fmt: skip
-                trained = train(run, f"DynaBERT, {name.replace('_', ' ')}", state, available)
-                return shared.requires_grad_(False), trained
-
-            shared, stages[name] = trained_once(clock, data, name, settings, compute)
-            return shared
-
-        common = (tuple(self.widths), self.width_hidden_weight, self.recipe, self.max_examples, self.rewiring_examples, self.bf16)
+        clock = Clock()
+        stages = Stages(self.name, data, self.max_examples, clock)
         rewired, order = clock.shared(
             "rewiring", data, ("rewiring", self.max_examples, self.rewiring_examples),
-            lambda: rewire(model, objective, self.rewiring_batches(examples, data)),
+            lambda: rewire(model, objective, self.rewiring_batches(stages.examples, data)),
         )  # fmt: skip
-        shared = stage("width_stage", common, rewired, lambda shared: self.width_losses(shared, model, objective),
-                       self.recipe.epochs, {"order": order})  # fmt: skip
-        settings = (*common, tuple(self.depths), self.depth_hidden_weight)
+        shared = self.width_stage(stages, rewired, order, model, objective)
         if list(self.depths) != [1.0]:
-            teacher = shared
-            shared = stage("depth_stage", settings, teacher, lambda shared: self.depth_losses(shared, teacher, objective),
-                           self.recipe.epochs, {})  # fmt: skip
+            shared = self.depth_stage(stages, shared, objective)
         if self.final_epochs:
-            shared = stage("final_fine_tuning", (*settings, self.final_epochs), shared,
-                           lambda shared: self.task_losses(shared, objective), self.final_epochs, {})  # fmt: skip
+            shared = self.final_stage(stages, shared, objective)
         with clock("extraction"):
             shape = self.largest(model, budget)
             pruned = extract(shared, shape)
-            order = stages["width_stage"].notes["order"]
+            order = stages.done["width_stage"].notes["order"]
             kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(adapter_for(model)), strict=True)]
-        details = {"width": shape.width, "depth": shape.depth, **on_record(stages)}
+        details = {"width": shape.width, "depth": shape.depth, **stages.on_record()}
         return Outcome.of(pruned.eval(), kept, clock, details)
+
+    @property
+    def width_settings(self) -> tuple:
+        """What DynaBERT_w depends on."""
+        return (tuple(self.widths), self.width_hidden_weight, self.recipe, self.max_examples, self.rewiring_examples, self.bf16)
+
+    @property
+    def depth_settings(self) -> tuple:
+        """What DynaBERT depends on."""
+        return (*self.width_settings, tuple(self.depths), self.depth_hidden_weight)
+
+    def width_stage(
+        self, stages: Stages, rewired: nn.Module, order: list[list[int]], model: nn.Module, objective: Objective
+    ) -> nn.Module:
+        """DynaBERT_w, from the rewired model; the units' order is kept with it."""
+        return stages.train_once("width_stage", rewired, lambda shared: self.width_losses(shared, model, objective),
+                                 self.recipe, self.width_settings, {"order": order})  # fmt: skip
+
+    def depth_stage(self, stages: Stages, width_stage: nn.Module, objective: Objective) -> nn.Module:
+        """DynaBERT, from DynaBERT_w."""
+        return stages.train_once("depth_stage", width_stage, lambda shared: self.depth_losses(shared, width_stage, objective),
+                                 self.recipe, self.depth_settings)  # fmt: skip
+
+    def final_stage(self, stages: Stages, trained: nn.Module, objective: Objective) -> nn.Module:
+        """Fine-tuned on the labels."""
+        recipe, settings = replace(self.recipe, epochs=self.final_epochs), (*self.depth_settings, self.final_epochs)
+        return stages.train_once("final_fine_tuning", trained, lambda shared: self.task_losses(shared, objective),
+                                 recipe, settings)  # fmt: skip
 
     def rewiring_batches(self, examples: Sequence[Example], data: PruningData) -> list[dict[str, Tensor]]:
         some = first_of_shuffled(examples, self.rewiring_examples, data.seed)

@@ -1,7 +1,7 @@
 """Kwon et al., "A Fast Post-Training Pruning Framework for Transformers" (NeurIPS 2022, arXiv 2204.09656)."""
 
 from dataclasses import dataclass
-from math import sqrt
+from functools import partial
 
 import torch
 from torch import nn
@@ -9,12 +9,12 @@ from torch import nn
 from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from baselines.kwon.rearrange import rearrange
 from baselines.kwon.search import search
-from baselines.mask_tuning import tune_masks
+from baselines.mask_tuning import prune_and_tune, search_with_teacher
 from kprune.budget import UnitCost
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.surgery import keep_masked
+from kprune.transformer.adapter import Sublayer
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,17 @@ class Kwon:
             "fisher", data, ("kwon", "fisher"), lambda: mask_gradients_by_batch(dense, data.calibration, objective)
         )
         with clock("mask_search"):
-            costs, limit = budget.unit_costs(dense), budget.limit(dense)
-            constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, dense.sublayers, strict=True))
-            masks = self.search(gradients, costs, limit)
-            teacher_masks = self.search(gradients, costs, limit / sqrt(constraint))
+            masks, teacher_masks = search_with_teacher(partial(self.search, gradients), dense, budget)
         with clock("rearrangement"):
             masks = [rearrange(mask, g) for mask, g in zip(masks, gradients, strict=True)]
         with clock("mask_tuning"):
-            student, teacher = dense, adapter_for(frozen_copy(model))
-            kept = keep_masked(student.sublayers, masks)
-            keep_masked(teacher.sublayers, teacher_masks)
-            tuning = tune_masks(student, teacher, data.calibration, objective, self.tunes, self.damping, self.max_scale)
-        return Outcome.of(student.model, kept, clock, tuning.details())
+            kept, tuning = prune_and_tune(
+                dense, masks, teacher_masks, data.calibration, objective, self.tunes, self.damping, self.max_scale
+            )
+        return Outcome.of(dense.model, kept, clock, tuning.details())
 
     @staticmethod
-    def tunes(sublayer) -> bool:
+    def tunes(sublayer: Sublayer) -> bool:
         """Which sublayers' masks are tuned: all but the first MHA's."""
         return sublayer.kind == "ffn" or sublayer.index > 0
 

@@ -66,6 +66,28 @@ def test_soft_masks_are_factors_of_the_extracted_weights():
     torch.testing.assert_close(pruned(**batch).logits, expected, rtol=0, atol=1e-9)
 
 
+@torch.no_grad()
+def test_units_that_fill_the_budget_are_worth_their_probability():
+    """Closed masks whose units are kept all the same, some of them in a sublayer that is closed as a whole."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    adapter = adapter_for(model)
+    l0 = L0Masks([s.units for s in adapter.sublayers]).double()
+    for logits in l0.units:
+        logits.uniform_(-4, 4)
+    l0.sublayers.copy_(torch.tensor([4.0, 4, -3, 4, 4, -3]))
+    pruned = copy.deepcopy(model)
+    kept = extract(pruned, l0, Budget(0.1, 8.0))
+    closed = [sum(m[units] == 0) for m, units in zip(l0.deterministic(), kept, strict=True)]
+    assert sum(closed) > 20 and closed[5] == len(kept[5]) > 0 and closed[1] < len(kept[1])
+    columns = zip(adapter.sublayers, adapter_for(pruned).sublayers, l0.deterministic(), l0.log_open(), kept, strict=True)
+    for dense, sublayer, mask, log_open, units in columns:
+        factors = torch.tensor([mask[u] if mask[u] > 0 else log_open[u].exp() for u in units], dtype=torch.float64)
+        blocks = dense.projection.weight.unflatten(1, (-1, dense.unit_size))[:, units] * factors[:, None]
+        torch.testing.assert_close(sublayer.projection.weight, blocks.flatten(1))
+        assert (sublayer.projection.weight != 0).any(dim=0).all()
+
+
 def test_the_probability_of_an_open_mask_is_the_share_of_draws():
     torch.manual_seed(0)
     l0 = L0Masks([4000])

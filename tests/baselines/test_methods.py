@@ -7,6 +7,7 @@ import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
+from baselines.magnitude import squared_weights
 from baselines.random import Random
 from experiments.composing import file_settings
 from experiments.methods import build_method
@@ -126,9 +127,20 @@ def test_magnitude_is_the_squares_of_all_weights_a_unit_owns():
     )
     head = head + attention.output.dense.weight[:, rows].square().sum()
     neuron = layer.intermediate.dense.weight[5].square().sum() + layer.output.dense.weight[:, 5].square().sum()
-    magnitude = method("magnitude")
-    torch.testing.assert_close(magnitude.scores(mha, 10.0)[2], head / 10)
-    torch.testing.assert_close(magnitude.scores(ffn, 10.0)[5], neuron / 10)
+    torch.testing.assert_close(squared_weights(mha)[2], head)
+    torch.testing.assert_close(squared_weights(ffn)[5], neuron)
+
+
+def test_magnitude_keeps_the_largest_per_flop():
+    model = tiny_model()
+    kept, sublayers = prune("magnitude", model, 0.5).kept_units, adapter_for(model).sublayers
+    per_flop = [squared_weights(s) / s.unit_flops(8.0) for s in sublayers]
+    lowest_kept = min(score[units].min() for score, units in zip(per_flop, kept, strict=True) if units)
+    # Better ones are passed over where they no longer fit: heads alone, since all neurons cost the same.
+    passed_over = [(s.kind, u) for s, score, units in zip(sublayers, per_flop, kept, strict=True)
+                   for u in range(s.units) if u not in units and score[u] > lowest_kept]  # fmt: skip
+    assert all(kind == "mha" for kind, _ in passed_over)
+    assert squared_weights(sublayers[0]).min() > squared_weights(sublayers[1]).max(), "FLOPs make no difference"
 
 
 def test_magnitude_removes_units_without_weights_first():
@@ -144,10 +156,13 @@ def test_magnitude_removes_units_without_weights_first():
     assert 1 not in outcome.kept_units[2] and min(outcome.kept_units[5]) >= 10
 
 
-def test_random_follows_torchs_seed():
-    model, objective, data = tiny_model(), objective_of(tiny_model()), PruningData(tiny_labelled())
+def test_random_follows_the_datas_seed_and_nothing_else():
+    model, objective, calibration = tiny_model(), objective_of(tiny_model()), tiny_labelled()
     kept = []
     for seed in (0, 0, 1):
-        torch.manual_seed(seed)
+        data = PruningData(calibration, seed=seed)
         kept.append(Random().prune(model, objective, data, Budget(0.5, 8.0)).kept_units)
     assert kept[0] == kept[1] != kept[2]
+    before = torch.get_rng_state()
+    Random().prune(model, objective, data, Budget(0.5, 8.0))
+    assert torch.equal(torch.get_rng_state(), before)

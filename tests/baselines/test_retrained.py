@@ -1,12 +1,15 @@
 """What holds for every retrained method."""
 
 import copy
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_batch, tiny_model
 
-from baselines import training
+from baselines import cofi, training
 from baselines.cofi import CoFi
 from baselines.dynabert import DynaBERT
 from baselines.ebert import EBERT
@@ -39,6 +42,18 @@ def prune(name, data, family="bert", head="classification", reduction=0.7):
 
 def weights(outcome):
     return outcome.model.state_dict()
+
+
+def stored_seconds(state):
+    """What the state of a training says that it took."""
+    with safe_open(state, framework="pt") as file:
+        return json.loads(file.metadata()["training"])["seconds"]
+
+
+def store_seconds(state, seconds):
+    with safe_open(state, framework="pt") as file:
+        content = json.loads(file.metadata()["training"])
+    save_file(load_file(state), state, {"training": json.dumps(content | {"seconds": seconds})})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -124,8 +139,11 @@ def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_
     assert len(list(tmp_path.iterdir())) == 1
     for stage in ("rewiring", "width_stage"):
         assert small.seconds_by_stage[stage] == large.seconds_by_stage[stage] > 0
+    (state,) = tmp_path.iterdir()
+    assert 0 < stored_seconds(state) <= large.seconds_by_stage["width_stage"]
+    store_seconds(state, 1000.0)  # more than any time it takes to find it
     elsewhere = METHODS["dynabert_w"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.2, 8.0))
-    assert elsewhere.seconds_by_stage["width_stage"] > large.details["training"]["width_stage"]["steps"] * 1e-4
+    assert elsewhere.seconds_by_stage["width_stage"] > 1000
     wider = METHODS["dynabert_d"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.7, 8.0))
     assert set(wider.details["training"]) == {"width_stage", "depth_stage", "final_fine_tuning"}
     assert len(list(tmp_path.iterdir())) == 3, "the width stage is DynaBERT_w's"
@@ -138,6 +156,37 @@ def test_its_config_builds_it(name):
     assert pruner.name == name and type(pruner) is type(METHODS[name])
     with pytest.raises(UserError, match="nonsense"):
         build_method(settings | {"nonsense": 1})
+
+
+def test_fine_tuning_starts_from_kprune_as_its_own_config_has_it():
+    """The settings stand twice, as KPrune's defaults and in conf/method/kprune.yaml."""
+    finetuned, kprune = (build_method(file_settings("method", name)) for name in ("kprune_finetuned", "kprune"))
+    assert finetuned.pruner == kprune
+
+
+def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, monkeypatch):
+    """A state that began from other weights is not taken up."""
+    prune("cofi", data_for(workspace=tmp_path))
+    extract = cofi.extract
+
+    def otherwise(model, *arguments):
+        kept = extract(model, *arguments)
+        model.classifier.bias.data += 1
+        return kept
+
+    monkeypatch.setattr(cofi, "extract", otherwise)
+    prune("cofi", data_for(workspace=tmp_path))
+    assert len(list(tmp_path.glob("cofi-pruning-*"))) == 1 and len(list(tmp_path.glob("cofi-fine_tuning-*"))) == 2
+
+
+def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
+    """Widths in whole grains, which only those are given that prune to any budget."""
+    model, budget = tiny_model(dtype=torch.float32), Budget(0.6, 8.0, grain=16)
+    assert METHODS["kprune_finetuned"].any_budget and not FineTuned(METHODS["ebert"]).any_budget
+    budget.check_reach(METHODS["kprune_finetuned"], model)
+    outcome = METHODS["kprune_finetuned"].prune(model, objective_of(model), data_for(), budget)
+    assert all(heads % 2 == 0 for heads in outcome.kept_heads) and all(n % 16 == 0 for n in outcome.kept_neurons)
+    assert "fine_tuning" in outcome.seconds_by_stage
 
 
 def test_a_cap_is_on_record(data_for):

@@ -3,16 +3,8 @@ import torch
 from tiny import tiny_calibration, tiny_model
 
 from baselines.distillation import hidden_loss, logit_loss, see, task_loss
-from baselines.training import (
-    LOSS_POINTS,
-    Recipe,
-    Training,
-    batch_order,
-    first_of_shuffled,
-    parameter_groups,
-    rate,
-    train,
-)
+from baselines.stages import first_of_shuffled, train
+from baselines.training import LOSS_POINTS, Recipe, Training, batch_order, parameter_groups, rate
 from kprune.objectives import objective_of
 
 
