@@ -11,6 +11,7 @@ from torch import nn
 
 from kprune.budget import UnitCost
 from kprune.latency.timing import REPEATS, alternate, random_batch
+from kprune.pruner import frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units
@@ -85,8 +86,8 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
 
     Widths are multiples of `grain` feature columns.
     """
-    start, adapter = time.perf_counter(), adapter_for(model)
-    batch = random_batch(model, batch_size, sequence_length)
+    start, dense, empty = time.perf_counter(), frozen_copy(model), frozen_copy(model)
+    adapter, batch = adapter_for(dense), random_batch(model, batch_size, sequence_length)
     with torch.inference_mode():
         hidden, attention_mask = adapter.embed(batch)
     calls, widths = [], {}
@@ -101,10 +102,9 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
     for kind, measured in widths.items():
         none = next(medians)
         ms[kind] = [next(medians) - none for _ in measured]
-    empty = copy.deepcopy(model).eval()
     for sublayer in adapter_for(empty).sublayers:
         sublayer.empty()
-    whole = alternate([lambda m=m: m(**batch) for m in (model.eval(), empty)], model.device, REPEATS)
+    whole = alternate([lambda m=m: m(**batch) for m in (dense, empty)], model.device, REPEATS)
     return LatencyTable(widths, ms, *map(statistics.median, whole), seconds=time.perf_counter() - start)
 
 
@@ -116,6 +116,6 @@ def _widths(sublayer: Sublayer, grain: int) -> list[int]:
 
 def _narrowed(sublayer: Sublayer, width: int) -> Sublayer:
     narrowed = copy.copy(sublayer)
-    narrowed.layer = copy.deepcopy(sublayer.layer).eval()
+    narrowed.layer = copy.deepcopy(sublayer.layer)
     keep_units(narrowed, torch.arange(width))
     return narrowed

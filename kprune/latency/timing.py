@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kprune.pruner import frozen_copy
 from kprune.transformer.adapter import model_inputs
 
 WARM_UP = 2
@@ -48,7 +49,7 @@ def measure_latency(
         speedup_range (the least and the largest of the single pairs' ratios).
     """
     batch = random_batch(dense, batch_size, sequence_length)
-    calls = [lambda model=model: model(**batch) for model in (dense.eval(), pruned.eval())]
+    calls = [lambda model=model: model(**batch) for model in map(frozen_copy, (dense, pruned))]
     times = alternate(calls, dense.device, repeats)
     dense_ms, pruned_ms = map(statistics.median, times)
     ratios = [d / p for d, p in zip(*times, strict=True)]

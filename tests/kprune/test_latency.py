@@ -11,7 +11,7 @@ from tiny import tiny_calibration, tiny_model
 from kprune.algorithm import KPrune
 from kprune.budget import Budget, UnitCost
 from kprune.errors import OutOfReach, UserError
-from kprune.latency import LatencyBudget, LatencyTable, Point, measure_table, prune_to_speedup
+from kprune.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
 from kprune.latency.search import corrected
 from kprune.latency.table import fit
 from kprune.mask_search import threshold
@@ -158,3 +158,15 @@ def test_a_method_that_counts_flops_alone():
     Counting.reach = lambda *_: 1.0
     with pytest.raises(UserError, match="counting does not round widths"):
         Budget(0.5, 8.0, 16).check_reach(Counting(), model)
+
+
+def test_measuring_leaves_the_models_in_the_mode_they_were_in():
+    """And measures without dropout: inside, everything is in evaluation mode."""
+    model, pruned = (tiny_model(dtype=torch.float32).train() for _ in range(2))
+    seen = []
+    for module in (*model.modules(), *pruned.modules()):
+        module.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    measure_table(model, 2, 8)
+    measure_latency(model, pruned, 2, 8, repeats=1)
+    assert seen and not any(seen)
+    assert all(module.training for module in (*model.modules(), *pruned.modules()))
