@@ -1,5 +1,6 @@
 """K-prune: accurate retraining-free pruning (Park, Choi, Kang, ICLR 2024), sublayer by sublayer from the bottom up."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from kprune.budget import UnitCost
 from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split, teacher_logits
+from kprune.errors import UserError
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import greedy, search
 from kprune.objectives import Objective, Span
@@ -69,7 +71,7 @@ class KPrune:
         """Prune a copy of `model` to the budget.
 
         Raises:
-            UserError: the model's family is not supported, or its features are not finite.
+            UserError: the model's family is not supported, or something measured is not finite.
         """
         if isinstance(objective, Span):
             objective = Span(keep_padding=self.span_padding)
@@ -83,6 +85,12 @@ class KPrune:
                 held_out_divergence(outcome.model, model, objective, held_out, self.knowledge.temperature)
                 for outcome in outcomes
             ]
+        for lam, divergence in zip(self.lambdas, divergences, strict=True):
+            if not math.isfinite(divergence):
+                raise UserError(
+                    f"the model pruned with λ={lam} diverges from the dense one by {divergence} on examples held out: "
+                    "leave that λ out (method.lambdas), or check the checkpoint's weights"
+                )
         outcome = outcomes[divergences.index(min(divergences))]
         outcome.details["held_out_divergence"] = dict(zip(map(str, self.lambdas), divergences, strict=True))
         own = sum(outcome.seconds_by_stage.values())

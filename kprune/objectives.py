@@ -132,7 +132,8 @@ class Span(Objective):
         logits = torch.stack([output.start_logits, output.end_logits], dim=1)
         if self.keep_padding:
             return logits
-        return logits.masked_fill(attention_mask[:, None, :] == 0, torch.finfo(logits.dtype).min)
+        # Far below any logit, and still finite and far below them over any temperature.
+        return logits.masked_fill(attention_mask[:, None, :] == 0, -(torch.finfo(logits.dtype).max ** 0.5))
 
     def read_tokens(self, attention_mask: Tensor) -> Tensor:
         return attention_mask.bool()

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from kprune.allocation import allocate, monotone
 from kprune.calibration import CalibrationState, calibration_states
+from kprune.errors import check_positive
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
@@ -28,7 +29,7 @@ class KPrunePlus:
     as many as it keeps, and chooses among them by the student's own features.
 
     Attributes:
-        temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured.
+        temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
         ridge: of the least squares, relative to the mean of the Gram matrix's diagonal.
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
@@ -46,6 +47,9 @@ class KPrunePlus:
 
     needs_labels = False
     any_budget = True
+
+    def __post_init__(self):
+        check_positive(temperature=self.temperature)
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""

@@ -100,6 +100,13 @@ def test_lambda_is_chosen_by_a_teacher_without_dropout():
     assert outcomes[0].details == outcomes[1].details
 
 
+def test_a_divergence_that_is_not_finite_is_never_chosen(monkeypatch):
+    divergences = iter([float("nan"), 1.0])
+    monkeypatch.setattr("kprune.algorithm.held_out_divergence", lambda *_: next(divergences))
+    with pytest.raises(UserError, match="pruned with λ=1e-05 diverges from the dense one by nan"):
+        prune(tiny_model(), 0.5)
+
+
 def test_an_emptied_sublayer_keeps_its_bias_unless_told():
     for keep_bias in (True, False):
         outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
