@@ -16,7 +16,7 @@ from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_c
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 from kprune.transformer.masks import masked
-from kprune.transformer.surgery import unit_columns
+from kprune.transformer.surgery import keep_units, unit_columns
 
 OFFICIAL = build_method(file_settings("method", "kprune_official"))
 
@@ -134,6 +134,17 @@ def test_a_pruned_model_is_pruned_again(family):
     assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
     assert all(a >= b for a, b in zip(once.kept_neurons, twice.kept_neurons, strict=True))
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
+
+
+@pytest.mark.parametrize("empty", [[5], [4, 5]], ids=["top_ffn", "top_layer"])
+def test_a_model_whose_top_is_empty_is_pruned_again(empty):
+    model = tiny_model()
+    for index in empty:
+        keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
+    outcome = prune(model, 0.5)
+    assert all(outcome.kept_units[index] == [] for index in empty)
+    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
 
 
 def test_ablations_differ_from_the_method_and_from_one_another():

@@ -143,6 +143,17 @@ def test_a_pruned_model_is_pruned_again(family):
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
 
+@pytest.mark.parametrize("empty", [[5], [4, 5]], ids=["top_ffn", "top_layer"])
+def test_a_model_whose_top_is_empty_is_pruned_again(empty):
+    model = tiny_model()
+    for index in empty:
+        keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
+    outcome = prune(model, 0.5)
+    assert all(outcome.kept_units[index] == [] for index in empty)
+    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+
+
 def test_an_empty_sublayer_below_is_no_obstacle():
     model = tiny_model()
     keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
