@@ -18,7 +18,7 @@ from kprune.removal import Removal, remove_greedily
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Sublayer
 from kprune.transformer.surgery import keep_units, unit_columns
-from kprune.weight_tuning import LeastSquares
+from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,14 @@ class KPrunePlus:
 
     def removal(self, sublayer: Sublayer, fisher: OutputFisher) -> Removal:
         """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor."""
-        if sublayer.units == 0:
-            return Removal(torch.arange(0, device=fisher.covariance.device), fisher.covariance.new_zeros(1))
         features = fisher.features.centred()
-        factor, _ = features.factor(self.ridge)
+        if features.dead:
+            # No unit, none that does anything, or nothing is felt of them: all may go for nothing.
+            units = torch.arange(sublayer.units, device=fisher.covariance.device)
+            return Removal(units, fisher.covariance.new_zeros(len(units) + 1))
+        factor, _ = ridged_cholesky(features.gram, self.ridge)
         weight = sublayer.projection.weight.double()
-        root = metric_root(fisher.covariance, self.metric_ridge) @ weight / max(features.weight, 1e-300) ** 0.5
+        root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size)
 
     def map_input(self, sublayer: Sublayer, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> None:
@@ -144,7 +146,7 @@ class KPrunePlus:
         if count in (0, sublayer.units):
             return torch.arange(count, device=problem.gram.device)
         centred = problem.centred()
-        factor, _ = centred.factor(self.ridge)
+        factor, _ = ridged_cholesky(centred.gram, self.ridge)
         optimum = torch.cholesky_solve(centred.cross, factor).T
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size, keep=count).kept(count)

@@ -25,6 +25,38 @@ def gram_matrix(features: Tensor, other: Tensor | None = None) -> Tensor:
     return gram
 
 
+def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
+    """Cholesky factor of a Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
+
+    Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2. The factor of
+    a matrix of zeros is the identity.
+
+    Args:
+        gram: [n, n], positive semi-definite but for rounding.
+
+    Returns:
+        the factor [n, n], and the ridge that was used (relative).
+
+    Raises:
+        UserError: the matrix holds NaN or infinity, or no ridge up to 1e-2 makes it positive definite.
+    """
+    scale = gram.diagonal().mean()
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if not torch.isfinite(gram).all():
+        raise UserError(
+            "weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights"
+        )
+    if scale <= 0:
+        return identity, ridge
+    highest = max(ridge, 1e-2)
+    while ridge <= highest:
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * identity)
+        if not failed and torch.isfinite(factor).all():
+            return factor, ridge
+        ridge = max(10 * ridge, 1e-12)
+    raise UserError(f"weight tuning has no solution with a ridge of {highest:g}: raise the method's ridge")
+
+
 @dataclass
 class LeastSquares:
     """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
@@ -62,7 +94,9 @@ class LeastSquares:
         self.weight += len(features) if weights is None else weights.sum().item()
 
     def centred(self) -> "LeastSquares":
-        """The same problem with the best constant c taken out of it."""
+        """The same problem with the best constant c taken out of it; itself where no token has weight."""
+        if not self.weight:
+            return self
         mean = self.features / self.weight
         return LeastSquares(
             self.gram - torch.outer(mean, self.features),
@@ -88,32 +122,14 @@ class LeastSquares:
         weight = weight.double()
         return self.energy + ((weight @ self.gram) * weight).sum().item() - 2 * (weight * self.cross.T).sum().item()
 
-    def factor(self, ridge: float) -> tuple[Tensor, float]:
-        """Cholesky factor of the Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
-
-        Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2.
-
-        Returns:
-            the factor, and the ridge that was used (relative).
-
-        Raises:
-            UserError: no ridge up to 1e-2 makes the system solvable (NaN or infinite features).
-        """
-        scale = self.gram.diagonal().mean()
-        identity = torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
-        highest = max(ridge, 1e-2)
-        while ridge <= highest:
-            factor, failed = torch.linalg.cholesky_ex(self.gram + ridge * scale * identity)
-            if not failed and torch.isfinite(factor).all():
-                return factor, ridge
-            ridge = max(10 * ridge, 1e-12)
-        raise UserError(
-            "weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights"
-        )
+    @property
+    def dead(self) -> bool:
+        """Whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
+        return bool(self.gram.diagonal().sum() <= 0)
 
     def solve(self, ridge: float) -> tuple[Tensor, float]:
-        """W [d, n] in float64, and the ridge that was used; see `factor`."""
-        factor, ridge = self.factor(ridge)
+        """W [d, n] in float64, zero where features are, and the ridge that was used; see `ridged_cholesky`."""
+        factor, ridge = ridged_cholesky(self.gram, ridge)
         return torch.cholesky_solve(self.cross, factor).T, ridge
 
     def solve_float32(self) -> Tensor:

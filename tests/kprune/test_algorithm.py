@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
 
 from experiments.composing import file_settings
 from experiments.methods import build_method
 from kprune.algorithm import KPrune
 from kprune.calibration import calibration_states, held_out_divergence, split, teacher_logits
+from kprune.checkpoint.dense import densified
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import objective_of
@@ -211,3 +212,16 @@ def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
                 total += 4 * log_p[label].exp().item() * g**2 / 2 / 4
     for ours, literal in zip(measured, expected, strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("reduction", [0.1, 0.5])
+def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction):
+    """The removed units are there as zeros, whole sublayers of them."""
+    dense = densified(narrowed())
+    assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
+    outcome = prune(dense, reduction)
+    weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
+    assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    for index in (0, 3):
+        sublayer = adapter_for(outcome.model).sublayers[index]
+        assert sublayer.units == 0 or sublayer.projection.weight.abs().max() == 0

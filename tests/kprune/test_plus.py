@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
 
 from kprune.algorithm import KPrune
 from kprune.allocation import monotone
 from kprune.calibration import calibration_states, held_out_divergence
+from kprune.checkpoint.dense import densified
 from kprune.fisher import measure_fisher
 from kprune.objectives import objective_of
 from kprune.plus import KPrunePlus
@@ -158,3 +159,40 @@ def test_an_empty_sublayer_below_is_no_obstacle():
     model = tiny_model()
     keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
     assert prune(model, 0.5).kept_units[2] == []
+
+
+@pytest.mark.parametrize("reduction", [0.1, 0.5])
+def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction):
+    """The removed units are there as zeros, whole sublayers of them."""
+    dense = densified(narrowed())
+    assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
+    outcome = prune(dense, reduction)
+    weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
+    assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    for index in (0, 3):
+        sublayer = adapter_for(outcome.model).sublayers[index]
+        assert sublayer.units == 0 or sublayer.projection.weight.abs().max() == 0
+
+
+def test_a_sublayer_that_nothing_is_felt_of_may_go_for_nothing():
+    """The classifier ignores everything."""
+    model = tiny_model()
+    model.classifier.weight.data.zero_()
+    adapter = adapter_for(frozen_copy(model))
+    states = calibration_states(adapter, tiny_calibration(24).batches())
+    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
+    for sublayer, fisher in zip(adapter.sublayers, fishers, strict=True):
+        assert torch.equal(KPrunePlus().removal(sublayer, fisher).errors, torch.zeros(sublayer.units + 1).double())
+    outcome = prune(model, 0.5)
+    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    torch.testing.assert_close(outcome.model(**tiny_batch()).logits, model(**tiny_batch()).logits)
+
+
+def test_a_sublayer_that_does_nothing_may_go_for_nothing():
+    """Weights that no feature ever reaches."""
+    model = tiny_model()
+    ffn = adapter_for(model).sublayers[3]
+    ffn.inputs[0].weight.data.zero_(), ffn.inputs[0].bias.data.zero_()
+    outcome = prune(model, 0.3)
+    assert outcome.kept_neurons[1] == 0
+    assert min(outcome.kept_neurons[::2]) > 0
