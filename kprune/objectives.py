@@ -103,19 +103,25 @@ class Classification(Objective):
 
 
 class Regression(Objective):
-    """Values [B]; squared error between student and teacher in place of the KL. The temperature has no meaning here."""
+    """Values [B], or [B, outputs] of several; squared error between student and teacher, summed over the outputs, in place
+    of the KL. The temperature has no meaning here."""
 
     def read(self, output, attention_mask: Tensor) -> Tensor:
         return output.logits.squeeze(-1)
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        return (student - teacher) ** 2
+        return _outputs((student - teacher) ** 2).sum(dim=1)
 
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
-        return [2**0.5 * logits]
+        return [2**0.5 * value for value in _outputs(logits).unbind(dim=1)]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.mse_loss(logits, labels.to(logits.dtype))
+
+
+def _outputs(values: Tensor) -> Tensor:
+    """[B, outputs], from [B] where there is one."""
+    return values.reshape(len(values), -1)
 
 
 class Span(Objective):
@@ -158,13 +164,18 @@ def objective_of(model) -> Objective:
     """The objective that a transformers model's head asks for.
 
     Raises:
-        UserError: the head is neither a sequence classifier nor a question answerer.
+        UserError: the head is neither a sequence classifier nor a question answerer, or it has several labels at once.
     """
     name = type(model).__name__
     if name.endswith("ForQuestionAnswering"):
         return Span()
     if name.endswith("ForSequenceClassification"):
         config = model.config
+        if config.problem_type == "multi_label_classification":
+            raise UserError(
+                f"{name} has problem_type='multi_label_classification', which no KL of one softmax compares: give "
+                "task='regression', which compares its logits by their squared error"
+            )
         regression = config.problem_type == "regression" or config.num_labels == 1
         return Regression() if regression else Classification()
     raise UserError(

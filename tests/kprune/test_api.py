@@ -99,6 +99,18 @@ def test_methods_and_tasks_of_ones_own():
         kprune.prune(model, labelled, 0.8, method=recorder)
 
 
+@pytest.mark.parametrize("method", ["kprune", "kprune_plus"])
+def test_several_labels_at_once_are_compared_as_values(method):
+    model = tiny_model(dtype=torch.float32)
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match="problem_type='multi_label_classification'.* give task='regression'"):
+        kprune.prune(model, batches(model), 0.5, method)
+    outcome = kprune.prune(model, batches(model), 0.5, method, task="regression")
+    assert outcome.details["flops_reduction"] >= 0.5
+    model.config.problem_type = "regression"
+    assert kprune.prune(model, batches(model), 0.5, method).kept_units == outcome.kept_units
+
+
 def test_labels_go_to_a_method_that_needs_them():
     model, recorder = tiny_model(head="span", dtype=torch.float32), Recorder(needs_labels=True)
     spans = [b | {name: torch.arange(len(b["input_ids"])) for name in ("start_positions", "end_positions")}

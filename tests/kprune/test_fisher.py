@@ -25,7 +25,7 @@ def quadratic(objective, logits, change):
     variable = logits.clone().requires_grad_()
     roots = objective.fisher_roots(variable, GAMMA, keys)
     gradients = [torch.autograd.grad(root.sum(), variable, retain_graph=True)[0] for root in roots]
-    return sum((g * change).flatten(1).sum(dim=1) ** 2 for g in gradients) / 2
+    return sum((g * change).reshape(len(g), -1).sum(dim=1) ** 2 for g in gradients) / 2
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -36,12 +36,13 @@ def test_roots_of_a_classifier_are_the_second_order_of_the_divergence(classes):
     torch.testing.assert_close(quadratic(Classification(), logits, 1e-4 * change), divergence, rtol=1e-3, atol=0)
 
 
-def test_roots_of_a_regression_are_its_divergence():
-    values, change = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    torch.testing.assert_close(
-        quadratic(Regression(), values[:, None], change[:, None]).flatten(),
-        Regression().divergence(values + change, values, GAMMA),
-    )
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 3)])
+def test_roots_of_a_regression_are_its_divergence(shape):
+    """One number per example, of several outputs the sum."""
+    values, change = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    divergence = Regression().divergence(values + change, values, GAMMA)
+    torch.testing.assert_close(divergence, change.square().reshape(5, -1).sum(dim=1))
+    torch.testing.assert_close(quadratic(Regression(), values, change), divergence)
 
 
 @pytest.mark.parametrize("classes", [5, 40])
