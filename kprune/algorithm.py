@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from kprune.budget import UnitCost
 from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split, teacher_logits
-from kprune.errors import UserError
+from kprune.errors import UserError, check_count, check_not_negative, check_positive, check_words
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import greedy, search
 from kprune.objectives import Objective, Span
@@ -53,7 +54,7 @@ class KPrune:
     tuning: bool = True
     fill_budget: bool = True
     strict_threshold: bool = False
-    solve: str = "float64"
+    solve: Literal["float64", "float32"] = "float64"
     ridge: float = 1e-6
     keep_bias: bool = True
     drawn_batches: bool = False
@@ -62,6 +63,16 @@ class KPrune:
 
     needs_labels = False
     any_budget = True
+
+    def __post_init__(self):
+        check_words(self)
+        if not self.lambdas:
+            raise UserError("lambdas is empty: give one λ or more, such as [1e-5]")
+        for lam in self.lambdas:
+            check_not_negative(lambdas=0.0 if lam is None else lam)
+        check_positive(mu=self.mu)
+        check_not_negative(ridge=self.ridge)
+        check_count(measure_every=1 if self.measure_every is None else self.measure_every, measure_batches=self.measure_batches)
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kprune.calibration import CalibrationState
-from kprune.errors import UserError, check_positive
+from kprune.errors import UserError, check_positive, check_words
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.masks import features_and_gradients, mask_gradients
@@ -36,6 +36,7 @@ class KnowledgeSettings:
     representational_mean: Literal["examples", "tokens_and_hidden"] = "examples"
 
     def __post_init__(self):
+        check_words(self)
         check_positive(temperature=self.temperature)
 
 

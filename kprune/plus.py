@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from kprune.allocation import allocate, monotone
 from kprune.calibration import CalibrationState, calibration_states
-from kprune.errors import check_positive
+from kprune.errors import UserError, check_not_negative, check_positive
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
@@ -50,6 +50,9 @@ class KPrunePlus:
 
     def __post_init__(self):
         check_positive(temperature=self.temperature)
+        check_not_negative(ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge)
+        if not self.candidates >= 1:
+            raise UserError(f"candidates={self.candidates} are fewer than are kept: give 1 or more")
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""

@@ -121,6 +121,25 @@ def test_a_reduction_out_of_range(reduction):
         Budget(reduction, 8.0)
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(solve="float23"), "solve=float23 is unknown: use float64 or float32"),
+        (dict(measure_batches=0), "measure_batches=0 is out of range: give a whole number above 0"),
+        (dict(measure_every=0), "measure_every=0 is out of range"),
+        (dict(measure_every=1.5), "measure_every=1.5 is out of range"),
+        (dict(lambdas=()), "lambdas is empty"),
+        (dict(lambdas=(1e-5, -1.0)), "lambdas=-1.0 is out of range: give 0 or a number above"),
+        (dict(lambdas=(float("nan"),)), "lambdas=nan is out of range"),
+        (dict(mu=0), "mu=0 is out of range"),
+        (dict(ridge=-1e-6), "ridge=-1e-06 is out of range"),
+    ],
+)
+def test_settings_that_mean_nothing(settings, message):
+    with pytest.raises(UserError, match=message):
+        KPrune(**settings)
+
+
 def test_empty_calibration_set():
     with pytest.raises(UserError, match="calibration set is empty"):
         CalibrationSet([], 4, 0)

@@ -205,3 +205,18 @@ def test_a_temperature_that_is_none(temperature):
     for settings in (KnowledgeSettings, KPrunePlus):
         with pytest.raises(UserError, match="temperature=.* is out of range: give a number above 0"):
             settings(temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(predictive="fishr"), "predictive=fishr is unknown: use divergence or fisher"),
+        (dict(kl="studnet_teacher"), "kl=studnet_teacher is unknown: use student_teacher or teacher_student"),
+        (dict(gradient="mean"), "gradient=mean is unknown: use example or batch"),
+        (dict(head="hole"), "head=hole is unknown: use whole or mean_of_dimensions"),
+        (dict(representational_mean="x"), "representational_mean=x is unknown: use examples or tokens_and_hidden"),
+    ],
+)
+def test_words_that_name_nothing(settings, message):
+    with pytest.raises(UserError, match=message):
+        KnowledgeSettings(**settings)

@@ -10,6 +10,7 @@ from kprune.algorithm import KPrune
 from kprune.allocation import monotone
 from kprune.calibration import calibration_states, held_out_divergence
 from kprune.checkpoint.dense import densified
+from kprune.errors import UserError
 from kprune.fisher import measure_fisher
 from kprune.objectives import objective_of
 from kprune.plus import KPrunePlus
@@ -196,3 +197,11 @@ def test_a_sublayer_that_does_nothing_may_go_for_nothing():
     outcome = prune(model, 0.3)
     assert outcome.kept_neurons[1] == 0
     assert min(outcome.kept_neurons[::2]) > 0
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(ridge=-1.0), dict(metric_ridge=-1.0), dict(floor=-1.0), dict(input_ridge="x"), dict(candidates=0.5)]
+)
+def test_settings_that_mean_nothing(settings):
+    with pytest.raises(UserError, match="=.*: give"):
+        KPrunePlus(**settings)
