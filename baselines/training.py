@@ -259,7 +259,12 @@ def trained_once(clock: Clock, data: PruningData, stage: str, settings: Hashable
         compute: takes where its state is kept.
     """
     file = state_file(data, stage, settings)
-    learner, trained = clock.shared(stage, data, (stage, settings), lambda: compute(file))
+
+    def training(clock: Clock) -> tuple[nn.Module, Trained]:
+        with clock(stage):
+            return compute(file)
+
+    learner, trained = clock.shared(data, (stage, settings), training)
     clock.seconds[stage] += trained.earlier_seconds
     return learner, trained
 

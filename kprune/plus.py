@@ -16,7 +16,7 @@ from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.removal import Removal, remove_greedily
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units, unit_columns
 from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
@@ -69,16 +69,10 @@ class KPrunePlus:
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
         with clock("embeddings"):
             states = calibration_states(teacher, data.calibration.batches())
-        fishers = clock.shared(
-            "fisher", data, (self.name, "fisher", self.temperature),
-            lambda: measure_fisher(teacher, states, objective, self.temperature),
-        )  # fmt: skip
-        removals = clock.shared(
-            "curves", data, (self.name, "curves", self.temperature, self.ridge, self.metric_ridge),
-            lambda: [
-                self.removal(s, f) for s, f in zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)
-            ],
-        )  # fmt: skip
+        settings = self.temperature, self.ridge, self.metric_ridge
+        fishers, removals = clock.shared(
+            data, (self.name, *settings), lambda own: self.first_pass(teacher, states, objective, own)
+        )
         curves = [monotone(removal.errors) for removal in removals]
         counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []
@@ -103,9 +97,25 @@ class KPrunePlus:
             below = fisher
         return Outcome.of(student.model, kept_units, clock, {"ridge": ridges})
 
-    def removal(self, sublayer: Sublayer, fisher: OutputFisher) -> Removal:
-        """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor."""
-        features = fisher.features.centred()
+    def first_pass(
+        self, teacher: Adapter, states: Sequence[CalibrationState], objective: Objective, clock: Clock
+    ) -> tuple[list[OutputFisher], list[Removal]]:
+        """What the teacher tells of every sublayer, whatever the budget: its Fisher, and its order of removal."""
+        with clock("fisher"):
+            fishers, squares = measure_fisher(teacher, states, objective, self.temperature)
+        with clock("curves"):
+            rows = zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)
+            # A Gram matrix goes as soon as its curve is there.
+            removals = [self.removal(sublayer, fisher, squares.pop(0)) for sublayer, fisher in rows]
+        return fishers, removals
+
+    def removal(self, sublayer: Sublayer, fisher: OutputFisher, squares: LeastSquares) -> Removal:
+        """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor.
+
+        Args:
+            squares: A of the Fisher, as sums.
+        """
+        features = squares.centred()
         if features.dead:
             # No unit, none that does anything, or nothing is felt of them: all may go for nothing.
             units = torch.arange(sublayer.units, device=fisher.covariance.device)

@@ -86,7 +86,7 @@ class PruningData:
     training: Callable[[], Sequence[Example]] | None = None
     workspace: Path | None = None
     seed: int = 0
-    shared: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)
+    shared: dict[Hashable, tuple[Any, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,18 +148,18 @@ class Clock:
             torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - start
 
-    def shared(self, stage: str, data: PruningData, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """`compute()`, done once for `data` and kept there under `key`; its seconds count in full every time.
+    def shared(self, data: PruningData, key: Hashable, compute: "Callable[[Clock], Any]") -> Any:
+        """`compute(clock)`, done once for `data` and kept there under `key`; the stages that it tells its clock count in
+        full every time.
 
         The value must not depend on the budget, and whoever takes it must not change it.
         """
         if key not in data.shared:
-            alone = Clock()
-            with alone(stage):
-                value = compute()
-            data.shared[key] = value, alone.seconds[stage]
+            own = Clock()
+            data.shared[key] = compute(own), own.seconds
         value, seconds = data.shared[key]
-        self.seconds[stage] += seconds
+        for stage, taken in seconds.items():
+            self.seconds[stage] += taken
         return value
 
 

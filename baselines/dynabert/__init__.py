@@ -81,11 +81,12 @@ class DynaBERT:
             shared, stages[name] = trained_once(clock, data, name, settings, compute)
             return shared
 
+        def rewiring(clock: Clock) -> tuple[nn.Module, list[list[int]]]:
+            with clock("rewiring"):
+                return rewire(model, objective, self.rewiring_batches(examples, data))
+
         common = (tuple(self.widths), self.width_hidden_weight, self.recipe, self.max_examples, self.rewiring_examples, self.bf16)
-        rewired, order = clock.shared(
-            "rewiring", data, ("rewiring", self.max_examples, self.rewiring_examples),
-            lambda: rewire(model, objective, self.rewiring_batches(examples, data)),
-        )  # fmt: skip
+        rewired, order = clock.shared(data, ("rewiring", self.max_examples, self.rewiring_examples), rewiring)
         shared = stage("width_stage", common, rewired, lambda shared: self.width_losses(shared, model, objective),
                        self.recipe.epochs, {"order": order})  # fmt: skip
         settings = (*common, tuple(self.depths), self.depth_hidden_weight)

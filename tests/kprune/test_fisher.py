@@ -69,10 +69,10 @@ def test_the_root_of_two_classes_is_p0_p1_times_the_change_of_the_margin():
 def test_covariance_and_energies_by_their_definition(family):
     """One unpadded example at a time, by adding a free variable to each projection's output."""
     model, calibration = tiny_model(family), tiny_calibration(5, 3)
-    fishers = measured(model, calibration)
+    fishers, squares = measured(model, calibration)
     adapter = adapter_for(frozen_copy(model))
     covariances = [torch.zeros(32, 32, dtype=torch.float64) for _ in adapter.sublayers]
-    grams = [torch.zeros_like(f.features.gram) for f in fishers]
+    grams = [torch.zeros_like(s.gram) for s in squares]
     for example in calibration.examples:
         batch = collate([example], 1)
         length = len(example["input_ids"])
@@ -94,24 +94,24 @@ def test_covariance_and_energies_by_their_definition(family):
                 energies[index] += weight * g[0].square().sum(dim=1)
         for gram, f, a in zip(grams, features, energies, strict=True):
             gram += f.T @ (f * a[:, None])
-    for fisher, covariance, gram in zip(fishers, covariances, grams, strict=True):
+    for fisher, sums, covariance, gram in zip(fishers, squares, covariances, grams, strict=True):
         assert covariance.diagonal().sum() > 0
         torch.testing.assert_close(fisher.covariance, covariance, rtol=1e-7, atol=1e-12)
-        torch.testing.assert_close(fisher.features.gram, gram, rtol=1e-7, atol=1e-10)
-        assert fisher.features.weight == pytest.approx(covariance.diagonal().sum().item() * 5, rel=1e-7)
+        torch.testing.assert_close(sums.gram, gram, rtol=1e-7, atol=1e-10)
+        assert fisher.energy == pytest.approx(covariance.diagonal().sum().item() * 5, rel=1e-7)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_neither_batches_nor_padding_matter(head):
     model, examples = tiny_model(head=head), tiny_calibration(6).examples
     one, other = measured(model, CalibrationSet(examples, 1, 1)), measured(model, CalibrationSet(examples[::-1], 6, 1))
-    for a, b in zip(one, other, strict=True):
+    for (a, a_sums), (b, b_sums) in zip(zip(*one, strict=True), zip(*other, strict=True), strict=True):
         torch.testing.assert_close(a.covariance, b.covariance, rtol=1e-8, atol=1e-14)
-        torch.testing.assert_close(a.features.gram, b.features.gram, rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(a_sums.gram, b_sums.gram, rtol=1e-8, atol=1e-14)
 
 
 def test_a_classifier_feels_the_last_sublayer_at_its_first_token_alone():
-    fisher = measured(tiny_model(), tiny_calibration(6))[-1]
+    fisher = measured(tiny_model(), tiny_calibration(6))[0][-1]
     for energies in fisher.energies:
         assert energies[:, 0].min() > 0 and energies[:, 1:].max() == 0
 

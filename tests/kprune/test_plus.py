@@ -51,12 +51,21 @@ def test_reductions_share_the_first_pass_and_its_seconds():
         assert shared[0].seconds_by_stage[stage] == shared[1].seconds_by_stage[stage] > 0
 
 
+def test_no_gram_matrix_is_shared():
+    """What reductions share grows with d² and tokens, never with the square of the neurons."""
+    data = PruningData(tiny_calibration(24))
+    prune(tiny_model(), 0.6, data=data)
+    ((fishers, removals), _) = data.shared.popitem()[1]
+    held = [value for each in (*fishers, *removals) for value in vars(each).values() if isinstance(value, torch.Tensor)]
+    assert {tuple(value.shape) for value in held} == {(32, 32), (4,), (5,), (48,), (49,)}
+
+
 def test_the_walk_chooses_among_the_units_removed_last():
     model = tiny_model()
     adapter = adapter_for(frozen_copy(model))
     states = calibration_states(adapter, tiny_calibration(24).batches())
-    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
-    orders = [KPrunePlus().removal(s, f) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    orders = [KPrunePlus().removal(*row) for row in measured]
     chosen = {c: prune(model, 0.7, KPrunePlus(candidates=c)).kept_units for c in (1.0, 2.0, 1000.0)}
     assert chosen[1.0] == [order.kept(len(kept)).tolist() for order, kept in zip(orders, chosen[1.0], strict=True)]
     for order, kept in zip(orders, chosen[2.0], strict=True):
@@ -90,8 +99,8 @@ def test_curves_fall_to_zero_with_all_units():
     adapter = adapter_for(frozen_copy(model))
     states = calibration_states(adapter, calibration.batches())
     pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8)
-    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
-    curves = [monotone(pruner.removal(s, f).errors) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    curves = [monotone(pruner.removal(*row).errors) for row in measured]
     for curve, sublayer in zip(curves, adapter.sublayers, strict=True):
         assert len(curve) == sublayer.units + 1
         assert curve[-1] == 0 and (curve.diff() <= 0).all() and curve[0] > 0
@@ -181,9 +190,10 @@ def test_a_sublayer_that_nothing_is_felt_of_may_go_for_nothing():
     model.classifier.weight.data.zero_()
     adapter = adapter_for(frozen_copy(model))
     states = calibration_states(adapter, tiny_calibration(24).batches())
-    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
-    for sublayer, fisher in zip(adapter.sublayers, fishers, strict=True):
-        assert torch.equal(KPrunePlus().removal(sublayer, fisher).errors, torch.zeros(sublayer.units + 1).double())
+    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    for sublayer, fisher, squares in measured:
+        errors = KPrunePlus().removal(sublayer, fisher, squares).errors
+        assert torch.equal(errors, torch.zeros(sublayer.units + 1).double())
     outcome = prune(model, 0.5)
     assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
     torch.testing.assert_close(outcome.model(**tiny_batch()).logits, model(**tiny_batch()).logits)
