@@ -52,7 +52,7 @@ def prune(
     objective = _objective(task, model)
     dense = adapter_for(model)
     Budget(flops_reduction, 1.0) if speedup is None else check_speedup(speedup)
-    _check_finite(model)
+    _check_weights(model)
     calibration = calibration_set(model, batches, labels_of(objective) if pruner.needs_labels else None)
     length = calibration.tokens / len(calibration.examples)
     data, found = PruningData(calibration), {}
@@ -160,7 +160,10 @@ def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
     return OBJECTIVES[task]()
 
 
-def _check_finite(model: nn.Module) -> None:
+def _check_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"{name} is {parameter.dtype}, too coarse to measure and solve with: load the model in float32 "
+                            f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned")  # fmt: skip
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")

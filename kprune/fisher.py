@@ -10,7 +10,7 @@ from kprune.calibration import CalibrationState
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.masks import caught, gradients
-from kprune.weight_tuning import LeastSquares
+from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
 
 @dataclass
@@ -95,9 +95,8 @@ def features_and_output_gradients(
 
 
 def metric_root(covariance: Tensor, ridge: float) -> Tensor:
-    """R [d, d] with RᵀR = S + ridge · mean(diag S) · I (all of it I where S is zero: nothing is felt of this output)."""
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    scale = covariance.diagonal().mean()
-    return torch.linalg.cholesky(covariance + ridge * scale * identity).T if scale > 0 else identity
+    """R [d, d] with RᵀR = S + ridge · mean(diag S) · I (all of it I where S is zero: nothing is felt of this output).
 
-
+    S has no more rank than roots and tokens: a ridge too small for it is raised, see `ridged_cholesky`.
+    """
+    return ridged_cholesky(covariance, ridge)[0].T

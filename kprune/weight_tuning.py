@@ -44,7 +44,7 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     if not torch.isfinite(gram).all():
         raise UserError(
-            "weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights"
+            "weight tuning has no solution: features or gradients hold NaN or infinity; check the checkpoint's weights"
         )
     if scale <= 0:
         return identity, ridge

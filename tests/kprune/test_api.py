@@ -111,6 +111,16 @@ def test_several_labels_at_once_are_compared_as_values(method):
     assert kprune.prune(model, batches(model), 0.5, method).kept_units == outcome.kept_units
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_for_afterwards(dtype, tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    outcome = kprune.prune(model, batches(model), 0.5)
+    with pytest.raises(UserError, match=f"is {dtype}, too coarse to measure and solve with: load the model in float32"):
+        kprune.prune(model.to(dtype), batches(model), 0.5)
+    outcome.model.to(dtype)
+    assert kprune.load(outcome.save(tmp_path / "half")).dtype == torch.float32
+
+
 def test_labels_go_to_a_method_that_needs_them():
     model, recorder = tiny_model(head="span", dtype=torch.float32), Recorder(needs_labels=True)
     spans = [b | {name: torch.arange(len(b["input_ids"])) for name in ("start_positions", "end_positions")}

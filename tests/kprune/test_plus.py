@@ -165,6 +165,13 @@ def test_a_model_whose_top_is_empty_is_pruned_again(empty):
     assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_without_a_ridge_on_the_metric(head):
+    """A covariance has no more rank than the roots give it."""
+    outcome = prune(tiny_model(head=head), 0.5, KPrunePlus(metric_ridge=0.0))
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+
+
 def test_an_empty_sublayer_below_is_no_obstacle():
     model = tiny_model()
     keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
