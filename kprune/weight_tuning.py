@@ -133,5 +133,14 @@ class LeastSquares:
         return torch.cholesky_solve(self.cross, factor).T, ridge
 
     def solve_float32(self) -> Tensor:
-        """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge."""
-        return torch.linalg.lstsq(self.gram.float(), self.cross.float(), rcond=0.0).solution.T
+        """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.
+
+        Raises:
+            UserError: the equations or their solution are not finite, as where a square is too large for float32 or, by
+                some drivers, where features are not independent.
+        """
+        gram, cross = self.gram.float(), self.cross.float()
+        weight = torch.linalg.lstsq(gram, cross, rcond=0.0).solution.T
+        if not all(torch.isfinite(matrix).all() for matrix in (gram, cross, weight)):
+            raise UserError("float32 normal equations without a ridge have no finite solution here: use method.solve=float64")
+        return weight

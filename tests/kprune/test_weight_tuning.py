@@ -73,3 +73,12 @@ def test_float32_solve_agrees_on_an_easy_problem():
     features, targets = problem()
     squares = accumulated(features, targets)
     torch.testing.assert_close(squares.solve_float32().double(), squares.solve(0.0)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("worst", [float("inf"), 1e30])
+def test_a_float32_solution_that_is_not_finite_is_an_error(worst):
+    """1e30 is finite, its square is not in float32."""
+    features, targets = problem()
+    features[3, 2] = worst
+    with pytest.raises(UserError, match="no finite solution here: use method.solve=float64"):
+        accumulated(features, targets).solve_float32()
