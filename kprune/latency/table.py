@@ -26,7 +26,7 @@ class LatencyTable:
     """What was measured on one machine at one batch size and length.
 
     Attributes:
-        widths, ms: per kind of sublayer ("mha", "ffn"), units kept and milliseconds beyond those of none kept.
+        widths, ms: per kind of sublayer ("mha", "ffn") that has units, units kept and milliseconds beyond those of none.
         seconds: what measuring took.
         dense_ms, empty_ms: a forward pass of the whole model, and of what is left of it without any head and neuron
             (embeddings, residual connections, norms, head).
@@ -41,7 +41,8 @@ class LatencyTable:
     def unit_costs(self, adapter: Adapter) -> list[UnitCost]:
         """Milliseconds per sublayer, the fits scaled so that the dense model's add up to what it was measured at."""
         fits = {kind: fit(self.widths[kind], self.ms[kind]) for kind in self.widths}
-        costs = [fits[sublayer.kind] for sublayer in adapter.sublayers]
+        # A kind that was not measured has no units in any layer.
+        costs = [fits.get(sublayer.kind, UnitCost(0.0)) for sublayer in adapter.sublayers]
         total = sum(cost.of(s.units, s.units) for cost, s in zip(costs, adapter.sublayers, strict=True))
         return [scaled(cost, (self.dense_ms - self.empty_ms) / total) for cost in costs]
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_calibration, tiny_model
+from tiny import tiny_calibration, tiny_labelled, tiny_model
 
+from baselines.kwon import Kwon
+from baselines.magnitude import Magnitude
 from kprune.algorithm import KPrune
 from kprune.budget import Budget, UnitCost
 from kprune.errors import OutOfReach, UserError
@@ -16,6 +18,7 @@ from kprune.latency.search import corrected
 from kprune.latency.table import fit
 from kprune.mask_search import threshold
 from kprune.objectives import objective_of
+from kprune.plus import KPrunePlus
 from kprune.pruner import PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction
@@ -146,6 +149,19 @@ def test_a_table_of_a_tiny_model():
     assert table.widths["mha"] == [2, 4] and table.widths["ffn"] == [16, 32, 48]
     assert 0 < table.empty_ms < table.dense_ms and table.seconds > 0
     assert [len(table.ms[kind]) for kind in ("mha", "ffn")] == [2, 3]
+
+
+def test_a_table_of_a_model_without_heads():
+    model = tiny_model(dtype=torch.float32)
+    for sublayer in adapter_for(model).sublayers[0::2]:
+        sublayer.empty()
+    costs = measure_table(model, 2, 8).unit_costs(adapter_for(model))
+    assert [cost.of(0, 0) for cost in costs[0::2]] == [0, 0, 0]
+    table = LatencyTable({"ffn": TABLE.widths["ffn"]}, {"ffn": TABLE.ms["ffn"]}, 174.0, 30.0)
+    for pruner in (KPrune(), KPrunePlus(), Kwon(), Magnitude()):
+        outcome = pruner.prune(model, objective_of(model), PruningData(tiny_labelled()), LatencyBudget(2, table, 8.0))
+        assert outcome.kept_heads == [0, 0, 0]
+        assert 55 <= sum(outcome.kept_neurons) <= 57
 
 
 def test_a_method_that_counts_flops_alone():
