@@ -27,6 +27,10 @@ class Objective:
         first[:, 0] = True
         return first
 
+    def with_padding(self, keep: bool) -> "Objective":
+        """The same objective with padded positions in its softmax, or without; only a span has any there."""
+        return self
+
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `read`."""
         raise NotImplementedError
@@ -143,6 +147,9 @@ class Span(Objective):
 
     def read_tokens(self, attention_mask: Tensor) -> Tensor:
         return attention_mask.bool()
+
+    def with_padding(self, keep: bool) -> "Span":
+        return Span(keep)
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature).mean(dim=-1)

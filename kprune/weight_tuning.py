@@ -61,15 +61,14 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
 class LeastSquares:
     """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
 
-    All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], energy
-    Σ w ‖r‖², weight Σ w; count is the number of tokens.
+    All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], weight Σ w;
+    count is the number of tokens.
     """
 
     gram: Tensor
     cross: Tensor
     features: Tensor
     targets: Tensor
-    energy: float = 0.0
     weight: float = 0.0
     count: int = 0
 
@@ -87,9 +86,7 @@ class LeastSquares:
         self.gram += gram_matrix(features, weighted)
         self.cross += weighted.T @ targets
         self.features += weighted.sum(dim=0)
-        weighted_targets = targets if weights is None else targets * weights[:, None]
-        self.targets += weighted_targets.sum(dim=0)
-        self.energy += (weighted_targets * targets).sum().item()
+        self.targets += (targets if weights is None else targets * weights[:, None]).sum(dim=0)
         self.count += len(features)
         self.weight += len(features) if weights is None else weights.sum().item()
 
@@ -103,7 +100,6 @@ class LeastSquares:
             self.cross - torch.outer(mean, self.targets),
             torch.zeros_like(self.features),
             torch.zeros_like(self.targets),
-            self.energy - (self.targets.square().sum() / self.weight).item(),
             self.weight,
             self.count,
         )
@@ -116,11 +112,6 @@ class LeastSquares:
     def constant(self, weight: Tensor) -> Tensor:
         """The best constant c [d] for a matrix W [d, n]."""
         return (self.targets - weight @ self.features) / self.weight
-
-    def error(self, weight: Tensor) -> float:
-        """Σ_t w_t ‖r_t − W f_t‖² for a matrix W [d, n]."""
-        weight = weight.double()
-        return self.energy + ((weight @ self.gram) * weight).sum().item() - 2 * (weight * self.cross.T).sum().item()
 
     @property
     def dead(self) -> bool:
