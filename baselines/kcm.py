@@ -60,16 +60,18 @@ class KCM:
         """
         clock, dense = Clock(), adapter_for(frozen_copy(model))
         ffns = dense.sublayers[1::2]
-        r2 = clock.shared(
-            "r2",
-            data,
-            ("kcm", "r2", self.sigma, self.alpha),
-            lambda: [
-                representative_ranking(output_rows(ffn), self.sigma, self.alpha)
-                for ffn in tqdm(ffns, desc="R2", unit="layer", disable=None)
-            ],
-        )
-        d2 = clock.shared("d2", data, ("kcm", "d2"), lambda: data_driven_ranking(dense, data.calibration))
+
+        def rank_rows(clock: Clock) -> list[tuple[Tensor, int]]:
+            with clock("r2"):
+                bar = tqdm(ffns, desc="R2", unit="layer", disable=None)
+                return [representative_ranking(output_rows(ffn), self.sigma, self.alpha) for ffn in bar]
+
+        def rank_activations(clock: Clock) -> list[Tensor]:
+            with clock("d2"):
+                return data_driven_ranking(dense, data.calibration)
+
+        r2 = clock.shared(data, ("kcm", "r2", self.sigma, self.alpha), rank_rows)
+        d2 = clock.shared(data, ("kcm", "d2"), rank_activations)
         with clock("mask_search"):
             scores = [r * d for (r, _), d in zip(r2, d2, strict=True)]
             masks, teacher_masks = search_with_teacher(partial(self.search, dense, scores), dense, budget)

@@ -77,12 +77,13 @@ class Stages:
         """
         state = self.state_file(name, settings)
 
-        def compute() -> tuple[nn.Module, Trained]:
-            learner = copy.deepcopy(start).requires_grad_(True)
-            trained = self._run(name, learner, losses_of(learner), recipe, state, None, notes)
-            return learner.requires_grad_(False), trained
+        def training(clock: Clock) -> tuple[nn.Module, Trained]:
+            with clock(name):
+                learner = copy.deepcopy(start).requires_grad_(True)
+                trained = self._run(name, learner, losses_of(learner), recipe, state, None, notes)
+                return learner.requires_grad_(False), trained
 
-        learner, self.done[name] = self.clock.shared(name, self.data, (name, settings), compute)
+        learner, self.done[name] = self.clock.shared(self.data, (name, settings), training)
         self.clock.seconds[name] += self.done[name].earlier_seconds
         return learner
 

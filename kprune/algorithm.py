@@ -1,7 +1,9 @@
 """K-prune: accurate retraining-free pruning (Park, Choi, Kang, ICLR 2024), sublayer by sublayer from the bottom up."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +11,13 @@ from tqdm import tqdm
 
 from kprune.budget import UnitCost
 from kprune.calibration import CalibrationState, calibration_states, held_out_divergence, split, teacher_logits
+from kprune.errors import UserError, check_count, check_not_negative, check_positive, check_words
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import greedy, search
-from kprune.objectives import Objective, Span
+from kprune.objectives import Objective
 from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units
 from kprune.weight_tuning import LeastSquares
 
@@ -51,7 +54,7 @@ class KPrune:
     tuning: bool = True
     fill_budget: bool = True
     strict_threshold: bool = False
-    solve: str = "float64"
+    solve: Literal["float64", "float32"] = "float64"
     ridge: float = 1e-6
     keep_bias: bool = True
     drawn_batches: bool = False
@@ -61,6 +64,16 @@ class KPrune:
     needs_labels = False
     any_budget = True
 
+    def __post_init__(self):
+        check_words(self)
+        if not self.lambdas:
+            raise UserError("lambdas is empty: give one λ or more, such as [1e-5]")
+        for lam in self.lambdas:
+            check_not_negative(lambdas=0.0 if lam is None else lam)
+        check_positive(mu=self.mu)
+        check_not_negative(ridge=self.ridge)
+        check_count(measure_every=1 if self.measure_every is None else self.measure_every, measure_batches=self.measure_batches)
+
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
         return 1.0
@@ -69,10 +82,9 @@ class KPrune:
         """Prune a copy of `model` to the budget.
 
         Raises:
-            UserError: the model's family is not supported, or its features are not finite.
+            UserError: the model's family is not supported, or something measured is not finite.
         """
-        if isinstance(objective, Span):
-            objective = Span(keep_padding=self.span_padding)
+        objective = objective.with_padding(self.span_padding)
         if len(self.lambdas) == 1:
             return self._prune(model, objective, data.calibration, budget, self.lambdas[0])
         fit, held_out = split(data.calibration)
@@ -83,6 +95,12 @@ class KPrune:
                 held_out_divergence(outcome.model, model, objective, held_out, self.knowledge.temperature)
                 for outcome in outcomes
             ]
+        for lam, divergence in zip(self.lambdas, divergences, strict=True):
+            if not math.isfinite(divergence):
+                raise UserError(
+                    f"the model pruned with λ={lam} diverges from the dense one by {divergence} on examples held out: "
+                    "leave that λ out (method.lambdas), or check the checkpoint's weights"
+                )
         outcome = outcomes[divergences.index(min(divergences))]
         outcome.details["held_out_divergence"] = dict(zip(map(str, self.lambdas), divergences, strict=True))
         own = sum(outcome.seconds_by_stage.values())
@@ -92,6 +110,7 @@ class KPrune:
     def _prune(
         self, model: nn.Module, objective: Objective, calibration: CalibrationSet, budget: Budget, lam: float | None
     ) -> Outcome:
+        """One walk from the bottom sublayer to the top: measure, search, tune (the paper's section 3)."""
         clock = Clock()
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
         with clock("teacher"):
@@ -99,36 +118,47 @@ class KPrune:
             measured = states[:: self.measure_batches]
             logits = teacher_logits(teacher, measured, objective)
         remaining, costs = budget.limit(student), budget.unit_costs(student)
-        kept_units, ridges, thresholds, silent, pruned = [], [], [], [], False
+        kept_units, thresholds, ridges = [], [], []
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
                 if index % (self.measure_every or len(student.sublayers)) == 0:
-                    knowledge = measure(student, index, measured, logits, objective, self.knowledge)
-                    if self.knowledge.predictive == "divergence" and not pruned:
-                        # Student and teacher are the same: the KL has no gradient but for rounding.
-                        knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
+                    knowledge = self.measure(student, teacher, index, measured, logits, objective)
             with clock("mask_search"):
-                above = costs[index:]
-                scores = self.scores(knowledge, student.sublayers[index:], above, lam)
-                if any(s.any() for s in scores):
-                    kept, nu = search(scores, above, remaining, self.fill_budget, self.strict_threshold)
-                else:
-                    # No signal: ties are broken by index.
-                    kept, nu = greedy(scores, above, remaining)[0], 0.0
-                    silent.append(index)
-                kept = kept.nonzero()[:, 0]
+                scores = self.scores(knowledge, student.sublayers[index:], costs[index:], lam)
+                kept, nu = self.search(scores, costs[index:], remaining)
+                remaining -= costs[index].of(len(kept), sublayer.units)
                 knowledge = knowledge.without_lowest()
             with clock("weight_tuning"):
                 keep_units(sublayer, kept)
                 if sublayer.units == 0 and not self.keep_bias:
                     sublayer.projection.bias.data.zero_()
                 ridges.append(self.tune(sublayer, teacher.sublayers[index], states))
-            pruned |= len(kept) < len(scores[0])
-            remaining -= costs[index].of(len(kept), len(scores[0]))
             kept_units.append(kept.tolist())
             thresholds.append(nu)
-        details = {"lambda": lam, "ridge": ridges, "threshold": thresholds, "no_signal": silent}
+        details = {
+            "lambda": lam,
+            "ridge": ridges,
+            "threshold": [nu or 0.0 for nu in thresholds],
+            "no_signal": [index for index, nu in enumerate(thresholds) if nu is None],
+        }
         return Outcome.of(student.model, kept_units, clock, details)
+
+    def measure(
+        self,
+        student: Adapter,
+        teacher: Adapter,
+        index: int,
+        states: Sequence[CalibrationState],
+        logits: Sequence[Tensor],
+        objective: Objective,
+    ) -> Knowledge:
+        """Knowledge of the units of sublayer `index` and of all above it."""
+        knowledge = measure(student, index, states, logits, objective, self.knowledge)
+        below = zip(student.sublayers[:index], teacher.sublayers[:index], strict=True)
+        if self.knowledge.predictive == "divergence" and all(ours.units == theirs.units for ours, theirs in below):
+            # Student and teacher are the same: the KL has no gradient but for rounding.
+            knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
+        return knowledge
 
     def scores(
         self, knowledge: Knowledge, sublayers: Sequence[Sublayer], costs: Sequence[UnitCost], lam: float | None
@@ -140,6 +170,20 @@ class KPrune:
                 sublayers, knowledge.predictive, knowledge.representational, costs, strict=True
             )
         ]
+
+    def search(
+        self, scores: Sequence[Tensor], costs: Sequence[UnitCost], remaining: float
+    ) -> tuple[Tensor, float | None]:
+        """Which units of the lowest sublayer given stay, and the threshold ν over all of them (Algorithm 1).
+
+        Returns:
+            indices [kept]; ν, None where no unit has a score: then ties are broken by index.
+        """
+        if any(s.any() for s in scores):
+            kept, nu = search(scores, costs, remaining, self.fill_budget, self.strict_threshold)
+        else:
+            kept, nu = greedy(scores, costs, remaining)[0], None
+        return kept.nonzero()[:, 0], nu
 
     @torch.no_grad()
     def tune(self, student: Sublayer, teacher: Sublayer, states: list[CalibrationState]) -> float | None:

@@ -1,6 +1,7 @@
 """Prune somebody's own model on somebody's own batches, in one call."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from kprune.objectives import OBJECTIVES, Objective, Span, objective_of
 from kprune.plus import KPrunePlus
 from kprune.pruner import Budget, CalibrationSet, Example, Outcome, Pruner, PruningData
 from kprune.transformer import adapter_for
+from kprune.transformer.adapter import longest_input
 from kprune.transformer.flops import flops_reduction as flops_removed
 
 METHODS: dict[str, Callable[[], Pruner]] = {"kprune": KPrune, "kprune_plus": KPrunePlus}
@@ -25,7 +27,7 @@ def prune(
     method: str | Pruner = "kprune",
     task: str | Objective | None = None,
     speedup: float | None = None,
-    speedup_at: Point = STANDARD,
+    speedup_at: Point | None = None,
 ) -> Outcome:
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
@@ -38,7 +40,7 @@ def prune(
         method: "kprune", "kprune_plus", or any object with a Pruner's attributes.
         task: "classification", "regression" or "span", where the model's head does not tell.
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
-        speedup_at: batch size and length that is measured at.
+        speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, where left out.
 
     Returns:
         `outcome.model` is the pruned model, `outcome.save(folder)` writes it; `outcome.details` has what was measured:
@@ -52,7 +54,9 @@ def prune(
     objective = _objective(task, model)
     dense = adapter_for(model)
     Budget(flops_reduction, 1.0) if speedup is None else check_speedup(speedup)
-    _check_finite(model)
+    _check_weights(model)
+    if not any(sublayer.units for sublayer in dense.sublayers):
+        raise UserError("the model has no head and no neuron left: there is nothing to prune")
     calibration = calibration_set(model, batches, labels_of(objective) if pruner.needs_labels else None)
     length = calibration.tokens / len(calibration.examples)
     data, found = PruningData(calibration), {}
@@ -61,7 +65,8 @@ def prune(
         budget.check_reach(pruner, model)
         outcome = pruner.prune(model, objective, data, budget)
     else:
-        outcome, found["latency"] = prune_to_speedup(pruner, model, objective, data, speedup, length, speedup_at)
+        point = speedup_at or replace(STANDARD, sequence_length=min(STANDARD.sequence_length, longest_input(model)))
+        outcome, found["latency"] = prune_to_speedup(pruner, model, objective, data, speedup, length, point)
     found["flops_reduction"] = flops_removed(dense, adapter_for(outcome.model), length)
     outcome.details |= {"sequence_length": length} | found
     return outcome
@@ -88,7 +93,7 @@ def calibration_set(
     examples: list[Example] = []
     largest = 0
     for number, batch in enumerate(batches):
-        rows = _examples(number, batch, model.config, labels)
+        rows = _examples(number, batch, model, labels)
         examples += rows
         largest = max(largest, len(rows))
     if not examples:
@@ -96,7 +101,7 @@ def calibration_set(
     return CalibrationSet(examples, largest, model.config.pad_token_id or 0)
 
 
-def _examples(number: int, batch: Mapping[str, Tensor], config, labels: tuple[str, ...] | None) -> list[Example]:
+def _examples(number: int, batch: Mapping[str, Tensor], model: nn.Module, labels: tuple[str, ...] | None) -> list[Example]:
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
     ids = _tensor(number, batch, "input_ids")
@@ -119,12 +124,11 @@ def _examples(number: int, batch: Mapping[str, Tensor], config, labels: tuple[st
         raise UserError(f"batch {number}, example {row} is padding alone: remove it from the data")
     if (mask != (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])).any():
         raise UserError(f"batch {number} is not padded on the right: set the tokenizer's padding_side='right'")
-    if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
-        raise UserError(f"batch {number} has token {int(ids.max())}, the model's vocabulary {config.vocab_size}: "
+    if int(ids.min()) < 0 or int(ids.max()) >= model.config.vocab_size:
+        raise UserError(f"batch {number} has token {int(ids.max())}, the model's vocabulary {model.config.vocab_size}: "
                         f"tokenize with the model's own tokenizer")  # fmt: skip
-    positions = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
-    if int(lengths.max()) > positions:
-        raise UserError(f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {positions}: "
+    if int(lengths.max()) > longest_input(model):
+        raise UserError(f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
                         f"truncate when tokenizing")  # fmt: skip
     rows = [{name: value[row, :length].tolist() for name, value in inputs.items()}
             for row, length in enumerate(lengths.tolist())]  # fmt: skip
@@ -160,7 +164,10 @@ def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
     return OBJECTIVES[task]()
 
 
-def _check_finite(model: nn.Module) -> None:
+def _check_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"{name} is {parameter.dtype}, too coarse to measure and solve with: load the model in float32 "
+                            f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned")  # fmt: skip
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")

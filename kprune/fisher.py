@@ -10,65 +10,70 @@ from kprune.calibration import CalibrationState
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.masks import caught, gradients
-from kprune.weight_tuning import LeastSquares
+from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
 
 @dataclass
 class OutputFisher:
-    """The Fisher of the tempered KL with respect to one sublayer's output projection, factored as A ⊗ S.
+    """The Fisher of the tempered KL with respect to one sublayer's output projection, factored as A ⊗ S: all but A.
 
     g_t is the gradient of a root of the Fisher (`Objective.fisher_roots`) at the projection's output for token t.
 
     Attributes:
-        features: the energy-weighted sums Σ a_t f_t f_tᵀ and Σ a_t f_t of the projection's inputs, without targets.
         covariance: S = E_x Σ_t g_t g_tᵀ, [d, d] float64.
         energies: a_t = ‖g_t‖² per calibration batch, [B, T]; zero at padding.
+        energy: Σ a_t over all tokens, `tokens` of them (0 for a sublayer without units).
     """
 
-    features: LeastSquares
     covariance: Tensor
     energies: list[Tensor]
+    energy: float
+    tokens: int
 
     def token_weights(self, floor: float) -> list[Tensor]:
         """a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones where no token has energy."""
-        if not self.features.weight:
+        if not self.energy:
             return [torch.ones_like(e) for e in self.energies]
-        mean = self.features.weight / self.features.count
+        mean = self.energy / self.tokens
         return [e / mean + floor for e in self.energies]
 
 
 @torch.no_grad()
 def measure_fisher(
     adapter: Adapter, states: Sequence[CalibrationState], objective: Objective, temperature: float
-) -> list[OutputFisher]:
+) -> tuple[list[OutputFisher], list[LeastSquares]]:
     """The Fisher of every sublayer, from one forward pass and a backward pass per root, into activations alone.
 
     Args:
         states: at the input of the first sublayer.
+
+    Returns:
+        per sublayer, its Fisher but for A; and A as sums without targets, Σ a_t f_t f_tᵀ and Σ a_t f_t of the projection's
+        inputs. These are large: a gigabyte in all for BERT-base.
     """
     device = adapter.device
-    fishers = [
-        OutputFisher(
-            LeastSquares.empty(s.units * s.unit_size, 0, device),
-            torch.zeros(s.hidden_size, s.hidden_size, dtype=torch.float64, device=device),
-            [],
-        )
-        for s in adapter.sublayers
+    squares = [LeastSquares.empty(s.units * s.unit_size, 0, device) for s in adapter.sublayers]
+    covariances = [
+        torch.zeros(s.hidden_size, s.hidden_size, dtype=torch.float64, device=device) for s in adapter.sublayers
     ]
+    energies: list[list[Tensor]] = [[] for _ in adapter.sublayers]
     present = [index for index, sublayer in enumerate(adapter.sublayers) if sublayer.units]
     examples = sum(len(state.real) for state in states)
     for state in states:
         real = state.real
         features, output_gradients = features_and_output_gradients(adapter, state, objective, temperature)
-        for fisher in fishers:
-            fisher.energies.append(torch.zeros_like(real, dtype=state.teacher.dtype))
+        for of_sublayer in energies:
+            of_sublayer.append(torch.zeros_like(real, dtype=state.teacher.dtype))
         for index, f, per_root in zip(present, features, output_gradients, strict=True):
-            fisher = fishers[index]
             for g in per_root:
-                fisher.energies[-1] += g.square().sum(dim=-1) * real
-                fisher.covariance += (g[real].T @ g[real]).double() / examples
-            fisher.features.add(f[real], f.new_zeros(int(real.sum()), 0), fisher.energies[-1][real])
-    return fishers
+                energies[index][-1] += g.square().sum(dim=-1) * real
+                covariances[index] += (g[real].T @ g[real]).double() / examples
+            squares[index].add(f[real], f.new_zeros(int(real.sum()), 0), energies[index][-1][real])
+    fishers = [
+        OutputFisher(covariance, of_sublayer, sums.weight, sums.count)
+        for covariance, of_sublayer, sums in zip(covariances, energies, squares, strict=True)
+    ]
+    return fishers, squares
 
 
 def features_and_output_gradients(
@@ -90,9 +95,8 @@ def features_and_output_gradients(
 
 
 def metric_root(covariance: Tensor, ridge: float) -> Tensor:
-    """R [d, d] with RᵀR = S + ridge · mean(diag S) · I (all of it I where S is zero: nothing is felt of this output)."""
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    scale = covariance.diagonal().mean()
-    return torch.linalg.cholesky(covariance + ridge * scale * identity).T if scale > 0 else identity
+    """R [d, d] with RᵀR = S + ridge · mean(diag S) · I (all of it I where S is zero: nothing is felt of this output).
 
-
+    S has no more rank than roots and tokens: a ridge too small for it is raised, see `ridged_cholesky`.
+    """
+    return ridged_cholesky(covariance, ridge)[0].T

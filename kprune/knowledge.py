@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kprune.calibration import CalibrationState
+from kprune.errors import UserError, check_positive, check_words
 from kprune.objectives import Objective
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.masks import features_and_gradients, mask_gradients
@@ -18,7 +19,7 @@ class KnowledgeSettings:
     """How knowledge is measured. The defaults are the paper's formulae; the other values are its authors' code.
 
     Attributes:
-        temperature: γ of eq. 4.
+        temperature: γ of eq. 4, above 0.
         predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero where the student still is the
             teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`), not in the paper.
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
@@ -33,6 +34,10 @@ class KnowledgeSettings:
     gradient: Literal["example", "batch"] = "example"
     head: Literal["whole", "mean_of_dimensions"] = "whole"
     representational_mean: Literal["examples", "tokens_and_hidden"] = "examples"
+
+    def __post_init__(self):
+        check_words(self)
+        check_positive(temperature=self.temperature)
 
 
 @dataclass
@@ -64,6 +69,9 @@ def measure(
 
     Args:
         teacher: what the objective reads of the teacher, per state.
+
+    Raises:
+        UserError: the knowledge of a unit is not finite.
     """
     sublayers = adapter.sublayers[start:]
     predictive = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in sublayers]
@@ -88,10 +96,17 @@ def measure(
             m += _second_moments(f[real], sublayer.unit_size)
         examples += len(real)
         tokens += int(real.sum())
-    return Knowledge(
+    knowledge = Knowledge(
         [k / (2 * examples) for k in predictive],
         [_output_energy(s, m, settings, examples, tokens) for s, m in zip(sublayers, moments, strict=True)],
     )
+    for sublayer, *both in zip(sublayers, knowledge.predictive, knowledge.representational, strict=True):
+        if not torch.isfinite(torch.cat(both)).all():
+            raise UserError(
+                f"the knowledge of the {sublayer.kind} of layer {sublayer.index} is not finite: check the checkpoint's "
+                "weights for values that overflow"
+            )
+    return knowledge
 
 
 def _squared(gradients: Tensor, settings: KnowledgeSettings) -> Tensor:

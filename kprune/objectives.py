@@ -27,6 +27,10 @@ class Objective:
         first[:, 0] = True
         return first
 
+    def with_padding(self, keep: bool) -> "Objective":
+        """The same objective with padded positions in its softmax, or without; only a span has any there."""
+        return self
+
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `read`."""
         raise NotImplementedError
@@ -103,19 +107,25 @@ class Classification(Objective):
 
 
 class Regression(Objective):
-    """Values [B]; squared error between student and teacher in place of the KL. The temperature has no meaning here."""
+    """Values [B], or [B, outputs] of several; squared error between student and teacher, summed over the outputs, in place
+    of the KL. The temperature has no meaning here."""
 
     def read(self, output, attention_mask: Tensor) -> Tensor:
         return output.logits.squeeze(-1)
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        return (student - teacher) ** 2
+        return _outputs((student - teacher) ** 2).sum(dim=1)
 
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
-        return [2**0.5 * logits]
+        return [2**0.5 * value for value in _outputs(logits).unbind(dim=1)]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.mse_loss(logits, labels.to(logits.dtype))
+
+
+def _outputs(values: Tensor) -> Tensor:
+    """[B, outputs], from [B] where there is one."""
+    return values.reshape(len(values), -1)
 
 
 class Span(Objective):
@@ -132,10 +142,14 @@ class Span(Objective):
         logits = torch.stack([output.start_logits, output.end_logits], dim=1)
         if self.keep_padding:
             return logits
-        return logits.masked_fill(attention_mask[:, None, :] == 0, torch.finfo(logits.dtype).min)
+        # Far below any logit, and still finite and far below them over any temperature.
+        return logits.masked_fill(attention_mask[:, None, :] == 0, -(torch.finfo(logits.dtype).max ** 0.5))
 
     def read_tokens(self, attention_mask: Tensor) -> Tensor:
         return attention_mask.bool()
+
+    def with_padding(self, keep: bool) -> "Span":
+        return Span(keep)
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature).mean(dim=-1)
@@ -157,13 +171,18 @@ def objective_of(model) -> Objective:
     """The objective that a transformers model's head asks for.
 
     Raises:
-        UserError: the head is neither a sequence classifier nor a question answerer.
+        UserError: the head is neither a sequence classifier nor a question answerer, or it has several labels at once.
     """
     name = type(model).__name__
     if name.endswith("ForQuestionAnswering"):
         return Span()
     if name.endswith("ForSequenceClassification"):
         config = model.config
+        if config.problem_type == "multi_label_classification":
+            raise UserError(
+                f"{name} has problem_type='multi_label_classification', which no KL of one softmax compares: give "
+                "task='regression', which compares its logits by their squared error"
+            )
         regression = config.problem_type == "regression" or config.num_labels == 1
         return Regression() if regression else Classification()
     raise UserError(

@@ -10,14 +10,15 @@ from tqdm import tqdm
 
 from kprune.allocation import allocate, monotone
 from kprune.calibration import CalibrationState, calibration_states
+from kprune.errors import UserError, check_not_negative, check_positive
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.removal import Removal, remove_greedily
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units, unit_columns
-from kprune.weight_tuning import LeastSquares
+from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class KPrunePlus:
     as many as it keeps, and chooses among them by the student's own features.
 
     Attributes:
-        temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured.
+        temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
         ridge: of the least squares, relative to the mean of the Gram matrix's diagonal.
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
@@ -47,6 +48,12 @@ class KPrunePlus:
     needs_labels = False
     any_budget = True
 
+    def __post_init__(self):
+        check_positive(temperature=self.temperature)
+        check_not_negative(ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge)
+        if not self.candidates >= 1:
+            raise UserError(f"candidates={self.candidates} are fewer than are kept: give 1 or more")
+
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
         return 1.0
@@ -62,16 +69,10 @@ class KPrunePlus:
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
         with clock("embeddings"):
             states = calibration_states(teacher, data.calibration.batches())
-        fishers = clock.shared(
-            "fisher", data, (self.name, "fisher", self.temperature),
-            lambda: measure_fisher(teacher, states, objective, self.temperature),
-        )  # fmt: skip
-        removals = clock.shared(
-            "curves", data, (self.name, "curves", self.temperature, self.ridge, self.metric_ridge),
-            lambda: [
-                self.removal(s, f) for s, f in zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)
-            ],
-        )  # fmt: skip
+        settings = self.temperature, self.ridge, self.metric_ridge
+        fishers, removals = clock.shared(
+            data, (self.name, *settings), lambda own: self.first_pass(teacher, states, objective, own)
+        )
         curves = [monotone(removal.errors) for removal in removals]
         counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []
@@ -96,14 +97,32 @@ class KPrunePlus:
             below = fisher
         return Outcome.of(student.model, kept_units, clock, {"ridge": ridges})
 
-    def removal(self, sublayer: Sublayer, fisher: OutputFisher) -> Removal:
-        """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor."""
-        if sublayer.units == 0:
-            return Removal(torch.arange(0, device=fisher.covariance.device), fisher.covariance.new_zeros(1))
-        features = fisher.features.centred()
-        factor, _ = features.factor(self.ridge)
+    def first_pass(
+        self, teacher: Adapter, states: Sequence[CalibrationState], objective: Objective, clock: Clock
+    ) -> tuple[list[OutputFisher], list[Removal]]:
+        """What the teacher tells of every sublayer, whatever the budget: its Fisher, and its order of removal."""
+        with clock("fisher"):
+            fishers, squares = measure_fisher(teacher, states, objective, self.temperature)
+        with clock("curves"):
+            rows = zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)
+            # A Gram matrix goes as soon as its curve is there.
+            removals = [self.removal(sublayer, fisher, squares.pop(0)) for sublayer, fisher in rows]
+        return fishers, removals
+
+    def removal(self, sublayer: Sublayer, fisher: OutputFisher, squares: LeastSquares) -> Removal:
+        """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor.
+
+        Args:
+            squares: A of the Fisher, as sums.
+        """
+        features = squares.centred()
+        if features.dead:
+            # No unit, none that does anything, or nothing is felt of them: all may go for nothing.
+            units = torch.arange(sublayer.units, device=fisher.covariance.device)
+            return Removal(units, fisher.covariance.new_zeros(len(units) + 1))
+        factor, _ = ridged_cholesky(features.gram, self.ridge)
         weight = sublayer.projection.weight.double()
-        root = metric_root(fisher.covariance, self.metric_ridge) @ weight / max(features.weight, 1e-300) ** 0.5
+        root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size)
 
     def map_input(self, sublayer: Sublayer, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> None:
@@ -140,7 +159,7 @@ class KPrunePlus:
         if count in (0, sublayer.units):
             return torch.arange(count, device=problem.gram.device)
         centred = problem.centred()
-        factor, _ = centred.factor(self.ridge)
+        factor, _ = ridged_cholesky(centred.gram, self.ridge)
         optimum = torch.cholesky_solve(centred.cross, factor).T
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size, keep=count).kept(count)

@@ -69,13 +69,17 @@ class CalibrationSet:
         return [collate(examples[start : start + self.batch_size], self.pad_token_id) for start in starts]
 
 
+def _no_training() -> Sequence[Example]:
+    raise UserError("this method trains on labelled examples, and calibration batches are all there is: use it with run.py")
+
+
 @dataclass(frozen=True)
 class PruningData:
     """What a method may read of a task, for one model.
 
     Attributes:
         calibration: for every method.
-        training: labelled, tokenised when called; for the retrained methods alone.
+        training: labelled, tokenised when called; for the retrained methods alone. Raises a UserError where there are none.
         workspace: folder where a long training keeps its state, so that it can go on after an interruption. It belongs to
             this model, task and seed; a method names its files by whatever else they depend on.
         seed: of whatever a method draws at random.
@@ -83,10 +87,10 @@ class PruningData:
     """
 
     calibration: CalibrationSet
-    training: Callable[[], Sequence[Example]] | None = None
+    training: Callable[[], Sequence[Example]] = _no_training
     workspace: Path | None = None
     seed: int = 0
-    shared: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)
+    shared: dict[Hashable, tuple[Any, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,18 +152,18 @@ class Clock:
             torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - start
 
-    def shared(self, stage: str, data: PruningData, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """`compute()`, done once for `data` and kept there under `key`; its seconds count in full every time.
+    def shared(self, data: PruningData, key: Hashable, compute: "Callable[[Clock], Any]") -> Any:
+        """`compute(clock)`, done once for `data` and kept there under `key`; the stages that it tells its clock count in
+        full every time.
 
         The value must not depend on the budget, and whoever takes it must not change it.
         """
         if key not in data.shared:
-            alone = Clock()
-            with alone(stage):
-                value = compute()
-            data.shared[key] = value, alone.seconds[stage]
+            own = Clock()
+            data.shared[key] = compute(own), own.seconds
         value, seconds = data.shared[key]
-        self.seconds[stage] += seconds
+        for stage, taken in seconds.items():
+            self.seconds[stage] += taken
         return value
 
 

@@ -25,19 +25,50 @@ def gram_matrix(features: Tensor, other: Tensor | None = None) -> Tensor:
     return gram
 
 
+def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
+    """Cholesky factor of a Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
+
+    Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2. The factor of
+    a matrix of zeros is the identity.
+
+    Args:
+        gram: [n, n], positive semi-definite but for rounding.
+
+    Returns:
+        the factor [n, n], and the ridge that was used (relative).
+
+    Raises:
+        UserError: the matrix holds NaN or infinity, or no ridge up to 1e-2 makes it positive definite.
+    """
+    scale = gram.diagonal().mean()
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if not torch.isfinite(gram).all():
+        raise UserError(
+            "weight tuning has no solution: features or gradients hold NaN or infinity; check the checkpoint's weights"
+        )
+    if scale <= 0:
+        return identity, ridge
+    highest = max(ridge, 1e-2)
+    while ridge <= highest:
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * identity)
+        if not failed and torch.isfinite(factor).all():
+            return factor, ridge
+        ridge = max(10 * ridge, 1e-12)
+    raise UserError(f"weight tuning has no solution with a ridge of {highest:g}: raise the method's ridge")
+
+
 @dataclass
 class LeastSquares:
     """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
 
-    All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], energy
-    Σ w ‖r‖², weight Σ w; count is the number of tokens.
+    All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], weight Σ w;
+    count is the number of tokens.
     """
 
     gram: Tensor
     cross: Tensor
     features: Tensor
     targets: Tensor
-    energy: float = 0.0
     weight: float = 0.0
     count: int = 0
 
@@ -55,21 +86,20 @@ class LeastSquares:
         self.gram += gram_matrix(features, weighted)
         self.cross += weighted.T @ targets
         self.features += weighted.sum(dim=0)
-        weighted_targets = targets if weights is None else targets * weights[:, None]
-        self.targets += weighted_targets.sum(dim=0)
-        self.energy += (weighted_targets * targets).sum().item()
+        self.targets += (targets if weights is None else targets * weights[:, None]).sum(dim=0)
         self.count += len(features)
         self.weight += len(features) if weights is None else weights.sum().item()
 
     def centred(self) -> "LeastSquares":
-        """The same problem with the best constant c taken out of it."""
+        """The same problem with the best constant c taken out of it; itself where no token has weight."""
+        if not self.weight:
+            return self
         mean = self.features / self.weight
         return LeastSquares(
             self.gram - torch.outer(mean, self.features),
             self.cross - torch.outer(mean, self.targets),
             torch.zeros_like(self.features),
             torch.zeros_like(self.targets),
-            self.energy - (self.targets.square().sum() / self.weight).item(),
             self.weight,
             self.count,
         )
@@ -83,39 +113,25 @@ class LeastSquares:
         """The best constant c [d] for a matrix W [d, n]."""
         return (self.targets - weight @ self.features) / self.weight
 
-    def error(self, weight: Tensor) -> float:
-        """Σ_t w_t ‖r_t − W f_t‖² for a matrix W [d, n]."""
-        weight = weight.double()
-        return self.energy + ((weight @ self.gram) * weight).sum().item() - 2 * (weight * self.cross.T).sum().item()
-
-    def factor(self, ridge: float) -> tuple[Tensor, float]:
-        """Cholesky factor of the Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
-
-        Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2.
-
-        Returns:
-            the factor, and the ridge that was used (relative).
-
-        Raises:
-            UserError: no ridge up to 1e-2 makes the system solvable (NaN or infinite features).
-        """
-        scale = self.gram.diagonal().mean()
-        identity = torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
-        highest = max(ridge, 1e-2)
-        while ridge <= highest:
-            factor, failed = torch.linalg.cholesky_ex(self.gram + ridge * scale * identity)
-            if not failed and torch.isfinite(factor).all():
-                return factor, ridge
-            ridge = max(10 * ridge, 1e-12)
-        raise UserError(
-            "weight tuning has no solution: the features hold NaN or infinity; check the checkpoint's weights"
-        )
+    @property
+    def dead(self) -> bool:
+        """Whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
+        return bool(self.gram.diagonal().sum() <= 0)
 
     def solve(self, ridge: float) -> tuple[Tensor, float]:
-        """W [d, n] in float64, and the ridge that was used; see `factor`."""
-        factor, ridge = self.factor(ridge)
+        """W [d, n] in float64, zero where features are, and the ridge that was used; see `ridged_cholesky`."""
+        factor, ridge = ridged_cholesky(self.gram, ridge)
         return torch.cholesky_solve(self.cross, factor).T, ridge
 
     def solve_float32(self) -> Tensor:
-        """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge."""
-        return torch.linalg.lstsq(self.gram.float(), self.cross.float(), rcond=0.0).solution.T
+        """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.
+
+        Raises:
+            UserError: the equations or their solution are not finite, as where a square is too large for float32 or, by
+                some drivers, where features are not independent.
+        """
+        gram, cross = self.gram.float(), self.cross.float()
+        weight = torch.linalg.lstsq(gram, cross, rcond=0.0).solution.T
+        if not all(torch.isfinite(matrix).all() for matrix in (gram, cross, weight)):
+            raise UserError("float32 normal equations without a ridge have no finite solution here: use method.solve=float64")
+        return weight

@@ -67,10 +67,12 @@ class DynaBERT:
         """Take the largest sub-network within the budget out of the trained whole."""
         clock = Clock()
         stages = Stages(self.name, data, self.max_examples, clock)
-        rewired, order = clock.shared(
-            "rewiring", data, ("rewiring", self.max_examples, self.rewiring_examples),
-            lambda: rewire(model, objective, self.rewiring_batches(stages.examples, data)),
-        )  # fmt: skip
+
+        def rewiring(clock: Clock) -> tuple[nn.Module, list[list[int]]]:
+            with clock("rewiring"):
+                return rewire(model, objective, self.rewiring_batches(stages.examples, data))
+
+        rewired, order = clock.shared(data, ("rewiring", self.max_examples, self.rewiring_examples), rewiring)
         shared = self.width_stage(stages, rewired, order, model, objective)
         if list(self.depths) != [1.0]:
             shared = self.depth_stage(stages, shared, objective)

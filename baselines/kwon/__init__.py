@@ -51,9 +51,12 @@ class Kwon:
             UserError: the model's family is not supported, the examples have no labels, or gradients are not finite.
         """
         clock, dense = Clock(), adapter_for(frozen_copy(model))
-        gradients = clock.shared(
-            "fisher", data, ("kwon", "fisher"), lambda: mask_gradients_by_batch(dense, data.calibration, objective)
-        )
+
+        def fisher(clock: Clock) -> list[torch.Tensor]:
+            with clock("fisher"):
+                return mask_gradients_by_batch(dense, data.calibration, objective)
+
+        gradients = clock.shared(data, ("kwon", "fisher"), fisher)
         with clock("mask_search"):
             masks, teacher_masks = search_with_teacher(partial(self.search, gradients), dense, budget)
         with clock("rearrangement"):

@@ -11,6 +11,7 @@ from torch import nn
 
 from kprune.budget import UnitCost
 from kprune.latency.timing import REPEATS, alternate, random_batch
+from kprune.pruner import frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units
@@ -25,7 +26,7 @@ class LatencyTable:
     """What was measured on one machine at one batch size and length.
 
     Attributes:
-        widths, ms: per kind of sublayer ("mha", "ffn"), units kept and milliseconds beyond those of none kept.
+        widths, ms: per kind of sublayer ("mha", "ffn") that has units, units kept and milliseconds beyond those of none.
         seconds: what measuring took.
         dense_ms, empty_ms: a forward pass of the whole model, and of what is left of it without any head and neuron
             (embeddings, residual connections, norms, head).
@@ -40,7 +41,8 @@ class LatencyTable:
     def unit_costs(self, adapter: Adapter) -> list[UnitCost]:
         """Milliseconds per sublayer, the fits scaled so that the dense model's add up to what it was measured at."""
         fits = {kind: fit(self.widths[kind], self.ms[kind]) for kind in self.widths}
-        costs = [fits[sublayer.kind] for sublayer in adapter.sublayers]
+        # A kind that was not measured has no units in any layer.
+        costs = [fits.get(sublayer.kind, UnitCost(0.0)) for sublayer in adapter.sublayers]
         total = sum(cost.of(s.units, s.units) for cost, s in zip(costs, adapter.sublayers, strict=True))
         return [scaled(cost, (self.dense_ms - self.empty_ms) / total) for cost in costs]
 
@@ -85,8 +87,8 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
 
     Widths are multiples of `grain` feature columns.
     """
-    start, adapter = time.perf_counter(), adapter_for(model)
-    batch = random_batch(model, batch_size, sequence_length)
+    start, dense, empty = time.perf_counter(), frozen_copy(model), frozen_copy(model)
+    adapter, batch = adapter_for(dense), random_batch(model, batch_size, sequence_length)
     with torch.inference_mode():
         hidden, attention_mask = adapter.embed(batch)
     calls, widths = [], {}
@@ -101,10 +103,9 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
     for kind, measured in widths.items():
         none = next(medians)
         ms[kind] = [next(medians) - none for _ in measured]
-    empty = copy.deepcopy(model).eval()
     for sublayer in adapter_for(empty).sublayers:
         sublayer.empty()
-    whole = alternate([lambda m=m: m(**batch) for m in (model.eval(), empty)], model.device, REPEATS)
+    whole = alternate([lambda m=m: m(**batch) for m in (dense, empty)], model.device, REPEATS)
     return LatencyTable(widths, ms, *map(statistics.median, whole), seconds=time.perf_counter() - start)
 
 
@@ -116,6 +117,6 @@ def _widths(sublayer: Sublayer, grain: int) -> list[int]:
 
 def _narrowed(sublayer: Sublayer, width: int) -> Sublayer:
     narrowed = copy.copy(sublayer)
-    narrowed.layer = copy.deepcopy(sublayer.layer).eval()
+    narrowed.layer = copy.deepcopy(sublayer.layer)
     keep_units(narrowed, torch.arange(width))
     return narrowed

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kprune.transformer.adapter import model_inputs
+from kprune.errors import UserError
+from kprune.pruner import frozen_copy
+from kprune.transformer.adapter import longest_input, model_inputs
 
 WARM_UP = 2
 REPEATS = 9
@@ -31,7 +33,16 @@ def alternate(
 
 
 def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
-    """What a model's forward takes: random tokens without padding, the same for the same shape."""
+    """What a model's forward takes: random tokens without padding, the same for the same shape.
+
+    Raises:
+        UserError: the model reads no sequence as long.
+    """
+    if sequence_length > longest_input(model):
+        raise UserError(
+            f"latency can't be measured on {sequence_length} tokens, the model reads {longest_input(model)}: "
+            "give a shorter length (speedup_at; latency.sequence_length of run.py)"
+        )
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(5, min(model.config.vocab_size, 1000), (batch_size, sequence_length), generator=generator)
     tokens = tokens.to(model.device)
@@ -48,7 +59,7 @@ def measure_latency(
         speedup_range (the least and the largest of the single pairs' ratios).
     """
     batch = random_batch(dense, batch_size, sequence_length)
-    calls = [lambda model=model: model(**batch) for model in (dense.eval(), pruned.eval())]
+    calls = [lambda model=model: model(**batch) for model in map(frozen_copy, (dense, pruned))]
     times = alternate(calls, dense.device, repeats)
     dense_ms, pruned_ms = map(statistics.median, times)
     ratios = [d / p for d, p in zip(*times, strict=True)]

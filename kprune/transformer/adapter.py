@@ -139,6 +139,13 @@ class Adapter:
             del self.encoder.forward
 
 
+def longest_input(model: nn.Module) -> int:
+    """Tokens that a model reads at most."""
+    config = model.config
+    # RoBERTa's positions begin behind that of the padding.
+    return config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+
+
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The part of a collated batch that a model's forward takes."""
     return {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}

@@ -80,7 +80,9 @@ def features_and_gradients(
 
 
 def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Per node, the gradient of every one of some scalars of the same graph."""
+    """Per node, the gradient of every one of some scalars of the same graph; without nodes there is no graph."""
+    if not nodes:
+        return []
     last = len(values) - 1
     per_value = [torch.autograd.grad(value, nodes, retain_graph=k < last) for k, value in enumerate(values)]
     return list(zip(*per_value, strict=True))

@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
 
 from experiments.composing import file_settings
 from experiments.methods import build_method
 from kprune.algorithm import KPrune
 from kprune.calibration import calibration_states, held_out_divergence, split, teacher_logits
+from kprune.checkpoint.dense import densified
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import objective_of
@@ -16,7 +17,7 @@ from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_c
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 from kprune.transformer.masks import masked
-from kprune.transformer.surgery import unit_columns
+from kprune.transformer.surgery import keep_units, unit_columns
 
 OFFICIAL = build_method(file_settings("method", "kprune_official"))
 
@@ -100,6 +101,13 @@ def test_lambda_is_chosen_by_a_teacher_without_dropout():
     assert outcomes[0].details == outcomes[1].details
 
 
+def test_a_divergence_that_is_not_finite_is_never_chosen(monkeypatch):
+    divergences = iter([float("nan"), 1.0])
+    monkeypatch.setattr("kprune.algorithm.held_out_divergence", lambda *_: next(divergences))
+    with pytest.raises(UserError, match="pruned with λ=1e-05 diverges from the dense one by nan"):
+        prune(tiny_model(), 0.5)
+
+
 def test_an_emptied_sublayer_keeps_its_bias_unless_told():
     for keep_bias in (True, False):
         outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
@@ -111,6 +119,25 @@ def test_an_emptied_sublayer_keeps_its_bias_unless_told():
 def test_a_reduction_out_of_range(reduction):
     with pytest.raises(UserError, match="outside \\(0, 1\\)"):
         Budget(reduction, 8.0)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(solve="float23"), "solve=float23 is unknown: use float64 or float32"),
+        (dict(measure_batches=0), "measure_batches=0 is out of range: give a whole number above 0"),
+        (dict(measure_every=0), "measure_every=0 is out of range"),
+        (dict(measure_every=1.5), "measure_every=1.5 is out of range"),
+        (dict(lambdas=()), "lambdas is empty"),
+        (dict(lambdas=(1e-5, -1.0)), "lambdas=-1.0 is out of range: give 0 or a number above"),
+        (dict(lambdas=(float("nan"),)), "lambdas=nan is out of range"),
+        (dict(mu=0), "mu=0 is out of range"),
+        (dict(ridge=-1e-6), "ridge=-1e-06 is out of range"),
+    ],
+)
+def test_settings_that_mean_nothing(settings, message):
+    with pytest.raises(UserError, match=message):
+        KPrune(**settings)
 
 
 def test_empty_calibration_set():
@@ -127,6 +154,17 @@ def test_a_pruned_model_is_pruned_again(family):
     assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
     assert all(a >= b for a, b in zip(once.kept_neurons, twice.kept_neurons, strict=True))
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
+
+
+@pytest.mark.parametrize("empty", [[5], [4, 5]], ids=["top_ffn", "top_layer"])
+def test_a_model_whose_top_is_empty_is_pruned_again(empty):
+    model = tiny_model()
+    for index in empty:
+        keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
+    outcome = prune(model, 0.5)
+    assert all(outcome.kept_units[index] == [] for index in empty)
+    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
 
 
 def test_ablations_differ_from_the_method_and_from_one_another():
@@ -193,3 +231,16 @@ def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
                 total += 4 * log_p[label].exp().item() * g**2 / 2 / 4
     for ours, literal in zip(measured, expected, strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("reduction", [0.1, 0.5])
+def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction):
+    """The removed units are there as zeros, whole sublayers of them."""
+    dense = densified(narrowed())
+    assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
+    outcome = prune(dense, reduction)
+    weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
+    assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    for index in (0, 3):
+        sublayer = adapter_for(outcome.model).sublayers[index]
+        assert sublayer.units == 0 or sublayer.projection.weight.abs().max() == 0

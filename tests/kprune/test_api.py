@@ -14,13 +14,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import kprune
+from baselines.cofi import CoFi
+from baselines.dynabert import DynaBERT
+from baselines.ebert import EBERT
+from baselines.finetuned import FineTuned
 from kprune.algorithm import KPrune
 from kprune.api import calibration_set
 from kprune.checkpoint import save
 from kprune.errors import UserError
 from kprune.latency import Point
+from kprune.latency.timing import random_batch
 from kprune.objectives import Regression, objective_of
 from kprune.pruner import Budget, PruningData
+from kprune.transformer import adapter_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +105,28 @@ def test_methods_and_tasks_of_ones_own():
         kprune.prune(model, labelled, 0.8, method=recorder)
 
 
+@pytest.mark.parametrize("method", ["kprune", "kprune_plus"])
+def test_several_labels_at_once_are_compared_as_values(method):
+    model = tiny_model(dtype=torch.float32)
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match="problem_type='multi_label_classification'.* give task='regression'"):
+        kprune.prune(model, batches(model), 0.5, method)
+    outcome = kprune.prune(model, batches(model), 0.5, method, task="regression")
+    assert outcome.details["flops_reduction"] >= 0.5
+    model.config.problem_type = "regression"
+    assert kprune.prune(model, batches(model), 0.5, method).kept_units == outcome.kept_units
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_for_afterwards(dtype, tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    outcome = kprune.prune(model, batches(model), 0.5)
+    with pytest.raises(UserError, match=f"is {dtype}, too coarse to measure and solve with: load the model in float32"):
+        kprune.prune(model.to(dtype), batches(model), 0.5)
+    outcome.model.to(dtype)
+    assert kprune.load(outcome.save(tmp_path / "half")).dtype == torch.float32
+
+
 def test_labels_go_to_a_method_that_needs_them():
     model, recorder = tiny_model(head="span", dtype=torch.float32), Recorder(needs_labels=True)
     spans = [b | {name: torch.arange(len(b["input_ids"])) for name in ("start_positions", "end_positions")}
@@ -118,6 +146,34 @@ def test_a_speedup_in_place_of_a_reduction():
         kprune.prune(model, batches(model), speedup=1000, speedup_at=Point(2, 8))
     with pytest.raises(UserError, match="speedup=1 asks for no speed-up"):
         kprune.prune(model, batches(model), speedup=1)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_speedup_of_a_model_that_reads_less_than_the_standard_length(family, monkeypatch):
+    model, points = tiny_model(family, dtype=torch.float32), []
+    monkeypatch.setattr("kprune.api.prune_to_speedup", lambda *a: points.append(a[-1]) or (KPrune().prune(*a[1:4], Budget(0.5, 8.0)), {}))
+    kprune.prune(model, batches(model), speedup=1.1)
+    longest = {"bert": 64, "roberta": 62}[family]
+    assert points == [Point(32, longest)]
+    model(**random_batch(model, 2, longest))
+    with pytest.raises(UserError, match=f"on {longest + 1} tokens, the model reads {longest}: give a shorter length"):
+        random_batch(model, 2, longest + 1)
+
+
+def test_a_method_that_trains_is_told_where_it_can():
+    model = tiny_model(dtype=torch.float32)
+    for method in (DynaBERT(), EBERT(), CoFi(), FineTuned(KPrune())):
+        with pytest.raises(UserError, match="trains on labelled examples.* use it with run.py"):
+            kprune.prune(model, batches(model), 0.5, method=method)
+
+
+def test_a_model_without_any_unit():
+    model = tiny_model(dtype=torch.float32)
+    for sublayer in adapter_for(model).sublayers:
+        sublayer.empty()
+    for budget in (dict(flops_reduction=0.5), dict(speedup=2)):
+        with pytest.raises(UserError, match="no head and no neuron left"):
+            kprune.prune(model, batches(model), **budget)
 
 
 def test_batches_without_a_mask_have_no_padding():

@@ -23,7 +23,7 @@ from kprune.errors import UserError
 from kprune.objectives import objective_of
 from kprune.pruner import Budget, PruningData
 from kprune.transformer import adapter_for
-from kprune.transformer.surgery import keep_units
+from kprune.transformer.surgery import keep_layers, keep_units
 
 AUTO = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
 FRESH_PROCESS = """
@@ -169,6 +169,18 @@ def test_dense_is_the_stock_model_with_zeros_at_the_removed_units(family, tmp_pa
         assert torch.equal(ours.projection.bias, theirs.projection.bias)
     packed = densified(model)  # without the places, the units come first
     torch.testing.assert_close(packed(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_dense_of_a_model_with_dropped_layers(tmp_path):
+    """As DynaBERT's: the kept units of all layers, none in the one that is gone."""
+    kept_units, batch = [[1, 3], [1, 5, 40], [], [], [0], [0, 9]], tiny_batch()
+    model = narrowed(kept_units=kept_units)
+    keep_layers(adapter_for(model), [0, 2])
+    folder = save(model, tmp_path / "model", format="dense", kept_units=kept_units)
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
+    places = [s.projection.weight.any(dim=0).nonzero()[:: s.unit_size, 0] // s.unit_size for s in adapter_for(loaded).sublayers]
+    assert [units.tolist() for units in places] == [[1, 3], [1, 5, 40], [0], [0, 9]]
 
 
 def test_a_dense_copy_is_pruned_again(tmp_path):

@@ -25,7 +25,7 @@ def quadratic(objective, logits, change):
     variable = logits.clone().requires_grad_()
     roots = objective.fisher_roots(variable, GAMMA, keys)
     gradients = [torch.autograd.grad(root.sum(), variable, retain_graph=True)[0] for root in roots]
-    return sum((g * change).flatten(1).sum(dim=1) ** 2 for g in gradients) / 2
+    return sum((g * change).reshape(len(g), -1).sum(dim=1) ** 2 for g in gradients) / 2
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -36,12 +36,13 @@ def test_roots_of_a_classifier_are_the_second_order_of_the_divergence(classes):
     torch.testing.assert_close(quadratic(Classification(), logits, 1e-4 * change), divergence, rtol=1e-3, atol=0)
 
 
-def test_roots_of_a_regression_are_its_divergence():
-    values, change = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    torch.testing.assert_close(
-        quadratic(Regression(), values[:, None], change[:, None]).flatten(),
-        Regression().divergence(values + change, values, GAMMA),
-    )
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 3)])
+def test_roots_of_a_regression_are_its_divergence(shape):
+    """One number per example, of several outputs the sum."""
+    values, change = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    divergence = Regression().divergence(values + change, values, GAMMA)
+    torch.testing.assert_close(divergence, change.square().reshape(5, -1).sum(dim=1))
+    torch.testing.assert_close(quadratic(Regression(), values, change), divergence)
 
 
 @pytest.mark.parametrize("classes", [5, 40])
@@ -68,10 +69,10 @@ def test_the_root_of_two_classes_is_p0_p1_times_the_change_of_the_margin():
 def test_covariance_and_energies_by_their_definition(family):
     """One unpadded example at a time, by adding a free variable to each projection's output."""
     model, calibration = tiny_model(family), tiny_calibration(5, 3)
-    fishers = measured(model, calibration)
+    fishers, squares = measured(model, calibration)
     adapter = adapter_for(frozen_copy(model))
     covariances = [torch.zeros(32, 32, dtype=torch.float64) for _ in adapter.sublayers]
-    grams = [torch.zeros_like(f.features.gram) for f in fishers]
+    grams = [torch.zeros_like(s.gram) for s in squares]
     for example in calibration.examples:
         batch = collate([example], 1)
         length = len(example["input_ids"])
@@ -93,24 +94,24 @@ def test_covariance_and_energies_by_their_definition(family):
                 energies[index] += weight * g[0].square().sum(dim=1)
         for gram, f, a in zip(grams, features, energies, strict=True):
             gram += f.T @ (f * a[:, None])
-    for fisher, covariance, gram in zip(fishers, covariances, grams, strict=True):
+    for fisher, sums, covariance, gram in zip(fishers, squares, covariances, grams, strict=True):
         assert covariance.diagonal().sum() > 0
         torch.testing.assert_close(fisher.covariance, covariance, rtol=1e-7, atol=1e-12)
-        torch.testing.assert_close(fisher.features.gram, gram, rtol=1e-7, atol=1e-10)
-        assert fisher.features.weight == pytest.approx(covariance.diagonal().sum().item() * 5, rel=1e-7)
+        torch.testing.assert_close(sums.gram, gram, rtol=1e-7, atol=1e-10)
+        assert fisher.energy == pytest.approx(covariance.diagonal().sum().item() * 5, rel=1e-7)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_neither_batches_nor_padding_matter(head):
     model, examples = tiny_model(head=head), tiny_calibration(6).examples
     one, other = measured(model, CalibrationSet(examples, 1, 1)), measured(model, CalibrationSet(examples[::-1], 6, 1))
-    for a, b in zip(one, other, strict=True):
+    for (a, a_sums), (b, b_sums) in zip(zip(*one, strict=True), zip(*other, strict=True), strict=True):
         torch.testing.assert_close(a.covariance, b.covariance, rtol=1e-8, atol=1e-14)
-        torch.testing.assert_close(a.features.gram, b.features.gram, rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(a_sums.gram, b_sums.gram, rtol=1e-8, atol=1e-14)
 
 
 def test_a_classifier_feels_the_last_sublayer_at_its_first_token_alone():
-    fisher = measured(tiny_model(), tiny_calibration(6))[-1]
+    fisher = measured(tiny_model(), tiny_calibration(6))[0][-1]
     for energies in fisher.energies:
         assert energies[:, 0].min() > 0 and energies[:, 1:].max() == 0
 

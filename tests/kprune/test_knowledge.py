@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from kprune.calibration import calibration_states, teacher_logits
+from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import Span, objective_of
+from kprune.plus import KPrunePlus
 from kprune.pruner import CalibrationSet, collate, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.masks import masked
@@ -173,3 +176,47 @@ def test_no_predictive_signal_where_the_student_is_the_teacher():
     knowledge = measure(model, 0, states, teacher_logits(model, states, objective), objective, KnowledgeSettings())
     assert max(k.max() for k in knowledge.predictive) < 1e-20
     assert min(k.min() for k in knowledge.representational) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_low_temperature_leaves_spans_finite_and_padding_out(dtype):
+    """Masked logits over γ stay finite; over a large γ they stay masked."""
+    logits = torch.randn(2, 2, 9, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    output = QuestionAnsweringModelOutput(start_logits=logits[:, 0], end_logits=logits[:, 1])
+    mask = (torch.arange(9) < 6).long().expand(2, -1)
+    padded, alone = Span().read(output, mask), logits[..., :6]
+    for temperature in (1e-3, 0.5, 2.0, 1e6):
+        ours, expected = (Span().divergence(z, 2 * z, temperature) for z in (padded, alone))
+        assert torch.isfinite(expected).all()
+        torch.testing.assert_close(ours, expected)
+
+
+def test_knowledge_that_is_not_finite_is_an_error():
+    student, teacher = student_and_teacher()
+    objective = objective_of(student.model)
+    states, logits = states_of(student, teacher, objective, tiny_calibration().batches())
+    logits[1][2, 0] = float("nan")
+    with pytest.raises(UserError, match="knowledge of the ffn of layer 0 is not finite"):
+        measure(student, 1, states, logits, objective, KnowledgeSettings())
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none(temperature):
+    for settings in (KnowledgeSettings, KPrunePlus):
+        with pytest.raises(UserError, match="temperature=.* is out of range: give a number above 0"):
+            settings(temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(predictive="fishr"), "predictive=fishr is unknown: use divergence or fisher"),
+        (dict(kl="studnet_teacher"), "kl=studnet_teacher is unknown: use student_teacher or teacher_student"),
+        (dict(gradient="mean"), "gradient=mean is unknown: use example or batch"),
+        (dict(head="hole"), "head=hole is unknown: use whole or mean_of_dimensions"),
+        (dict(representational_mean="x"), "representational_mean=x is unknown: use examples or tokens_and_hidden"),
+    ],
+)
+def test_words_that_name_nothing(settings, message):
+    with pytest.raises(UserError, match=message):
+        KnowledgeSettings(**settings)

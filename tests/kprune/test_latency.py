@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_calibration, tiny_model
+from tiny import tiny_calibration, tiny_labelled, tiny_model
 
+from baselines.kwon import Kwon
+from baselines.magnitude import Magnitude
 from kprune.algorithm import KPrune
 from kprune.budget import Budget, UnitCost
 from kprune.errors import OutOfReach, UserError
-from kprune.latency import LatencyBudget, LatencyTable, Point, measure_table, prune_to_speedup
+from kprune.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
 from kprune.latency.search import corrected
 from kprune.latency.table import fit
 from kprune.mask_search import threshold
 from kprune.objectives import objective_of
+from kprune.plus import KPrunePlus
 from kprune.pruner import PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction
@@ -148,6 +151,19 @@ def test_a_table_of_a_tiny_model():
     assert [len(table.ms[kind]) for kind in ("mha", "ffn")] == [2, 3]
 
 
+def test_a_table_of_a_model_without_heads():
+    model = tiny_model(dtype=torch.float32)
+    for sublayer in adapter_for(model).sublayers[0::2]:
+        sublayer.empty()
+    costs = measure_table(model, 2, 8).unit_costs(adapter_for(model))
+    assert [cost.of(0, 0) for cost in costs[0::2]] == [0, 0, 0]
+    table = LatencyTable({"ffn": TABLE.widths["ffn"]}, {"ffn": TABLE.ms["ffn"]}, 174.0, 30.0)
+    for pruner in (KPrune(), KPrunePlus(), Kwon(), Magnitude()):
+        outcome = pruner.prune(model, objective_of(model), PruningData(tiny_labelled()), LatencyBudget(2, table, 8.0))
+        assert outcome.kept_heads == [0, 0, 0]
+        assert 55 <= sum(outcome.kept_neurons) <= 57
+
+
 def test_a_method_that_counts_flops_alone():
     class Counting:
         name, needs_labels = "counting", False
@@ -158,3 +174,15 @@ def test_a_method_that_counts_flops_alone():
     Counting.reach = lambda *_: 1.0
     with pytest.raises(UserError, match="counting does not round widths"):
         Budget(0.5, 8.0, 16).check_reach(Counting(), model)
+
+
+def test_measuring_leaves_the_models_in_the_mode_they_were_in():
+    """And measures without dropout: inside, everything is in evaluation mode."""
+    model, pruned = (tiny_model(dtype=torch.float32).train() for _ in range(2))
+    seen = []
+    for module in (*model.modules(), *pruned.modules()):
+        module.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    measure_table(model, 2, 8)
+    measure_latency(model, pruned, 2, 8, repeats=1)
+    assert seen and not any(seen)
+    assert all(module.training for module in (*model.modules(), *pruned.modules()))

@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
 
 from kprune.algorithm import KPrune
 from kprune.allocation import monotone
 from kprune.calibration import calibration_states, held_out_divergence
+from kprune.checkpoint.dense import densified
+from kprune.errors import UserError
 from kprune.fisher import measure_fisher
 from kprune.objectives import objective_of
 from kprune.plus import KPrunePlus
@@ -49,12 +51,21 @@ def test_reductions_share_the_first_pass_and_its_seconds():
         assert shared[0].seconds_by_stage[stage] == shared[1].seconds_by_stage[stage] > 0
 
 
+def test_no_gram_matrix_is_shared():
+    """What reductions share grows with d² and tokens, never with the square of the neurons."""
+    data = PruningData(tiny_calibration(24))
+    prune(tiny_model(), 0.6, data=data)
+    ((fishers, removals), _) = data.shared.popitem()[1]
+    held = [value for each in (*fishers, *removals) for value in vars(each).values() if isinstance(value, torch.Tensor)]
+    assert {tuple(value.shape) for value in held} == {(32, 32), (4,), (5,), (48,), (49,)}
+
+
 def test_the_walk_chooses_among_the_units_removed_last():
     model = tiny_model()
     adapter = adapter_for(frozen_copy(model))
     states = calibration_states(adapter, tiny_calibration(24).batches())
-    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
-    orders = [KPrunePlus().removal(s, f) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    orders = [KPrunePlus().removal(*row) for row in measured]
     chosen = {c: prune(model, 0.7, KPrunePlus(candidates=c)).kept_units for c in (1.0, 2.0, 1000.0)}
     assert chosen[1.0] == [order.kept(len(kept)).tolist() for order, kept in zip(orders, chosen[1.0], strict=True)]
     for order, kept in zip(orders, chosen[2.0], strict=True):
@@ -88,8 +99,8 @@ def test_curves_fall_to_zero_with_all_units():
     adapter = adapter_for(frozen_copy(model))
     states = calibration_states(adapter, calibration.batches())
     pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8)
-    fishers = measure_fisher(adapter, states, objective_of(model), 2.0)
-    curves = [monotone(pruner.removal(s, f).errors) for s, f in zip(adapter.sublayers, fishers, strict=True)]
+    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    curves = [monotone(pruner.removal(*row).errors) for row in measured]
     for curve, sublayer in zip(curves, adapter.sublayers, strict=True):
         assert len(curve) == sublayer.units + 1
         assert curve[-1] == 0 and (curve.diff() <= 0).all() and curve[0] > 0
@@ -131,8 +142,6 @@ def test_tuning_with_a_constant_is_the_weighted_least_squares_of_all_tokens():
     expected = torch.linalg.lstsq(extended * root, targets * root).solution
     torch.testing.assert_close(weight, expected[:-1].T)
     torch.testing.assert_close(squares.constant(weight), expected[-1])
-    residual = targets - extended @ torch.cat([weight.T, squares.constant(weight)[None]])
-    assert squares.centred().error(weight) == pytest.approx((weights[:, None] * residual**2).sum().item())
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -143,7 +152,71 @@ def test_a_pruned_model_is_pruned_again(family):
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
 
+@pytest.mark.parametrize("empty", [[5], [4, 5]], ids=["top_ffn", "top_layer"])
+def test_a_model_whose_top_is_empty_is_pruned_again(empty):
+    model = tiny_model()
+    for index in empty:
+        keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
+    outcome = prune(model, 0.5)
+    assert all(outcome.kept_units[index] == [] for index in empty)
+    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_without_a_ridge_on_the_metric(head):
+    """A covariance has no more rank than the roots give it."""
+    outcome = prune(tiny_model(head=head), 0.5, KPrunePlus(metric_ridge=0.0))
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+
+
 def test_an_empty_sublayer_below_is_no_obstacle():
     model = tiny_model()
     keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
     assert prune(model, 0.5).kept_units[2] == []
+
+
+@pytest.mark.parametrize("reduction", [0.1, 0.5])
+def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction):
+    """The removed units are there as zeros, whole sublayers of them."""
+    dense = densified(narrowed())
+    assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
+    outcome = prune(dense, reduction)
+    weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
+    assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+    for index in (0, 3):
+        sublayer = adapter_for(outcome.model).sublayers[index]
+        assert sublayer.units == 0 or sublayer.projection.weight.abs().max() == 0
+
+
+def test_a_sublayer_that_nothing_is_felt_of_may_go_for_nothing():
+    """The classifier ignores everything."""
+    model = tiny_model()
+    model.classifier.weight.data.zero_()
+    adapter = adapter_for(frozen_copy(model))
+    states = calibration_states(adapter, tiny_calibration(24).batches())
+    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    for sublayer, fisher, squares in measured:
+        errors = KPrunePlus().removal(sublayer, fisher, squares).errors
+        assert torch.equal(errors, torch.zeros(sublayer.units + 1).double())
+    outcome = prune(model, 0.5)
+    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    torch.testing.assert_close(outcome.model(**tiny_batch()).logits, model(**tiny_batch()).logits)
+
+
+def test_a_sublayer_that_does_nothing_may_go_for_nothing():
+    """Weights that no feature ever reaches."""
+    model = tiny_model()
+    ffn = adapter_for(model).sublayers[3]
+    ffn.inputs[0].weight.data.zero_(), ffn.inputs[0].bias.data.zero_()
+    outcome = prune(model, 0.3)
+    assert outcome.kept_neurons[1] == 0
+    assert min(outcome.kept_neurons[::2]) > 0
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(ridge=-1.0), dict(metric_ridge=-1.0), dict(floor=-1.0), dict(input_ridge="x"), dict(candidates=0.5)]
+)
+def test_settings_that_mean_nothing(settings):
+    with pytest.raises(UserError, match="=.*: give"):
+        KPrunePlus(**settings)

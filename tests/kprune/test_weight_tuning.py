@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kprune.errors import UserError
-from kprune.weight_tuning import LeastSquares
+from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
 
 def accumulated(features, targets, parts=3):
@@ -41,6 +41,27 @@ def test_a_dead_feature_raises_the_ridge_and_says_so():
     assert torch.isfinite(weight).all() and weight[:, 3].abs().max() == 0
 
 
+@pytest.mark.parametrize("ridge", [0.0, 1e-6, 1.0])
+def test_features_that_are_all_zero_get_zero_weights(ridge):
+    features, targets = problem()
+    for squares in (accumulated(0 * features, targets), accumulated(0 * features, targets).centred()):
+        assert squares.dead and squares.solve(ridge)[0].abs().max() == 0
+    assert not accumulated(features, targets).dead
+
+
+def test_a_problem_without_weight_is_centred():
+    squares = LeastSquares.empty(8, 5, "cpu")
+    squares.add(*problem(), torch.zeros(60))
+    assert squares.centred().dead and torch.equal(squares.centred().gram, torch.zeros(8, 8).double())
+
+
+def test_a_matrix_that_is_far_from_positive_asks_for_a_ridge():
+    gram = torch.diag(torch.tensor([10.0, -1.0], dtype=torch.float64))
+    with pytest.raises(UserError, match="no solution with a ridge of 0.01: raise the method's ridge"):
+        ridged_cholesky(gram, 1e-6)
+    assert ridged_cholesky(gram, 1.0)[1] == 1.0
+
+
 def test_nan_features_are_an_error():
     features, targets = problem()
     features[0, 0] = float("nan")
@@ -52,3 +73,12 @@ def test_float32_solve_agrees_on_an_easy_problem():
     features, targets = problem()
     squares = accumulated(features, targets)
     torch.testing.assert_close(squares.solve_float32().double(), squares.solve(0.0)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("worst", [float("inf"), 1e30])
+def test_a_float32_solution_that_is_not_finite_is_an_error(worst):
+    """1e30 is finite, its square is not in float32."""
+    features, targets = problem()
+    features[3, 2] = worst
+    with pytest.raises(UserError, match="no finite solution here: use method.solve=float64"):
+        accumulated(features, targets).solve_float32()
