@@ -21,6 +21,9 @@ from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units
 from kprune.weight_tuning import LeastSquares
 
+# Tokens of a measuring pass: of BERT-base, its graph takes some 700 MB, and the products are still large ones.
+PIECE = 1024
+
 
 @dataclass(frozen=True)
 class KPrune:
@@ -35,7 +38,7 @@ class KPrune:
         knowledge: how knowledge is measured.
         measure_every: sublayers from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
             searches all masks with that (ablation "without sublayer-wise pruning").
-        measure_batches: knowledge is measured on every k-th calibration batch, 1 in the paper; tuning takes all.
+        measure_examples: knowledge is measured on every k-th example of a batch, 1 in the paper; tuning takes all.
         tuning: fit the output projections (the ablation leaves them as they are).
         fill_budget: after the threshold, add the best units of the sublayer at hand that still fit.
         strict_threshold: prune at least one unit at each sublayer's search, stop strictly under the budget.
@@ -50,7 +53,7 @@ class KPrune:
     mu: float = 1.0
     knowledge: KnowledgeSettings = field(default_factory=KnowledgeSettings)
     measure_every: int | None = 1
-    measure_batches: int = 1
+    measure_examples: int = 1
     tuning: bool = True
     fill_budget: bool = True
     strict_threshold: bool = False
@@ -72,7 +75,7 @@ class KPrune:
             check_not_negative(lambdas=0.0 if lam is None else lam)
         check_positive(mu=self.mu)
         check_not_negative(ridge=self.ridge)
-        check_count(measure_every=1 if self.measure_every is None else self.measure_every, measure_batches=self.measure_batches)
+        check_count(measure_every=1 if self.measure_every is None else self.measure_every, measure_examples=self.measure_examples)
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -115,14 +118,13 @@ class KPrune:
         student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
         with clock("teacher"):
             states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
-            measured = states[:: self.measure_batches]
-            logits = teacher_logits(teacher, measured, objective)
+            logits = teacher_logits(teacher, self.measured(states), objective)
         remaining, costs = budget.limit(student), budget.unit_costs(student)
         kept_units, thresholds, ridges = [], [], []
         for index, sublayer in enumerate(tqdm(student.sublayers, desc="K-prune", unit="sublayer", disable=None)):
             with clock("knowledge"):
                 if index % (self.measure_every or len(student.sublayers)) == 0:
-                    knowledge = self.measure(student, teacher, index, measured, logits, objective)
+                    knowledge = self.measure(student, teacher, index, self.measured(states), logits, objective)
             with clock("mask_search"):
                 scores = self.scores(knowledge, student.sublayers[index:], costs[index:], lam)
                 kept, nu = self.search(scores, costs[index:], remaining)
@@ -142,6 +144,16 @@ class KPrune:
             "no_signal": [index for index, nu in enumerate(thresholds) if nu is None],
         }
         return Outcome.of(student.model, kept_units, clock, details)
+
+    def measured(self, states: Sequence[CalibrationState]) -> list[CalibrationState]:
+        """What knowledge is measured on, where it stands now.
+
+        In pieces, so that the graph of a pass is small; but in whole batches where the gradient is that of the batch.
+        """
+        some = [state.rows(slice(None, None, self.measure_examples)) for state in states]
+        if self.knowledge.gradient == "batch":
+            return some
+        return [piece for state in some for piece in state.pieces(PIECE)]
 
     def measure(
         self,

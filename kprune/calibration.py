@@ -35,6 +35,17 @@ class CalibrationState:
         ids = self.batch["input_ids"] * self.batch["attention_mask"]
         return (ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1)
 
+    def rows(self, which: slice) -> "CalibrationState":
+        """Some of the batch's examples, where they stand now."""
+        mask = None if self.attention_mask is None else self.attention_mask[which]
+        batch = {key: value[which] for key, value in self.batch.items()}
+        return CalibrationState(batch, mask, self.student[which], self.teacher[which])
+
+    def pieces(self, tokens: int) -> list["CalibrationState"]:
+        """The batch in parts of at most so many tokens, padding counted, of one example at least."""
+        size = max(tokens // self.student.shape[1], 1)
+        return [self.rows(slice(start, start + size)) for start in range(0, len(self.student), size)]
+
 
 @torch.no_grad()
 def calibration_states(adapter: Adapter, batches: Sequence[dict[str, Tensor]]) -> list[CalibrationState]:

@@ -125,7 +125,7 @@ def test_a_reduction_out_of_range(reduction):
     "settings, message",
     [
         (dict(solve="float23"), "solve=float23 is unknown: use float64 or float32"),
-        (dict(measure_batches=0), "measure_batches=0 is out of range: give a whole number above 0"),
+        (dict(measure_examples=0), "measure_examples=0 is out of range: give a whole number above 0"),
         (dict(measure_every=0), "measure_every=0 is out of range"),
         (dict(measure_every=1.5), "measure_every=1.5 is out of range"),
         (dict(lambdas=()), "lambdas is empty"),
@@ -208,9 +208,23 @@ def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_b
 
 def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
     model, calibration = tiny_model(), tiny_calibration(48)
-    for pruner in (KPrune(measure_every=2), KPrune(measure_every=4, measure_batches=3), KPrune(measure_every=None)):
+    for pruner in (KPrune(measure_every=2), KPrune(measure_every=4, measure_examples=3), KPrune(measure_every=None)):
         outcome = prune(model, 0.6, pruner, calibration)
         assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.6 - 1e-9
+
+
+def test_pieces_and_batches_make_no_difference_and_every_kth_example_is_measured(monkeypatch):
+    model, calibration = tiny_model(), tiny_calibration(24, batch_size=6)
+    whole = prune(model, 0.6, KPrune(lambdas=(1e-5,)), calibration).kept_units
+    monkeypatch.setattr("kprune.algorithm.PIECE", 20)
+    assert prune(model, 0.6, KPrune(lambdas=(1e-5,)), calibration).kept_units == whole
+    states = calibration_states(adapter_for(frozen_copy(model)), calibration.batches())
+    measured = KPrune(measure_examples=2).measured(states)
+    assert all(state.student.shape[0] == 1 or state.student.shape[:2].numel() <= 20 for state in measured)
+    ids = [row.tolist() for state in measured for row in state.batch["input_ids"]]
+    assert ids == [row.tolist() for batch in calibration.batches() for row in batch["input_ids"][::2]]
+    by_batch = KPrune(measure_examples=2, knowledge=KnowledgeSettings(gradient="batch")).measured(states)
+    assert [len(state.student) for state in by_batch] == [3, 3, 3, 3]
 
 
 def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
