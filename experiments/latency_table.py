@@ -33,8 +33,8 @@ is counted at the row's length."""
 CELL = ("shape", "grain", "runtime", "batch_size", "sequence_length", "device", "threads", "torch")
 FLOPS_LENGTH = 128
 GOALS = ((32, 128), (1, 128))
-SECONDS = 10.0
-"""What a cell's repeats may take, 9 of them at most and one at least."""
+SECONDS, GOAL_SECONDS = 10.0, 60.0
+"""What a cell's repeats may take, and a goal's; 9 of them at most and one at least."""
 
 Model = Callable[[int, int], Callable[[], Any]]
 """Takes batch size and length; gives a forward pass on a random batch."""
@@ -74,12 +74,12 @@ def onnx(model: nn.Module, folder: Path) -> Model:
 RUNTIMES = {"eager": eager, "compile": compiled, "onnx": onnx}
 
 
-def timed(calls: list[Callable[[], Any]]) -> list[list[float]]:
-    """Milliseconds of the calls in turn, as many rounds as fit `SECONDS`; a round before them warms up."""
+def timed(calls: list[Callable[[], Any]], seconds: float) -> list[list[float]]:
+    """Milliseconds of the calls in turn, as many rounds as fit; a round before them warms up."""
     cpu = torch.device("cpu")
     first = alternate(calls, cpu, repeats=1, warm_up=1)
     round_seconds = sum(ms for (ms,) in first) / 1000
-    further = min(int(SECONDS / round_seconds), REPEATS) - 1
+    further = min(int(seconds / round_seconds), REPEATS) - 1
     return [a + b for a, b in zip(first, alternate(calls, cpu, max(further, 0), warm_up=0), strict=True)]
 
 
@@ -116,7 +116,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             if runtime not in ready:
                 ready[runtime] = [RUNTIMES[runtime](model, Path(folder)) for model in models]
             begun = time.perf_counter()
-            times = timed([at(batch, length) for at in ready[runtime]])
+            seconds = GOAL_SECONDS if (batch, length) in GOALS else SECONDS
+            times = timed([at(batch, length) for at in ready[runtime]], seconds)
             rates[runtime] = (time.perf_counter() - begun) / (batch * length)
             for name, pruned, ms in zip(counts, models[1:], times[1:], strict=True):
                 rows.append(cell | row(times[0], ms) | {
