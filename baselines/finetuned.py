@@ -36,6 +36,10 @@ class FineTuned:
     def needs_labels(self) -> bool:
         return self.pruner.needs_labels
 
+    @property
+    def any_budget(self) -> bool:
+        return getattr(self.pruner, "any_budget", False)
+
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         return self.pruner.reach(model, sequence_length)
 
