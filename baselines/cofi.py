@@ -65,6 +65,7 @@ class CoFi:
     name: str = "cofi"
 
     needs_labels = False
+    any_budget = False
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""

@@ -53,6 +53,7 @@ class EBERT:
     name: str = "ebert"
 
     needs_labels = False
+    any_budget = False
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All gates may close."""

@@ -95,5 +95,5 @@ class Budget:
                 f"method {pruner.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
                 f"{self.flops_reduction:g}: ask for less"
             )
-        if self.grain > 1 and not getattr(pruner, "any_budget", False):
+        if self.grain > 1 and not pruner.any_budget:
             raise UserError(f"method {pruner.name} does not round widths: leave grain=1 or use method=kprune")

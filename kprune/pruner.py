@@ -175,17 +175,20 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 class Pruner(Protocol):
     """A pruning method. Its settings are its constructor's plain arguments.
 
-    One whose class has `any_budget = True` reads of a budget its `unit_costs` and `limit` alone, and so prunes to a
-    latency as well as to a share of FLOPs.
+    Attributes:
+        needs_labels: the calibration examples carry their labels.
+        any_budget: it reads of a budget its `unit_costs` and `limit` alone, and so prunes to a latency as well as to a
+            share of FLOPs, and to whole grains.
     """
 
     name: str
     needs_labels: bool
+    any_budget: bool
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         """Prune `model`; the model passed in is left as it was."""
         ...
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """The largest FLOPs reduction this method can do on `model`, in [0, 1)."""
+        """The largest FLOPs reduction this method can do on `model`, in [0, 1]."""
         ...

@@ -52,6 +52,7 @@ class DynaBERT:
     name: str = "dynabert_d"
 
     needs_labels = False
+    any_budget = False
 
     def shapes(self, depths: Sequence[float]) -> list[Shape]:
         """All sub-networks, the largest first, as the paper's training goes through them."""

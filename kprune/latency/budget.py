@@ -65,7 +65,7 @@ class LatencyBudget:
 
 def check_any_budget(pruner: Pruner) -> None:
     """Raises a UserError where a method counts FLOPs and nothing else."""
-    if not getattr(pruner, "any_budget", False):
+    if not pruner.any_budget:
         raise UserError(f"method {pruner.name} prunes by FLOPs alone: leave budget=flops or use method=kprune")
 
 

@@ -82,7 +82,7 @@ def test_it_is_the_method_on_the_examples_without_padding(family, head):
 class Recorder:
     """A method that keeps what it was given."""
 
-    name, needs_labels = "recorder", False
+    name, needs_labels, any_budget = "recorder", False, False
 
     def __init__(self, needs_labels=False):
         self.needs_labels = needs_labels

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from tiny import tiny_calibration, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
+from experiments.composing import file_settings
+from experiments.methods import build_method
 from kprune.algorithm import KPrune
 from kprune.budget import Budget, UnitCost
 from kprune.errors import OutOfReach, UserError
@@ -22,6 +25,8 @@ from kprune.plus import KPrunePlus
 from kprune.pruner import PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction
+
+ROOT = Path(__file__).parents[2]
 
 WIDTHS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48]
 TABLE = LatencyTable({"mha": [1, 2, 3, 4], "ffn": WIDTHS}, {"mha": [6, 8, 10, 12], "ffn": WIDTHS}, 210.0, 30.0)
@@ -166,7 +171,7 @@ def test_a_table_of_a_model_without_heads():
 
 def test_a_method_that_counts_flops_alone():
     class Counting:
-        name, needs_labels = "counting", False
+        name, needs_labels, any_budget = "counting", False, False
 
     model = tiny_model()
     with pytest.raises(UserError, match="counting prunes by FLOPs alone"):
@@ -186,3 +191,9 @@ def test_measuring_leaves_the_models_in_the_mode_they_were_in():
     measure_latency(model, pruned, 2, 8, repeats=1)
     assert seen and not any(seen)
     assert all(module.training for module in (*model.modules(), *pruned.modules()))
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")))
+def test_every_method_says_which_budgets_it_takes(name):
+    method = build_method(file_settings("method", name))
+    assert method.any_budget is (name not in {"cofi", "dynabert_d", "dynabert_w", "ebert"})
