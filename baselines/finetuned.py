@@ -38,7 +38,7 @@ class FineTuned:
 
     @property
     def any_budget(self) -> bool:
-        return getattr(self.pruner, "any_budget", False)
+        return self.pruner.any_budget
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         return self.pruner.reach(model, sequence_length)
