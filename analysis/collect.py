@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.records import KEY, command, in_order, load, write_text
+from analysis.files import write_text
+from analysis.records import KEY, command, in_order, load
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.aggregate import aggregate
-from analysis.records import command, load, write_text
+from analysis.aggregate import aggregate, settings
+from analysis.files import write_text
+from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
+from analysis.tables.accuracy import compared
 from analysis.tables.measured import bench, held_out, latency_grid
 from kprune.errors import UserError
 
@@ -27,12 +29,14 @@ FILES = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_
 }
 """Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
 TIMED = ("cost", "measurements", "demo", "speedup")
+COMPARED = ("cost", "speedup")
+"""Tables of the main comparison's cells alone, among `TIMED`."""
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 
 
 def marked(name: str, cells: pd.DataFrame) -> str:
-    """A table in Markdown, without the embedded task; with the machine and the seeds where it has times."""
+    """A table in Markdown, without the embedded task; with the machine and the seeds of its cells where it has times."""
     embedded = cells["task"] == EMBEDDED
     chosen = cells[embedded] if name == "demo" else cells[~embedded]
     if chosen.empty:
@@ -40,6 +44,8 @@ def marked(name: str, cells: pd.DataFrame) -> str:
     shown = TABLES[NAMES[name]].make(aggregate(chosen))
     if shown.empty:
         return ""
+    if name in COMPARED:
+        chosen = chosen[compared(chosen.assign(settings=settings))]
     return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if name in TIMED else "")
 
 
@@ -48,7 +54,7 @@ def of_file(name: str, folder: Path) -> str:
     file, make = FILES[name]
     if not (folder / file).is_file():
         return ""
-    rows = pd.read_csv(folder / file)
+    rows = read_csv(folder / file)
     shown = render(make(rows), "markdown")
     if "device" not in rows:
         return shown

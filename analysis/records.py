@@ -1,8 +1,7 @@
 """Result files as one table: a row a cell, a column a measurement."""
 
-import contextlib
+import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,66 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import COLUMNS, NUMBERS, OPTIONAL, TEXT, check
 from analysis.pairing import DIFFERENCE, differences
 from kprune.errors import UserError
 
-COLUMNS = (
-    "task",
-    "model",
-    "method",
-    "variant",
-    "seed",
-    "metric",
-    "higher_is_better",
-    "dense_score",
-    "score",
-    "evaluation_split",
-    "evaluation_examples",
-    "evaluation_majority",
-    "evaluation_sha256",
-    "checkpoint_source",
-    "checkpoint_sha256",
-    "target",
-    "lambda",
-    "mu",
-    "temperature",
-    "tokens",
-    "flops_reduction_requested",
-    "flops_reduction",
-    "params_reduction",
-    "kept_heads",
-    "kept_neurons",
-    "pruning_seconds",
-    "peak_memory_mb",
-    "calibration_examples",
-    "calibration_tokens",
-    "latency_device",
-    "latency_batch_size",
-    "latency_sequence_length",
-    "latency_threads",
-    "latency_dense_ms",
-    "latency_pruned_ms",
-    "latency_speedup",
-    "torch",
-    "transformers",
-    "commit",
-    *DIFFERENCE,
-)
-"""`variant` is "key=value,..." ("" where there is none), `target` the request as in the cell's path ("0.8", "2x");
-`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, where the method has them; `kept_heads` and
-`kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
-`against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
-
-OPTIONAL = (
-    "evaluation_majority", "lambda", "mu", "temperature", "tokens", "latency_batch_size", "latency_sequence_length",
-    "latency_threads", "latency_dense_ms", "latency_pruned_ms", "latency_speedup",
-)  # fmt: skip
-"""Numbers that a cell may lack."""
 KEY = ("task", "model", "method", "variant", "target", "seed")
-TEXT = (
-    "task", "model", "method", "variant", "target", "kept_heads", "kept_neurons", "commit", "torch", "transformers",
-    "checkpoint_sha256", "evaluation_sha256",
-)  # fmt: skip
+MEND = "restore it, or remove it and make it again with python -m analysis.collect"
 
 
 def load(source: str | Path) -> pd.DataFrame:
@@ -86,14 +31,38 @@ def load(source: str | Path) -> pd.DataFrame:
         return cells
     if not source.is_file():
         raise UserError(f"{source} does not exist: give an output folder of run.py or a CSV file of analysis.collect")
-    try:
-        cells = pd.read_csv(source, dtype=dict.fromkeys(TEXT, str), keep_default_na=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{source} is not a CSV file of cells: {' '.join(str(error).split())}") from error
+    cells = read_csv(source, dtype=dict.fromkeys(TEXT, str))
     missing = [name for name in COLUMNS if name not in cells]
     if missing:
-        raise UserError(f"{source} lacks the column {missing[0]}: make it again with python -m analysis.collect")
-    return cells.fillna(dict.fromkeys(("variant", "kept_heads", "kept_neurons"), ""))
+        raise UserError(f"{source} lacks the column {missing[0]}: {MEND}")
+    cells = cells.fillna({"variant": ""})
+    numbers = cells[list(NUMBERS)].apply(pd.to_numeric, errors="coerce").astype(object)
+    # Beside a word, pandas leaves the numbers of a column as text.
+    told = cells.assign(**numbers.where(numbers.notna(), cells[list(NUMBERS)]))
+    for line, entry in enumerate(told.to_dict("records"), start=2):
+        try:
+            check(entry)
+        except ValueError as error:
+            raise UserError(f"{source}, line {line}: {error}: {MEND}") from error
+    return cells
+
+
+def read_csv(source: Path, **options: Any) -> pd.DataFrame:
+    """A CSV file that a command of this project wrote, as pandas reads it.
+
+    Raises:
+        UserError: it is not one, is cut off, or has no row.
+    """
+    try:
+        text = source.read_text()
+        rows = pd.read_csv(io.StringIO(text), **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} is not a readable CSV file ({' '.join(str(error).split())}): {MEND}") from error
+    if not text.endswith("\n"):
+        raise UserError(f"{source} ends within a line: {MEND}")
+    if rows.empty:
+        raise UserError(f"{source} has no row below its header: {MEND}")
+    return rows
 
 
 def read_folder(folder: Path) -> pd.DataFrame:
@@ -104,7 +73,8 @@ def read_folder(folder: Path) -> pd.DataFrame:
             rows.append(row(json.loads(path.read_text()), path))
             folders.append(path.parent)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"{path} is damaged ({type(error).__name__}) and left out", file=sys.stderr)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"{path} is damaged ({reason}) and left out", file=sys.stderr)
     cells = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(OPTIONAL, float))
     cells[DIFFERENCE] = differences(cells, folders)
     return in_order(cells)
@@ -120,7 +90,11 @@ def in_order(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One result.json as a flat row of `COLUMNS`."""
+    """One result.json as a flat row of `COLUMNS`.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: it lacks something, or holds something else than a cell does.
+    """
     nested = {
         f"{key}_{name}": value
         for key in ("evaluation", "checkpoint", "calibration", "latency")
@@ -134,7 +108,9 @@ def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         flat[key] = " ".join(f"{number:g}" for number in record[key])
     flat |= asked(record["config"])
     flat |= {name: record["versions"].get(name) for name in ("torch", "transformers")}
-    return {name: flat.get(name) for name in COLUMNS}
+    found = {name: flat.get(name) for name in COLUMNS}
+    check(found)
+    return found
 
 
 def asked(config: dict[str, Any]) -> dict[str, float | None]:
@@ -150,27 +126,10 @@ def asked(config: dict[str, Any]) -> dict[str, float | None]:
 
 
 def compact(value: Any) -> str:
-    """A setting in a line: 0.0001, true, a_b for a list."""
+    """A setting in a line: 0.0001, True, a_b for a list; a comma would part two settings."""
     if isinstance(value, list):
         return "_".join(map(compact, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name and move, so that the file is whole or as it was.
-
-    Raises:
-        UserError: the folder is not writable, or the disk full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path} can't be written ({error.strerror}): give another folder") from error
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(",", "_")
 
 
 def command(main: Callable[[], None]) -> int:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from analysis.aggregate import aggregate
 from analysis.figures import CAPTIONS, figures
-from analysis.records import command, load, write_text
+from analysis.files import write_text
+from analysis.records import command, load
 from analysis.render import model_label, render, task_label
 from analysis.tables import TABLES, notes
 

@@ -1,7 +1,18 @@
 """What a cell's variant ("key=value,...", "" for a method as its config file has it) says."""
 
+import re
+
 CALIBRATION = ("tokens", "file")
 """Keys that say what a method reads, not what it does."""
+
+NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]\d+)?")
+"""As Python's :g writes what is not negative."""
+
+
+def separated(part: str) -> bool:
+    """Whether a part of a variant is a setting; a budget is a number, or None beside a file."""
+    key, sign, value = part.partition("=")
+    return bool(sign) and (key != "tokens" or value == "None" or bool(NUMBER.fullmatch(value)))
 
 
 def parts(variant: str) -> dict[str, str]:
@@ -26,4 +37,5 @@ def joined(settings: dict[str, str]) -> str:
 
 def asked_tokens(variant: str) -> float:
     """The calibration budget of a variant; the config file's own, the paper's, counts as the largest."""
-    return float(parts(variant).get("tokens", "inf"))
+    tokens = parts(variant).get("tokens", "None")
+    return float("inf") if tokens == "None" else float(tokens)

@@ -16,8 +16,12 @@ def main() -> None:
     arguments = parser.parse_args()
     cells = load(arguments.source)
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
+    drawn = []
     for name, figure in figures(cells):
-        print("figure:", *save(figure, arguments.output or folder / "figures", name))
+        drawn.append(save(figure, arguments.output or folder / "figures", name))
+        print("figure:", *drawn[-1])
+    if not drawn:
+        print(f"figures: no cells for one in {arguments.source}")
 
 
 if __name__ == "__main__":

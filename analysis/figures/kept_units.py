@@ -23,8 +23,9 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
         return None
     methods = methods_of(cells)
     targets = sorted(cells["target"].unique(), key=target_order)
-    maps = {kind: {key: layers(cells, kind, key, targets) for key in methods} for kind in ("kept_heads", "kept_neurons")}
-    depth = next(iter(maps["kept_heads"].values())).shape[1]
+    kinds = ("kept_heads", "kept_neurons")
+    depth = max(len(text.split()) for kind in kinds for text in cells[kind])
+    maps = {kind: {key: layers(cells, kind, key, targets, depth) for key in methods} for kind in kinds}
     width, height = max(2.6, 0.42 * depth + 1.1), 0.3 * len(targets) + 0.75
     figure, axes = plt.subplots(
         len(methods), 2, figsize=(2 * width, height * len(methods) + 0.5), squeeze=False, layout="constrained",
@@ -48,13 +49,11 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
     return figure
 
 
-def layers(cells: pd.DataFrame, kind: str, method: tuple[str, str], targets: list[str]) -> np.ndarray:
-    """Mean number of kept units over seeds: [targets, layers]; NaN where there is no cell."""
-    depth = len(cells[kind].iloc[0].split())
+def layers(cells: pd.DataFrame, kind: str, method: tuple[str, str], targets: list[str], depth: int) -> np.ndarray:
+    """Mean number of kept units over the seeds that have the layer: [targets, depth]; NaN where none has."""
     values = np.full((len(targets), depth), np.nan)
     for line, target in enumerate(targets):
         chosen = (cells["method"] == method[0]) & (cells["settings"] == method[1]) & (cells["target"] == target)
-        kept = [[float(number) for number in text.split()] for text in cells.loc[chosen, kind]]
-        if kept:
-            values[line] = np.mean(kept, axis=0)
+        kept = pd.DataFrame([[float(number) for number in text.split()] for text in cells.loc[chosen, kind]]).mean()
+        values[line, : len(kept)] = kept
     return values

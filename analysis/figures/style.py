@@ -1,7 +1,6 @@
 """What all figures share: how a method looks, panels, legends, files."""
 
 import math
-import os
 from pathlib import Path
 
 import matplotlib
@@ -13,8 +12,8 @@ import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from analysis import names  # noqa: E402
+from analysis.files import write_whole  # noqa: E402
 from analysis.render import method_label  # noqa: E402
-from kprune.errors import UserError  # noqa: E402
 
 # Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, of different lightness.
 COLORS = ("#CC79A7", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9")
@@ -97,18 +96,12 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """As PDF and PNG, whole or not at all.
 
     Raises:
-        UserError: the folder is not writable.
+        UserError: as of `write_whole`.
     """
     paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png")]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            temporary = path.with_name(f".{os.getpid()}-{path.name}")
-            # Without a date, the same cells give the same file.
-            figure.savefig(temporary, dpi=160, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
-            os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{folder} is not writable ({error.strerror}): give --output FOLDER") from error
-    finally:
-        plt.close(figure)
+    # Without a date, the same cells give the same file.
+    undated = {".pdf": {"CreationDate": None}}
+    for path in paths:
+        write_whole(path, lambda temporary: figure.savefig(temporary, dpi=160, metadata=undated.get(temporary.suffix)))
+    plt.close(figure)
     return paths

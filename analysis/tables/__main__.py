@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate
-from analysis.records import command, load, write_text
+from analysis.files import write_text
+from analysis.records import command, load
 from analysis.render import SUFFIX, render
 from analysis.tables import TABLES, notes
 

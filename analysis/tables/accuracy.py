@@ -21,7 +21,7 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
     """A row per task, model and retraining-free method, a column per target; the best of a task and target in bold.
 
     The paper's scores are a row of their own under the method's, for the same model, task and targets. The last rows are
-    each method's mean over the tasks, where it has them all. `table` comes from `aggregate`.
+    each method's mean over the tasks, where it has them all, of methods that do so somewhere. `table` comes from `aggregate`.
     """
     table = table[compared(table)]
     targets = sorted(table["target"].unique(), key=target_order)
@@ -73,7 +73,7 @@ def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, s
 
 
 def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
-    """Rows of each method's mean over all tasks of a model; none where there is one task."""
+    """Rows of each method's mean over all tasks of a model, where it has one; none where there is one task."""
     rows = []
     for model, of_model in table.groupby("model", sort=False):
         tasks = of_model["task"].nunique()
@@ -91,5 +91,6 @@ def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
                 if value is not None:
                     shown = number(value)
                     scores[target] = f"**{shown}**" if shown == number(best[target]) else shown
-            rows.append(first | line(method_label(method, settings), scores, targets))
+            if scores:
+                rows.append(first | line(method_label(method, settings), scores, targets))
     return rows

@@ -59,6 +59,16 @@ def test_kept_units_show_every_layer(cells):
     assert [tick.get_text() for tick in heads.get_yticklabels()] == ["60 %", "80 %"]
 
 
+def test_kept_units_of_encoders_of_different_depth(write_cell, outputs):
+    write_cell()
+    write_cell(seed=1, kept_heads=[1, 2, 6, 4], kept_neurons=[10, 10, 10, 10])
+    write_cell(method="kwon", kept_heads=[5], kept_neurons=[50])
+    (figure,) = [figure for name, figure in figures(load(outputs)) if name == "kept_units-mrpc"]
+    ours, _, theirs, _ = figure.axes
+    assert [text.get_text() for text in ours.texts] == ["2", "2", "3", "4"]
+    assert [text.get_text() for text in theirs.texts] == ["5"]
+
+
 def test_every_method_looks_different_without_colour():
     looks = styles([(method, "") for method in METHODS]).values()
     assert len({look["marker"] for look in looks}) == len(METHODS)
@@ -73,6 +83,13 @@ def test_command(cells, outputs, monkeypatch, capsys):
     }  # fmt: skip
     for suffix, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
         assert (outputs / "figures" / f"score_against_flops.{suffix}").read_bytes().startswith(start)
+
+
+def test_nothing_to_draw_is_said(write_cell, outputs, monkeypatch, capsys):
+    write_cell(variant={"mu": 2.0})
+    monkeypatch.setattr(sys, "argv", ["figures", str(outputs)])
+    main()
+    assert capsys.readouterr().out == f"figures: no cells for one in {outputs}\n"
 
 
 def test_the_report_refers_to_nothing_outside_itself(cells, outputs, monkeypatch):

@@ -1,5 +1,6 @@
 """The README's tables: what is in them, and that the committed ones are those of the committed cells."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def test_cost_names_the_machine(cells):
     text = readme.marked("cost", cells)
     assert "2.50x" in text and "12.3 s" in text and "100,000" in text
     assert "a CPU, batch 32 of 128 tokens, 2 threads" in text
+
+
+@pytest.mark.parametrize("name", ["cost", "speedup"])
+def test_machines_of_what_is_not_shown_are_not_named(write_cell, outputs, name):
+    latency = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "dense_ms": 100.0, "pruned_ms": 40.0, "speedup": 2.5}
+    for seed in (0, 1):
+        write_cell(score=78.0, seed=seed, latency=latency | {"threads": 2})
+    write_cell(variant={"mu": 2.0}, seed=2, latency=latency | {"threads": 16})
+    text = readme.marked(name, load(outputs))
+    assert "2 threads" in text and "16 threads" not in text and "up to 2 seeds" in text
+    assert "16 threads" in readme.marked("measurements", load(outputs))
 
 
 def test_readme_is_rewritten_and_checked(cells, tmp_path, monkeypatch):
@@ -63,9 +75,9 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
     (tmp_path / "latency.csv").write_text(
         "shape,grain,runtime,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,device,threads,"
         "torch\n"
-        "bert_base,1,onnx,32,128,uniform,1000,4.5,4.4,4.6,a CPU,2,2.13\n"
-        "bert_base,1,onnx,8,128,uniform,250,4.2,4.1,4.3,a CPU,2,2.13\n"
-        "bert_base,1,onnx,8,128,mrpc,250,4.0,3.9,4.1,a CPU,2,2.13\n"
+        "bert_base,1,onnx,32,128,even,1000,4.5,4.4,4.6,a CPU,2,2.13\n"
+        "bert_base,1,onnx,8,128,even,250,4.2,4.1,4.3,a CPU,2,2.13\n"
+        "bert_base,1,onnx,8,128,mrpc_reference,250,4.0,3.9,4.1,a CPU,2,2.13\n"
     )
     bench, latency = readme.rewrite(text, cells, tmp_path).split("<!-- /table:bench -->")
     assert "K-prune (lambdas=[1e-4])" in bench and "28.1" in bench and "0.45x" in bench and "a CPU, 2 threads" in bench
@@ -77,6 +89,17 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
 def test_wrong_markers(cells, text, tmp_path):
     with pytest.raises(UserError, match="README"):
         readme.rewrite(text, cells, tmp_path)
+
+
+def test_scores_that_the_prose_on_lambda_cites_are_those_of_cells():
+    cells = load(ROOT / "results" / "cells.csv")
+    cells = cells[(cells["task"] == "sst2") & (cells["method"] == "kprune") & (cells["target"] == "0.8")]
+    text = " ".join((ROOT / "docs" / "differences_from_the_paper.md").read_text().split())
+    cited = re.findall(r"(\d+\.\d\d) \((?:`([^`]*)`|no variant), ([\d,]+) tokens\)", text)
+    assert {variant for _, variant, _ in cited} >= {"", "lambdas=1e-06", "lambdas=1e-05,tokens=20000"}
+    for score, variant, tokens in cited:
+        (cell,) = cells[cells["variant"] == variant].itertuples()
+        assert (f"{cell.score:.2f}", f"{cell.calibration_tokens:,}") == (score, tokens)
 
 
 def test_the_committed_pages_are_up_to_date():

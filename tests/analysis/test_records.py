@@ -1,8 +1,15 @@
+import json
+import sys
+
 import pandas as pd
 import pytest
 
-from analysis import collect, names, paper
-from analysis.records import KEY, command, load, write_text
+from analysis import collect, names, paper, report
+from analysis.aggregate import aggregate
+from analysis.figures import __main__ as figures
+from analysis.files import write_text, write_whole
+from analysis.records import KEY, command, load
+from analysis.tables import __main__ as tables
 from kprune.errors import UserError
 
 
@@ -29,6 +36,91 @@ def test_a_damaged_record_is_named_and_left_out(write_cell, outputs, capsys, con
     damaged.write_text(content)
     assert load(outputs)["seed"].tolist() == [0]
     assert str(damaged) in capsys.readouterr().err
+
+
+LATENCY = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads": 2, "dense_ms": 1.0, "pruned_ms": 1.0}
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"score": "high"}, "score is 'high'"),
+        ({"score": float("nan")}, "score is nan"),
+        ({"dense_score": True}, "dense_score is True"),
+        ({"seed": "zero"}, "seed is 'zero'"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"latency": LATENCY | {"speedup": "fast"}}, "latency_speedup is 'fast'"),
+        ({"latency": LATENCY | {"speedup": float("inf")}}, "latency_speedup is inf"),
+        ({"variant": {"tokens": "many"}}, "variant is 'tokens=many'"),
+        ({"variant": {"my,key": 1}}, "variant is 'my,key=1'"),
+        ({"task": None}, "task is None"),
+        ({"metric": 3}, "metric is 3"),
+        ({"kept_heads": []}, "kept_heads is ''"),
+        ({"higher_is_better": "yes"}, "higher_is_better is 'yes'"),
+        ({"evaluation": {"majority": 50.0}}, "evaluation_examples is None"),
+        ({"config": {"method": {"lambdas": ["small"]}}}, "lambda is 'small'"),
+    ],
+)
+def test_a_record_of_the_wrong_type_is_named_and_left_out(write_cell, outputs, capsys, changes, named):
+    write_cell()
+    damaged = write_cell(model="other")
+    damaged.write_text(json.dumps(json.loads(damaged.read_text()) | changes))
+    assert load(outputs)["model"].tolist() == ["minilm"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(damaged) in line and named in line
+
+
+def test_a_target_that_is_none_is_named_and_left_out(write_cell, outputs, capsys):
+    write_cell()
+    strayed = write_cell(task="stsb", flops_reduction_requested=None)
+    strayed.parents[1].rename(strayed.parents[2] / "old")
+    assert load(outputs)["task"].tolist() == ["mrpc"]
+    assert "target is 'old'" in capsys.readouterr().err
+
+
+def test_a_comma_within_a_setting_parts_nothing(write_cell, outputs, tmp_path):
+    write_cell(variant={"file": "my,cal", "mu": 2.0})
+    assert load(outputs)["variant"].tolist() == ["file=my_cal,mu=2"]
+    collect.collect(outputs, tmp_path / "cells.csv")
+    assert aggregate(load(tmp_path / "cells.csv"))["settings"].tolist() == ["file=my_cal,mu=2"]
+
+
+def test_a_file_of_examples_without_a_budget_is_compared(write_cell, outputs):
+    write_cell(variant={"file": "examples", "tokens": None})
+    write_cell(method="kwon", variant={"tokens": 1000})
+    assert load(outputs)["variant"].tolist() == ["file=examples,tokens=None", "tokens=1000"]
+
+
+@pytest.mark.parametrize(
+    "damage, named",
+    [
+        (lambda lines: lines[:1], "no row below its header"),
+        (lambda lines: [], "readable CSV file"),
+        (lambda lines: [*lines[:2], lines[2][:-9]], "ends within a line"),
+        (lambda lines: [lines[0], lines[1].replace("74.51", "high"), lines[2]], "line 2: score is 'high'"),
+        (lambda lines: [*lines[:2], lines[2].replace("74.51", "")], "line 3: score is nan"),
+        (lambda lines: [*lines[:2], lines[2].replace("74.51", "inf")], "line 3: score is inf"),
+        (lambda lines: [*lines[:2], lines[2].replace("tokens=1000", "tokens=many")], "line 3: variant is 'tokens=many'"),
+        (lambda lines: [*lines[:2], lines[2].replace("tokens=1000", "tokens")], "line 3: variant is 'tokens'"),
+        (lambda lines: [*lines[:2], lines[2].replace(",0.8,", ",most,")], "line 3: target is 'most'"),
+        (lambda lines: [*lines[:2], lines[2].replace("3 2 0", "3 two 0")], "line 3: kept_heads is '3 two 0'"),
+    ],
+)
+def test_a_damaged_csv_is_one_line(write_cell, outputs, tmp_path, monkeypatch, capsys, damage, named):
+    write_cell()
+    write_cell(seed=1, variant={"tokens": 1000})
+    file = tmp_path / "cells.csv"
+    collect.collect(outputs, file)
+    text = "".join(damage(file.read_text().splitlines(keepends=True)))
+    file.write_text(text)
+    for main in (tables.main, figures.main, report.main, collect.main):
+        arguments = [str(outputs), str(file)] if main == collect.main else [str(file)]
+        monkeypatch.setattr(sys, "argv", ["analysis", *arguments])
+        capsys.readouterr()
+        assert command(main) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(file) in line and named in line
+    assert file.read_text() == text and not (tmp_path / "tables").exists() and not (tmp_path / "report.html").exists()
 
 
 def test_a_cell_counts_once(write_cell, outputs, capsys):
@@ -67,6 +159,20 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be written"):
         write_text(tmp_path / "file" / "cells.csv", "")
+
+
+def test_a_file_half_written_leaves_the_old_one_alone(tmp_path):
+    file = tmp_path / "figure.pdf"
+    file.write_text("old")
+
+    def fails(temporary):
+        assert temporary.parent == tmp_path and temporary.suffix == ".pdf"
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_whole(file, fails)
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.pdf"] and file.read_text() == "old"
 
 
 def test_the_papers_values_only_for_the_same_model_and_task():

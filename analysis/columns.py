@@ -1,0 +1,103 @@
+"""The columns of a cell's row, and what may stand in them."""
+
+import math
+import re
+from typing import Any
+
+from analysis.pairing import DIFFERENCE
+from analysis.variants import NUMBER, separated
+
+COLUMNS = (
+    "task",
+    "model",
+    "method",
+    "variant",
+    "seed",
+    "metric",
+    "higher_is_better",
+    "dense_score",
+    "score",
+    "evaluation_split",
+    "evaluation_examples",
+    "evaluation_majority",
+    "evaluation_sha256",
+    "checkpoint_source",
+    "checkpoint_sha256",
+    "target",
+    "lambda",
+    "mu",
+    "temperature",
+    "tokens",
+    "flops_reduction_requested",
+    "flops_reduction",
+    "params_reduction",
+    "kept_heads",
+    "kept_neurons",
+    "pruning_seconds",
+    "peak_memory_mb",
+    "calibration_examples",
+    "calibration_tokens",
+    "latency_device",
+    "latency_batch_size",
+    "latency_sequence_length",
+    "latency_threads",
+    "latency_dense_ms",
+    "latency_pruned_ms",
+    "latency_speedup",
+    "torch",
+    "transformers",
+    "commit",
+    *DIFFERENCE,
+)
+"""`variant` is "key=value,..." ("" where there is none), `target` the request as in the cell's path ("0.8", "2x");
+`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, where the method has them; `kept_heads` and
+`kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
+`against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
+
+NAMES = ("task", "model", "method", "metric", "target", "kept_heads", "kept_neurons")
+"""Texts of every cell."""
+TEXT = (
+    *NAMES, "variant", "evaluation_split", "evaluation_sha256", "checkpoint_source", "checkpoint_sha256",
+    "latency_device", "torch", "transformers", "commit",
+)  # fmt: skip
+OPTIONAL = (
+    "evaluation_majority", "lambda", "mu", "temperature", "tokens", "flops_reduction_requested", "latency_batch_size",
+    "latency_sequence_length", "latency_threads", "latency_dense_ms", "latency_pruned_ms", "latency_speedup", *DIFFERENCE,
+)  # fmt: skip
+"""Numbers that a cell may lack."""
+NUMBERS = tuple(name for name in COLUMNS if name not in (*TEXT, "higher_is_better"))
+TARGET = re.compile(rf"{NUMBER.pattern}x?")
+
+
+def check(row: dict[str, Any]) -> None:
+    """See that the tables and figures can be made of a row.
+
+    Raises:
+        ValueError: the first column that holds something else, and what.
+    """
+    for name in COLUMNS:
+        if not allowed(name, row[name]):
+            raise ValueError(f"{name} is {row[name]!r}")
+
+
+def allowed(name: str, value: Any) -> bool:
+    """Whether a column may hold a value. A missing one is None or NaN."""
+    if value is None or value != value:
+        return name not in (*NAMES, "variant") and name in (*TEXT, *OPTIONAL)
+    if name in NUMBERS:
+        return is_number(value) and (name != "seed" or value == int(value))
+    if name not in TEXT:
+        return isinstance(value, bool)
+    if not isinstance(value, str):
+        return False
+    if name == "variant":
+        return all(separated(part) for part in value.split(",") if part)
+    if name == "target":
+        return bool(TARGET.fullmatch(value))
+    if name in ("kept_heads", "kept_neurons"):
+        return bool(value.split()) and all(NUMBER.fullmatch(number) for number in value.split())
+    return bool(value) or name not in NAMES
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
