@@ -45,7 +45,7 @@ class Result:
     kept_neurons: list[float]
     pruning_seconds: float
     seconds_by_stage: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     calibration: dict[str, Any]
     latency: dict[str, Any] | None
     versions: dict[str, str | None]
@@ -77,19 +77,29 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text())
-        stands = record["config"]
-        record["score"]
-        stands.items()
-    except (ValueError, KeyError, TypeError, AttributeError):
+        stands, score, details = (record[key] for key in ("config", "score", "details"))
+        if not (isinstance(stands, dict) and isinstance(score, (int, float)) and isinstance(details, dict)):
+            raise ValueError("a part of another type")
+    except (ValueError, KeyError, TypeError):
         print(f"{path} is damaged: the cell is run again")
         return None
     if stands != config:
-        key = next(key for key in sorted({**stands, **config}) if stands.get(key) != config.get(key))
+        name, was, now = first_difference(stands, config)
         raise UserError(
-            f"{path} holds another configuration ({key} was {json.dumps(stands.get(key))[:120]}): "
+            f"{path} holds another configuration ({name} was {json.dumps(was)[:120]}, is {json.dumps(now)[:120]}): "
             "give another outputs=FOLDER or remove the folder"
         )
     return record
+
+
+def first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Dotted name of the first setting that differs in two unequal configurations, and both values; None for none."""
+    key = next(key for key in sorted({**one, **other}) if one.get(key) != other.get(key) or (key in one) != (key in other))
+    was, now = one.get(key), other.get(key)
+    if isinstance(was, dict) and isinstance(now, dict):
+        name, was, now = first_difference(was, now)
+        return f"{key}.{name}", was, now
+    return key, was, now
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def test_a_finished_cell_is_skipped_and_another_configuration_refused(world, cel
     done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6")
     assert done.returncode == 0 and "finished before" in done.stdout
     other = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "task.max_length=5")
-    bad(other, "another configuration", "task")
+    bad(other, "another configuration", "task.max_length was 32, is 5")
     assert (cell / "result.json").stat().st_mtime_ns == before
 
 
