@@ -153,8 +153,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(_plain(content), indent=1, allow_nan=False).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, option: str = "outputs=FOLDER") -> None:
     """Write under a temporary name and move, so that the file is whole or not there.
+
+    Args:
+        option: what names the place, for the message.
 
     Raises:
         UserError: the disk is full or the folder not writable.
@@ -172,7 +175,7 @@ def write_whole(path: Path, content: bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(
-            f"{path} can't be written ({error.strerror}): free the disk or give another outputs=FOLDER"
+            f"{path} can't be written ({error.strerror}): free the disk or give another {option}"
         ) from error
 
 

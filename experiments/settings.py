@@ -18,11 +18,13 @@ class Kind:
     holds: Callable[[Any], bool]
 
 
-def whole(least: int, example: str, most: int = 2**31 - 1) -> Kind:
-    def holds(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def whole(least: int, example: str, most: int | None = None) -> Kind:
+    limit = 2**31 - 1 if most is None else most
 
-    return Kind(f"a whole number from {least}", example, holds)
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= limit
+
+    return Kind(f"a whole number from {least}" + ("" if most is None else f" to {most}"), example, holds)
 
 
 def number(example: str) -> Kind:
@@ -57,6 +59,7 @@ def either(one: Kind, other: Kind) -> Kind:
     return Kind(f"{one.name} or {other.name}", one.example, lambda value: one.holds(value) or other.holds(value))
 
 
+THREADS = whole(1, "2", most=1024)
 FLAG = Kind("true or false", "true", lambda value: isinstance(value, bool))
 TABLE = Kind("a table of settings", "{}", lambda value: isinstance(value, dict))
 
@@ -67,7 +70,7 @@ KINDS = {
     "grain": whole(1, "16"),
     "seed": whole(0, "0"),
     "device": text("auto"),
-    "threads": or_null(whole(1, "2", most=1024)),
+    "threads": or_null(THREADS),
     "save_model": or_null(FLAG),
     "format": text("pruned"),
     "onnx": FLAG,
