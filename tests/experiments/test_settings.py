@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from tiny import tiny_model
 from world import overrides
 
 from experiments import runner
@@ -69,3 +70,23 @@ def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(tas
 )  # fmt: skip
 def test_what_is_right_is_not_refused(override):
     check_settings(compose_cell(["task=custom", override])[0])
+
+
+def test_latency_is_not_measured_on_more_than_the_model_reads(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
+    monkeypatch.setattr(runner, "prune_cell", lambda *_: pytest.fail("something was pruned"))
+    config, defaults = compose_cell([*overrides(world), f"outputs={tmp_path / 'o'}", "latency.sequence_length=65"])
+    with pytest.raises(UserError, match="sequence_length=65 is more than the 64 tokens"):
+        runner.run_cell(config, defaults, "single", False, "")
+    runner.check_latency_point({"sequence_length": 64}, tiny_model())
+    with pytest.raises(UserError, match="the 62 tokens"):
+        runner.check_latency_point({"sequence_length": 64}, tiny_model("roberta"))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"task": null}', "null", "{", '{"task": {"name": "a"}}', '{"task": {"name": []}}'])
+def test_a_saved_models_damaged_record_is_one_line(world, tmp_path, content):
+    (tmp_path / "kprune.json").write_text(content)
+    config, _ = compose_cell([*overrides(world), f"evaluate={tmp_path}"])
+    with pytest.raises(UserError, match="kprune.json is damaged") as error:
+        runner.evaluate_saved(config)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,27 @@
+"""A cell's own peak of memory."""
+
+import pytest
+import torch
+
+from experiments import memory
+from experiments.memory import PeakMemory
+
+CPU = torch.device("cpu")
+
+
+def test_what_was_there_before_is_not_counted():
+    if PeakMemory(CPU).mb() is None:
+        pytest.skip("this system does not reset a process's peak")
+    earlier = PeakMemory(CPU)
+    block = b"x" * 300_000_000
+    del block
+    later = PeakMemory(CPU)
+    assert earlier.mb() - later.mb() > 200
+    block = b"x" * 300_000_000
+    assert earlier.mb() == later.mb() > 300
+    del block
+
+
+def test_a_system_that_can_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CLEAR", tmp_path / "nowhere" / "clear_refs")
+    assert PeakMemory(CPU).mb() is None
