@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments import budgets
 from experiments.checkpoints import weight_files
+from kprune.errors import UserError
 
 # What does not change a result is not part of the configuration that identifies it.
 NOT_IDENTITY = (
@@ -20,7 +21,7 @@ def identity_of(config: dict[str, Any]) -> dict[str, Any]:
     """What of a config a result depends on; of files of one's own, their contents.
 
     Raises:
-        UserError: the folder of a checkpoint has no weights.
+        UserError: the folder of a checkpoint has no weights, or a file is not readable.
     """
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY} | budgets.identity(config)
     files = contents(config)
@@ -48,8 +49,11 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache
 def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path} is not readable ({error.strerror}): give another file, or the right to read it") from error
 
 
 def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

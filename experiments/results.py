@@ -25,7 +25,10 @@ LOCK = ".lock"
 
 @dataclass
 class Result:
-    """The record of one cell, `result.json`. Scores are in percent; reductions are shares, measured on the pruned model."""
+    """The record of one cell, `result.json`. Scores are in percent; reductions are shares, measured on the pruned model.
+
+    `peak_memory_mb` is the GPU's or, on a CPU, the process's while the cell was run; None where the system can't tell.
+    """
 
     task: str
     model: str
