@@ -28,7 +28,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         *((f"task.{name}={value}", f"task.{name}=") for name in ("batch_size", "max_length") for value in ("0", "abc", "1.5")),
         ("task.average_length=0", "number above 0"),
         ("task.text=[1]", "list of texts"),
-        ("task.finetuning=fast", "table of settings"),
+        ("+task.finetuning=fast", "table of settings"),
         *((f"{name}=maybe", "true or false") for name in ("save_model", "force", "onnx")),
         ("+flop_reduction=0.6", "use flops_reduction"),
         ("+latency.warm_up=3", "latency.warm_up is unknown"),
@@ -65,7 +65,7 @@ def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(tas
 
 
 @pytest.mark.parametrize(
-    "override", ["latency=null", "calibration.tokens=1e5", "threads=2", "save_model=false", "task.finetuning={epochs: 1}",
+    "override", ["latency=null", "calibration.tokens=1e5", "threads=2", "save_model=false", "+task.finetuning={epochs: 1}",
                  "task.text=review", "task.label_names=[a,b]"],
 )  # fmt: skip
 def test_what_is_right_is_not_refused(override):
