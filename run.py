@@ -76,6 +76,8 @@ def multirun(self: Hydra, *arguments, **settings) -> Any:
     """
     try:
         batches = hydras_multirun(self, *arguments, **settings)
+    except HydraException:  # some are OSErrors, too
+        raise
     except OSError as error:  # the sweep's own folder: jobs keep what goes wrong in them to themselves
         raise UserError(f"{error.filename} is not writable ({error.strerror}): give another outputs=FOLDER") from error
     finish_sweep([done for batch in batches for done in batch])
