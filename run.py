@@ -21,6 +21,7 @@ from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
+from experiments.composing import explained, file_defaults, is_of_a_group  # noqa: E402
 from kprune.errors import UserError  # noqa: E402
 
 SWEEP_GROUP = time.strftime("sweep-%Y%m%d-%H%M%S")
@@ -30,24 +31,23 @@ failed: list[str] = []
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> Any:
     """A cell's record or, in a sweep, what went wrong, as a string: launchers bring it back from other processes."""
-    from experiments.composing import file_defaults
     from experiments.runner import evaluate_saved, run_cell
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     overrides = list(HydraConfig.get().overrides.task)
-    settings = OmegaConf.to_container(config, resolve=True)
     try:
-        if settings["evaluate"]:
+        settings = OmegaConf.to_container(config, resolve=True)
+        if settings.get("evaluate"):
             return evaluate_saved(settings)
         choices = HydraConfig.get().runtime.choices
         defaults = file_defaults(choices.method, choices.calibration)
         command = shlex.join(["python", "run.py", *overrides])
         return run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep, command)
-    except UserError as error:
+    except (UserError, OmegaConfBaseException) as error:
         if not sweep:
-            failed.append(str(error))
+            failed.append(explained(error))
             return None
-        message = f"{' '.join(overrides)}: {error}"
+        message = f"{' '.join(overrides)}: {explained(error)}"
     except Exception as error:  # whatever it is, the other cells of a sweep go on
         if not sweep:
             raise
@@ -69,8 +69,17 @@ def finish_sweep(returns: list[JobReturn]) -> None:
 
 
 def multirun(self: Hydra, *arguments, **settings) -> Any:
-    """Hydra's own, which throws away what the jobs return."""
-    batches = hydras_multirun(self, *arguments, **settings)
+    """Hydra's own, which throws away what the jobs return.
+
+    Raises:
+        UserError: the sweep's folder is not writable.
+    """
+    try:
+        batches = hydras_multirun(self, *arguments, **settings)
+    except HydraException:  # some are OSErrors, too
+        raise
+    except OSError as error:  # the sweep's own folder: jobs keep what goes wrong in them to themselves
+        raise UserError(f"{error.filename} is not writable ({error.strerror}): give another outputs=FOLDER") from error
     finish_sweep([done for batch in batches for done in batch])
     return batches
 
@@ -90,9 +99,13 @@ def main() -> int:
     try:
         job()
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        message = " ".join(str(error).split())
+        message = explained(error)
         missing = re.search(r"find 'hydra/launcher/(joblib|submitit|ray)", message)
         failed.append(f"{message}: pip install -e '.[{missing[1]}]'" if missing else message)
+    except ValueError as error:
+        if not is_of_a_group(error):
+            raise
+        failed.append(explained(error))
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0

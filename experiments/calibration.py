@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+from transformers import PretrainedConfig
 
+from experiments.checkpoints import positions_of
 from experiments.tasks.base import Task
 from kprune.errors import UserError
 from kprune.pruner import CalibrationSet, Example
@@ -28,11 +30,15 @@ def draw_calibration(task: Task, tokenizer, tokens: int, seed: int, labels: bool
     return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)
 
 
-def read_calibration(file: str, task: Task, tokenizer, labels: bool) -> CalibrationSet:
+def read_calibration(file: str, task: Task, tokenizer, config: PretrainedConfig, labels: bool) -> CalibrationSet:
     """The examples of a JSON file: `{"batch_size": 32, "examples": [{"input_ids": [...], "label": 1}, ...]}`.
 
+    Args:
+        config: of the model that reads them.
+
     Raises:
-        UserError: the file is missing or damaged, empty, an example is padding alone, or a label is out of range.
+        UserError: the file is missing or damaged, empty, an example is padding alone or longer than what the model
+            reads, a token, token type or label is out of range, or the batch size is none.
     """
     path = Path(file)
     if not path.is_file():
@@ -43,14 +49,17 @@ def read_calibration(file: str, task: Task, tokenizer, labels: bool) -> Calibrat
             {key: example[key] for key in ("input_ids", "token_type_ids", "label") if key in example}
             for example in content["examples"]
         ]
-        batch_size = int(content.get("batch_size", task.batch_size))
+        batch_size = content.get("batch_size", task.batch_size)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is no whole number from 1")
         for row, (example, original) in enumerate(zip(examples, content["examples"], strict=True)):
             _unpad(example, original.get("attention_mask"), tokenizer.pad_token_id, row, file)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"calibration.file={file} is damaged ({type(error).__name__}: {error}): it needs a list of examples with input_ids"
         ) from error
-    _check_tokens(examples, len(tokenizer), file)
+    _check_tokens(examples, len(tokenizer), positions_of(config.to_dict()), file)
+    _check_token_types(examples, getattr(config, "type_vocab_size", None), file)
     if task.num_labels and task.num_labels > 1:
         for row, example in enumerate(examples):
             if "label" in example and not (
@@ -79,6 +88,9 @@ def mean_length(examples) -> float:
 
 def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int, file: str) -> None:
     length = sum(mask) if mask is not None else len(example["input_ids"])
+    tokens, types = len(example["input_ids"]), len(example.get("token_type_ids", example["input_ids"]))
+    if types != tokens:
+        raise ValueError(f"example {row} has {types} token_type_ids for {tokens} tokens")
     for key in ("input_ids", "token_type_ids"):
         if key in example:
             example[key] = example[key][:length]
@@ -86,9 +98,28 @@ def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int
         raise UserError(f"calibration.file={file}: example {row} is padding alone: remove it")
 
 
-def _check_tokens(examples: list[Example], vocabulary: int, file: str) -> None:
+def _check_tokens(examples: list[Example], vocabulary: int, positions: int | None, file: str) -> None:
     for row, example in enumerate(examples):
         if not all(isinstance(token, int) and 0 <= token < vocabulary for token in example["input_ids"]):
             raise UserError(
                 f"calibration.file={file}: example {row} has a token outside the vocabulary of {vocabulary}: mend it"
+            )
+        if positions is not None and len(example["input_ids"]) > positions:
+            raise UserError(
+                f"calibration.file={file}: example {row} has {len(example['input_ids'])} tokens, the model reads "
+                f"{positions}: shorten it"
+            )
+
+
+def _check_token_types(examples: list[Example], types: int | None, file: str) -> None:
+    """`types`: how many the model knows; None where it takes none."""
+    with_types = [example for example in examples if "token_type_ids" in example]
+    if with_types and len(with_types) < len(examples):
+        raise UserError(f"calibration.file={file}: some examples have token_type_ids and some have none: give all or none")
+    if with_types and not types:
+        raise UserError(f"calibration.file={file} has token_type_ids, which this model does not take: remove them")
+    for row, example in enumerate(with_types):
+        if not all(isinstance(kind, int) and 0 <= kind < types for kind in example["token_type_ids"]):
+            raise UserError(
+                f"calibration.file={file}: example {row} has a token type outside 0 to {types - 1}: mend token_type_ids"
             )

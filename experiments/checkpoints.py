@@ -196,9 +196,8 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     if not architecture.endswith(wanted):
         raise UserError(f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
                         f"{wanted}: give model.checkpoint=FOLDER of a model fine-tuned on it")
-    positions = config.get("max_position_embeddings", task.max_length)
-    positions -= 2 if config["model_type"] == "roberta" else 0  # the first two are the padding's
-    if task.max_length > positions:
+    positions = positions_of(config)
+    if positions is not None and task.max_length > positions:
         raise UserError(f"{folder} reads {positions} tokens, the task up to {task.max_length}: "
                         f"give task.max_length={positions}")
     if task.label_names is None:
@@ -215,7 +214,14 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
                         f"({', '.join(ours)}): give a checkpoint with the task's order")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def positions_of(config: dict[str, Any]) -> int | None:
+    """Tokens of the longest input by a model's config.json; None where it does not say."""
+    positions = config.get("max_position_embeddings")
+    # Roberta's first two are the padding's.
+    return positions - 2 if positions and config["model_type"] == "roberta" else positions
+
+
+def weight_files(folder: Path) -> list[Path]:
     """model.safetensors, or the shards its index names.
 
     Raises:
@@ -244,7 +250,7 @@ def _check_weights(folder: Path) -> None:
     Raises:
         UserError: a file is truncated, or a weight is NaN or infinite.
     """
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -259,7 +265,7 @@ def _check_weights(folder: Path) -> None:
 def _weights_sha256(folder: Path) -> str:
     """Of model.safetensors; of all shards in the order of their names where there are several."""
     digest = hashlib.sha256()
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

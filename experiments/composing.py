@@ -8,7 +8,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from kprune.errors import UserError
 
@@ -36,6 +37,17 @@ def file_defaults(method: str, calibration: str) -> dict[str, Any]:
     return {"method": file_settings("method", method), "calibration": file_settings("calibration", calibration)}
 
 
+def explained(error: Exception) -> str:
+    """In one line, what Hydra says of a wrong override; what it leaves out is added."""
+    message = " ".join(str(error).split())
+    return f"{message}: name a file of conf/, as in method=kprune" if is_of_a_group(error) else message
+
+
+def is_of_a_group(error: Exception) -> bool:
+    """Hydra has no type of its own for `method=null`."""
+    return isinstance(error, ValueError) and str(error).startswith("Config group override")
+
+
 def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `python run.py OVERRIDES` hands to `run_cell`: the config as plain values, and the files' own settings.
 
@@ -45,9 +57,10 @@ def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides, return_hydra_config=True)
-    except HydraException as error:
-        raise UserError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
-    choices = config.hydra.runtime.choices
-    defaults = file_defaults(choices.method, choices.calibration)
-    with_hydra_left_out = {key: config[key] for key in config if key != "hydra"}
-    return OmegaConf.to_container(OmegaConf.create(with_hydra_left_out), resolve=True), defaults
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            del config["hydra"]
+        settings = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{' '.join(overrides)}: {explained(error)}") from error
+    return settings, file_defaults(choices.method, choices.calibration)

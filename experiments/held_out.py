@@ -1,8 +1,8 @@
 """How close methods come to the teacher on examples that they have not seen: `python -m experiments.held_out --help`.
 
 What settings are chosen by: the divergence (eq. 4) on training examples that were not drawn for the calibration. The
-evaluation set is never read. A row a method and task is added to the table as it is measured; a setting is changed as in
-`kprune_plus:candidates=2`.
+evaluation set is never read. A row a method and task is put in the table as it is measured, in the place of an earlier
+one of the same; a setting is changed as in `kprune_plus:candidates=2`.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from experiments.checkpoints import find_checkpoint, load_model, load_tokenizer
 from experiments.composing import compose_cell
 from experiments.methods import method_with
 from experiments.runner import flops_length
+from experiments.settings import check_settings
 from experiments.tasks import build_task
 from kprune.calibration import held_out_divergence
 from kprune.errors import UserError
@@ -27,6 +28,7 @@ from kprune.pruner import Budget, CalibrationSet, PruningData
 
 COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence")
 """`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
+KEY = COLUMNS[:-1]
 EXAMPLES, SEED, TEMPERATURE = 300, 77, 2.0
 
 
@@ -40,13 +42,18 @@ def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
 
 
 def measure(stage: str, name: str, methods: list[str], reduction: float, overrides: list[str]) -> Iterator[dict[str, Any]]:
-    """A row per method on one task; the methods share what no setting changes."""
+    """A row per method on one task; the methods share what no setting changes.
+
+    Raises:
+        UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.
+    """
     config, _ = compose_cell([f"task={name}", *overrides])
+    check_settings(config)
+    pruners = [method_with(method) for method in methods]
     task, model_settings = build_task(config["task"]), config["model"]
     checkpoint = find_checkpoint(task, *(model_settings[key] for key in ("encoder", "pretrained", "checkpoint")))
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
     tokens = config["calibration"]["tokens"]
-    pruners = [method_with(method) for method in methods]
     labels = any(pruner.needs_labels for pruner in pruners)
     calibration = draw_calibration(task, tokenizer, tokens, config["seed"], labels)
     fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
@@ -67,10 +74,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
     options = parser.parse_args()
     try:
+        Budget(options.flops_reduction, 1.0)
+        measurements.make_room(options.output, COLUMNS)
         for task in options.tasks:
             for row in measure(options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]):
-                rows = measurements.read(options.output, COLUMNS)
-                measurements.write(options.output, COLUMNS, [*rows, row])
+                measurements.put(options.output, COLUMNS, KEY, [row])
                 print(",".join(map(str, row.values())), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

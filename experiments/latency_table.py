@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import BertConfig
 
 from experiments import measurements
+from experiments.settings import THREADS, check, number, or_null, whole
 from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
 from kprune.checkpoint import export_onnx
 from kprune.errors import UserError
@@ -147,6 +149,24 @@ def line(r: dict[str, Any]) -> str:
     )
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """What would fail after something has been measured.
+
+    Raises:
+        UserError: an option is wrong, or the file can't be written.
+    """
+    if unknown := [name for name in options.runtimes if name not in RUNTIMES]:
+        raise UserError(f"runtime {unknown[0]} is unknown: use {', '.join(RUNTIMES)}")
+    for batch in options.batches:
+        check("--batches", batch, whole(1, "1,8,32"))
+    for length in options.lengths:
+        check("--lengths", length, whole(1, "32,128", most=BertConfig().max_position_embeddings))
+    check("--grain", options.grain, whole(1, "16", most=SHAPES[options.shape].neurons))
+    check("--threads", options.threads, or_null(THREADS))
+    check("--minutes", options.minutes, number("9"))
+    measurements.make_room(options.output, COLUMNS)
+
+
 def main() -> int:
     numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,12 +179,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
     parser.add_argument("--minutes", type=float, default=9.0, help="no cell is begun that would end after it")
     options = parser.parse_args()
-    if unknown := [name for name in options.runtimes if name not in RUNTIMES]:
-        print(f"error: runtime {unknown[0]} is unknown: use {', '.join(RUNTIMES)}", file=sys.stderr)
-        return 2
-    if options.threads:
-        torch.set_num_threads(options.threads)
     try:
+        check_options(options)
+        if options.threads:
+            torch.set_num_threads(options.threads)
         measure(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,41 @@ from typing import Any
 from experiments.results import write_whole
 from kprune.errors import UserError
 
+OPTION = "--output FILE"
+
+
+def make_room(file: Path, columns: Sequence[str]) -> None:
+    """Make the folder of a file that is to be written, before what is long is measured.
+
+    Raises:
+        UserError: the folder is not writable, or there is something else at the file's place.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+    except OSError as error:
+        raise UserError(f"{file} can't be written ({error.strerror}): give another {OPTION}") from error
+    read(file, columns)
+
 
 def read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a file, none where there is no file.
 
     Raises:
-        UserError: the file has other columns.
+        UserError: the file is damaged or has other columns.
     """
     if not file.is_file():
         return []
-    with file.open(newline="") as content:
-        rows = list(csv.DictReader(content))
+    try:
+        with file.open(newline="") as content:
+            rows = list(csv.DictReader(content))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{file} is damaged or not readable: give another {OPTION} or remove it") from error
     if any(set(row) != set(columns) for row in rows):
-        raise UserError(f"{file} has other columns than this version writes: give another --output or remove it")
+        raise UserError(f"{file} has other columns than this version writes: give another {OPTION} or remove it")
     return rows
 
 
@@ -30,6 +53,16 @@ def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]])
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, text.getvalue().encode())
+    writer.writerows({column: as_text(value) for column, value in row.items()} for row in rows)
+    write_whole(file, text.getvalue().encode(), OPTION)
+
+
+def put(file: Path, columns: Sequence[str], key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows in the place of those that the file has with the same values of the columns `key`."""
+    keys = {tuple(as_text(row[column]) for column in key) for row in rows}
+    others = [row for row in read(file, columns) if tuple(row[column] for column in key) not in keys]
+    write(file, columns, [*others, *rows])
+
+
+def as_text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)

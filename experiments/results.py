@@ -25,7 +25,10 @@ LOCK = ".lock"
 
 @dataclass
 class Result:
-    """The record of one cell, `result.json`. Scores are in percent; reductions are shares, measured on the pruned model."""
+    """The record of one cell, `result.json`. Scores are in percent; reductions are shares, measured on the pruned model.
+
+    `peak_memory_mb` is the GPU's or, on a CPU, the process's while the cell was run; None where the system can't tell.
+    """
 
     task: str
     model: str
@@ -45,7 +48,7 @@ class Result:
     kept_neurons: list[float]
     pruning_seconds: float
     seconds_by_stage: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     calibration: dict[str, Any]
     latency: dict[str, Any] | None
     versions: dict[str, str | None]
@@ -77,19 +80,29 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text())
-        stands = record["config"]
-        record["score"]
-        stands.items()
-    except (ValueError, KeyError, TypeError, AttributeError):
+        stands, score, details = (record[key] for key in ("config", "score", "details"))
+        if not (isinstance(stands, dict) and isinstance(score, (int, float)) and isinstance(details, dict)):
+            raise ValueError("a part of another type")
+    except (ValueError, KeyError, TypeError):
         print(f"{path} is damaged: the cell is run again")
         return None
     if stands != config:
-        key = next(key for key in sorted({**stands, **config}) if stands.get(key) != config.get(key))
+        name, was, now = first_difference(stands, config)
         raise UserError(
-            f"{path} holds another configuration ({key} was {json.dumps(stands.get(key))[:120]}): "
+            f"{path} holds another configuration ({name} was {json.dumps(was)[:120]}, is {json.dumps(now)[:120]}): "
             "give another outputs=FOLDER or remove the folder"
         )
     return record
+
+
+def first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Dotted name of the first setting that differs in two unequal configurations, and both values; None for none."""
+    key = next(key for key in sorted({**one, **other}) if one.get(key) != other.get(key) or (key in one) != (key in other))
+    was, now = one.get(key), other.get(key)
+    if isinstance(was, dict) and isinstance(now, dict):
+        name, was, now = first_difference(was, now)
+        return f"{key}.{name}", was, now
+    return key, was, now
 
 
 @contextlib.contextmanager
@@ -143,8 +156,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(_plain(content), indent=1, allow_nan=False).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, option: str = "outputs=FOLDER") -> None:
     """Write under a temporary name and move, so that the file is whole or not there.
+
+    Args:
+        option: what names the place, for the message.
 
     Raises:
         UserError: the disk is full or the folder not writable.
@@ -162,7 +178,7 @@ def write_whole(path: Path, content: bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(
-            f"{path} can't be written ({error.strerror}): free the disk or give another outputs=FOLDER"
+            f"{path} can't be written ({error.strerror}): free the disk or give another {option}"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """One cell, from its config to its result.json."""
 
-import resource
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,11 +12,14 @@ from torch import nn
 from experiments import budgets, results
 from experiments.cache import cache_folder
 from experiments.calibration import draw_calibration, mean_length, read_calibration
-from experiments.checkpoints import Checkpoint, find_checkpoint, fingerprint, load_model, load_tokenizer
+from experiments.checkpoints import Checkpoint, find_checkpoint, fingerprint, load_model, load_tokenizer, positions_of
 from experiments.dense import dense_predictions
 from experiments.evaluation import evaluate, predictions_of
+from experiments.identity import identity_of, variant_of
+from experiments.memory import PeakMemory
 from experiments.methods import build_method
 from experiments.model_card import model_card
+from experiments.settings import check_settings
 from experiments.tasks import Task, build_task
 from experiments.tracking import track
 from kprune import checkpoint as pruned_checkpoint
@@ -27,12 +29,6 @@ from kprune.objectives import Objective
 from kprune.pruner import CalibrationSet, Outcome, PruningData
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, model_flops, params_reduction
-
-# What does not change a result is not part of the configuration that identifies it.
-NOT_IDENTITY = (
-    "force", "tracking", "save_model", "format", "onnx", "outputs", "evaluate", "device", "threads", "hydra",
-    "budget", "flops_reduction", "speedup", "grain",  # `budgets.identity` has those that count
-)  # fmt: skip
 
 
 @dataclass
@@ -66,6 +62,7 @@ def run_cell(
     Raises:
         UserError: anything the user can mend.
     """
+    check_settings(config)
     pruner = build_method(config["method"])
     budgets.check_budget(config, pruner)
     identity = identity_of(config)
@@ -80,9 +77,9 @@ def run_cell(
         if record is not None and not config["force"]:
             print(f"{folder}: finished before, score {record['score']:.2f}; force=true runs it again")
             return record
-        results.clear(folder)
         bench = bench_for(config)
         outcome, record, predicted = prune_cell(config, identity, variant, pruner, bench)
+        results.clear(folder)  # not before: an earlier result outlives a failure of this one
         if config["save_model"] or (config["save_model"] is None and not sweep):
             save_model(folder / "model", outcome, bench, record, config, command)
         record = results.write(folder, record, predicted)
@@ -92,36 +89,26 @@ def run_cell(
     return record
 
 
-def identity_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config a result depends on."""
-    return {key: value for key, value in config.items() if key not in NOT_IDENTITY} | budgets.identity(config)
-
-
-def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the method and of the calibration set that are not their config files' own; widths rounded."""
-    variant = {}
-    for room in ("method", "calibration"):
-        ours, theirs = flat(config[room]), flat(defaults[room])
-        variant |= {key: value for key, value in ours.items() if value != theirs.get(key)}
-    if variant.get("file"):
-        variant["file"] = Path(variant["file"]).stem
-    return variant | budgets.variant(config)
-
-
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"b": 1}: names are unique within a config file."""
-    entries = {}
-    for key, value in settings.items():
-        entries |= flat(value) if isinstance(value, dict) else {key: value}
-    return entries
-
-
 def bench_for(config: dict[str, Any]) -> Bench:
-    """The shared part of a cell; kept for the next cell of the same task and model."""
+    """The shared part of a cell; kept for the next cell of the same task and model.
+
+    Raises:
+        UserError: the device is not there, data or checkpoint are wrong, or the model reads less than latency asks for.
+    """
     device = pick_device(config["device"])
     if config["threads"]:
-        torch.set_num_threads(int(config["threads"]))
-    return _bench(_frozen(config["task"]), _frozen(config["model"]), device)
+        torch.set_num_threads(config["threads"])
+    bench = _bench(_frozen(config["task"]), _frozen(config["model"]), device)
+    check_latency_point(config["latency"], bench.model)
+    return bench
+
+
+def check_latency_point(latency: dict[str, int] | None, model: nn.Module) -> None:
+    """Raises a UserError where latency is to be measured on longer inputs than the model reads."""
+    positions = positions_of(model.config.to_dict())
+    if latency and positions and latency["sequence_length"] > positions:
+        raise UserError(f"latency.sequence_length={latency['sequence_length']} is more than the {positions} tokens that the "
+                        f"model reads: give latency.sequence_length={positions} or less")  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -153,7 +140,7 @@ def _thawed(value: Any) -> Any:
 
 def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, bench: Bench):
     """Prune, measure what came out, and put it on record."""
-    start = time.perf_counter()
+    start, peak = time.perf_counter(), PeakMemory(bench.device)
     task, tokenizer = bench.task, bench.tokenizer
     torch.manual_seed(config["seed"])
     data = pruning_data(config, bench, pruner.needs_labels)
@@ -187,7 +174,7 @@ def prune_cell(config: dict[str, Any], identity: dict, variant: dict, pruner, be
         **sizes,
         pruning_seconds=sum(outcome.seconds_by_stage.values()),
         seconds_by_stage=dict(outcome.seconds_by_stage),
-        peak_memory_mb=peak_memory_mb(bench.device),
+        peak_memory_mb=peak.mb(),
         calibration={
             "examples": len(calibration.examples),
             "tokens": calibration.tokens,
@@ -238,7 +225,7 @@ def pruning_data(config: dict[str, Any], bench: Bench, labels: bool) -> PruningD
 def calibration_for(config: dict[str, Any], bench: Bench, labels: bool) -> CalibrationSet:
     settings = config["calibration"]
     if settings["file"]:
-        return read_calibration(settings["file"], bench.task, bench.tokenizer, labels)
+        return read_calibration(settings["file"], bench.task, bench.tokenizer, bench.model.config, labels)
     return draw_calibration(bench.task, bench.tokenizer, settings["tokens"], config["seed"], labels)
 
 
@@ -264,13 +251,29 @@ def save_model(
 
 def evaluate_saved(config: dict[str, Any]) -> float:
     """Score a saved model, pruned or dense, on the task it was pruned for."""
+    check_settings(config)
     folder = Path(config["evaluate"])
-    record = folder / "kprune.json"
-    task = build_task(results.read_json(record)["task"] if record.is_file() else config["task"])
+    task = saved_task(folder / "kprune.json", config)
     device = pick_device(config["device"])
     score = evaluate(load_model(folder, task).to(device), task, load_tokenizer(folder), device)
     print(f"{folder}: {task.name} {task.metric} {score:.2f}")
     return score
+
+
+def saved_task(record: Path, config: dict[str, Any]) -> Task:
+    """The task of a saved model's record; the config's where there is none, as beside a dense model.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    if not record.is_file():
+        return build_task(config["task"])
+    saved = results.read_json(record)
+    try:
+        check_settings(config | {"task": saved.get("task") if isinstance(saved, dict) else None})
+        return build_task(saved["task"])
+    except UserError as error:
+        raise UserError(f"{record} is damaged ({error}): save the model again") from error
 
 
 def pick_device(name: str) -> torch.device:
@@ -287,13 +290,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} is not to be had here: use device=auto or device=cpu") from error
     return device
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of the GPU, else of the process since it started, in MB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -2,14 +2,24 @@
 
 import pytest
 
+from experiments.budgets import check_budget
 from experiments.composing import CONF, compose_cell
+from experiments.methods import build_method
+from experiments.settings import check_settings
+
+EXPERIMENTS = CONF / "experiment"
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_is_a_cell(path):
-    settings, _ = compose_cell([f"+experiment={path.stem}"])
-    assert settings["task"]["name"] == path.stem.removesuffix("_80pct") and settings["flops_reduction"] == 0.8
-    assert "experiment" not in settings, "it would count as another configuration"
+    name = path.relative_to(EXPERIMENTS).with_suffix("")
+    settings, _ = compose_cell([f"+experiment={name}"])
+    check_settings(settings)  # a group that stays in the config is an unknown setting
+    check_budget(settings, build_method(settings["method"]))
+    if name.parent.name == "retrained":
+        assert settings["method"]["name"] == path.stem and settings["flops_reduction"] == 0.75
+    else:
+        assert settings["task"]["name"] == path.stem.removesuffix("_80pct") and settings["flops_reduction"] == 0.8
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "launcher").glob("*.yaml")), ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ def test_a_finished_cell_is_skipped_and_another_configuration_refused(world, cel
     done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6")
     assert done.returncode == 0 and "finished before" in done.stdout
     other = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "task.max_length=5")
-    bad(other, "another configuration", "task")
+    bad(other, "another configuration", "task.max_length was 32, is 5")
     assert (cell / "result.json").stat().st_mtime_ns == before
 
 
@@ -88,6 +88,20 @@ def test_a_failed_cell_does_not_stop_the_sweep(world, tmp_path):
     bad(done, "flops_reduction=1.5", "outside (0, 1)")
     assert [path.parts[-3] for path in tmp_path.rglob("result.json")] == ["0.5"]
     assert not list(tmp_path.rglob("model")), "a sweep saves models only when asked to"
+
+
+def test_a_sweep_into_a_folder_that_is_not_to_be_made(world):
+    bad(run(world, "flops_reduction=0.4,0.5", "outputs=/proc/nope", sweep=True), "/proc/nope is not writable", "outputs=FOLDER")
+
+
+def test_an_earlier_result_outlives_a_failure_of_force(world, cell):
+    def everything():
+        return {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()}
+
+    before = everything()
+    assert {"result.json", "predictions.npz", "model/model.safetensors"} <= {str(p.relative_to(cell)) for p in before}
+    bad(run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "force=true", "device=cuda:9"), "device=cuda:9")
+    assert everything() == before
 
 
 def test_every_baseline_by_its_name(world, tmp_path):
@@ -150,6 +164,10 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
         (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
         (["budget=latency", "speedup=1000"], ["speedup=1000 is out of reach", "ask for less"]),
         (["grain=0"], ["grain=0", "whole number"]),
+        (["method=null"], ["Config group override", "method=kprune"]),
+        (["seed=abc"], ["seed=abc", "seed=0"]),
+        (["calibration.tokens=${nothing}"], ["nothing", "calibration.tokens"]),
+        (["latency.sequence_length=4000"], ["latency.sequence_length=4000", "64 tokens"]),
         (["format=nonsense"], ["format=nonsense", "pruned or dense"]),
         (["calibration.tokens=1"], ["calibration.tokens=1"]),
         (["model.checkpoint=/nowhere"], ["/nowhere"]),

@@ -23,11 +23,15 @@ def finished(outputs):
 
 
 def test_a_grid_says_what_it_will_do_does_it_once_and_names_what_failed(world, tmp_path):
-    command = grid(world, tmp_path, "--reductions", "0.5,1.5,0.6")
+    other = tmp_path / "custom/minilm/kprune+tokens=200/0.7/seed0/result.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"config": {}, "score": 1, "details": {}}')
+    command = grid(world, tmp_path, "--reductions", "0.5,0.7,0.6")
     first = launch(command, world)
     assert "accuracy: 3 cells to run, 0 finished before" in first.stdout and "expected: " in first.stdout
     assert "2 cells run, 0 finished before, 0 out of reach, 1 failed" in first.stdout
-    bad(first, "custom/minilm/kprune+tokens=200/1.5/seed0", "outside (0, 1)")
+    bad(first, "custom/minilm/kprune+tokens=200/0.7/seed0", "another configuration")
+    other.unlink()
     assert first.stdout.count("custom: dense accuracy") == 1  # one process, which shares the dense model
     assert finished(tmp_path) == ["0.5", "0.6"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
@@ -42,6 +46,18 @@ def test_a_grid_says_what_it_will_do_does_it_once_and_names_what_failed(world, t
         (["--tasks", "nonsense"], ["nonsense", "mrpc"]),
         (["--reductions", "much"], ["much", "numbers"]),
         (["nonsense=1"], ["nonsense"]),
+        (["--reductions", "0.5,1.5"], ["flops_reduction=1.5", "outside (0, 1)"]),
+        (["--seeds", "-1"], ["seed=-1", "whole number"]),
+        (["flops_reduction=0.6"], ["flops_reduction=0.6", "--reductions"]),
+        (["seed=1"], ["seed=1", "--seeds"]),
+        (["outputs=elsewhere"], ["outputs=elsewhere", "--outputs"]),
+        (["method=kwon"], ["method=kwon", "--methods"]),
+        (["model=bert_base"], ["model=bert_base", "--models"]),
+        (["task=mrpc"], ["task=mrpc", "--tasks"]),
+        (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
+        (["calibration.tokens=abc"], ["calibration.tokens=abc", "number above 0"]),
+        (["calibration.tokens=${nothing}"], ["calibration.tokens", "nothing"]),
+        (["method=null"], ["method=null", "--methods"]),
     ],
 )
 def test_a_wrong_grid_is_one_line(world, tmp_path, monkeypatch, capsys, more, words):

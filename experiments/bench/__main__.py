@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from experiments import measurements, results
 from experiments.composing import file_settings
-from experiments.methods import METHODS
+from experiments.methods import METHODS, method_with
+from experiments.settings import THREADS, check, or_null, whole
 from experiments.shapes import SHAPES
 from kprune.errors import UserError
 
@@ -32,6 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds."""
+BESIDE_METHODS = ("floor", "whole_model")
 EXACT = "kprune:lambdas=[1e-4]"
 WITHOUT_COST = ("magnitude", "random")
 
@@ -40,7 +42,7 @@ def default_methods() -> list[str]:
     """Every method that prunes in one go, and the two that they are compared with."""
     retrained = {name for name in METHODS if "recipe" in file_settings("method", name)}
     methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained and name != "kprune"]
-    return ["floor", "whole_model", EXACT, *methods]
+    return [*BESIDE_METHODS, EXACT, *methods]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None) -> dict[str, Any]:
@@ -74,12 +76,30 @@ def line(r: dict[str, Any]) -> str:
     return f"{r['shape']:12}{r['tokens']:>8} tokens {r['method']:28}{r['units']:8.1f} forwards{memory}"
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """What would fail after other rows have been measured.
+
+    Raises:
+        UserError: a shape, method, number of tokens or of threads is wrong, or the file can't be written.
+    """
+    if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
+        raise UserError(f"shape {unknown[0]} is unknown: use {', '.join(SHAPES)}")
+    for tokens in options.tokens:
+        check("--tokens", tokens, whole(1, "1000"))
+    check("--threads", options.threads, or_null(THREADS))
+    for method in options.methods:
+        if method not in BESIDE_METHODS:
+            method_with(method)
+    measurements.make_room(options.output, COLUMNS)
+
+
 def run(options: argparse.Namespace) -> None:
     """Measure everything; the file is written after every shape and token count."""
     import torch
 
     from kprune.latency.timing import device_name
 
+    check_options(options)
     machine = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": results.commit()}
     groups = list(itertools.product(options.shapes, options.tokens))
     with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:
@@ -95,10 +115,8 @@ def run(options: argparse.Namespace) -> None:
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
     """Put the rows of one shape and token count in the place of those that the file has of them."""
-    key = (rows[0]["shape"], str(rows[0]["tokens"]))
-    others = [r for r in measurements.read(file, COLUMNS) if (r["shape"], r["tokens"]) != key]
     stages = [" ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items()) for r in rows]
-    measurements.write(file, COLUMNS, [*others, *(r | {"stages": s} for r, s in zip(rows, stages, strict=True))])
+    measurements.put(file, COLUMNS, ("shape", "tokens"), [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
 
 
 def main() -> int:

@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from experiments import results
-from experiments.budgets import target_of
+from experiments.budgets import check_budget, target_of
 from experiments.composing import CONF, compose_cell
-from experiments.runner import identity_of, variant_of
+from experiments.identity import identity_of, variant_of
+from experiments.methods import build_method
+from experiments.settings import check_settings
 from kprune.errors import UserError
 
 SECONDS_PER_TOKEN = 0.004
@@ -27,6 +29,11 @@ EVALUATION_TOKENS = {
     "squad": 1.9e6, "squad_v2": 2.2e6, "docstrings": 40e3,
 }  # fmt: skip
 LATENCY_SECONDS = 8
+AXES = {
+    "model": "--models", "task": "--tasks", "method": "--methods", "flops_reduction": "--reductions", "seed": "--seeds",
+    "outputs": "--outputs",
+}  # fmt: skip
+"""What a grid sets for each of its cells, and the option that changes it."""
 TRAINED = ("dynabert_w", "dynabert_d", "ebert", "cofi", "kprune_finetuned")
 """Methods that train: no rule tells how long, a finished cell does."""
 
@@ -106,8 +113,12 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
     """Every cell of a grid; `overrides` go before everything.
 
     Raises:
-        UserError: an override is wrong.
+        UserError: an override is wrong, or one of what the grid sets itself; or a cell's settings or budget are.
     """
+    for override in overrides:
+        name = override.partition("=")[0].lstrip("+~")
+        if name in AXES:
+            raise UserError(f"{override}: a grid sets {name} for each cell: give {AXES[name]} in its place")
     cells = {}
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [
@@ -117,6 +128,8 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
         composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             settings = settings | {"seed": seed, "flops_reduction": reduction}
+            check_settings(settings)
+            check_budget(settings, build_method(settings["method"]))
             folder = results.cell_folder(
                 outputs, settings["task"]["name"], settings["model"]["name"], settings["method"]["name"],
                 variant_of(settings, defaults), target_of(settings), seed,

@@ -1,7 +1,6 @@
 """The user's own labelled texts, from CSV, JSON-lines or parquet files."""
 
 import json
-import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,6 @@ import pandas as pd
 
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
-
-log = logging.getLogger(__name__)
 
 HELD_OUT = 0.2
 SPLIT_SEED = 0
@@ -102,8 +99,7 @@ class CustomTask(TextTask):
         if held_out == 0:
             raise UserError(f"{self.train_file} has too few rows ({len(train)}) to hold some out: "
                             f"give task.evaluation_file")
-        log.warning("no task.evaluation_file: scores are on %d rows held out of %s, seed %d",
-                    held_out, self.train_file, SPLIT_SEED)
+        print(f"no task.evaluation_file: scores are on {held_out} rows held out of {self.train_file}, seed {SPLIT_SEED}")
         order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
         return train.iloc[np.sort(order[held_out:])], train.iloc[np.sort(order[:held_out])]
 

@@ -24,12 +24,21 @@ def test_rows_are_added_one_by_one(world, tmp_path, monkeypatch, capsys):
     file = tmp_path / "held_out.csv"
     task, *rest = (entry for entry in overrides(world) if not entry.startswith("tracking"))
     arguments = ["--tasks", task.removeprefix("task="), "--flops-reduction", "0.6", "--output", str(file), "--set", *rest]
-    for methods in (["kprune_plus", "kprune_plus:floor=1e6"], ["kwon"]):
+    for methods in (["kprune_plus", "kprune_plus:floor=1e6"], ["kwon"], ["kprune_plus"]):
         monkeypatch.setattr("sys.argv", ["held_out", "some", *methods, *arguments])
         assert held_out.main() == 0
     rows = measurements.read(file, held_out.COLUMNS)
-    assert [row["settings"] for row in rows] == ["kprune_plus", "kprune_plus:floor=1e6", "kwon"]
+    assert [row["settings"] for row in rows] == ["kprune_plus:floor=1e6", "kwon", "kprune_plus"]
     values = [float(row["held_out_divergence"]) for row in rows]
-    assert values[0] > 0 and values[0] != pytest.approx(values[1])
-    monkeypatch.setattr("sys.argv", ["held_out", "some", "kprune_plus:nonsense=1", *arguments])
-    assert held_out.main() == 2 and "nonsense" in capsys.readouterr().err
+    assert values[2] > 0 and values[2] != pytest.approx(values[0])
+    monkeypatch.setattr(held_out, "find_checkpoint", lambda *_: pytest.fail("a checkpoint was made"))
+    for wrong, words in (
+        (["kprune_plus:nonsense=1", *arguments], "nonsense"),
+        (["kwon", *arguments, "--flops-reduction", "2"], "outside (0, 1)"),
+        (["kwon", *arguments, "--output", "/proc/nope/held_out.csv"], "another --output"),
+        (["kwon", *arguments, "seed=abc"], "seed=abc"),
+    ):
+        monkeypatch.setattr("sys.argv", ["held_out", "some", *wrong])
+        assert held_out.main() == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line

@@ -24,7 +24,7 @@ FIXED = (
 
 def record(**changes) -> results.Result:
     values = dict.fromkeys(field.name for field in fields(results.Result))
-    return results.Result(**(values | {"score": 70.0, "config": {"seed": 0}} | changes))
+    return results.Result(**(values | {"score": 70.0, "config": {"seed": 0}, "details": {}} | changes))
 
 
 PREDICTED = Predictions("accuracy", np.array([True, False, True]))
@@ -65,9 +65,22 @@ def test_a_finished_cell_is_found(folder):
 
 def test_another_configuration_is_an_error(folder):
     results.write(folder, record(config={"seed": 0, "calibration": {"tokens": 1000}}), PREDICTED)
-    with pytest.raises(UserError, match="calibration was .*1000") as error:
+    with pytest.raises(UserError, match=r"\(calibration.tokens was 1000, is 2000\)") as error:
         results.finished(folder, {"seed": 0, "calibration": {"tokens": 2000}})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "one, other, expected",
+    [
+        ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"c": 1, "d": 3}}}, ("a.b.d", 2, 3)),
+        ({"a": 1}, {"a": 1, "b": None}, ("b", None, None)),
+        ({"a": {"b": 1}}, {"a": None}, ("a", {"b": 1}, None)),
+        ({"a": [1, 2]}, {"a": [1]}, ("a", [1, 2], [1])),
+    ],
+)
+def test_the_setting_that_differs_is_named_by_its_leaf(one, other, expected):
+    assert results.first_difference(one, other) == expected
 
 
 @pytest.mark.parametrize("keep", [0, 1, 50, -3])
@@ -79,7 +92,10 @@ def test_a_truncated_record_is_said_and_run_again(folder, capsys, keep):
     assert f"{path} is damaged" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"config": null, "score": 1}'])
+@pytest.mark.parametrize("content", [
+    "{}", "[]", "null", '{"config": null, "score": 1, "details": {}}', '{"config": {"seed": 0}, "score": null, "details": {}}',
+    '{"config": {"seed": 0}, "score": 1}', '{"config": {"seed": 0}, "score": 1, "details": null}',
+])
 def test_a_record_of_something_else_is_damaged(folder, content):
     (folder / "result.json").write_text(content)
     assert results.finished(folder, {"seed": 0}) is None

@@ -86,6 +86,43 @@ def test_the_latency_table_goes_on_where_it_was(measure, tmp_path, capsys, monke
     assert measure() == 2 and "other columns" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--grain", "0"], "--grain=0 is not a whole number from 1"),
+        (["--batches", "1,0"], "--batches=0"),
+        (["--lengths", "4000"], "--lengths=4000 is not a whole number from 1 to 512"),
+        (["--threads", "-1"], "--threads=-1"),
+        (["--minutes", "nan"], "--minutes=nan"),
+        (["--output", "/proc/nope/latency.csv"], "another --output"),
+        (["--output", "/tmp"], "another --output"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_measured(measure, monkeypatch, capsys, more, words):
+    monkeypatch.setattr(latency_table, "random_model", lambda shape: pytest.fail("a model was made"))
+    assert measure(*more) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--shapes", "tiny,nonsense"], "nonsense"),
+        (["--tokens", "300,0"], "--tokens=0"),
+        (["--threads", "0"], "--threads=0"),
+        (["--methods", "kwon,nonsense"], "nonsense"),
+        (["--output", "/proc/nope/bench.csv"], "another --output"),
+    ],
+)
+def test_a_wrong_option_of_the_benchmark_is_told_before_anything_is_measured(monkeypatch, tmp_path, capsys, more, words):
+    monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr("sys.argv", ["bench", "--output", str(tmp_path / "bench.csv"), *more])
+    assert command.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line
+
+
 def test_the_goals_are_measured_first():
     order = latency_table.cells(["eager", "onnx"], [1, 8, 32, 128], [32, 128, 384])
     assert order[:4] == [("eager", 1, 128), ("eager", 32, 128), ("onnx", 1, 128), ("onnx", 32, 128)]

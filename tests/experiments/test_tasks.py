@@ -1,4 +1,3 @@
-import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,12 +123,11 @@ def custom(tmp_path, rows: dict | None = None, suffix: str = ".csv", name: str =
 
 
 @pytest.mark.parametrize("suffix", list(WRITERS))
-def test_custom_classification(tmp_path, tokenizer, suffix, caplog):
+def test_custom_classification(tmp_path, tokenizer, suffix, capsys):
     task = custom(tmp_path, suffix=suffix)
     assert (task.label_names, task.metric, task.average_length) == (["bad", "good"], "accuracy", None)
-    with caplog.at_level(logging.WARNING):
-        training, evaluation = task.training(tokenizer), task.evaluation(tokenizer)
-    assert "held out" in caplog.text and evaluation.split == "20% of train" + suffix + ", seed 0"
+    training, evaluation = task.training(tokenizer), task.evaluation(tokenizer)
+    assert "held out" in capsys.readouterr().out and evaluation.split == "20% of train" + suffix + ", seed 0"
     assert (len(training), evaluation.size) == (8, 2)
     ids = [example["input_ids"] for example in [*training, *evaluation.examples]]
     assert sorted(ids) == sorted(tokenizer(REVIEWS["review"])["input_ids"])  # split, nothing lost or doubled

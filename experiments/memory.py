@@ -1,0 +1,31 @@
+"""Peak memory of one cell among several of a process."""
+
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Counts from its making: of the GPU, or of the process, with what it held before."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.counts = True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            CLEAR.write_text("5")  # resets VmHWM: proc(5)
+        except OSError:  # another system, or a container that forbids it
+            self.counts = False
+
+    def mb(self) -> float | None:
+        """The peak in MB; None where the system can't tell it of a cell."""
+        if not self.counts:
+            return None
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e6
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / 1e6

@@ -1,0 +1,73 @@
+"""Calibration files: what is read, and what is refused before a model sees it."""
+
+import json
+
+import pytest
+from tiny import tiny_model
+from world import overrides
+
+from experiments.calibration import read_calibration
+from experiments.checkpoints import load_tokenizer
+from experiments.composing import compose_cell
+from experiments.tasks import build_task
+from kprune.errors import UserError
+
+GOOD = {"input_ids": [5, 6, 7], "token_type_ids": [0, 0, 1], "label": 1}
+
+
+@pytest.fixture
+def read(world, tmp_path):
+    task, tokenizer = build_task(compose_cell(overrides(world))[0]["task"]), load_tokenizer(world / "checkpoint")
+
+    def read(content, family="bert"):
+        file = tmp_path / "calibration.json"
+        file.write_text(json.dumps(content))
+        return read_calibration(str(file), task, tokenizer, tiny_model(family).config, labels=True)
+
+    return read
+
+
+def test_a_good_file(read):
+    padded = GOOD | {"input_ids": [5, 6, 7, 1], "token_type_ids": [0, 0, 1, 0], "attention_mask": [1, 1, 1, 0]}
+    calibration = read({"batch_size": 3, "examples": [GOOD, padded, {**GOOD, "input_ids": [5] * 64, "token_type_ids": [0] * 64}]})
+    assert calibration.batch_size == 3 and [len(e["input_ids"]) for e in calibration.examples] == [3, 3, 64]
+    assert calibration.examples[1]["token_type_ids"] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"input_ids": [5] * 65, "token_type_ids": [0] * 65}, "example 1 has 65 tokens, the model reads 64"),
+        ({"token_type_ids": [0, 2, 0]}, "example 1 has a token type outside 0 to 1"),
+        ({"token_type_ids": [0, -1, 0]}, "example 1 has a token type outside"),
+        ({"token_type_ids": [0, 0]}, "example 1 has 2 token_type_ids for 3 tokens"),
+        ({"label": 3}, "label 3"),
+    ],
+)
+def test_a_wrong_example(read, changes, words):
+    with pytest.raises(UserError, match=words) as error:
+        read({"examples": [GOOD, GOOD | changes]})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        *(({"batch_size": size, "examples": [GOOD]}, "batch_size") for size in (-1, 0, 1.5, "a", None)),
+        ({"examples": [GOOD, {"input_ids": [5], "label": 0}]}, "give all or none"),
+        ({"examples": [[5, 6]]}, "damaged"),
+        ({"examples": [5]}, "damaged"),
+        ([GOOD], "damaged"),
+    ],
+)
+def test_a_wrong_file(read, content, words):
+    with pytest.raises(UserError, match=words):
+        read(content)
+
+
+def test_by_the_model_that_reads_it(read):
+    long = {"input_ids": [5] * 63, "label": 0}
+    with pytest.raises(UserError, match="63 tokens, the model reads 62"):
+        read({"examples": [long]}, "roberta")
+    with pytest.raises(UserError, match="token_type_ids, which this model does not take"):
+        read({"examples": [GOOD]}, "distilbert")
