@@ -25,8 +25,8 @@ from kprune.weight_tuning import LeastSquares, ridged_cholesky
 class KPrunePlus:
     """Allocation by error curves of the teacher's Fisher, then one walk from the bottom sublayer to the top.
 
-    A curve's order of removal also says which units of a sublayer are worth another look: the walk takes `candidates` times
-    as many as it keeps, and chooses among them by the student's own features.
+    The walk chooses units by the student's own features, among all of a sublayer. A curve's order of removal says which are
+    worth that: with `candidates`, it takes so many times what it keeps, which is cheaper and a little worse.
 
     Attributes:
         temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
@@ -34,7 +34,7 @@ class KPrunePlus:
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
         input_ridge: of the map from the student's state to the teacher's, relative like `ridge`.
-        candidates: units that the walk chooses from, per unit that it keeps.
+        candidates: units that the walk chooses from, per unit that it keeps; None for all.
     """
 
     temperature: float = 2.0
@@ -42,7 +42,7 @@ class KPrunePlus:
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
-    candidates: float = 3.0
+    candidates: float | None = None
     name: str = "kprune_plus"
 
     needs_labels = False
@@ -51,7 +51,7 @@ class KPrunePlus:
     def __post_init__(self):
         check_positive(temperature=self.temperature)
         check_not_negative(ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge)
-        if not self.candidates >= 1:
+        if self.candidates is not None and not self.candidates >= 1:
             raise UserError(f"candidates={self.candidates} are fewer than are kept: give 1 or more")
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
@@ -79,7 +79,8 @@ class KPrunePlus:
         rows = zip(student.sublayers, teacher.sublayers, fishers, removals, counts, strict=True)
         below: OutputFisher | None = None
         for sublayer, original, fisher, removal, count in tqdm(list(rows), desc="K-prune+", unit="sublayer", disable=None):
-            candidates = removal.kept(min(math.ceil(self.candidates * count), sublayer.units))
+            most = sublayer.units if self.candidates is None else min(math.ceil(self.candidates * count), sublayer.units)
+            candidates = removal.kept(most if count else 0)
             keep_units(sublayer, candidates)
             if below is not None and count:
                 with clock("input_map"):
