@@ -34,7 +34,7 @@ def job(config: DictConfig) -> Any:
     from experiments.runner import evaluate_saved, run_cell
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed, nothing resolved
     try:
         settings = OmegaConf.to_container(config, resolve=True)
         if settings.get("evaluate"):
