@@ -213,7 +213,8 @@ def test_calibration_files(world, tmp_path):
     bad(with_file({"examples": [{"input_ids": [5, 6], "attention_mask": [0, 0]}]}), "padding alone")
     bad(with_file({"examples": [{"input_ids": [5, 6], "label": 3}]}), "label 3")
     bad(with_file({"examples": [{"input_ids": [5, 600]}]}), "vocabulary")
-    good = with_file({"examples": [{"input_ids": list(range(5, 15)), "label": 1}] * 8})
+    bad(with_file({"examples": [{"input_ids": list(range(5, 15))}] * 8}), "one example", "method.lambdas")
+    good = with_file({"examples": [{"input_ids": list(range(5, 15 - i)), "label": 1} for i in range(8)]})
     assert good.returncode == 0, good.stderr
 
 
