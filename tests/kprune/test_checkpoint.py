@@ -98,7 +98,9 @@ def test_plain_transformers_loads_it_in_a_fresh_process(tmp_path, tokenizer):
     for name, (edit, _) in TAMPERED.items():
         edit_config(save(narrowed(), tmp_path / "tampered" / name), edit)
     torch.save(batch, tmp_path / "batch")
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    # Threads change the last bit, and other tests set them.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = os.environ | threads | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", FRESH_PROCESS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
