@@ -82,7 +82,7 @@ readme-cells: .venv/installed ## run the cells of the README's tables (hours on 
 readme: .venv/installed ## collect finished cells into results/ and rewrite the tables of the README and of docs/
 	.venv/bin/python -m analysis.collect outputs results/cells.csv
 	for page in README.md docs/kprune_plus.md docs/differences_from_the_paper.md; do \
-		.venv/bin/python -m analysis.readme --readme $$page; done
+		.venv/bin/python -m analysis.readme --readme $$page || exit; done
 
 clean: ## remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

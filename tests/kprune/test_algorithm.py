@@ -13,6 +13,7 @@ from kprune.checkpoint.dense import densified
 from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import objective_of
+from kprune.plus import KPrunePlus
 from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
@@ -156,12 +157,13 @@ def test_a_pruned_model_is_pruned_again(family):
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
 
+@pytest.mark.parametrize("pruner", [KPrune(), KPrunePlus()], ids=lambda pruner: pruner.name)
 @pytest.mark.parametrize("empty", [[5], [4, 5]], ids=["top_ffn", "top_layer"])
-def test_a_model_whose_top_is_empty_is_pruned_again(empty):
+def test_a_model_whose_top_is_empty_is_pruned_again(empty, pruner):
     model = tiny_model()
     for index in empty:
         keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
-    outcome = prune(model, 0.5)
+    outcome = prune(model, 0.5, pruner)
     assert all(outcome.kept_units[index] == [] for index in empty)
     assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
     assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
@@ -247,12 +249,13 @@ def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
         torch.testing.assert_close(ours, literal, rtol=1e-7, atol=1e-14)
 
 
+@pytest.mark.parametrize("pruner", [KPrune(), KPrunePlus()], ids=lambda pruner: pruner.name)
 @pytest.mark.parametrize("reduction", [0.1, 0.5])
-def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction):
+def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction, pruner):
     """The removed units are there as zeros, whole sublayers of them."""
     dense = densified(narrowed())
     assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
-    outcome = prune(dense, reduction)
+    outcome = prune(dense, reduction, pruner)
     weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
     assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     for index in (0, 3):

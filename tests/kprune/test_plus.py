@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
 from kprune.algorithm import KPrune
 from kprune.allocation import monotone
 from kprune.calibration import calibration_states, held_out_divergence
-from kprune.checkpoint.dense import densified
 from kprune.errors import UserError
 from kprune.fisher import measure_fisher
 from kprune.objectives import objective_of
@@ -152,17 +151,6 @@ def test_a_pruned_model_is_pruned_again(family):
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
 
-@pytest.mark.parametrize("empty", [[5], [4, 5]], ids=["top_ffn", "top_layer"])
-def test_a_model_whose_top_is_empty_is_pruned_again(empty):
-    model = tiny_model()
-    for index in empty:
-        keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
-    outcome = prune(model, 0.5)
-    assert all(outcome.kept_units[index] == [] for index in empty)
-    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
-    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
-
-
 @pytest.mark.parametrize("head", HEADS)
 def test_without_a_ridge_on_the_metric(head):
     """A covariance has no more rank than the roots give it."""
@@ -174,19 +162,6 @@ def test_an_empty_sublayer_below_is_no_obstacle():
     model = tiny_model()
     keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
     assert prune(model, 0.5).kept_units[2] == []
-
-
-@pytest.mark.parametrize("reduction", [0.1, 0.5])
-def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction):
-    """The removed units are there as zeros, whole sublayers of them."""
-    dense = densified(narrowed())
-    assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
-    outcome = prune(dense, reduction)
-    weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
-    assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
-    for index in (0, 3):
-        sublayer = adapter_for(outcome.model).sublayers[index]
-        assert sublayer.units == 0 or sublayer.projection.weight.abs().max() == 0
 
 
 def test_a_sublayer_that_nothing_is_felt_of_may_go_for_nothing():
