@@ -165,12 +165,9 @@ class KPrune:
         objective: Objective,
     ) -> Knowledge:
         """Knowledge of the units of sublayer `index` and of all above it."""
-        knowledge = measure(student, index, states, logits, objective, self.knowledge)
         below = zip(student.sublayers[:index], teacher.sublayers[:index], strict=True)
-        if self.knowledge.predictive == "divergence" and all(ours.units == theirs.units for ours, theirs in below):
-            # Student and teacher are the same: the KL has no gradient but for rounding.
-            knowledge.predictive = [torch.zeros_like(k) for k in knowledge.predictive]
-        return knowledge
+        same = self.knowledge.predictive == "divergence" and all(ours.units == theirs.units for ours, theirs in below)
+        return measure(student, index, states, None if same else logits, objective, self.knowledge)
 
     def scores(
         self, knowledge: Knowledge, sublayers: Sequence[Sublayer], costs: Sequence[UnitCost], lam: float | None

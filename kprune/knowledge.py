@@ -57,7 +57,7 @@ def measure(
     adapter: Adapter,
     start: int,
     states: Sequence[CalibrationState],
-    teacher: Sequence[Tensor],
+    teacher: Sequence[Tensor] | None,
     objective: Objective,
     settings: KnowledgeSettings,
 ) -> Knowledge:
@@ -68,7 +68,8 @@ def measure(
     `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²`, from the second moments of the features.
 
     Args:
-        teacher: what the objective reads of the teacher, per state.
+        teacher: what the objective reads of the teacher, per state; None where the student still is the teacher: the
+            KL has no gradient there but for rounding, so K_pred is zero, and there is no backward pass.
 
     Raises:
         UserError: the knowledge of a unit is not finite.
@@ -79,9 +80,11 @@ def measure(
         torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers
     ]
     examples = tokens = 0
-    for state, target in zip(states, teacher, strict=True):
+    for state, target in zip(states, teacher or [None] * len(states), strict=True):
 
         def losses(output, state=state, target=target):
+            if target is None:
+                return []
             logits = objective.read(output, state.batch["attention_mask"])
             if settings.predictive == "fisher":
                 return [root.sum() for root in objective.fisher_roots(logits, settings.temperature, state.keys)]

@@ -66,7 +66,7 @@ def features_and_gradients(
 
     Args:
         hidden: input of sublayer `start`, [B, T, d].
-        losses: takes the model's output, gives scalars.
+        losses: takes the model's output, gives scalars; without one there is no backward pass.
 
     Returns:
         per sublayer, f and a gradient per loss, tensors [B, T, units * unit_size] without graph.
@@ -81,8 +81,8 @@ def features_and_gradients(
 
 def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Per node, the gradient of every one of some scalars of the same graph; without nodes there is no graph."""
-    if not nodes:
-        return []
+    if not nodes or not values:
+        return [()] * len(nodes)
     last = len(values) - 1
     per_value = [torch.autograd.grad(value, nodes, retain_graph=k < last) for k, value in enumerate(values)]
     return list(zip(*per_value, strict=True))
