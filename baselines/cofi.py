@@ -13,7 +13,7 @@ from baselines.stages import Stages, weights_sha256
 from baselines.training import Recipe, parameter_groups
 from kprune.mask_search import greedy
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
+from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy, frozen_view
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter
 from kprune.transformer.flops import model_flops
@@ -76,7 +76,7 @@ class CoFi:
         stages = Stages(self.name, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         student = Student(frozen_copy(model).requires_grad_(True))
-        distil = self.distillation(frozen_copy(model), objective)
+        distil = self.distillation(frozen_view(model), objective)
         with_masks = parameter_groups(student.weights, self.recipe) + student.masks.groups(self.mask_lr)
         stages.train("pruning", student, self.pruning_losses(student, distil, budget), self.recipe,
                      stages.state_file("cofi-pruning", settings), with_masks)  # fmt: skip

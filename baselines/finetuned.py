@@ -10,7 +10,7 @@ from baselines.distillation import logit_loss, see
 from baselines.stages import Stages, weights_sha256
 from baselines.training import Recipe
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Clock, Outcome, Pruner, PruningData, frozen_copy
+from kprune.pruner import Budget, Clock, Outcome, Pruner, PruningData, frozen_view
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FineTuned:
         outcome = self.pruner.prune(model, objective, data, budget)
         clock = Clock()
         stages = Stages(self.name, data, self.max_examples, clock)
-        teacher, student = frozen_copy(model), outcome.model.requires_grad_(True)
+        teacher, student = frozen_view(model), outcome.model.requires_grad_(True)
         settings = (self.recipe, self.distillation, self.temperature, self.max_examples, self.bf16, weights_sha256(student))
         stages.train("fine_tuning", student, self.losses(student, teacher, objective), self.recipe,
                      stages.state_file(self.name, settings))  # fmt: skip

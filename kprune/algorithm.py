@@ -15,7 +15,7 @@ from kprune.errors import UserError, check_count, check_not_negative, check_posi
 from kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.mask_search import greedy, search
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
+from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy, frozen_view
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units
@@ -115,7 +115,7 @@ class KPrune:
     ) -> Outcome:
         """One walk from the bottom sublayer to the top: measure, search, tune (the paper's section 3)."""
         clock = Clock()
-        student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
+        student, teacher = adapter_for(frozen_copy(model)), adapter_for(frozen_view(model))
         with clock("teacher"):
             states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
             logits = teacher_logits(teacher, self.measured(states), objective)

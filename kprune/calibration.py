@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kprune.errors import UserError
 from kprune.objectives import Objective
-from kprune.pruner import CalibrationSet, Example, frozen_copy
+from kprune.pruner import CalibrationSet, Example, frozen_view
 from kprune.transformer.adapter import Adapter, model_inputs
 
 
@@ -91,7 +91,7 @@ def held_out_divergence(
 ) -> float:
     """Mean K_pred (eq. 4) between two models over examples, without dropout."""
     total = 0.0
-    models = [frozen_copy(model) for model in (student, teacher)]
+    models = [frozen_view(model) for model in (student, teacher)]
     for batch in calibration.batches():
         batch = {key: value.to(teacher.device) for key, value in batch.items()}
         s, t = (objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in models)

@@ -13,7 +13,7 @@ from kprune.calibration import CalibrationState, calibration_states
 from kprune.errors import UserError, check_not_negative, check_positive
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
+from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy, frozen_view
 from kprune.removal import Removal, remove_greedily
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
@@ -66,7 +66,7 @@ class KPrunePlus:
             UserError: the model's family is not supported, or its features are not finite.
         """
         clock = Clock()
-        student, teacher = (adapter_for(m) for m in (frozen_copy(model), frozen_copy(model)))
+        student, teacher = adapter_for(frozen_copy(model)), adapter_for(frozen_view(model))
         with clock("embeddings"):
             states = calibration_states(teacher, data.calibration.batches())
         settings = self.temperature, self.ridge, self.metric_ridge

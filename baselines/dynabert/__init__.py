@@ -13,7 +13,7 @@ from baselines.stages import Stages, first_of_shuffled
 from baselines.training import Recipe
 from kprune.mask_search import ROUNDING
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, Clock, Example, Outcome, PruningData, frozen_copy
+from kprune.pruner import Budget, CalibrationSet, Clock, Example, Outcome, PruningData, frozen_copy, frozen_view
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import model_flops
 
@@ -129,7 +129,7 @@ class DynaBERT:
 
     def width_losses(self, shared: nn.Module, model: nn.Module, objective: Objective) -> Callable:
         """Of every width against the fine-tuned model: logits, embeddings and hidden states."""
-        teacher, networks = frozen_copy(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
+        teacher, networks = frozen_view(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():

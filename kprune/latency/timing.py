@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.errors import UserError
-from kprune.pruner import frozen_copy
+from kprune.pruner import frozen_view
 from kprune.transformer.adapter import longest_input, model_inputs
 
 WARM_UP = 2
@@ -59,7 +59,7 @@ def measure_latency(
         speedup_range (the least and the largest of the single pairs' ratios).
     """
     batch = random_batch(dense, batch_size, sequence_length)
-    calls = [lambda model=model: model(**batch) for model in map(frozen_copy, (dense, pruned))]
+    calls = [lambda model=model: model(**batch) for model in map(frozen_view, (dense, pruned))]
     times = alternate(calls, dense.device, repeats)
     dense_ms, pruned_ms = map(statistics.median, times)
     ratios = [d / p for d, p in zip(*times, strict=True)]

@@ -14,7 +14,7 @@ from kprune.errors import UserError
 from kprune.knowledge import KnowledgeSettings, measure
 from kprune.objectives import objective_of
 from kprune.plus import KPrunePlus
-from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_copy
+from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_copy, frozen_view
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 from kprune.transformer.masks import masked
@@ -247,6 +247,21 @@ def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
                 total += 4 * log_p[label].exp().item() * g**2 / 2 / 4
     for ours, literal in zip(measured, expected, strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("pruner", [KPrune(), KPrunePlus()], ids=lambda pruner: pruner.name)
+def test_the_model_passed_in_is_left_as_it_was(pruner):
+    """The teacher has its weights in memory."""
+    model = tiny_model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    outcome = prune(model, 0.5, pruner)
+    assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    mine = {p.data_ptr() for p in model.parameters()}
+    assert not mine & {p.data_ptr() for p in outcome.model.parameters()}
+    view = frozen_view(model)
+    assert mine == {p.data_ptr() for p in view.parameters()} and not any(p.requires_grad for p in view.parameters())
+    assert not view.training
 
 
 @pytest.mark.parametrize("pruner", [KPrune(), KPrunePlus()], ids=lambda pruner: pruner.name)
