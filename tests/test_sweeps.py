@@ -136,7 +136,7 @@ def test_cells_in_other_processes_fail_by_name_too(world, tmp_path, launcher):
 
 
 def test_a_launcher_that_is_not_installed_is_one_line(world, tmp_path):
-    if installed("joblib"):
-        pytest.skip("hydra-joblib-launcher is installed")
-    done = run(world, "flops_reduction=0.5,0.6", f"outputs={tmp_path}", "+launcher=joblib", sweep=True)
-    bad(done, "launcher", "pip install -e '.[joblib]'")
+    if installed("ray"):
+        pytest.skip("hydra-ray-launcher is installed")
+    done = run(world, "flops_reduction=0.5,0.6", f"outputs={tmp_path}", "+launcher=ray", sweep=True)
+    bad(done, "launcher", "pip install -e '.[ray]'")
