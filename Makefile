@@ -79,8 +79,9 @@ readme-cells: .venv/installed ## run the cells of the README's tables (hours on 
 	$(README_GRID) --methods kprune_plus --reductions 0.9 calibration.tokens=20000
 	$(README_GRID) --methods kprune,kprune_official --reductions 0.8
 
-readme: .venv/installed ## collect finished cells into results/ and rewrite the tables of the README and of docs/
+readme: .venv/installed ## collect finished cells into results/, draw its figures, rewrite the tables of the README and of docs/
 	.venv/bin/python -m analysis.collect outputs results/cells.csv
+	.venv/bin/python -m analysis.figures results/cells.csv
 	for page in README.md docs/kprune_plus.md docs/differences_from_the_paper.md; do \
 		.venv/bin/python -m analysis.readme --readme $$page || exit; done
 

@@ -1,18 +1,32 @@
 """Score against what it costs or brings: seconds of pruning, measured speed-up."""
 
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from analysis import names
-from analysis.figures.style import dense_line, dress, label, legend_below, methods_of, panels, score_label, styles
+from analysis.figures.style import (
+    at_least,
+    dense_line,
+    dress,
+    label,
+    legend_below,
+    methods_of,
+    panels,
+    score_label,
+    styles,
+)
 from analysis.render import target_label, task_label
 from analysis.tables.accuracy import compared
 
 
 def score_against_seconds(table: pd.DataFrame) -> Figure | None:
-    """Score by pruning time on a logarithmic axis, retrained methods included: a panel per task and target.
+    """Score by pruning time on a logarithmic axis: a panel per task and target.
 
-    `table` are the rows of `aggregate` of one model. Where there are retrained methods, only their tasks and targets are shown.
+    `table` are the rows of `aggregate` of one model. Where there are retrained methods, their tasks and targets are shown;
+    else of every task the target that most methods were measured at, of equals the hardest.
     """
     retrained = table["method"].isin(names.RETRAINED)
     table = table[compared(table) | retrained]
@@ -21,6 +35,10 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
         table = table[[place in places for place in table[["task", "target"]].itertuples(index=False, name=None)]]
     if table.empty:
         return None
+    if not retrained.any():
+        methods = table.groupby(["task", "target"])["method"].transform("nunique")
+        table = table[methods == methods.groupby(table["task"]).transform("max")]
+        table = table[table["target"] == table.groupby("task")["target"].transform("last")]
     places = list(table.groupby(["task", "target"], sort=False))
     figure, axes = panels(len(places))
     looks = styles(methods_of(table))
@@ -34,6 +52,8 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
             )  # fmt: skip
         axis.set_xscale("log")
         axis.margins(x=0.12)
+        axis.set_xlim(10**limit for limit in at_least(tuple(map(math.log10, axis.get_xlim())), 2))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         dress(axis, f"{task_label(task)}, {target_label(target)}", "Pruning time (s)", score_label(cells))
     legend_below(figure, axes)
     return figure

@@ -3,10 +3,12 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from analysis import paper
 from analysis.figures.style import (
     Method,
+    at_least,
     dense_line,
     dress,
     label,
@@ -58,6 +60,8 @@ def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict]) -> N
                 100 * published.index, published, color="0.6", marker=look["marker"], markerfacecolor="white",
                 markersize=4, linewidth=1, linestyle=":", label=f"{method_label(method)}, paper",
             )  # fmt: skip
+    axis.set_xlim(at_least(axis.get_xlim(), 20))
+    axis.xaxis.set_major_locator(MultipleLocator(10))
     dress(axis, task_label(task), "FLOPs removed (%)", score_label(of_task))
 
 

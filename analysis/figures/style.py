@@ -15,8 +15,8 @@ from analysis import names  # noqa: E402
 from analysis.files import write_whole  # noqa: E402
 from analysis.render import method_label  # noqa: E402
 
-# Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, of different lightness.
-COLORS = ("#CC79A7", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9")
+# Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's and a brown, of different lightness.
+COLORS = ("#CC79A7", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
 MARKERS = ("*", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
 DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
@@ -65,6 +65,12 @@ def dress(axis: plt.Axes, title: str, x: str, y: str) -> None:
     axis.set_ylabel(y)
     axis.grid(color="0.9", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def at_least(limits: tuple[float, float], span: float) -> tuple[float, float]:
+    """Limits of an axis, widened about their middle where all that it shows is closer together than `span`."""
+    spare = max(0.0, span - (limits[1] - limits[0])) / 2
+    return limits[0] - spare, limits[1] + spare
 
 
 def score_label(of_task: pd.DataFrame) -> str:

@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -44,6 +46,27 @@ def test_pruning_time_has_the_retrained_at_their_targets(cells):
     (panel,) = score_against_seconds(aggregate(cells)).axes
     assert panel.get_title() == "MRPC, 80 %" and panel.get_xscale() == "log"
     assert labels(panel) == ["dense", "K-prune", "Kwon et al.", "EBERT"]
+
+
+def test_pruning_time_without_retrained_has_the_target_of_most_methods(write_cell, outputs):
+    for target in (0.6, 0.7, 0.8):
+        write_cell(flops_reduction_requested=target)
+    for target in (0.6, 0.7):
+        write_cell(method="kwon", flops_reduction_requested=target)
+    (panel,) = score_against_seconds(aggregate(load(outputs))).axes
+    assert panel.get_title() == "MRPC, 70 %" and labels(panel) == ["dense", "K-prune", "Kwon et al."]
+
+
+def test_cells_of_one_reduction_are_not_pulled_apart(write_cell, outputs):
+    for method, removed in (("kprune", 0.80001), ("kwon", 0.80002)):
+        write_cell(method=method, flops_reduction=removed)
+    table = aggregate(load(outputs))
+    (panel,) = score_against_flops(table).axes
+    low, high = panel.get_xlim()
+    assert high - low == pytest.approx(20) and 80 in panel.get_xticks() and not any(panel.get_xticks() % 10)
+    (panel,) = score_against_seconds(table).axes
+    low, high = panel.get_xlim()
+    assert high / low == pytest.approx(100)
 
 
 def test_sensitivity_has_the_method_as_it_is_among_its_points(cells):
@@ -113,3 +136,22 @@ def test_the_report_refers_to_nothing_outside_itself(cells, outputs, monkeypatch
     assert sum(map(bool, images)) == 6 and sum(tables) == 7
     assert "url(" not in text and "@import" not in text
     assert "<b>74.51</b>" in text and "Kwon et al., paper" in text
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+def test_the_report_opens_in_a_browser_without_a_network(cells, outputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", str(outputs)])
+    report.main()
+    count = """<script>onload = () => document.title =
+        [...document.images].filter(i => i.naturalWidth && i.clientWidth).length + " drawn, " +
+        [...document.links].filter(a => document.querySelector(a.getAttribute("href"))?.clientWidth).length + " links, " +
+        performance.getEntriesByType("resource").filter(r => !r.name.startsWith("data:")).length + " requests"</script>"""
+    file = tmp_path / "counted.html"
+    file.write_text((outputs / "report.html").read_text().replace("</body>", count + "</body>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"]
+    folder = f"--user-data-dir={tmp_path / 'profile'}"
+    seen = subprocess.run([*command, folder, file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>6 drawn, 13 links, 0 requests</title>" in seen
