@@ -75,11 +75,11 @@ def latency(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
-    """K-prune beside the methods that train on the whole training set: score, FLOPs, seconds, how many times K-prune's.
+    """K-prune and K-prune+ beside the methods that train on the whole training set: score, FLOPs, seconds, how many times K-prune's.
 
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
-    table = table[table["method"].isin((*names.RETRAINED, REFERENCE)) & compared(table) | is_retrained(table)]
+    table = table[table["method"].isin((REFERENCE, "kprune_plus")) & compared(table) | is_retrained(table)]
     shown = []
     for _, group in table.groupby(["task", "model", "target"], sort=False):
         if not is_retrained(group).any():

@@ -133,11 +133,13 @@ def test_ablation_stands_beside_the_same_budget(write_cell, outputs):
 def test_retrained_beside_kprune(write_cell, outputs):
     write_cell(pruning_seconds=10.0)
     write_cell(method="dynabert_w", pruning_seconds=4220.0, score=76.0)
+    write_cell(method="kprune_plus", pruning_seconds=5.0)
     write_cell(method="kwon")
     write_cell(task="rte")
     table = shown("retrained", outputs)
-    assert table["Method"].tolist() == ["K-prune", "DynaBERT-w"]
-    assert table["Times K-prune"].tolist() == ["1.0x", "422.0x"] and table["Score"].tolist() == ["74.51", "**76.00**"]
+    assert table["Method"].tolist() == ["K-prune+", "K-prune", "DynaBERT-w"]
+    assert table["Times K-prune"].tolist() == ["0.5x", "1.0x", "422.0x"]
+    assert table["Score"].tolist() == ["74.51", "74.51", "**76.00**"]
     assert "DynaBERT-w" not in shown("accuracy", outputs)["Method"].tolist()
 
 
