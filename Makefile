@@ -9,7 +9,7 @@ GRID = .venv/bin/python -m experiments.grid $(1) --outputs $(OUTPUTS) $(if $(SMA
 	$(if $(MODEL),--models "$(MODEL)") $(if $(TASKS),--tasks "$(TASKS)") $(if $(METHODS),--methods "$(METHODS)") \
 	$(if $(REDUCTIONS),--reductions "$(REDUCTIONS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OVERRIDES)
 # A table is shown although a cell failed, which still is the exit code; not where the grid was stopped.
-TABLE = $(call GRID,$(1)); code=$$?; [ $$code -gt 2 ] || .venv/bin/python -m analysis.tables $(OUTPUTS) $(2); exit $$code
+TABLE = $(call GRID,$(1)); code=$$?; [ $$code -gt 2 -o ! -d $(OUTPUTS) ] || .venv/bin/python -m analysis.tables $(OUTPUTS) $(2); exit $$code
 # Where the cells of tables and figures go, and come from.
 OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 

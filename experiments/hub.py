@@ -39,7 +39,7 @@ def find_model(id_or_path: str) -> str:
     """The local folder of a checkpoint: an existing folder as it is, else the mirror's, else the hub's.
 
     Raises:
-        UserError: there is no such folder, nor is it in the mirror or to be had from the hub.
+        UserError: there is no such folder, nor is it in the mirror or to be had from the hub, or there is no mirror.
     """
     if Path(id_or_path).expanduser().is_dir():
         return str(Path(id_or_path).expanduser())
@@ -74,6 +74,8 @@ def _in_mirror(name: str) -> Path | None:
     mirror = os.environ.get("KPRUNE_MIRROR")
     if not mirror or not _is_hub_id(name):
         return None
+    if not Path(mirror).expanduser().is_dir():
+        raise UserError(f"KPRUNE_MIRROR={mirror} is not a folder: give the mirror's, or unset it")
     folder = Path(mirror).expanduser() / name
     return folder if folder.is_dir() else None
 

@@ -75,7 +75,8 @@ def run_cell(
     with results.locked(folder):
         record = results.finished(folder, identity)
         if record is not None and not config["force"]:
-            print(f"{folder}: finished before, score {record['score']:.2f}; force=true runs it again")
+            model = "" if sweep or (folder / "model").is_dir() else ", without a saved model"
+            print(f"{folder}: finished before{model}, score {record['score']:.2f}; force=true runs it again")
             return record
         bench = bench_for(config)
         outcome, record, predicted = prune_cell(config, identity, variant, pruner, bench)
@@ -120,7 +121,15 @@ def _bench(task_settings: tuple, model_settings: tuple, device: torch.device) ->
     settings = _thawed(task_settings)
     dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.sha256).score
     print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
+    warn_of_little(task, dense_score, task.evaluation(tokenizer).majority)
     return Bench(task, checkpoint, tokenizer, dense, device, dense_score)
+
+
+def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
+    """Say so where the dense model is worse than none: its classes may be numbered in another order than the data's."""
+    if majority is not None and task.metric == "accuracy" and dense_score < majority:
+        print(f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
+              "order that it was trained with (custom data: task.label_names)?")  # fmt: skip
 
 
 def _frozen(value: Any) -> Any:
@@ -267,6 +276,7 @@ def saved_task(record: Path, config: dict[str, Any]) -> Task:
         UserError: the record is damaged.
     """
     if not record.is_file():
+        print(f"{record.parent} does not say what its task is: scored on task={config['task']['name']}")
         return build_task(config["task"])
     saved = results.read_json(record)
     try:

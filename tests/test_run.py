@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,7 @@ from world import ROOT, bad, run
 
 from analysis.records import read_folder
 from experiments.predictions import load
+from experiments.runner import warn_of_little
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +40,22 @@ def test_a_finished_cell_is_skipped_and_another_configuration_refused(world, cel
     before = (cell / "result.json").stat().st_mtime_ns
     done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6")
     assert done.returncode == 0 and "finished before" in done.stdout
+    (cell / "model").rename(cell / "elsewhere")
+    done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6")
+    assert "finished before, without a saved model" in done.stdout
+    (cell / "elsewhere").rename(cell / "model")
     other = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "task.max_length=5")
     bad(other, "another configuration", "task.max_length was 32, is 5")
     assert (cell / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_dense_model_worse_than_none_is_warned_of(capsys):
+    task = SimpleNamespace(metric="accuracy")
+    warn_of_little(task, 60.0, 59.9)
+    warn_of_little(task, 60.0, None)
+    assert capsys.readouterr().out == ""
+    warn_of_little(task, 60.0, 60.1)
+    assert "task.label_names" in capsys.readouterr().out
 
 
 def test_the_saved_model_scores_the_same_again(world, cell):

@@ -123,7 +123,7 @@ class CustomTask(TextTask):
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """The rows of a CSV, JSON-lines or parquet file, the index counting them from 0.
+    """The rows of a CSV, JSON-lines or parquet file, the index counting them from 1, without a CSV file's header.
 
     Raises:
         UserError: no such file, of another kind, unreadable, empty, or without one of `columns`.
@@ -143,7 +143,7 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
                             f"set task.text and task.label")
     if frame.empty:
         raise UserError(f"{path} has no rows: give a file with some")
-    return frame.reset_index(drop=True)
+    return frame.set_axis(range(1, len(frame) + 1))
 
 
 def _missing(label, row: int, path: Path) -> None:

@@ -53,6 +53,12 @@ def test_missing_without_a_mirror(monkeypatch, offline):
         hub.find_dataset("org/pairs", "tiny")
 
 
+def test_a_mirror_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("KPRUNE_MIRROR", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="KPRUNE_MIRROR=.*nowhere is not a folder"):
+        hub.find_model("org/model")
+
+
 def test_silent_hub_is_given_up_on(mirror, silent_hub, monkeypatch, capfd):
     assert hub.HUB_PATIENCE < 20
     monkeypatch.setattr(hub, "HUB_PATIENCE", 1.0)

@@ -173,13 +173,13 @@ def bad_label(value):
     (None, {"label": "class"}, "no column class"),
     (None, {"problem": "ranking"}, "task.problem=ranking"),
     (None, {"text": ["review"] * 3}, "names 3 columns"),
-    (None, {"problem": "regression"}, "row 0: label 'good' is no finite number"),
-    (None, {"label_names": ["good", "fair"]}, "row 1: label bad is none of the classes good, fair"),
-    (bad_label(None), {}, "row 7: the label is missing"),
-    (bad_label("nan"), {}, "row 7: the label is missing"),
-    (REVIEWS | {"mood": [0, 1] * 4 + [0, -1]}, {}, "row 9: label -1 is negative"),
+    (None, {"problem": "regression"}, "row 1: label 'good' is no finite number"),
+    (None, {"label_names": ["good", "fair"]}, "row 2: label bad is none of the classes good, fair"),
+    (bad_label(None), {}, "row 8: the label is missing"),
+    (bad_label("nan"), {}, "row 8: the label is missing"),
+    (REVIEWS | {"mood": [0, 1] * 4 + [0, -1]}, {}, "row 10: label -1 is negative"),
     (REVIEWS | {"mood": ["same"] * 10}, {}, "all labels are same"),
-    (REVIEWS | {"stars": [np.inf] * 10}, {"problem": "regression", "label": "stars"}, "row 0: .*finite"),
+    (REVIEWS | {"stars": [np.inf] * 10}, {"problem": "regression", "label": "stars"}, "row 1: .*finite"),
     ({"review": [], "mood": []}, {}, "no rows"),
     ({"review": ["a", "b"], "mood": ["x", "y"]}, {}, "too few rows"),
 ])
@@ -203,7 +203,7 @@ def test_custom_bad_file(tmp_path, file, content, message):
 
 def test_custom_text_missing(tmp_path, tokenizer):
     task = custom(tmp_path, REVIEWS | {"review": ["a", None] * 5}, ".parquet")
-    with pytest.raises(UserError, match="row 1: .* is no text"):
+    with pytest.raises(UserError, match="row 2: .* is no text"):
         task.training(tokenizer)
 
 
