@@ -78,6 +78,8 @@ readme-cells: .venv/installed ## run the cells of the README's tables (hours on 
 	$(README_GRID) --reductions 0.4,0.5,0.6,0.7,0.8 calibration.tokens=20000
 	$(README_GRID) --methods kprune_plus --reductions 0.9 calibration.tokens=20000
 	$(README_GRID) --methods kprune,kprune_official --reductions 0.8
+	.venv/bin/python -m experiments.grid retrained --models minilm --tasks mrpc --methods kprune_plus,kprune calibration.tokens=20000
+	.venv/bin/python -m experiments.grid retrained --models minilm --tasks mrpc --methods dynabert_w
 
 readme: .venv/installed ## collect finished cells into results/, draw its figures, rewrite the tables of the README and of docs/
 	.venv/bin/python -m analysis.collect outputs results/cells.csv
