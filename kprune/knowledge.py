@@ -25,7 +25,6 @@ class KnowledgeSettings:
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
         head: score a head as a whole, or as the mean over its dimensions without their cross terms.
-        representational_mean: K_rep as a mean over examples (eq. 5), or over tokens and hidden dimensions.
     """
 
     temperature: float = 2.0
@@ -33,7 +32,6 @@ class KnowledgeSettings:
     kl: Literal["student_teacher", "teacher_student"] = "student_teacher"
     gradient: Literal["example", "batch"] = "example"
     head: Literal["whole", "mean_of_dimensions"] = "whole"
-    representational_mean: Literal["examples", "tokens_and_hidden"] = "examples"
 
     def __post_init__(self):
         check_words(self)
@@ -65,7 +63,9 @@ def measure(
 
     `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
     unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
-    `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²`, from the second moments of the features.
+    `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²` (eq. 5), from the second moments of the features, and over the number of
+    tokens and of hidden dimensions of an average example, as in the authors' code: a factor of the task and model that
+    only changes the unit of λ, which else would have to shrink with the length of the task's examples.
 
     Args:
         teacher: what the objective reads of the teacher, per state; None where the student still is the teacher: the
@@ -101,7 +101,7 @@ def measure(
         tokens += int(real.sum())
     knowledge = Knowledge(
         [k / (2 * examples) for k in predictive],
-        [_output_energy(s, m, settings, examples, tokens) for s, m in zip(sublayers, moments, strict=True)],
+        [_output_energy(s, m, settings) / tokens for s, m in zip(sublayers, moments, strict=True)],
     )
     for sublayer, *both in zip(sublayers, knowledge.predictive, knowledge.representational, strict=True):
         if not torch.isfinite(torch.cat(both)).all():
@@ -129,17 +129,11 @@ def _second_moments(features: Tensor, unit_size: int) -> Tensor:
     return (per_unit.mT @ per_unit).double()
 
 
-def _output_energy(
-    sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings, examples: int, tokens: int
-) -> Tensor:
-    """Mean ‖W_i f_i‖² of every unit: [units]."""
+def _output_energy(sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings) -> Tensor:
+    """Σ_t ‖W_i f_i‖² of every unit, a mean over the hidden dimensions: [units]."""
     if sublayer.units == 0:
         return moments.new_zeros(0)
     weight = sublayer.projection.weight.double().unflatten(-1, (-1, sublayer.unit_size)).transpose(0, 1)
     if settings.head == "mean_of_dimensions":
-        energy = (moments.diagonal(dim1=1, dim2=2) * weight.square().sum(dim=1)).mean(dim=-1)
-    else:
-        energy = (weight @ moments * weight).sum(dim=(1, 2))
-    if settings.representational_mean == "tokens_and_hidden":
-        return energy / (tokens * weight.shape[1])
-    return energy / examples
+        return (moments.diagonal(dim1=1, dim2=2) * weight.square().mean(dim=1)).mean(dim=-1)
+    return (weight @ moments * weight).mean(dim=1).sum(dim=1)

@@ -18,9 +18,7 @@ from kprune.transformer import adapter_for
 from kprune.transformer.masks import masked
 from kprune.transformer.surgery import keep_units
 
-OFFICIAL = KnowledgeSettings(
-    kl="teacher_student", gradient="batch", head="mean_of_dimensions", representational_mean="tokens_and_hidden"
-)
+OFFICIAL = KnowledgeSettings(kl="teacher_student", gradient="batch", head="mean_of_dimensions")
 
 
 def student_and_teacher(family="bert", head="classification"):
@@ -87,6 +85,7 @@ def test_representational_knowledge_is_the_energy_of_a_unit(family):
     calibration, objective = tiny_calibration(5, 3), objective_of(student.model)
     states = states_of(student, teacher, objective, calibration.batches())
     measured = measure(student, 1, *states, objective, KnowledgeSettings()).representational
+    tokens = sum(len(example["input_ids"]) for example in calibration.examples)
     expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
     with torch.no_grad():
         for example in calibration.examples:
@@ -97,7 +96,7 @@ def test_representational_knowledge_is_the_energy_of_a_unit(family):
                 for unit in range(sublayer.units):
                     columns = slice(unit * sublayer.unit_size, (unit + 1) * sublayer.unit_size)
                     output = features[:, columns] @ sublayer.projection.weight[:, columns].T
-                    total[unit] += output.square().sum() / len(calibration.examples)
+                    total[unit] += output.square().mean(dim=1).sum() / tokens
                 hidden = sublayer.run(hidden, mask)
     for ours, literal in zip(measured, expected[1:], strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-9, atol=0)
@@ -214,7 +213,6 @@ def test_a_temperature_that_is_none(temperature):
         (dict(kl="studnet_teacher"), "kl=studnet_teacher is unknown: use student_teacher or teacher_student"),
         (dict(gradient="mean"), "gradient=mean is unknown: use example or batch"),
         (dict(head="hole"), "head=hole is unknown: use whole or mean_of_dimensions"),
-        (dict(representational_mean="x"), "representational_mean=x is unknown: use examples or tokens_and_hidden"),
     ],
 )
 def test_words_that_name_nothing(settings, message):
