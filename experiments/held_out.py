@@ -67,7 +67,7 @@ def measure(stage: str, name: str, methods: list[str], reduction: float, overrid
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", help="names the rows that are compared with one another")
-    parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:candidates=2, kprune:lambdas=[1e-5], ...")
+    parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:candidates=2, kprune:lambdas=[0.02], ...")
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=["mrpc", "stsb", "sst2"])
     parser.add_argument("--flops-reduction", type=float, default=0.8)
     parser.add_argument("--set", nargs="*", default=[], metavar="OVERRIDE", help="as for run.py: calibration.tokens=10000")

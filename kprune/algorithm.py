@@ -49,7 +49,7 @@ class KPrune:
         span_padding: padded positions take part in a span's softmax.
     """
 
-    lambdas: Sequence[float | None] = (1e-5, 1e-4)
+    lambdas: Sequence[float | None] = (0.1,)
     mu: float = 1.0
     knowledge: KnowledgeSettings = field(default_factory=KnowledgeSettings)
     measure_every: int | None = 1
@@ -70,7 +70,7 @@ class KPrune:
     def __post_init__(self):
         check_words(self)
         if not self.lambdas:
-            raise UserError("lambdas is empty: give one λ or more, such as [1e-5]")
+            raise UserError("lambdas is empty: give one λ or more, such as [0.1]")
         for lam in self.lambdas:
             check_not_negative(lambdas=0.0 if lam is None else lam)
         check_positive(mu=self.mu)

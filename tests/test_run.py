@@ -29,7 +29,7 @@ def test_a_cell_writes_its_record(cell):
     assert record["variant"] == {"tokens": 200}
     assert len(record["kept_heads"]) == len(record["kept_neurons"]) == 3
     assert 0 < record["params_reduction"] < 1
-    assert {"teacher", "knowledge", "mask_search", "weight_tuning", "lambda_search"} == set(record["seconds_by_stage"])
+    assert {"teacher", "knowledge", "mask_search", "weight_tuning"} == set(record["seconds_by_stage"])
     assert record["latency"]["threads"] == 1 and record["checkpoint"]["source"] == "given"
     assert record["calibration"]["tokens"] > 100
     assert record["evaluation"]["majority"] == pytest.approx(100 / 3, abs=10) and len(record["evaluation"]["sha256"]) == 64
@@ -218,9 +218,9 @@ def test_nan_in_the_checkpoint(world, tmp_path):
 
 
 def test_calibration_files(world, tmp_path):
-    def with_file(content):
+    def with_file(content, *more):
         (tmp_path / "c.json").write_text(json.dumps(content))
-        return run(world, f"outputs={tmp_path / 'o'}", f"calibration.file={tmp_path / 'c.json'}")
+        return run(world, f"outputs={tmp_path / 'o'}", f"calibration.file={tmp_path / 'c.json'}", *more)
 
     bad(with_file({"examples": []}), "empty")
     bad(with_file({}), "damaged")
@@ -228,7 +228,8 @@ def test_calibration_files(world, tmp_path):
     bad(with_file({"examples": [{"input_ids": [5, 6], "attention_mask": [0, 0]}]}), "padding alone")
     bad(with_file({"examples": [{"input_ids": [5, 6], "label": 3}]}), "label 3")
     bad(with_file({"examples": [{"input_ids": [5, 600]}]}), "vocabulary")
-    bad(with_file({"examples": [{"input_ids": list(range(5, 15))}] * 8}), "one example", "method.lambdas")
+    alike = with_file({"examples": [{"input_ids": list(range(5, 15))}] * 8}, "method.lambdas=[0.1,1]")
+    bad(alike, "one example", "method.lambdas")
     good = with_file({"examples": [{"input_ids": list(range(5, 15 - i)), "label": 1} for i in range(8)]})
     assert good.returncode == 0, good.stderr
 

@@ -34,15 +34,14 @@ COLUMNS = (
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds."""
 BESIDE_METHODS = ("floor", "whole_model")
-EXACT = "kprune:lambdas=[1e-4]"
 WITHOUT_COST = ("magnitude", "random")
 
 
 def default_methods() -> list[str]:
     """Every method that prunes in one go, and the two that they are compared with."""
     retrained = {name for name in METHODS if "recipe" in file_settings("method", name)}
-    methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained and name != "kprune"]
-    return [*BESIDE_METHODS, EXACT, *methods]
+    methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained]
+    return [*BESIDE_METHODS, *methods]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None) -> dict[str, Any]:

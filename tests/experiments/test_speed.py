@@ -177,5 +177,4 @@ def test_what_the_benchmark_runs_on():
     method = method_with("kprune:measure_every=4:knowledge.temperature=3.0")
     assert method.measure_every == 4 and method.knowledge.temperature == 3.0
     methods = command.default_methods()
-    assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune_plus", "kprune_fast"} <= set(methods)
-    assert len(method_with(methods[2]).lambdas) == 1
+    assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune", "kprune_plus", "kprune_fast"} <= set(methods)

@@ -72,13 +72,13 @@ def test_two_runs_are_identical():
 def test_kprune_does_not_depend_on_batches():
     model, calibration = tiny_model(), tiny_calibration(24)
     other = CalibrationSet(calibration.examples[::-1], 7, 1)
-    pruner = KPrune(lambdas=(1e-5,))
+    pruner = KPrune(lambdas=(0.1,))
     assert prune(model, 0.6, pruner, calibration).kept_units == prune(model, 0.6, pruner, other).kept_units
 
 
 def test_several_lambdas_are_chosen_among_by_held_out_divergence():
     model, calibration = tiny_model(), tiny_calibration(40)
-    outcome = prune(model, 0.6, KPrune(lambdas=(1e-6, 1.0, 1e3)), calibration)
+    outcome = prune(model, 0.6, KPrune(lambdas=(1e-4, 1e2, 1e5)), calibration)
     divergences = outcome.details["held_out_divergence"]
     assert len(set(divergences.values())) > 1, "the λs make no difference here, so the choice proves nothing"
     assert outcome.details["lambda"] == float(min(divergences, key=divergences.get))
@@ -217,9 +217,9 @@ def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
 
 def test_pieces_and_batches_make_no_difference_and_every_kth_example_is_measured(monkeypatch):
     model, calibration = tiny_model(), tiny_calibration(24, batch_size=6)
-    whole = prune(model, 0.6, KPrune(lambdas=(1e-5,)), calibration).kept_units
+    whole = prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).kept_units
     monkeypatch.setattr("kprune.algorithm.PIECE", 20)
-    assert prune(model, 0.6, KPrune(lambdas=(1e-5,)), calibration).kept_units == whole
+    assert prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).kept_units == whole
     states = calibration_states(adapter_for(frozen_copy(model)), calibration.batches())
     measured = KPrune(measure_examples=2).measured(states)
     assert all(state.student.shape[0] == 1 or state.student.shape[:2].numel() <= 20 for state in measured)
