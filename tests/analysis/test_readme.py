@@ -1,6 +1,5 @@
 """The README's tables: what is in them, and that the committed ones are those of the committed cells."""
 
-import re
 from pathlib import Path
 
 import pytest

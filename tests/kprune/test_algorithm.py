@@ -98,15 +98,15 @@ def test_what_is_held_out_is_not_fitted_though_examples_are_drawn_twice():
 
 
 def test_lambda_is_chosen_by_a_teacher_without_dropout():
-    outcomes = [prune(tiny_model(dtype=torch.float32).train(mode), 0.6) for mode in (True, False)]
+    outcomes = [prune(tiny_model(dtype=torch.float32).train(mode), 0.6, KPrune(lambdas=(0.1, 1.0))) for mode in (True, False)]
     assert outcomes[0].details == outcomes[1].details
 
 
 def test_a_divergence_that_is_not_finite_is_never_chosen(monkeypatch):
     divergences = iter([float("nan"), 1.0])
     monkeypatch.setattr("kprune.algorithm.held_out_divergence", lambda *_: next(divergences))
-    with pytest.raises(UserError, match="pruned with λ=1e-05 diverges from the dense one by nan"):
-        prune(tiny_model(), 0.5)
+    with pytest.raises(UserError, match="pruned with λ=0.1 diverges from the dense one by nan"):
+        prune(tiny_model(), 0.5, KPrune(lambdas=(0.1, 1.0)))
 
 
 def test_an_emptied_sublayer_keeps_its_bias_unless_told():
@@ -206,6 +206,17 @@ def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_b
     assert prune(model, 0.5, KPrune(lambdas=(0.0,), knowledge=replace(KPrune().knowledge, predictive="fisher"))).details[
         "no_signal"
     ] == []
+
+
+def test_the_backward_passes_are_those_of_the_sublayers_where_student_and_teacher_differ(monkeypatch):
+    model, calibration, calls = tiny_model(), tiny_calibration(8, 4), []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or grad(*a, **k))
+    outcome = prune(model, 0.6, KPrune(), calibration)
+    sublayers, pieces = len(outcome.kept_units), len(calibration.batches())
+    assert len(calls) == (sublayers - 1) * pieces
+    prune(model, 0.6, KPrune(measure_every=2), calibration)
+    assert len(calls) == (sublayers - 1 + sublayers // 2 - 1) * pieces
 
 
 def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
