@@ -20,7 +20,7 @@ from analysis.tables.accuracy import compared
 from analysis.tables.measured import bench, held_out, latency_grid
 from kprune.errors import UserError
 
-STAGES = ("first", "final", "parts", "candidates", "head", "lambda", "fast")
+STAGES = ("first", "final", "parts", "candidates", "head", "prior", "lambda", "fast")
 EMBEDDED = "docstrings"
 NAMES = {name: name for name in TABLES} | {"demo": "measurements"}
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
