@@ -1,5 +1,6 @@
 """A cell's config outside Hydra's own command line, and what its config files say by themselves."""
 
+import re
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ def file_settings(room: str, name: str) -> dict[str, Any]:
         with nullcontext() if reading else initialize_config_dir(str(CONF), version_base="1.3"):
             return OmegaConf.to_container(compose(f"{room}/{name}")[room])
     except HydraException as error:
-        raise UserError(f"{room} '{name}': {' '.join(str(error).split())}") from error
+        raise UserError(explained(error)) from error
 
 
 def file_defaults(method: str, calibration: str) -> dict[str, Any]:
@@ -38,9 +39,16 @@ def file_defaults(method: str, calibration: str) -> dict[str, Any]:
 
 
 def explained(error: Exception) -> str:
-    """In one line, what Hydra says of a wrong override; what it leaves out is added."""
+    """In one line, what is wrong with an override: in this project's words where Hydra's mislead, else in Hydra's."""
     message = " ".join(str(error).split())
-    return f"{message}: name a file of conf/, as in method=kprune" if is_of_a_group(error) else message
+    if is_of_a_group(error):
+        return f"{message}: name a file of conf/, as in method=kprune"
+    if setting := re.match(r"Could not override '([^']+)'", message):
+        room = setting[1].split(".")[0]
+        return f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
+    if file := re.search(r"Could not find '(\w+)/(\w+)' Available options in '\w+': (.+?) Config search path", message):
+        return f"{file[1]}={file[2]} is unknown: use {file[3].replace(' ', ', ')}"
+    return message
 
 
 def is_of_a_group(error: Exception) -> bool:

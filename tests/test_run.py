@@ -169,11 +169,13 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["task=nonsense"], ["nonsense", "mrpc"]),
-        (["model=nonsense"], ["nonsense", "minilm"]),
-        (["method=nonsense"], ["nonsense", "kprune_official"]),
+        (["task=nonsense"], ["task=nonsense is unknown", ", mrpc, "]),
+        (["model=nonsense"], ["model=nonsense is unknown", ", minilm, "]),
+        (["method=nonsense"], ["method=nonsense is unknown", ", kprune_official, "]),
+        (["+experiment=nonsense"], ["experiment=nonsense is unknown", ", mrpc_80pct, "]),
         (["flops_reduction=0"], ["outside (0, 1)"]),
-        (["nonsense=1"], ["nonsense"]),
+        (["nonsense=1"], ["nonsense is unknown", "conf/config.yaml"]),
+        (["method.lamda=1"], ["method.lamda is unknown", "conf/method/"]),
         (["budget=nonsense"], ["budget=nonsense", "flops or latency"]),
         (["speedup=3"], ["speedup=3", "budget=latency"]),
         (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
