@@ -31,7 +31,8 @@ failed: list[str] = []
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> Any:
     """A cell's record or, in a sweep, what went wrong, as a string: launchers bring it back from other processes."""
-    from experiments.runner import evaluate_saved, run_cell
+    from experiments.runner import run_cell
+    from experiments.saved import evaluate_saved
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed, nothing resolved

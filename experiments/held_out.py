@@ -19,8 +19,8 @@ from experiments.calibration import calibration_set, draw_calibration
 from experiments.checkpoints import find_checkpoint, load_model, load_tokenizer
 from experiments.composing import compose_cell
 from experiments.methods import method_with
-from experiments.runner import flops_length
 from experiments.settings import check_settings
+from experiments.subject import flops_length
 from experiments.tasks import build_task
 from kprune.calibration import held_out_divergence
 from kprune.errors import UserError

@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ from experiments.predictions import Predictions
 from kprune.errors import UserError
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets", "numpy")
-LOCK = ".lock"
+LOCK, STAGE = ".lock", ".new"
 
 
 @dataclass
@@ -203,20 +203,43 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or not readable: write it again") from error
 
 
-def write(folder: Path, result: Result, predicted: Predictions) -> dict[str, Any]:
-    """Write `predictions.npz`, and `result.json` as the last thing a cell does."""
-    record = asdict(result)
-    write_whole(folder / "predictions.npz", predictions.packed(predicted))
-    write_json(folder / "result.json", record)
+def write(
+    folder: Path, result: Result, predicted: Predictions, save_model: Callable[[Path], None] | None = None
+) -> dict[str, Any]:
+    """Put a cell's files in the place of an earlier run's: the model, `predictions.npz`, and `result.json` last.
+
+    All are written in a folder of their own first, so that an earlier result outlives a full disk.
+
+    Args:
+        save_model: writes the pruned model to the folder that it is given, or writes nothing; None for no model.
+
+    Raises:
+        UserError: the disk is full or the folder not writable.
+    """
+    record, stage = asdict(result), folder / STAGE
+    shutil.rmtree(stage, ignore_errors=True)  # what a killed run left
+    try:
+        stage.mkdir()
+        if save_model:
+            save_model(stage / "model")
+        write_whole(stage / "predictions.npz", predictions.packed(predicted))
+        write_json(stage / "record.json", record)  # not by the name that a finished cell is known by
+        clear(folder)
+        for name in ("model", "predictions.npz"):
+            if (stage / name).exists():
+                os.replace(stage / name, folder / name)
+        os.replace(stage / "record.json", folder / "result.json")
+    except OSError as error:
+        raise UserError(f"{folder} can't be written to ({error.strerror}): free the disk or give another outputs=FOLDER") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
     return record
 
 
 def clear(folder: Path) -> None:
-    """Take an earlier run's record and model away before the cell is run again, and what a killed one left."""
-    for name in ("result.json", "predictions.npz"):  # the record goes first: without it the rest counts for nothing
+    """Take an earlier run's record, predictions and model away; the record first: without it the rest counts for nothing."""
+    for name in ("result.json", "predictions.npz"):
         (folder / name).unlink(missing_ok=True)
-        for leftover in folder.glob(f".{name}-*"):
-            leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / "model", ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ from world import ROOT, bad, run
 
 from analysis.records import read_folder
 from experiments.predictions import load
-from experiments.runner import warn_of_little
+from experiments.subject import warn_of_little
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 
 from experiments.budgets import check_budget, requested, target_of
 from experiments.composing import compose_cell
+from experiments.identity import identity_of, variant_of
 from experiments.methods import build_method
-from experiments.runner import identity_of, variant_of
 from kprune.errors import UserError
 
 

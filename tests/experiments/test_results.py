@@ -115,8 +115,6 @@ def test_a_process_killed_while_writing_leaves_nothing_finished(folder):
     killed = subprocess.run([sys.executable, "-c", code, folder / "result.json"], cwd=ROOT, check=False)
     assert killed.returncode == 9
     assert os.listdir(folder) and results.finished(folder, {}) is None
-    results.clear(folder)
-    assert not os.listdir(folder)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder, monkeypatch):
@@ -129,28 +127,41 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, monkeypatch):
     assert not os.listdir(folder)
 
 
-def test_a_disk_that_fills_up_after_the_predictions_leaves_no_record(folder, monkeypatch):
-    synced = []
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def save_model(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("file", [1, 2])
+def test_a_disk_that_fills_up_changes_nothing(folder, monkeypatch, earlier, file):
+    if earlier:
+        results.write(folder, record(), PREDICTED, save_model)
+    before, synced = contents(folder), []
 
     def full(_):
         synced.append(1)
-        if len(synced) == 2:
+        if len(synced) == file:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        results.write(folder, record(), PREDICTED)
-    assert os.listdir(folder) == ["predictions.npz"] and results.finished(folder, {"seed": 0}) is None
-    results.clear(folder)
-    assert not os.listdir(folder)
+        results.write(folder, record(score=71.0), PREDICTED, save_model)
+    assert contents(folder) == before and bool(before) == earlier
 
 
-def test_clear_takes_the_model_too(folder):
-    results.write(folder, record(), PREDICTED)
-    (folder / "model").mkdir()
-    (folder / "model" / "config.json").write_text("{}")
-    results.clear(folder)
-    assert not os.listdir(folder)
+def test_a_second_result_takes_the_firsts_place(folder):
+    results.write(folder, record(), PREDICTED, save_model)
+    assert set(contents(folder)) == {"result.json", "predictions.npz", "model/config.json"}
+    (folder / results.STAGE).mkdir()  # a killed run's
+    (folder / results.STAGE / "model").write_text("")
+    results.write(folder, record(score=71.0), PREDICTED)
+    assert sorted(os.listdir(folder)) == ["predictions.npz", "result.json"]  # no model of another run beside them
+    assert results.finished(folder, {"seed": 0})["score"] == 71.0
 
 
 @pytest.mark.parametrize("outputs", ["file", "/proc/none"])
@@ -234,10 +245,10 @@ def test_damaged_predictions_are_none_and_said(folder, capsys, keep):
 
 
 def test_a_record_never_stands_without_its_predictions(folder, monkeypatch):
-    written = []
-    monkeypatch.setattr(results, "write_whole", lambda path, content: written.append(path.name))
-    results.write(folder, record(), PREDICTED)
-    assert written == ["predictions.npz", "result.json"]
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (moved.append(Path(new)), replace(old, new)))
+    results.write(folder, record(), PREDICTED, save_model)
+    assert [path.name for path in moved if path.parent == folder] == ["model", "predictions.npz", "result.json"]
 
 
 def test_where_a_result_comes_from(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_model
 from world import overrides
 
-from experiments import runner
+from experiments import runner, saved, subject
 from experiments.composing import CONF, compose_cell, file_defaults
 from experiments.settings import GROUPS, KINDS, check_settings
 from kprune.errors import UserError
@@ -40,7 +40,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
     ],
 )  # fmt: skip
 def test_a_value_of_a_wrong_kind_is_told_before_anything_is_loaded(world, tmp_path, monkeypatch, override, remedy):
-    monkeypatch.setattr(runner, "bench_for", lambda config: pytest.fail("something was loaded"))
+    monkeypatch.setattr(runner, "subject_for", lambda config: pytest.fail("something was loaded"))
     several = re.findall("'(.*?)'", override) or [override]
     config, _ = compose_cell([*overrides(world), f"outputs={tmp_path / 'o'}", *several])
     with pytest.raises(UserError, match=re.escape(remedy)) as error:
@@ -78,9 +78,9 @@ def test_latency_is_not_measured_on_more_than_the_model_reads(world, tmp_path, m
     config, defaults = compose_cell([*overrides(world), f"outputs={tmp_path / 'o'}", "latency.sequence_length=65"])
     with pytest.raises(UserError, match="sequence_length=65 is more than the 64 tokens"):
         runner.run_cell(config, defaults, "single", False, "")
-    runner.check_latency_point({"sequence_length": 64}, tiny_model())
+    subject.check_latency_point({"sequence_length": 64}, tiny_model())
     with pytest.raises(UserError, match="the 62 tokens"):
-        runner.check_latency_point({"sequence_length": 64}, tiny_model("roberta"))
+        subject.check_latency_point({"sequence_length": 64}, tiny_model("roberta"))
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"task": null}', "null", "{", '{"task": {"name": "a"}}', '{"task": {"name": []}}'])
@@ -88,5 +88,5 @@ def test_a_saved_models_damaged_record_is_one_line(world, tmp_path, content):
     (tmp_path / "kprune.json").write_text(content)
     config, _ = compose_cell([*overrides(world), f"evaluate={tmp_path}"])
     with pytest.raises(UserError, match="kprune.json is damaged") as error:
-        runner.evaluate_saved(config)
+        saved.evaluate_saved(config)
     assert "\n" not in str(error.value)
