@@ -40,13 +40,13 @@ def file_defaults(method: str, calibration: str) -> dict[str, Any]:
 
 def explained(error: Exception) -> str:
     """In one line, what is wrong with an override: in this project's words where Hydra's mislead, else in Hydra's."""
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).split()).split(" Config search path")[0]
     if is_of_a_group(error):
         return f"{message}: name a file of conf/, as in method=kprune"
     if setting := re.match(r"Could not override '([^']+)'", message):
         room = setting[1].split(".")[0]
         return f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
-    if file := re.search(r"Could not find '(\w+)/(\w+)' Available options in '\w+': (.+?) Config search path", message):
+    if file := re.search(r"Could not find '(?!hydra/)(\w+)/([\w/]+)' Available options in '[\w/]+': (.+)", message):
         return f"{file[1]}={file[2]} is unknown: use {file[3].replace(' ', ', ')}"
     return message
 
