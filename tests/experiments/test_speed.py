@@ -166,7 +166,7 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
 def test_a_process_of_its_own():
     report = command.measured("tiny", 300, "kwon", threads=1)
     assert report["threads"] == 1 and report["method"] == "kwon" and report["peak_mb"] > 0
-.*method=nonsense is unknown"):
+    with pytest.raises(UserError, match="nonsense on tiny with 300 tokens failed: .*method=nonsense is unknown"):
         command.measured("tiny", 300, "nonsense", None)
 
 
