@@ -73,17 +73,35 @@ reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interr
 	for grid in accuracy ablation sensitivity retrained; do $(call GRID,$$grid) --dry-run; done
 	$(MAKE) --keep-going --jobs=1 $(PARTS)
 
-README_GRID = .venv/bin/python -m experiments.grid accuracy --models minilm --tasks mrpc,stsb,sst2,qnli,rte,squad --seeds 0
-readme-cells: .venv/installed ## run the cells of the README's tables (hours on 2 cores; finished ones are skipped)
-	$(README_GRID) --reductions 0.4,0.5,0.6,0.7,0.8 calibration.tokens=20000
-	$(README_GRID) --methods kprune_plus --reductions 0.9 calibration.tokens=20000
-	$(README_GRID) --methods kprune,kprune_official --reductions 0.8
-	.venv/bin/python -m experiments.grid retrained --models minilm --tasks mrpc --methods kprune_plus,kprune calibration.tokens=20000
-	.venv/bin/python -m experiments.grid retrained --models minilm --tasks mrpc --methods dynabert_w
+# The README's cells: its main comparison, and studies of K-prune's parts and settings.
+MEASURED := outputs/readme
+README_GRID := .venv/bin/python -m experiments.grid
+CELLS := --models minilm --outputs $(MEASURED)/cells
+STUDIES := --models minilm --outputs $(MEASURED)/studies
+SIX := --tasks mrpc,stsb,sst2,qnli,rte,squad
+THREE := --tasks mrpc,stsb,sst2
+FEWER := calibration.tokens=20000
+readme-cells: .venv/installed ## run the cells of the README's tables (a day on 2 cores; finished ones are skipped)
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8 $(FEWER)
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.9 --methods kprune_plus $(FEWER)
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune,kprune_official
+	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kprune_fast
+	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune,kprune_official
+	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
+	# Kwon et al.'s own 2,048 examples, in tokens.
+	$(README_GRID) accuracy $(CELLS) --tasks mrpc --seeds 0 --reductions 0.8 --methods kwon calibration.tokens=109036
+	$(README_GRID) accuracy $(CELLS) --tasks stsb --seeds 0 --reductions 0.8 --methods kwon calibration.tokens=64451
+	$(README_GRID) accuracy $(CELLS) --tasks sst2 --seeds 0 --reductions 0.8 --methods kwon calibration.tokens=51528
+	$(README_GRID) retrained $(CELLS) --tasks mrpc --methods kprune_plus,kprune $(FEWER)
+	$(README_GRID) retrained $(CELLS) --tasks mrpc --methods dynabert_w
+	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
+	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
+	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
-readme: .venv/installed ## collect finished cells into results/, draw its figures, rewrite the tables of the README and of docs/
-	.venv/bin/python -m analysis.collect outputs results/cells.csv
+readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
+	for part in cells studies latency_budget; do .venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/cells.csv
+	.venv/bin/python -m analysis.figures results/studies.csv --output results/figures/studies
 	for page in README.md docs/kprune_plus.md docs/differences_from_the_paper.md; do \
 		.venv/bin/python -m analysis.readme --readme $$page || exit; done
 

@@ -62,12 +62,12 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
 def settings(cells: pd.DataFrame) -> pd.Series:
     """The variant of each cell, without its calibration budget unless budgets are compared.
 
-    They are where cells of one task, model and method differ in the budget alone; all of these then keep it, so that a
-    row of a table has one budget.
+    They are where cells of one task, model and method differ in the budget alone; the method's cells of every task then keep
+    it, so that a row of a table, a mean over tasks included, has one budget.
     """
     short = cells["variant"].map(without_tokens)
-    row = [cells[name] for name in ("task", "model", "method")] + [short]
-    cell = [*row, cells["target"], cells["seed"]]
+    row = [cells[name] for name in ("model", "method")] + [short]
+    cell = [*row, cells["task"], cells["target"], cells["seed"]]
     several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
     compared = several.groupby([key.to_numpy() for key in row]).transform("any")
     budget = cells["tokens"].map(lambda tokens: "" if pd.isna(tokens) else f"tokens={tokens:g}")

@@ -22,13 +22,19 @@ from kprune.errors import UserError
 
 STAGES = ("first", "final", "parts", "candidates", "head", "prior", "lambda", "fast")
 EMBEDDED = "docstrings"
-NAMES = {name: name for name in TABLES} | {"demo": "measurements"}
+STUDIES = {
+    "ablation": ("studies.csv", "ablation"),
+    "sensitivity": ("studies.csv", "sensitivity"),
+    "latency-budget": ("latency_budget.csv", "measurements"),
+}
+"""Tables of cells in files of their own, beside which the main comparison would drown: a file and a table."""
+NAMES = {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
 FILES = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_grid)} | {
     f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES
 }
 """Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
-TIMED = ("cost", "measurements", "demo", "speedup")
+TIMED = ("cost", "measurements", "demo", "speedup", "latency-budget")
 COMPARED = ("cost", "speedup")
 """Tables of the main comparison's cells alone, among `TIMED`."""
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
@@ -49,6 +55,12 @@ def marked(name: str, cells: pd.DataFrame) -> str:
     return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if name in TIMED else "")
 
 
+def of_studies(name: str, folder: Path) -> str:
+    """A table of `STUDIES` in Markdown; empty where their file is not there."""
+    file = folder / STUDIES[name][0]
+    return marked(name, load(file)) if file.is_file() else ""
+
+
 def of_file(name: str, folder: Path) -> str:
     """A table of `FILES` in Markdown, and the machine of what has times; empty where its file is not there."""
     file, make = FILES[name]
@@ -67,7 +79,7 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
     """The README's text with every marked table made anew; a table without a cell is left empty.
 
     Args:
-        folder: where the files of `FILES` are.
+        folder: where the files of `FILES` and `STUDIES` are.
 
     Raises:
         UserError: a marker names no known table, or is not closed.
@@ -75,7 +87,10 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
 
     def table(match: re.Match) -> str:
         name = match["name"]
-        body = of_file(name, folder) if name in FILES else marked(name, cells)
+        if name in STUDIES:
+            body = of_studies(name, folder)
+        else:
+            body = of_file(name, folder) if name in FILES else marked(name, cells)
         return f"<!-- table:{name} -->\n{body}<!-- /table:{name} -->"
 
     closed = [match["name"] for match in MARKED.finditer(text)]

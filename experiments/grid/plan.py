@@ -44,7 +44,7 @@ class Grid:
 
     Attributes:
         variants: lists of overrides.
-        settings: overrides of every cell; a variant's go before them.
+        settings: overrides of every cell; those of the command line go before them, and a variant's, which it is about, before both.
     """
 
     models: Sequence[str]
@@ -110,7 +110,7 @@ class Plan:
 
 
 def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    """Every cell of a grid; `overrides` go before everything.
+    """Every cell of a grid; `overrides` go before all but a variant's own.
 
     Raises:
         UserError: an override is wrong, or one of what the grid sets itself; or a cell's settings or budget are.
@@ -122,7 +122,7 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
     cells = {}
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [
-            [f"model={model}", f"task={task}", f"method={method}", *merged(grid.settings, variant, overrides)]
+            [f"model={model}", f"task={task}", f"method={method}", *merged(grid.settings, overrides, variant)]
             for method in grid.methods for variant in grid.variants
         ]  # fmt: skip
         composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
