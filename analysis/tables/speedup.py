@@ -25,7 +25,7 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
         for task, of_task in of_model.groupby("task", sort=False):
             row = {"Task": task_label(task), "Model": model_label(model)}
             found = {key: within(of_task, *key) for key in methods}
-            best = max((speed for speed, _ in found.values()), default=np.nan)
+            best = max((speed for speed, _ in found.values() if not np.isnan(speed)), default=None)
             for key, (speed, target) in found.items():
                 fastest[key].append(speed)
                 shown = MISSING if np.isnan(speed) else times(speed)

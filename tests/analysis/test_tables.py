@@ -99,10 +99,21 @@ def test_fastest_within_three_points_and_their_geometric_mean(write_cell, output
     cell("mrpc", 0.8, 76.9, 4.0)
     cell("rte", 0.6, 80.0, 12.0)
     cell("rte", 0.6, 76.0, 9.0, method="kwon")
+    cell("rte", 0.6, 70.0, 9.0, method="kprune_plus")  # a method before it that has none leaves the best one bold
     table = shown("speedup", outputs).set_index("Task")
     assert table["K-prune"].tolist() == ["**3.00x** (70 %)", "**12.00x** (60 %)", "6.00x"]
     assert table["Kwon et al."].tolist() == ["–", "–", "–"]
     assert table["K-prune, paper"].tolist() == ["2.66x", "–", "–"]
+
+
+def test_a_method_with_two_budgets_somewhere_is_named_with_them_on_every_task(write_cell, outputs):
+    for task in ("mrpc", "rte"):
+        write_cell(task=task, score=60.0, method="kwon", config=CONFIG)
+    config = CONFIG | {"calibration": {"tokens": 500}}
+    write_cell(task="rte", score=62.0, method="kwon", config=config, variant={"tokens": 500})
+    methods = shown("accuracy", outputs)[["Task", "Method"]].to_numpy().tolist()
+    assert methods[-1] == ["mean of 2 tasks", "Kwon et al. (100,000 tokens)"]
+    assert {method for _, method in methods} == {"Kwon et al. (100,000 tokens)", "Kwon et al. (500 tokens)"}
 
 
 def test_ablation_stands_beside_the_same_budget(write_cell, outputs):
