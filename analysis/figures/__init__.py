@@ -1,6 +1,6 @@
 """The figures, by name: of one model's cells, each a matplotlib figure, or none where there is nothing to draw."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,16 +20,16 @@ CAPTIONS = {
 }
 
 
-def figures(cells: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of all that can be drawn of rows of `analysis.records`; the name has the model's, if several."""
+def figures(cells: pd.DataFrame, wanted: Container[str] = CAPTIONS) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of all wanted that can be drawn of rows of `analysis.records`; the name has the model's, if several."""
     table = aggregate(cells)
     models = list(dict.fromkeys(table["model"]))
     for model in models:
         suffix = "" if len(models) == 1 else f"-{model}"
         of_model, rows = cells[cells["model"] == model], table[table["model"] == model]
         for draw in (score_against_flops, score_against_seconds, score_against_speedup, sensitivity):
-            if figure := draw(rows):
+            if draw.__name__ in wanted and (figure := draw(rows)):
                 yield f"{draw.__name__}{suffix}", figure
         for task in dict.fromkeys(rows["task"]):
-            if figure := kept_units(of_model, task):
+            if "kept_units" in wanted and (figure := kept_units(of_model, task)):
                 yield f"kept_units-{task}{suffix}", figure

@@ -1,10 +1,10 @@
-"""Figures from result files: `python -m analysis.figures OUTPUTS [--output FOLDER]`."""
+"""Figures from result files: `python -m analysis.figures OUTPUTS [NAME ...] [--output FOLDER]`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from analysis.figures import figures
+from analysis.figures import CAPTIONS, figures
 from analysis.figures.style import save
 from analysis.records import command, load
 
@@ -12,12 +12,16 @@ from analysis.records import command, load
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description="Figures from result files.")
     parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CAPTIONS)}; all where left out")
     parser.add_argument("--output", type=Path, help="folder to write to; default: figures/ beside or in the source")
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in CAPTIONS:
+            parser.error(f"no figure {name}: use {', '.join(CAPTIONS)}")
     cells = load(arguments.source)
     folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
     drawn = []
-    for name, figure in figures(cells):
+    for name, figure in figures(cells, arguments.names or CAPTIONS):
         drawn.append(save(figure, arguments.output or folder / "figures", name))
         print("figure:", *drawn[-1])
     if not drawn:

@@ -108,6 +108,16 @@ def test_command(cells, outputs, monkeypatch, capsys):
         assert (outputs / "figures" / f"score_against_flops.{suffix}").read_bytes().startswith(start)
 
 
+def test_named_figures_are_drawn_alone(cells, outputs, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["figures", str(outputs), "kept_units"])
+    main()
+    assert {path.stem for path in (outputs / "figures").iterdir()} == {"kept_units-mrpc", "kept_units-squad"}
+    monkeypatch.setattr(sys, "argv", ["figures", str(outputs), "kept"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "no figure kept: use score_against_flops" in capsys.readouterr().err
+
+
 def test_nothing_to_draw_is_said(write_cell, outputs, monkeypatch, capsys):
     write_cell(variant={"mu": 2.0})
     monkeypatch.setattr(sys, "argv", ["figures", str(outputs)])
