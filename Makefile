@@ -82,10 +82,10 @@ SIX := --tasks mrpc,stsb,sst2,qnli,rte,squad
 THREE := --tasks mrpc,stsb,sst2
 FEWER := calibration.tokens=20000
 readme-cells: .venv/installed ## run the cells of the README's tables (a day on 2 cores; finished ones are skipped)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8 $(FEWER)
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7 $(FEWER)
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.9 --methods kprune_plus $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune,kprune_official
-	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kprune_fast
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kprune,kprune_official,kprune_fast
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune,kprune_official
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
 	# Kwon et al.'s own 2,048 examples, in tokens.
