@@ -92,6 +92,24 @@ def test_killed_at_any_point_a_grid_is_finished_by_the_same_command(world, tmp_p
 
 
 @pytest.mark.slow
+def test_a_killed_grids_process_does_not_finish_its_cell(world, tmp_path):
+    process = subprocess.Popen(
+        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"), cwd=ROOT, env=environment(world), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and not finished(tmp_path):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = finished(tmp_path)
+    deadline = time.monotonic() + 30
+    while subprocess.run(["pgrep", "--session", str(process.pid)], capture_output=True, check=False).stdout:
+        assert time.monotonic() < deadline, "the process of the cells is still there"
+        time.sleep(0.1)
+    assert finished(tmp_path) == before
+
+
+@pytest.mark.slow
 def test_stopped_by_hand_a_grid_says_how_to_go_on(world, tmp_path):
     process = subprocess.Popen(
         grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"), cwd=ROOT, env=environment(world), start_new_session=True,

@@ -2,8 +2,10 @@
 
 import itertools
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -56,9 +58,8 @@ def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, A
 
 def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
     """What the process does."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     for cell in cells:
-        if not multiprocessing.parent_process().is_alive():
-            return
         try:
             answers.send((DONE, run_cell(cell.settings, cell.defaults, group, True, cell.command)))
         except OutOfReach as error:
@@ -70,6 +71,12 @@ def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
         except Exception as error:  # whatever it is, the other cells go on
             traceback.print_exc()
             answers.send((FAILED, f"{type(error).__name__}: {error}"))
+
+
+def end_with_parent() -> None:
+    """A killed grid must not go on with a cell that its next run begins again; whatever is written is whole or not there."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def death(code: int) -> str:
