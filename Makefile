@@ -99,7 +99,8 @@ readme-cells: .venv/installed ## run the cells of the README's tables (a day on 
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells studies latency_budget; do .venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
+	for part in cells studies latency_budget; do [ ! -d $(MEASURED)/$$part ] || \
+		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/cells.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
 	for page in README.md docs/kprune_plus.md docs/differences_from_the_paper.md; do \

@@ -34,7 +34,7 @@ FILES = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_
     f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES
 }
 """Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
-TIMED = ("cost", "measurements", "demo", "speedup", "latency-budget")
+TIMED = ("cost", "measurements", "speedup")
 COMPARED = ("cost", "speedup")
 """Tables of the main comparison's cells alone, among `TIMED`."""
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
@@ -52,7 +52,7 @@ def marked(name: str, cells: pd.DataFrame) -> str:
         return ""
     if name in COMPARED:
         chosen = chosen[compared(chosen.assign(settings=settings))]
-    return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if name in TIMED else "")
+    return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if NAMES[name] in TIMED else "")
 
 
 def of_studies(name: str, folder: Path) -> str:
@@ -87,10 +87,12 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
 
     def table(match: re.Match) -> str:
         name = match["name"]
-        if name in STUDIES:
+        if name in FILES:
+            body = of_file(name, folder)
+        elif name in STUDIES:
             body = of_studies(name, folder)
         else:
-            body = of_file(name, folder) if name in FILES else marked(name, cells)
+            body = marked(name, cells)
         return f"<!-- table:{name} -->\n{body}<!-- /table:{name} -->"
 
     closed = [match["name"] for match in MARKED.finditer(text)]

@@ -62,6 +62,14 @@ def test_the_embedded_task_has_a_table_of_its_own(cells, write_cell, outputs):
     assert "docstrings" in demo and "MRPC" not in demo and "docstrings" not in others
 
 
+def test_studies_come_from_cells_of_their_own(cells, outputs, tmp_path):
+    text = "<!-- table:latency-budget -->\n<!-- /table:latency-budget -->\n"
+    assert readme.rewrite(text, cells, tmp_path) == text
+    cells.to_csv(tmp_path / "latency_budget.csv", index=False)
+    made = readme.rewrite(text, cells.iloc[:0], tmp_path)
+    assert "MRPC" in made and "Speed-up measured on" in made
+
+
 def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_path):
     text = "<!-- table:bench -->\n<!-- /table:bench -->\n<!-- table:latency-grid -->\n<!-- /table:latency-grid -->\n"
     assert readme.rewrite(text, cells, tmp_path) == text
@@ -72,16 +80,16 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
         "bert_base,kprune:lambdas=[1e-4],2000,2100,51.5,28.1,1.03,0.82,900,0.45,a CPU,2,2.13\n"
     )
     (tmp_path / "latency.csv").write_text(
-        "shape,grain,runtime,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,device,threads,"
-        "torch\n"
-        "bert_base,1,onnx,32,128,even,1000,4.5,4.4,4.6,a CPU,2,2.13\n"
-        "bert_base,1,onnx,8,128,even,250,4.2,4.1,4.3,a CPU,2,2.13\n"
-        "bert_base,1,onnx,8,128,mrpc_reference,250,4.0,3.9,4.1,a CPU,2,2.13\n"
+        "shape,grain,runtime,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,repeats,device,"
+        "threads,torch\n"
+        "bert_base,1,onnx,32,128,even,1000,4.5,4.5,4.5,1,a CPU,2,2.13\n"
+        "bert_base,1,onnx,8,128,even,250,4.2,4.1,4.3,9,a CPU,2,2.13\n"
+        "bert_base,1,onnx,8,128,mrpc_reference,250,4.0,3.9,4.1,9,a CPU,2,2.13\n"
     )
     bench, latency = readme.rewrite(text, cells, tmp_path).split("<!-- /table:bench -->")
     assert "K-prune (lambdas=[1e-4])" in bench and "28.1" in bench and "0.45x" in bench and "a CPU, 2 threads" in bench
     lines = [line for line in latency.splitlines() if "onnx" in line]
-    assert "4.00x (3.90 to 4.10)" in lines[0] and "4.50x" in lines[1] and "–" in lines[1]
+    assert "4.00x (3.90 to 4.10)" in lines[0] and "4.50x (once)" in lines[1] and "–" in lines[1]
 
 
 @pytest.mark.parametrize("text", ["<!-- table:other -->\n<!-- /table:other -->", "<!-- table:cost -->\n"])
