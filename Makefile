@@ -96,10 +96,11 @@ readme-cells: .venv/installed ## run the cells of the README's tables (a day on 
 	$(README_GRID) retrained $(CELLS) --tasks mrpc --methods dynabert_w
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
 	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
+	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells studies latency_budget; do [ ! -d $(MEASURED)/$$part ] || \
+	for part in cells studies latency_budget few_tokens; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/cells.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies

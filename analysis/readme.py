@@ -26,6 +26,7 @@ STUDIES = {
     "ablation": ("studies.csv", "ablation"),
     "sensitivity": ("studies.csv", "sensitivity"),
     "latency-budget": ("latency_budget.csv", "measurements"),
+    "few-tokens": ("few_tokens.csv", "accuracy"),
 }
 """Tables of cells in files of their own, beside which the main comparison would drown: a file and a table."""
 NAMES = {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
