@@ -121,7 +121,7 @@ class KPrunePlus:
             # No unit, none that does anything, or nothing is felt of them: all may go for nothing.
             units = torch.arange(sublayer.units, device=fisher.covariance.device)
             return Removal(units, fisher.covariance.new_zeros(len(units) + 1))
-        factor, _ = ridged_cholesky(features.gram, self.ridge)
+        factor, _ = ridged_cholesky(features.lower, self.ridge)
         weight = sublayer.projection.weight.double()
         root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size)
@@ -158,9 +158,9 @@ class KPrunePlus:
     def select(self, sublayer: Sublayer, problem: LeastSquares, fisher: OutputFisher, count: int) -> Tensor:
         """Which `count` of the candidates present to keep, the others removed greedily from the optimum over all candidates."""
         if count in (0, sublayer.units):
-            return torch.arange(count, device=problem.gram.device)
+            return torch.arange(count, device=problem.lower.device)
         centred = problem.centred()
-        factor, _ = ridged_cholesky(centred.gram, self.ridge)
+        factor, _ = ridged_cholesky(centred.lower, self.ridge)
         optimum = torch.cholesky_solve(centred.cross, factor).T
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size, keep=count).kept(count)

@@ -7,22 +7,20 @@ from torch import Tensor
 
 from kprune.errors import UserError
 
-# Blocks of a Gram matrix that are computed once and mirrored: of 8 x 8, 36 in place of 64.
+# A product of many features with themselves is summed in so many rows of blocks, those above the diagonal left out.
 BLOCKS = 8
 
 
-def gram_matrix(features: Tensor, other: Tensor | None = None) -> Tensor:
-    """FᵀG [n, n] in the features' precision, for F [N, n] and G = F times a weight per row (F where None)."""
-    other = features if other is None else other
+def add_lower(gram: Tensor, features: Tensor, weighted: Tensor) -> None:
+    """Add FᵀG to the lower triangle of `gram` [n, n] (float64), for features F [N, n] and G = F times a weight per row.
+
+    Products in the features' precision. Above the diagonal, nothing that is left there has a meaning.
+    """
     n = features.shape[1]
-    if n < 64 * BLOCKS:
-        return features.T @ other
-    edges = [n * block // BLOCKS for block in range(BLOCKS + 1)]
-    gram = features.new_empty(n, n)
+    rows = 1 if n < 64 * BLOCKS else BLOCKS
+    edges = [n * row // rows for row in range(rows + 1)]
     for low, high in zip(edges, edges[1:], strict=False):
-        gram[low:high, low:] = features[:, low:high].T @ other[:, low:]
-        gram[high:, low:high] = gram[low:high, high:].T
-    return gram
+        gram[low:high, :high] += features[:, low:high].T @ weighted[:, :high]
 
 
 def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
@@ -32,7 +30,7 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
     a matrix of zeros is the identity.
 
     Args:
-        gram: [n, n], positive semi-definite but for rounding.
+        gram: [n, n], positive semi-definite but for rounding; its lower triangle alone is read.
 
     Returns:
         the factor [n, n], and the ridge that was used (relative).
@@ -61,11 +59,11 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
 class LeastSquares:
     """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
 
-    All sums in float64: gram Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets Σ w r [d], weight Σ w;
-    count is the number of tokens.
+    All sums in float64: lower, the lower triangle of Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets
+    Σ w r [d], weight Σ w; count is the number of tokens.
     """
 
-    gram: Tensor
+    lower: Tensor
     cross: Tensor
     features: Tensor
     targets: Tensor
@@ -83,12 +81,17 @@ class LeastSquares:
         Products in the features' precision, sums in float64.
         """
         weighted = features if weights is None else features * weights[:, None]
-        self.gram += gram_matrix(features, weighted)
+        add_lower(self.lower, features, weighted)
         self.cross += weighted.T @ targets
         self.features += weighted.sum(dim=0)
         self.targets += (targets if weights is None else targets * weights[:, None]).sum(dim=0)
         self.count += len(features)
         self.weight += len(features) if weights is None else weights.sum().item()
+
+    @property
+    def gram(self) -> Tensor:
+        """Σ w f fᵀ [n, n], whole."""
+        return self.lower.tril() + self.lower.tril(-1).T
 
     def centred(self) -> "LeastSquares":
         """The same problem with the best constant c taken out of it; itself where no token has weight."""
@@ -96,7 +99,7 @@ class LeastSquares:
             return self
         mean = self.features / self.weight
         return LeastSquares(
-            self.gram - torch.outer(mean, self.features),
+            self.lower - torch.outer(mean, self.features),
             self.cross - torch.outer(mean, self.targets),
             torch.zeros_like(self.features),
             torch.zeros_like(self.targets),
@@ -105,9 +108,9 @@ class LeastSquares:
         )
 
     def of(self, columns: Tensor) -> "LeastSquares":
-        """The problem with some of the features alone, [k] indices."""
-        gram = self.gram[columns[:, None], columns]
-        return replace(self, gram=gram, cross=self.cross[columns], features=self.features[columns])
+        """The problem with some of the features alone, [k] sorted indices."""
+        lower = self.lower[columns[:, None], columns]
+        return replace(self, lower=lower, cross=self.cross[columns], features=self.features[columns])
 
     def constant(self, weight: Tensor) -> Tensor:
         """The best constant c [d] for a matrix W [d, n]."""
@@ -116,11 +119,11 @@ class LeastSquares:
     @property
     def dead(self) -> bool:
         """Whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
-        return bool(self.gram.diagonal().sum() <= 0)
+        return bool(self.lower.diagonal().sum() <= 0)
 
     def solve(self, ridge: float) -> tuple[Tensor, float]:
         """W [d, n] in float64, zero where features are, and the ridge that was used; see `ridged_cholesky`."""
-        factor, ridge = ridged_cholesky(self.gram, ridge)
+        factor, ridge = ridged_cholesky(self.lower, ridge)
         return torch.cholesky_solve(self.cross, factor).T, ridge
 
     def solve_float32(self) -> Tensor:

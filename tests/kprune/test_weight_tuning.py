@@ -25,6 +25,19 @@ def test_solution_is_that_of_all_tokens_at_once():
     assert ridge == 0
 
 
+def test_wide_problems_are_summed_in_blocks_and_solved_from_the_lower_triangle_alone():
+    features, targets = problem(tokens=900, width=600)
+    weights = torch.rand(900, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    squares = LeastSquares.empty(600, 5, "cpu")
+    for rows in (slice(0, 400), slice(400, None)):
+        squares.add(features[rows], targets[rows], weights[rows])
+    torch.testing.assert_close(squares.gram, features.T @ (features * weights[:, None]), rtol=1e-9, atol=1e-9)
+    root = weights.sqrt()[:, None]
+    expected = torch.linalg.lstsq(root * features, root * targets).solution.T
+    squares.lower += torch.full((600, 600), 7.0).triu(1)
+    torch.testing.assert_close(squares.solve(0.0)[0], expected, rtol=1e-7, atol=1e-9)
+
+
 def test_ridge_is_relative_to_the_mean_diagonal():
     features, targets = problem()
     weight, _ = accumulated(features, targets).solve(0.01)
