@@ -21,6 +21,8 @@ MEANS = [
     *DIFFERENCE,
 ]
 PAPER_BUDGET = "tokens=100000"
+KWON_EXAMPLES = 2048
+"""Kwon et al.'s own calibration set; in tokens, a budget of another size on every task."""
 FIRSTS = [
     "metric",
     *names.SENSITIVITY,
@@ -63,17 +65,25 @@ def settings(cells: pd.DataFrame) -> pd.Series:
     """The variant of each cell, without its calibration budget unless budgets are compared.
 
     They are where cells of one task, model and method differ in the budget alone; the method's cells of every task then keep
-    it, so that a row of a table, a mean over tasks included, has one budget.
+    it, so that a row of a table, a mean over tasks included, has one budget. Kwon et al.'s own is one, too: `examples=2048`.
     """
     short = cells["variant"].map(without_tokens)
     row = [cells[name] for name in ("model", "method")] + [short]
     cell = [*row, cells["task"], cells["target"], cells["seed"]]
     several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
     compared = several.groupby([key.to_numpy() for key in row]).transform("any")
-    budget = cells["tokens"].map(lambda tokens: "" if pd.isna(tokens) else f"tokens={tokens:g}")
-    named = [variant if "tokens" in parts(variant) else joined(parts(variant) | parts(own))
-             for variant, own in zip(cells["variant"], budget, strict=True)]  # fmt: skip
-    return pd.Series(named, cells.index).where(compared, short)
+    named = pd.Series([with_budget(cell) for cell in cells.itertuples()], cells.index)
+    return named.where(compared, short)
+
+
+def with_budget(cell) -> str:
+    """A cell's variant with the calibration budget that its row is named by."""
+    settings = parts(cell.variant)
+    if cell.method == "kwon" and cell.calibration_examples == KWON_EXAMPLES:
+        settings = parts(without_tokens(cell.variant)) | {"examples": f"{KWON_EXAMPLES}"}
+    elif "tokens" not in settings and not pd.isna(cell.tokens):
+        settings["tokens"] = f"{cell.tokens:g}"
+    return joined(settings)
 
 
 def target_order(target: str) -> tuple[bool, float, str]:

@@ -57,10 +57,10 @@ def model_label(model: str) -> str:
 
 
 def method_label(method: str, variant: str = "") -> str:
-    """K-prune (20,000 tokens, mu=2)."""
+    """K-prune (20,000 tokens, mu=2), Kwon et al. (2,048 examples)."""
     name = names.METHODS.get(method, method)
     settings = [
-        f"{int(value):,} tokens" if key == "tokens" and value.isdigit() else f"{key}={value}"
+        f"{int(value):,} {key}" if key in ("tokens", "examples") and value.isdigit() else f"{key}={value}"
         for key, value in parts(variant).items()
     ]
     return f"{name} ({', '.join(settings)})" if settings else name

@@ -116,6 +116,22 @@ def test_a_method_with_two_budgets_somewhere_is_named_with_them_on_every_task(wr
     assert {method for _, method in methods} == {"Kwon et al. (100,000 tokens)", "Kwon et al. (500 tokens)"}
 
 
+def test_kwons_own_examples_are_one_row_of_all_tasks(write_cell, outputs):
+    for task, tokens in (("mrpc", 109036), ("rte", 140000)):
+        write_cell(task=task, score=60.0, method="kwon", config=CONFIG)
+        write_cell(
+            task=task,
+            score=62.0,
+            method="kwon",
+            config=CONFIG | {"calibration": {"tokens": tokens}},
+            variant={"tokens": tokens},
+            calibration={"examples": 2048, "tokens": tokens},
+        )
+    methods = shown("accuracy", outputs)[["Task", "Method"]].to_numpy().tolist()
+    assert ["mean of 2 tasks", "Kwon et al. (2,048 examples)"] in methods
+    assert {method for _, method in methods} == {"Kwon et al. (100,000 tokens)", "Kwon et al. (2,048 examples)"}
+
+
 def test_ablation_stands_beside_the_same_budget(write_cell, outputs):
     def cell(score, tokens=2000, target=0.8, **changed):
         config = {"method": CONFIG["method"] | changed, "calibration": {"tokens": tokens}}
