@@ -164,12 +164,11 @@ def normal_equations(squares: LeastSquares, sublayer: Sublayer) -> tuple[Tensor,
     """
     weight = sublayer.projection.weight.double()
     owner = torch.arange(sublayer.units, device=weight.device).repeat_interleave(sublayer.unit_size)
-    gram = squares.gram
-    if len(gram) > len(owner):
+    if len(squares.lower) > len(owner):
         weight = torch.cat([weight, weight.new_ones(len(weight), 1)], dim=1)
         owner = torch.cat([owner, owner.new_tensor([sublayer.units])])
     unknowns = int(owner[-1]) + 1
-    by_dimension = gram * (weight.T @ weight)
+    by_dimension = squares.gram * (weight.T @ weight)
     rows = by_dimension.new_zeros(unknowns, len(owner)).index_add_(0, owner, by_dimension)
     gram = rows.new_zeros(unknowns, unknowns).index_add_(1, owner, rows)
     cross = rows.new_zeros(unknowns).index_add_(0, owner, (squares.cross * weight.T).sum(dim=1))
