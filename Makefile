@@ -88,10 +88,8 @@ readme-cells: .venv/installed ## run the cells of the README's tables (a day on 
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kprune,kprune_official,kprune_fast
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune,kprune_official
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
-	# Kwon et al.'s own 2,048 examples, in tokens.
-	$(README_GRID) accuracy $(CELLS) --tasks mrpc --seeds 0 --reductions 0.8 --methods kwon calibration.tokens=109036
-	$(README_GRID) accuracy $(CELLS) --tasks stsb --seeds 0 --reductions 0.8 --methods kwon calibration.tokens=64451
-	$(README_GRID) accuracy $(CELLS) --tasks sst2 --seeds 0 --reductions 0.8 --methods kwon calibration.tokens=51528
+	# Kwon et al.'s own calibration set.
+	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kwon calibration.examples=2048
 	$(README_GRID) retrained $(CELLS) --tasks mrpc --methods kprune_plus,kprune $(FEWER)
 	$(README_GRID) retrained $(CELLS) --tasks mrpc --methods dynabert_w
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)

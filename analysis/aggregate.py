@@ -4,7 +4,7 @@ import pandas as pd
 
 from analysis import names, paper
 from analysis.pairing import DIFFERENCE
-from analysis.variants import joined, parts, without_tokens
+from analysis.variants import joined, parts, without_budget
 
 GROUP = ["task", "model", "method", "settings", "target"]
 MEANS = [
@@ -21,8 +21,6 @@ MEANS = [
     *DIFFERENCE,
 ]
 PAPER_BUDGET = "tokens=100000"
-KWON_EXAMPLES = 2048
-"""Kwon et al.'s own calibration set; in tokens, a budget of another size on every task."""
 FIRSTS = [
     "metric",
     *names.SENSITIVITY,
@@ -65,9 +63,9 @@ def settings(cells: pd.DataFrame) -> pd.Series:
     """The variant of each cell, without its calibration budget unless budgets are compared.
 
     They are where cells of one task, model and method differ in the budget alone; the method's cells of every task then keep
-    it, so that a row of a table, a mean over tasks included, has one budget. Kwon et al.'s own is one, too: `examples=2048`.
+    it, so that a row of a table, a mean over tasks included, has one budget.
     """
-    short = cells["variant"].map(without_tokens)
+    short = cells["variant"].map(without_budget)
     row = [cells[name] for name in ("model", "method")] + [short]
     cell = [*row, cells["task"], cells["target"], cells["seed"]]
     several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
@@ -77,11 +75,9 @@ def settings(cells: pd.DataFrame) -> pd.Series:
 
 
 def with_budget(cell) -> str:
-    """A cell's variant with the calibration budget that its row is named by."""
+    """A cell's variant with its calibration budget, whether or not the config file's own."""
     settings = parts(cell.variant)
-    if cell.method == "kwon" and cell.calibration_examples == KWON_EXAMPLES:
-        settings = parts(without_tokens(cell.variant)) | {"examples": f"{KWON_EXAMPLES}"}
-    elif "tokens" not in settings and not pd.isna(cell.tokens):
+    if not set(settings) & {"tokens", "examples"} and not pd.isna(cell.tokens):
         settings["tokens"] = f"{cell.tokens:g}"
     return joined(settings)
 

@@ -117,11 +117,12 @@ def asked(config: dict[str, Any]) -> dict[str, float | None]:
     """The settings that sensitivity is measured for."""
     method = config.get("method", {})
     lambdas = method.get("lambdas", [])
+    calibration = config.get("calibration", {})
     return {
         "lambda": lambdas[0] if len(lambdas) == 1 else None,
         "mu": method.get("mu"),
         "temperature": method.get("knowledge", {}).get("temperature"),
-        "tokens": config.get("calibration", {}).get("tokens"),
+        "tokens": None if calibration.get("examples") else calibration.get("tokens"),
     }
 
 

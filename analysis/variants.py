@@ -2,8 +2,11 @@
 
 import re
 
-CALIBRATION = ("tokens", "file")
+CALIBRATION = ("tokens", "examples", "file")
 """Keys that say what a method reads, not what it does."""
+
+BUDGET = ("tokens", "examples")
+"""Those of them that say how much."""
 
 NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]\d+)?")
 """As Python's :g writes what is not negative."""
@@ -27,8 +30,8 @@ def without_calibration(variant: str) -> str:
     return joined({key: value for key, value in parts(variant).items() if key not in CALIBRATION})
 
 
-def without_tokens(variant: str) -> str:
-    return joined({key: value for key, value in parts(variant).items() if key != "tokens"})
+def without_budget(variant: str) -> str:
+    return joined({key: value for key, value in parts(variant).items() if key not in BUDGET})
 
 
 def joined(settings: dict[str, str]) -> str:
@@ -36,6 +39,7 @@ def joined(settings: dict[str, str]) -> str:
 
 
 def asked_tokens(variant: str) -> float:
-    """The calibration budget of a variant; the config file's own, the paper's, counts as the largest."""
-    tokens = parts(variant).get("tokens", "None")
+    """The calibration budget of a variant; the config file's own, the paper's, counts as the largest, one in examples as none."""
+    settings = parts(variant)
+    tokens = settings.get("tokens", "0" if "examples" in settings else "None")
     return float("inf") if tokens == "None" else float(tokens)

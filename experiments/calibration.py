@@ -12,21 +12,28 @@ from kprune.errors import UserError
 from kprune.pruner import CalibrationSet, Example
 
 
-def draw_calibration(task: Task, tokenizer, tokens: int, seed: int, labels: bool) -> CalibrationSet:
-    """About `tokens` tokens of the training set: tokens / average length examples, drawn with replacement.
+def examples_of(task: Task, tokenizer, tokens: float) -> int:
+    """How many examples have about so many tokens: tokens / average length, as in the K-prune authors' code.
 
-    The number of examples and the drawing with replacement are those of the K-prune authors' code. Where the task has
-    no average length, it is the training set's own mean.
+    Where the task has no average length, it is the training set's own mean.
 
     Raises:
-        UserError: too few tokens for a single example, or no training data.
+        UserError: they are too few for a single example, or there is no training data.
+    """
+    average = task.average_length or mean_length(task.training(tokenizer))
+    if tokens < average:
+        raise UserError(f"calibration.tokens={tokens} is less than one example of {average:.0f} tokens: raise it")
+    return int(tokens / average)
+
+
+def draw_calibration(task: Task, tokenizer, count: int, seed: int, labels: bool) -> CalibrationSet:
+    """So many examples of the training set, at most as many as it has, drawn with replacement as in the K-prune authors' code.
+
+    Raises:
+        UserError: there is no training data.
     """
     training = task.training(tokenizer)
-    average = task.average_length or mean_length(training)
-    count = min(int(tokens / average), len(training))
-    if count < 1:
-        raise UserError(f"calibration.tokens={tokens} is less than one example of {average:.0f} tokens: raise it")
-    rows = np.random.default_rng(seed).integers(len(training), size=count)
+    rows = np.random.default_rng(seed).integers(len(training), size=min(count, len(training)))
     return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)
 
 

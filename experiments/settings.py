@@ -80,6 +80,7 @@ KINDS = {
     "latency.batch_size": whole(1, "32"),
     "latency.sequence_length": whole(1, "128"),
     "calibration.tokens": positive("100000"),
+    "calibration.examples": or_null(whole(1, "2048")),
     "calibration.file": or_null(text("FILE")),
     "tracking.mode": one_of("offline", "online", "disabled"),
     "model.name": text("minilm"),

@@ -24,7 +24,8 @@ class Kwon:
     Three stages, one file each: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each
     sublayer (`rearrange.py`), and the mask tuning (`baselines/mask_tuning.py`) against the model masked at the
     constraint √c, c being the share of FLOPs *kept*. Their masks make nothing faster; here the tuned values are folded
-    into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples.
+    into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples
+    (`calibration.examples`).
 
     The search leaves less of the budget than one head costs, so no fill step is needed.
 

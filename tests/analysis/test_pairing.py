@@ -51,9 +51,12 @@ def test_the_reference_has_the_cells_own_calibration_set(write_cell, outputs):
     write_cell(WRONG, variant={"tokens": 20000, "mu": 2})
     write_cell(WRONG, method="kwon", variant={"tokens": 20000})
     write_cell(WRONG, method="kwon", variant={"tokens": 111})  # a budget that K-prune has not: against its largest
+    write_cell(WRONG, method="kwon", variant={"examples": 2048})
+    write_cell(WRONG, variant={"examples": 1})
     assert difference_of(outputs, "kwon", "tokens=20000")[0] == 0
     assert difference_of(outputs, "kprune", "mu=2,tokens=20000")[0] == 0
     assert difference_of(outputs, "kwon", "tokens=111")[0] < 0
+    assert difference_of(outputs, "kwon", "examples=2048")[0] < 0
 
 
 def test_cells_without_predictions_or_with_damaged_ones(write_cell, outputs, capsys):

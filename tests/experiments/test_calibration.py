@@ -1,4 +1,4 @@
-"""Calibration files: what is read, and what is refused before a model sees it."""
+"""Calibration sets: how many examples are drawn, which files are read, and what is refused before a model sees it."""
 
 import json
 
@@ -6,9 +6,10 @@ import pytest
 from tiny import tiny_model
 from world import overrides
 
-from experiments.calibration import read_calibration
+from experiments.calibration import draw_calibration, examples_of, mean_length, read_calibration
 from experiments.checkpoints import load_tokenizer
 from experiments.composing import compose_cell
+from experiments.subject import calibration_for, subject_for
 from experiments.tasks import build_task
 from kprune.errors import UserError
 
@@ -25,6 +26,20 @@ def read(world, tmp_path):
         return read_calibration(str(file), task, tokenizer, tiny_model(family).config, labels=True)
 
     return read
+
+
+def test_so_many_examples_or_those_of_so_many_tokens(world, monkeypatch):
+    monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
+    config, _ = compose_cell([*overrides(world), "calibration.tokens=150"])
+    subject = subject_for(config)
+    training = subject.task.training(subject.tokenizer)
+    by_tokens = calibration_for(config, subject, labels=True)
+    assert len(by_tokens.examples) == int(150 / mean_length(training)) == examples_of(subject.task, subject.tokenizer, 150)
+    config["calibration"]["examples"] = 7
+    seven = calibration_for(config, subject, labels=True).examples
+    assert len(seven) == 7 and seven == draw_calibration(subject.task, subject.tokenizer, 7, config["seed"], True).examples
+    config["calibration"]["examples"] = len(training) + 1
+    assert len(calibration_for(config, subject, labels=True).examples) == len(training)
 
 
 def test_a_good_file(read):

@@ -21,6 +21,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         *((f"seed={value}", "whole number from 0") for value in ("abc", "-1", "0.5", "null", "true")),
         *((f"threads={value}", "whole number from 1") for value in ("abc", "-1", "0", "99999999999")),
         *((f"calibration.tokens={value}", "number above 0") for value in ("abc", "null", "-5", "inf")),
+        *((f"calibration.examples={value}", "whole number from 1") for value in ("abc", "0", "2.5")),
         *((f"{name}=null", f"{name}=") for name in ("device", "outputs", "format", "budget", "grain", "force")),
         *((f"latency.batch_size={value}", "whole number from 1") for value in ("0", "abc")),
         ("latency.sequence_length=abc", "whole number from 1"),
