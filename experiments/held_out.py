@@ -2,7 +2,7 @@
 
 What settings are chosen by: the divergence (eq. 4) on training examples that were not drawn for the calibration. The
 evaluation set is never read. A row a method and task is put in the table as it is measured, in the place of an earlier
-one of the same; a setting is changed as in `kprune_plus:candidates=2`.
+one of the same; a setting is changed as in `kprune_plus:floor=0.3`.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def measure(stage: str, name: str, methods: list[str], reduction: float, overrid
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", help="names the rows that are compared with one another")
-    parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:candidates=2, kprune:lambdas=[0.02], ...")
+    parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:floor=0.3, kprune:lambdas=[0.02], ...")
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=["mrpc", "stsb", "sst2"])
     parser.add_argument("--flops-reduction", type=float, default=0.8)
     parser.add_argument("--set", nargs="*", default=[], metavar="OVERRIDE", help="as for run.py: calibration.tokens=10000")

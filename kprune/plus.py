@@ -1,6 +1,5 @@
 """K-prune+: one Fisher pass over the teacher, and a selection that knows of the re-solve (docs/kprune_plus.md)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from kprune.allocation import allocate, monotone
 from kprune.calibration import CalibrationState, calibration_states
-from kprune.errors import UserError, check_not_negative, check_positive
+from kprune.errors import check_not_negative, check_positive
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy, frozen_view
@@ -25,8 +24,8 @@ from kprune.weight_tuning import LeastSquares, ridged_cholesky
 class KPrunePlus:
     """Allocation by error curves of the teacher's Fisher, then one walk from the bottom sublayer to the top.
 
-    The walk chooses units by the student's own features, among all of a sublayer. A curve's order of removal says which are
-    worth that: with `candidates`, it takes so many times what it keeps, which is cheaper and a little worse.
+    The walk chooses units by the student's own features, among all of a sublayer; of the teacher's order of removal, the
+    allocation takes the errors alone.
 
     Attributes:
         temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
@@ -34,7 +33,6 @@ class KPrunePlus:
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
         input_ridge: of the map from the student's state to the teacher's, relative like `ridge`.
-        candidates: units that the walk chooses from, per unit that it keeps; None for all.
     """
 
     temperature: float = 2.0
@@ -42,7 +40,6 @@ class KPrunePlus:
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
-    candidates: float | None = None
     name: str = "kprune_plus"
 
     needs_labels = False
@@ -50,9 +47,9 @@ class KPrunePlus:
 
     def __post_init__(self):
         check_positive(temperature=self.temperature)
-        check_not_negative(ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge)
-        if self.candidates is not None and not self.candidates >= 1:
-            raise UserError(f"candidates={self.candidates} are fewer than are kept: give 1 or more")
+        check_not_negative(
+            ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
+        )
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -76,12 +73,9 @@ class KPrunePlus:
         curves = [monotone(removal.errors) for removal in removals]
         counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []
-        rows = zip(student.sublayers, teacher.sublayers, fishers, removals, counts, strict=True)
+        rows = zip(student.sublayers, teacher.sublayers, fishers, counts, strict=True)
         below: OutputFisher | None = None
-        for sublayer, original, fisher, removal, count in tqdm(list(rows), desc="K-prune+", unit="sublayer", disable=None):
-            most = sublayer.units if self.candidates is None else min(math.ceil(self.candidates * count), sublayer.units)
-            candidates = removal.kept(most if count else 0)
-            keep_units(sublayer, candidates)
+        for sublayer, original, fisher, count in tqdm(list(rows), desc="K-prune+", unit="sublayer", disable=None):
             if below is not None and count:
                 with clock("input_map"):
                     self.map_input(sublayer, states, below.token_weights(self.floor))
@@ -94,7 +88,7 @@ class KPrunePlus:
             with clock("student"):
                 for state in states:
                     state.student = sublayer.run(state.student, state.attention_mask)
-            kept_units.append(candidates[kept].tolist())
+            kept_units.append(kept.tolist())
             below = fisher
         return Outcome.of(student.model, kept_units, clock, {"ridge": ridges})
 
@@ -156,7 +150,7 @@ class KPrunePlus:
         return problem
 
     def select(self, sublayer: Sublayer, problem: LeastSquares, fisher: OutputFisher, count: int) -> Tensor:
-        """Which `count` of the candidates present to keep, the others removed greedily from the optimum over all candidates."""
+        """Which `count` units to keep, the others removed greedily from the optimum over all of them."""
         if count in (0, sublayer.units):
             return torch.arange(count, device=problem.lower.device)
         centred = problem.centred()

@@ -59,20 +59,6 @@ def test_no_gram_matrix_is_shared():
     assert {tuple(value.shape) for value in held} == {(32, 32), (4,), (5,), (48,), (49,)}
 
 
-def test_the_walk_chooses_among_the_units_removed_last():
-    model = tiny_model()
-    adapter = adapter_for(frozen_copy(model))
-    states = calibration_states(adapter, tiny_calibration(24).batches())
-    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
-    orders = [KPrunePlus().removal(*row) for row in measured]
-    chosen = {c: prune(model, 0.7, KPrunePlus(candidates=c)).kept_units for c in (1.0, 2.0, 1000.0)}
-    assert chosen[1.0] == [order.kept(len(kept)).tolist() for order, kept in zip(orders, chosen[1.0], strict=True)]
-    for order, kept in zip(orders, chosen[2.0], strict=True):
-        assert set(kept) <= set(order.kept(min(2 * len(kept), len(order.order))).tolist())
-    assert chosen[1.0] != chosen[2.0] != chosen[1000.0]
-    assert list(map(len, chosen[1.0])) == list(map(len, chosen[2.0])) == list(map(len, chosen[1000.0]))
-
-
 @pytest.mark.parametrize("head", HEADS)
 def test_neither_batches_nor_padding_matter(head):
     model, calibration = tiny_model(head=head), tiny_calibration(24)
@@ -190,7 +176,7 @@ def test_a_sublayer_that_does_nothing_may_go_for_nothing():
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(ridge=-1.0), dict(metric_ridge=-1.0), dict(floor=-1.0), dict(input_ridge="x"), dict(candidates=0.5)]
+    "settings", [dict(ridge=-1.0), dict(metric_ridge=-1.0), dict(floor=-1.0), dict(input_ridge="x")]
 )
 def test_settings_that_mean_nothing(settings):
     with pytest.raises(UserError, match="=.*: give"):
