@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.columns import COLUMNS, NUMBERS, OPTIONAL, TEXT, check
 from analysis.pairing import DIFFERENCE, differences
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 
 KEY = ("task", "model", "method", "variant", "target", "seed")
 MEND = "restore it, or remove it and make it again with python -m analysis.collect"
@@ -57,7 +57,7 @@ def read_csv(source: Path, **options: Any) -> pd.DataFrame:
         text = source.read_text()
         rows = pd.read_csv(io.StringIO(text), **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"{source} is not a readable CSV file ({' '.join(str(error).split())}): {MEND}") from error
+        raise UserError(f"{source} is not a readable CSV file ({one_line(error)}): {MEND}") from error
     if not text.endswith("\n"):
         raise UserError(f"{source} ends within a line: {MEND}")
     if rows.empty:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 from kprune.files import write_atomically
 from kprune.pruner import Example, collate
 
@@ -186,7 +186,7 @@ class Training:
             self.set_random_state(below("random", tensors))
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"{path}, the state of a training, is damaged or another's "
-                            f"({' '.join(str(error).split())[:120]}): remove it and start again") from error
+                            f"({one_line(error, 120)}): remove it and start again") from error
         if self.step < self.steps:
             print(f"training goes on from step {self.step} of {self.steps}")
 

@@ -11,7 +11,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 
 HUB_PATIENCE = 15.0
 """Seconds that the hub gets to answer; with the look into the hub's local cache the whole stays under 20."""
@@ -30,7 +30,7 @@ def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
         with _quiet_datasets():
             return datasets.load_dataset(str(folder), config)
     except Exception as error:  # datasets raises a different type for each way a folder can be wrong
-        reason = _one_line(error.__cause__ or error)
+        reason = one_line(error.__cause__ or error)
         raise UserError(f"{folder} holds no readable data set {hub_id} ({config}): {reason}; "
                         f"check its README's configs and its parquet files") from error
 
@@ -96,7 +96,7 @@ def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Pat
         return Path(huggingface_hub.snapshot_download(**request))
     except Exception as error:  # network errors come from httpx, the hub's client and the operating system alike
         missing = isinstance(error, RepositoryNotFoundError)  # a gated one, too
-        reason = f"has no public {name}" if missing else f"was not reached: {_one_line(error)}"
+        reason = f"has no public {name}" if missing else f"was not reached: {one_line(error)}"
         cached = _cached(request, payload)
         if cached is not None:
             return cached
@@ -136,7 +136,3 @@ def _not_found(name: str, kind: str, reason: str) -> UserError:
     looked = f"no folder {Path(mirror).expanduser() / name}" if mirror else "KPRUNE_MIRROR is not set"
     return UserError(f"{kind} {name} not found: {looked}, and the hub {constants.ENDPOINT} {reason}; "
                      f"put it at <KPRUNE_MIRROR>/{name} or connect to the hub")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

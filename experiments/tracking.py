@@ -8,7 +8,7 @@ from typing import Any
 
 import wandb
 
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 
 NUMBERS = (
     "score", "dense_score", "flops_reduction", "flops_reduction_requested", "params_reduction", "pruning_seconds",
@@ -80,7 +80,7 @@ def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
         with wandb.init(project="kprune", dir=outputs, mode=mode, settings=settings, **run) as begun:
             yield begun
     except (wandb.Error, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"Weights & Biases took no run ({reason}); result.json is written: use WANDB_MODE=offline or tracking=none"
         ) from error

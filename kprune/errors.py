@@ -15,6 +15,11 @@ class OutOfReach(UserError):
     """A reduction beyond what the method can do on the model; a table asks first and shows a dash."""
 
 
+def one_line(error: BaseException, length: int = 200) -> str:
+    """What a foreign error says, in one line that is not too long; its kind where it says nothing."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
 def check_words(settings: Any) -> None:
     """Raises a UserError where a dataclass has a word that its field, a Literal, does not allow."""
     for entry in fields(settings):

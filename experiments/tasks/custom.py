@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.tasks.text import Table, TextTask
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 
 HELD_OUT = 0.2
 SPLIT_SEED = 0
@@ -135,7 +135,7 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         frame = READERS[path.suffix.lower()](path)
     except Exception as error:  # pandas and pyarrow raise many types; an empty CSV is one of them
-        reason = "empty" if path.stat().st_size == 0 else " ".join(str(error).split())[:200]
+        reason = "empty" if path.stat().st_size == 0 else one_line(error)
         raise UserError(f"{path} cannot be read as {path.suffix[1:]} ({reason}): check its contents") from error
     for column in columns:
         if column not in frame.columns:

