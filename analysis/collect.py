@@ -1,13 +1,19 @@
-"""Finished cells as one CSV file to commit: `python -m analysis.collect OUTPUTS results/cells.csv`."""
+"""Finished cells as one CSV file to commit: `python -m analysis.collect OUTPUTS results/cells.csv`.
+
+What K-prune predicted goes into a folder beside it, so that cells of another machine can still be compared with it.
+"""
 
 import argparse
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.files import write_text
-from analysis.records import KEY, command, in_order, load
+from analysis.files import write_text, write_whole
+from analysis.pairing import DIFFERENCE, differences, is_reference
+from analysis.records import KEY, command, in_order, load, read_folder
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:
@@ -19,16 +25,29 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
     Raises:
         UserError: no finished cell, or the file is not such a CSV file or not writable.
     """
-    cells = load(outputs)
-    kept = 0
-    if file.exists():
-        earlier = load(file)
-        new = set(cells[list(KEY)].itertuples(index=False, name=None))
-        earlier = earlier[[key not in new for key in earlier[list(KEY)].itertuples(index=False, name=None)]]
-        kept = len(earlier)
-        cells = pd.concat([frame for frame in (cells, earlier) if len(frame)])
-    write_text(file, in_order(cells).to_csv(index=False, float_format="%.6g"))
-    return len(cells) - kept, kept
+    cells = read_folder(outputs)
+    earlier = kept_of(file, cells) if file.exists() else cells[:0]
+    both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
+    both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
+    for _, cell in cells.iterrows():
+        if is_reference(cell["method"], cell["variant"]) and cell["predictions"].is_file():
+            write_whole(kept_predictions(file, cell), partial(shutil.copyfile, cell["predictions"]))
+    write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
+    return len(cells), len(earlier)
+
+
+def kept_of(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a CSV file that are not among `cells`, with the path of their predictions."""
+    earlier = load(file)
+    new = set(cells[list(KEY)].itertuples(index=False, name=None))
+    earlier = earlier[[key not in new for key in earlier[list(KEY)].itertuples(index=False, name=None)]]
+    return earlier.assign(predictions=[kept_predictions(file, cell) for _, cell in earlier.iterrows()])
+
+
+def kept_predictions(file: Path, cell: pd.Series) -> Path:
+    """Where a cell's predictions are kept beside a CSV file of cells, if it is one that others are compared with."""
+    name = "-".join(str(cell[key]) for key in KEY if cell[key] != "")
+    return file.with_suffix("") / f"{name}.npz"
 
 
 def main() -> None:

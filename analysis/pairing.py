@@ -15,11 +15,11 @@ REFERENCE = "kprune"
 DIFFERENCE = ["against_kprune", "against_kprune_low", "against_kprune_high"]
 
 
-def differences(cells: pd.DataFrame, folders: list[Path]) -> pd.DataFrame:
+def differences(cells: pd.DataFrame) -> pd.DataFrame:
     """`DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN where there is no pair.
 
     Args:
-        folders: of each cell, with its predictions.npz.
+        cells: with a column `predictions`, the path of each cell's file of them.
     """
     read = lru_cache(maxsize=64)(predictions)
     rows = []
@@ -27,7 +27,7 @@ def differences(cells: pd.DataFrame, folders: list[Path]) -> pd.DataFrame:
         rows.append([np.nan] * 3)
         if reference is None or reference == position:
             continue
-        ours, theirs = read(folders[position]), read(folders[reference])
+        ours, theirs = (read(cells["predictions"].iloc[row]) for row in (position, reference))
         if ours and theirs:
             rows[-1] = difference(cells["metric"].iloc[position], ours["values"], theirs["values"], ours.get("gold"))
     return pd.DataFrame(rows, columns=DIFFERENCE, index=cells.index, dtype=float)
@@ -43,7 +43,7 @@ def references(cells: pd.DataFrame) -> list[int | None]:
     keys = list(cells[same].fillna("").itertuples(index=False, name=None))
     candidates: dict[tuple, dict[str, int]] = {}
     for position, (key, method, variant) in enumerate(zip(keys, cells["method"], cells["variant"], strict=True)):
-        if method == REFERENCE and variant == only_calibration(variant):
+        if is_reference(method, variant):
             candidates.setdefault(key, {})[variant] = position
     found = []
     for key, variant in zip(keys, cells["variant"], strict=True):
@@ -53,9 +53,13 @@ def references(cells: pd.DataFrame) -> list[int | None]:
     return found
 
 
-def predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a cell's predictions.npz; None where there is none (as in old cells) or a damaged one (named)."""
-    path = folder / "predictions.npz"
+def is_reference(method: str, variant: str) -> bool:
+    """Whether a cell is one that others are compared with: K-prune as it is, on whatever calibration set."""
+    return method == REFERENCE and variant == only_calibration(variant)
+
+
+def predictions(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cell's predictions; None where there is no such file (as of old cells) or a damaged one (named)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -26,9 +26,8 @@ def load(source: str | Path) -> pd.DataFrame:
     source = Path(source)
     if source.is_dir():
         cells = read_folder(source)
-        if cells.empty:
-            raise UserError(f"{source} holds no finished cell (no readable result.json): run one with python run.py")
-        return cells
+        cells[DIFFERENCE] = differences(cells)
+        return cells.drop(columns="predictions")
     if not source.is_file():
         raise UserError(f"{source} does not exist: give an output folder of run.py or a CSV file of analysis.collect")
     cells = read_csv(source, dtype=dict.fromkeys(TEXT, str))
@@ -66,17 +65,22 @@ def read_csv(source: Path, **options: Any) -> pd.DataFrame:
 
 
 def read_folder(folder: Path) -> pd.DataFrame:
-    """Every result.json below a folder; a damaged one is named and left out."""
-    rows, folders = [], []
+    """Every result.json below a folder, with the path of its `predictions` and without `DIFFERENCE`; a damaged one is named
+    and left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    rows = []
     for path in sorted(folder.rglob("result.json")):
         try:
-            rows.append(row(json.loads(path.read_text()), path))
-            folders.append(path.parent)
+            rows.append(row(json.loads(path.read_text()), path) | {"predictions": path.with_name("predictions.npz")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"{path} is damaged ({reason}) and left out", file=sys.stderr)
-    cells = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(OPTIONAL, float))
-    cells[DIFFERENCE] = differences(cells, folders)
+    if not rows:
+        raise UserError(f"{folder} holds no finished cell (no readable result.json): run one with python run.py")
+    cells = pd.DataFrame(rows, columns=[*COLUMNS, "predictions"]).astype(dict.fromkeys(OPTIONAL, float))
     return in_order(cells)
 
 

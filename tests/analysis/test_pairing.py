@@ -59,6 +59,21 @@ def test_the_reference_has_the_cells_own_calibration_set(write_cell, outputs):
     assert difference_of(outputs, "kwon", "examples=2048")[0] < 0
 
 
+def test_cells_of_another_machine_are_compared_with_the_kept_reference(write_cell, outputs, tmp_path):
+    file = tmp_path / "cells.csv"
+    write_cell(RIGHT)
+    write_cell(RIGHT, variant={"mu": 2})
+    collect.collect(outputs, file)
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["mrpc-minilm-kprune-0.8-0.npz"]
+    outputs.rename(tmp_path / "elsewhere")
+    write_cell(WRONG, method="kwon")
+    write_cell(WRONG, method="kcm", checkpoint={"source": "given", "sha256": "other"})
+    assert collect.collect(outputs, file) == (2, 2)
+    cells = load(file).set_index("method")["against_kprune"]
+    assert cells["kwon"] == pytest.approx(100 * (WRONG["values"].mean() - RIGHT["values"].mean()), rel=1e-4)
+    assert np.isnan(cells["kcm"])
+
+
 def test_cells_without_predictions_or_with_damaged_ones(write_cell, outputs, capsys):
     write_cell(RIGHT)
     write_cell(method="magnitude")
