@@ -41,9 +41,13 @@ class CalibrationState:
         batch = {key: value[which] for key, value in self.batch.items()}
         return CalibrationState(batch, mask, self.student[which], self.teacher[which])
 
+    def piece_size(self, tokens: int) -> int:
+        """Examples of one of its `pieces`."""
+        return max(tokens // self.student.shape[1], 1)
+
     def pieces(self, tokens: int) -> list["CalibrationState"]:
         """The batch in parts of at most so many tokens, padding counted, of one example at least."""
-        size = max(tokens // self.student.shape[1], 1)
+        size = self.piece_size(tokens)
         return [self.rows(slice(start, start + size)) for start in range(0, len(self.student), size)]
 
 
@@ -80,7 +84,9 @@ def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
         number = numbers.setdefault(tuple(example["input_ids"]), len(numbers))
         sides[number % 10 == 0].append(example)
     if len(numbers) == 1:
-        raise UserError("λ is chosen on examples that are held out, and there is one example: give more, or one λ (method.lambdas)")
+        raise UserError(
+            "λ is chosen on examples that are held out, and there is one example: give more, or one λ (method.lambdas)"
+        )
     fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)
 

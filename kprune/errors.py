@@ -43,6 +43,11 @@ def check_count(**settings: int) -> None:
     _check("a whole number above 0", settings, lambda value: isinstance(value, int) and value >= 1)
 
 
+def check_whole(**settings: int) -> None:
+    """Raises a UserError where a setting is not a whole number, 0 or above."""
+    _check("a whole number, 0 or above", settings, lambda value: isinstance(value, int) and value >= 0)
+
+
 def _check(wanted: str, settings: dict[str, Any], fits) -> None:
     for name, value in settings.items():
         if not fits(value):

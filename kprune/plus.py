@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 from kprune.allocation import allocate, monotone
 from kprune.calibration import CalibrationState, calibration_states
-from kprune.errors import check_not_negative, check_positive
+from kprune.errors import check_not_negative, check_positive, check_whole
 from kprune.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy, frozen_view
+from kprune.refit import refit
 from kprune.removal import Removal, remove_greedily
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
@@ -33,6 +34,8 @@ class KPrunePlus:
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
         input_ridge: of the map from the student's state to the teacher's, relative like `ridge`.
+        refit_epochs: passes of the refit of each sublayer's input weights; 0 for none, all in closed form.
+        refit_lr: its learning rate.
     """
 
     temperature: float = 2.0
@@ -40,13 +43,16 @@ class KPrunePlus:
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
+    refit_epochs: int = 0
+    refit_lr: float = 5e-4
     name: str = "kprune_plus"
 
     needs_labels = False
     any_budget = True
 
     def __post_init__(self):
-        check_positive(temperature=self.temperature)
+        check_positive(temperature=self.temperature, refit_lr=self.refit_lr)
+        check_whole(refit_epochs=self.refit_epochs)
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )
@@ -79,15 +85,25 @@ class KPrunePlus:
             if below is not None and count:
                 with clock("input_map"):
                     self.map_input(sublayer, states, below.token_weights(self.floor))
+            weights = fisher.token_weights(self.floor)
             with clock("gram"):
-                problem = self.problem(sublayer, original, states, fisher.token_weights(self.floor))
+                for state in states:
+                    state.teacher = state.teacher + original.update(state.teacher, state.attention_mask)
+                problem = self.problem(sublayer, states, weights)
             with clock("removal"):
                 kept = self.select(sublayer, problem, fisher, count)
+                keep_units(sublayer, kept)
             with clock("solve"):
-                ridges.append(self.tune(sublayer, problem, kept))
+                ridges.append(self.solve(sublayer, problem.of(unit_columns(kept, sublayer.unit_size))))
+            if self.refit_epochs and count:
+                with clock("refit"):
+                    root = metric_root(fisher.covariance, self.metric_ridge)
+                    refit(sublayer, states, weights, root, self.refit_epochs, self.refit_lr)
+                    ridges[-1] = self.solve(sublayer, self.problem(sublayer, states, weights))
             with clock("student"):
                 for state in states:
                     state.student = sublayer.run(state.student, state.attention_mask)
+                    state.teacher = original.norm(state.teacher)
             kept_units.append(kept.tolist())
             below = fisher
         return Outcome.of(student.model, kept_units, clock, {"ridge": ridges})
@@ -134,19 +150,23 @@ class KPrunePlus:
             linear.weight.copy_(weight + weight @ change)
 
     def problem(
-        self, student: Sublayer, teacher: Sublayer, states: Sequence[CalibrationState], weights: Sequence[Tensor]
+        self, sublayer: Sublayer, states: Sequence[CalibrationState], weights: Sequence[Tensor]
     ) -> LeastSquares:
-        """The student's features against the teacher's running state X_T + Sub_T(X_T) − X_S; moves the teacher up."""
-        problem = LeastSquares.empty(student.units * student.unit_size, student.hidden_size, states[0].student.device)
+        """The student's features against what the teacher's running state is ahead by: X_T + Sub_T(X_T) − X_S.
+
+        Args:
+            states: `student` at X_S, `teacher` at X_T + Sub_T(X_T), before the norm.
+        """
+        problem = LeastSquares.empty(
+            sublayer.units * sublayer.unit_size, sublayer.hidden_size, states[0].student.device
+        )
         for state, w in zip(states, weights, strict=True):
-            update = teacher.update(state.teacher, state.attention_mask)
-            target = state.teacher + update - state.student
-            if student.units:
-                features = student.features(state.student, state.attention_mask)[state.real]
+            target = (state.teacher - state.student)[state.real]
+            if sublayer.units:
+                features = sublayer.features(state.student, state.attention_mask)[state.real]
             else:
-                features = target.new_zeros(int(state.real.sum()), 0)
-            problem.add(features, target[state.real], w[state.real])
-            state.teacher = teacher.add(state.teacher, update)
+                features = target.new_zeros(len(target), 0)
+            problem.add(features, target, w[state.real])
         return problem
 
     def select(self, sublayer: Sublayer, problem: LeastSquares, fisher: OutputFisher, count: int) -> Tensor:
@@ -159,15 +179,12 @@ class KPrunePlus:
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size, keep=count).kept(count)
 
-    def tune(self, sublayer: Sublayer, problem: LeastSquares, kept: Tensor) -> float | None:
-        """Remove all other units and solve for the output projection and its bias; the relative ridge that was used."""
-        keep_units(sublayer, kept)
-        ridge = None
-        if len(kept):
-            problem = problem.of(unit_columns(kept, sublayer.unit_size))
-            weight, ridge = problem.centred().solve(self.ridge)
-            sublayer.projection.weight.copy_(weight)
-            sublayer.projection.bias.copy_(problem.constant(weight))
-        else:
+    def solve(self, sublayer: Sublayer, problem: LeastSquares) -> float | None:
+        """The output projection and its bias at the problem's optimum; the relative ridge that was used."""
+        if not sublayer.units:
             sublayer.projection.bias.copy_(problem.targets / problem.weight)
+            return None
+        weight, ridge = problem.centred().solve(self.ridge)
+        sublayer.projection.weight.copy_(weight)
+        sublayer.projection.bias.copy_(problem.constant(weight))
         return ridge

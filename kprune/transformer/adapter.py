@@ -43,7 +43,7 @@ class Sublayer(ABC):
     @property
     def hidden_size(self) -> int:
         """d, the width of the residual connection."""
-        return self.layer.get_submodule(self.names.norm).normalized_shape[0]
+        return self.norm.normalized_shape[0]
 
     @abstractmethod
     def features(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -59,9 +59,14 @@ class Sublayer(ABC):
             return self.projection.bias
         return self.projection(self.features(hidden, attention_mask))
 
+    @property
+    def norm(self) -> nn.LayerNorm:
+        """The norm behind the residual connection; its output is the next sublayer's input."""
+        return self.layer.get_submodule(self.names.norm)
+
     def add(self, hidden: Tensor, update: Tensor) -> Tensor:
         """The residual connection and the norm behind it: [B, T, d], the next sublayer's input."""
-        return self.layer.get_submodule(self.names.norm)(hidden + update)
+        return self.norm(hidden + update)
 
     def run(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The whole sublayer without dropout: [B, T, d] to [B, T, d]."""

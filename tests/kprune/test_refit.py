@@ -1,0 +1,102 @@
+"""The refit of a sublayer's own weights, on tiny models."""
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_calibration, tiny_model
+
+from kprune.calibration import calibration_states, held_out_divergence
+from kprune.errors import UserError
+from kprune.objectives import objective_of
+from kprune.plus import KPrunePlus
+from kprune.pruner import Budget, PruningData, frozen_copy
+from kprune.refit import refit
+from kprune.transformer import adapter_for
+from kprune.transformer.surgery import keep_units
+
+
+def prune(model, pruner, calibration, reduction=0.6):
+    return pruner.prune(model, objective_of(model), PruningData(calibration), Budget(reduction, 8.0))
+
+
+def halved(family: str, index: int):
+    """A sublayer of half its units at the head of its states, and what it misses in a metric, [tokens, d]."""
+    adapter = adapter_for(frozen_copy(tiny_model(family)))
+    states = calibration_states(adapter, tiny_calibration(64).batches())
+    sublayer = adapter.sublayers[index]
+    for state in states:
+        for below in adapter.sublayers[:index]:
+            state.student = below.run(state.student, state.attention_mask)
+        state.teacher = state.student + sublayer.update(state.student, state.attention_mask)
+    keep_units(sublayer, torch.arange(sublayer.units // 2))
+    return adapter, sublayer, states
+
+
+def error(sublayer, states, weights, root):
+    with torch.no_grad():
+        missing = [s.teacher - s.student - sublayer.update(s.student, s.attention_mask) for s in states]
+        terms = (w * (m @ root.T).square().sum(dim=-1) * s.real for s, m, w in zip(states, missing, weights, strict=True))
+        return sum(term.sum().item() for term in terms)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("index", [0, 1])
+def test_it_lowers_its_own_error_and_changes_nothing_else(family, index):
+    adapter, sublayer, states = halved(family, index)
+    own = {id(p) for linear in (*sublayer.inputs, sublayer.projection) for p in linear.parameters()}
+    others = [(p, p.clone()) for p in adapter.model.parameters() if id(p) not in own]
+    weights = [torch.rand_like(s.student[..., 0]) for s in states]
+    d = sublayer.hidden_size
+    root = torch.diag(torch.linspace(0.1, 2.0, d, dtype=torch.float64))
+    before = error(sublayer, states, weights, root)
+    refit(sublayer, states, weights, root, epochs=40, lr=3e-3)
+    assert error(sublayer, states, weights, root) < 0.8 * before
+    assert all(torch.equal(p, was) for p, was in others)
+    assert not any(p.requires_grad or p.grad is not None for p in adapter.model.parameters())
+
+
+def test_the_metric_says_what_is_fitted_first():
+    """One feature left for many outputs: in a metric that feels one output alone, it goes to that one."""
+    errors = {}
+    for output in (0, 5):
+        _, sublayer, states = halved("bert", 1)
+        keep_units(sublayer, torch.arange(1))
+        root = torch.full((sublayer.hidden_size,), 1e-3, dtype=torch.float64)
+        root[output] = 1.0
+        weights = [torch.ones_like(s.student[..., 0]) for s in states]
+        refit(sublayer, states, weights, root.diag(), epochs=100, lr=1e-2)
+        for felt in (0, 5):
+            alone = torch.zeros_like(root)
+            alone[felt] = 1.0
+            errors[output, felt] = error(sublayer, states, weights, alone.diag())
+    assert errors[0, 0] < errors[5, 0] and errors[5, 5] < errors[0, 5]
+
+
+def test_it_brings_the_model_closer_on_examples_that_were_not_fitted():
+    totals = {0: 0.0, 5: 0.0}
+    fresh = tiny_calibration(100, 32, seed=9)
+    for seed in range(3):
+        model, data = tiny_model(seed=seed), PruningData(tiny_calibration(800, 32))
+        for epochs in totals:
+            pruner = KPrunePlus(refit_epochs=epochs, refit_lr=1e-3)
+            pruned = pruner.prune(model, objective_of(model), data, Budget(0.6, 8.0)).model
+            totals[epochs] += held_out_divergence(pruned, model, objective_of(model), fresh, 2.0)
+    assert totals[5] < 0.95 * totals[0]
+
+
+def test_two_runs_are_the_same():
+    model, calibration, pruner = tiny_model(), tiny_calibration(24), KPrunePlus(refit_epochs=2)
+    one, other = (prune(model, pruner, calibration) for _ in range(2))
+    assert one.kept_units == other.kept_units
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+    assert one.seconds_by_stage["refit"] > 0 and one.details["ridge"]
+
+
+def test_steps_that_lead_nowhere_are_one_line():
+    with pytest.raises(UserError, match="NaN or infinity"):
+        prune(tiny_model(), KPrunePlus(refit_epochs=3, refit_lr=1e200), tiny_calibration(24))
+
+
+@pytest.mark.parametrize("settings", [dict(refit_epochs=-1), dict(refit_epochs=0.5), dict(refit_lr=0.0)])
+def test_settings_that_mean_nothing(settings):
+    with pytest.raises(UserError, match="=.*: give"):
+        KPrunePlus(**settings)
