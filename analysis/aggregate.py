@@ -59,6 +59,11 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     return table.loc[ranks.sort_values(list(ranks.columns)).index].reset_index(drop=True)
 
 
+def calibration_budget(table: pd.DataFrame) -> pd.Series:
+    """The calibration tokens of each row as asked for; as drawn where a number of examples was."""
+    return table["tokens"].astype(float).fillna(table["calibration_tokens"])
+
+
 def settings(cells: pd.DataFrame) -> pd.Series:
     """The variant of each cell, without its calibration budget unless budgets are compared.
 

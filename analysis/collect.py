@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.files import write_text, write_whole
-from analysis.pairing import DIFFERENCE, differences, is_reference
+from analysis.pairing import DIFFERENCE, differences, is_reference, predictions
 from analysis.records import KEY, command, in_order, load, read_folder
 
 
@@ -30,8 +30,8 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
     both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
     both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
     for _, cell in cells.iterrows():
-        if is_reference(cell["method"], cell["variant"]) and cell["predictions"].is_file():
-            write_whole(kept_predictions(file, cell), partial(shutil.copyfile, cell["predictions"]))
+        if is_reference(cell["method"], cell["variant"]):
+            keep(cell["predictions"], kept_predictions(file, cell))
     write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
     return len(cells), len(earlier)
 
@@ -44,8 +44,16 @@ def kept_of(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
     return earlier.assign(predictions=[kept_predictions(file, cell) for _, cell in earlier.iterrows()])
 
 
+def keep(ours: Path, kept: Path) -> None:
+    """Copy a cell's predictions; where they are missing or damaged, those of an earlier cell in their place go."""
+    if predictions(ours):
+        write_whole(kept, partial(shutil.copyfile, ours))
+    else:
+        kept.unlink(missing_ok=True)
+
+
 def kept_predictions(file: Path, cell: pd.Series) -> Path:
-    """Where a cell's predictions are kept beside a CSV file of cells, if it is one that others are compared with."""
+    """Where a cell's predictions stand beside a CSV file of cells, if they were kept."""
     name = "-".join(str(cell[key]) for key in KEY if cell[key] != "")
     return file.with_suffix("") / f"{name}.npz"
 

@@ -53,9 +53,11 @@ def measure(stage: str, name: str, methods: list[str], reduction: float, overrid
     task, model_settings = build_task(config["task"]), config["model"]
     checkpoint = find_checkpoint(task, *(model_settings[key] for key in ("encoder", "pretrained", "checkpoint")))
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
-    tokens = config["calibration"]["tokens"]
+    wanted = config["calibration"]
     labels = any(pruner.needs_labels for pruner in pruners)
-    calibration = draw_calibration(task, tokenizer, examples_of(task, tokenizer, tokens), config["seed"], labels)
+    count = wanted["examples"] or examples_of(task, tokenizer, wanted["tokens"])
+    calibration = draw_calibration(task, tokenizer, count, config["seed"], labels)
+    tokens = calibration.tokens if wanted["examples"] else wanted["tokens"]
     fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
     budget = Budget(reduction, flops_length(config, task, tokenizer, calibration))
     for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):

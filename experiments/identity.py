@@ -24,6 +24,7 @@ def identity_of(config: dict[str, Any]) -> dict[str, Any]:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
     """
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY} | budgets.identity(config)
+    settings["calibration"] = calibration_of(config)
     files = contents(config)
     return settings | {"contents": files} if files else settings
 
@@ -60,11 +61,18 @@ def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, An
     """Settings of the method and of the calibration set that are not their config files' own; widths rounded."""
     variant = {}
     for group in ("method", "calibration"):
-        ours, theirs = flat(config[group]), flat(defaults[group])
+        ours = flat(config["method"] if group == "method" else calibration_of(config))
+        theirs = flat(defaults[group])
         variant |= {key: value for key, value in ours.items() if value != theirs.get(key)}
     if variant.get("file"):
         variant["file"] = Path(variant["file"]).stem
     return variant | budgets.variant(config)
+
+
+def calibration_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the calibration set that count: of `tokens`, nothing does where a number of `examples` is given."""
+    settings = config["calibration"]
+    return {key: value for key, value in settings.items() if key != "tokens"} if settings["examples"] else settings
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:

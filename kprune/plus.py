@@ -73,10 +73,9 @@ class KPrunePlus:
         with clock("embeddings"):
             states = calibration_states(teacher, data.calibration.batches())
         settings = self.temperature, self.ridge, self.metric_ridge
-        fishers, removals = clock.shared(
+        fishers, curves = clock.shared(
             data, (self.name, *settings), lambda own: self.first_pass(teacher, states, objective, own)
         )
-        curves = [monotone(removal.errors) for removal in removals]
         counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []
         rows = zip(student.sublayers, teacher.sublayers, fishers, counts, strict=True)
@@ -110,15 +109,15 @@ class KPrunePlus:
 
     def first_pass(
         self, teacher: Adapter, states: Sequence[CalibrationState], objective: Objective, clock: Clock
-    ) -> tuple[list[OutputFisher], list[Removal]]:
-        """What the teacher tells of every sublayer, whatever the budget: its Fisher, and its order of removal."""
+    ) -> tuple[list[OutputFisher], list[Tensor]]:
+        """What the teacher tells of every sublayer, whatever the budget: its Fisher, and its errors by units kept [units + 1]."""
         with clock("fisher"):
             fishers, squares = measure_fisher(teacher, states, objective, self.temperature)
         with clock("curves"):
             rows = zip(tqdm(teacher.sublayers, "curves", disable=None), fishers, strict=True)
             # A Gram matrix goes as soon as its curve is there.
-            removals = [self.removal(sublayer, fisher, squares.pop(0)) for sublayer, fisher in rows]
-        return fishers, removals
+            curves = [monotone(self.removal(sublayer, fisher, squares.pop(0)).errors) for sublayer, fisher in rows]
+        return fishers, curves
 
     def removal(self, sublayer: Sublayer, fisher: OutputFisher, squares: LeastSquares) -> Removal:
         """One sublayer of the teacher taken apart; the errors are the expected KL, but for a constant factor.

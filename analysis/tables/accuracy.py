@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import names, paper
-from analysis.aggregate import target_order
+from analysis.aggregate import calibration_budget, target_order
 from analysis.render import (
     MISSING,
     method_label,
@@ -53,7 +53,7 @@ def compared(table: pd.DataFrame) -> pd.Series:
     ours = table["method"].str.startswith("kprune")
     retrained = table["method"].isin(names.RETRAINED)
     ablation = ours & (table["settings"].map(without_calibration) != "")
-    tokens = table["tokens"].fillna(float("inf"))
+    tokens = calibration_budget(table)
     fair = ~ours
     for _, cells in table[~ablation & ~retrained].groupby(["task", "model"], sort=False):
         theirs = tokens[cells.index][~ours[cells.index]]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis import names
+from analysis.aggregate import calibration_budget
 from analysis.render import MISSING, method_label, model_label, score, target_label, task_label, without_one_model
 from analysis.variants import parts, without_calibration
 
@@ -18,7 +19,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
     Targets at which nothing was left out are not shown, nor settings that are only moved.
     """
-    table = table[table["method"].isin(METHODS)]
+    table = table[table["method"].isin(METHODS)].assign(tokens=calibration_budget)
     settings = table["settings"].map(without_calibration)
     table = table.assign(settings=settings)[~settings.map(only_moved)]
     # A variant stands beside the method as it is on the same calibration budget.

@@ -20,6 +20,7 @@ from experiments.settings import check_settings
 from kprune.errors import UserError
 
 TOKENS_PER_EXAMPLE = 50
+"""Where a task does not say."""
 SECONDS_PER_TOKEN = 0.004
 """Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule where nothing is measured."""
 EVALUATION_TOKENS_PER_SECOND = 9000
@@ -183,6 +184,8 @@ def by_rule(settings: dict[str, Any]) -> float | None:
     size = SIZE.get(settings["model"]["name"], max(SIZE.values()))
     evaluation = EVALUATION_TOKENS.get(settings["task"]["name"], 1e5) / EVALUATION_TOKENS_PER_SECOND
     calibration = settings["calibration"]
-    tokens = calibration["examples"] * TOKENS_PER_EXAMPLE if calibration["examples"] else calibration["tokens"]
+    tokens = calibration["tokens"]
+    if calibration["examples"]:
+        tokens = calibration["examples"] * (settings["task"].get("average_length") or TOKENS_PER_EXAMPLE)
     pruning = tokens * SECONDS_PER_TOKEN
     return size * (pruning + evaluation + LATENCY_SECONDS)

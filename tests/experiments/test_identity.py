@@ -8,13 +8,19 @@ from world import overrides
 
 from experiments import results
 from experiments.composing import compose_cell
-from experiments.identity import contents, identity_of, sha256_of
+from experiments.identity import contents, identity_of, sha256_of, variant_of
 from kprune.errors import UserError
 
 
 def test_a_cell_without_files_of_ones_own_is_identified_as_ever():
     identity = identity_of(compose_cell(["task=mrpc"])[0])
     assert set(identity) == {"task", "model", "method", "calibration", "seed", "latency", "flops_reduction"}
+
+
+def test_where_examples_are_counted_tokens_are_not():
+    cells = [compose_cell(["task=mrpc", "calibration.examples=9", *more]) for more in ([], ["calibration.tokens=500"])]
+    assert identity_of(cells[0][0]) == identity_of(cells[1][0])
+    assert [variant_of(*cell) for cell in cells] == [{"examples": 9}] * 2
 
 
 def test_changed_data_are_another_configuration(world, tmp_path):
