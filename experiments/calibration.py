@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PretrainedConfig
@@ -12,27 +13,23 @@ from kprune.errors import UserError
 from kprune.pruner import CalibrationSet, Example
 
 
-def examples_of(task: Task, tokenizer, tokens: float) -> int:
-    """How many examples have about so many tokens: tokens / average length, as in the K-prune authors' code.
+def draw_calibration(task: Task, tokenizer, settings: dict[str, Any], seed: int, labels: bool) -> CalibrationSet:
+    """Examples of the training set, drawn with replacement as in the K-prune authors' code; at most as many as it has.
 
-    Where the task has no average length, it is the training set's own mean.
-
-    Raises:
-        UserError: they are too few for a single example, or there is no training data.
-    """
-    average = task.average_length or mean_length(task.training(tokenizer))
-    if tokens < average:
-        raise UserError(f"calibration.tokens={tokens} is less than one example of {average:.0f} tokens: raise it")
-    return int(tokens / average)
-
-
-def draw_calibration(task: Task, tokenizer, count: int, seed: int, labels: bool) -> CalibrationSet:
-    """So many examples of the training set, at most as many as it has, drawn with replacement as in the K-prune authors' code.
+    Args:
+        settings: `examples` is their number; where it is None, `tokens` over the task's average length is, as in that code.
+            Where the task has none, it is the training set's own mean.
 
     Raises:
-        UserError: there is no training data.
+        UserError: too few tokens for a single example, or no training data.
     """
     training = task.training(tokenizer)
+    count = settings["examples"]
+    if count is None:
+        average = task.average_length or mean_length(training)
+        count = int(settings["tokens"] / average)
+        if count < 1:
+            raise UserError(f"calibration.tokens={settings['tokens']} is less than one example of {average:.0f} tokens: raise it")
     rows = np.random.default_rng(seed).integers(len(training), size=min(count, len(training)))
     return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)
 

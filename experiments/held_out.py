@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import measurements
-from experiments.calibration import calibration_set, draw_calibration, examples_of
+from experiments.calibration import calibration_set, draw_calibration
 from experiments.checkpoints import find_checkpoint, load_model, load_tokenizer
 from experiments.composing import compose_cell
 from experiments.methods import method_with
@@ -55,8 +55,7 @@ def measure(stage: str, name: str, methods: list[str], reduction: float, overrid
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
     wanted = config["calibration"]
     labels = any(pruner.needs_labels for pruner in pruners)
-    count = wanted["examples"] or examples_of(task, tokenizer, wanted["tokens"])
-    calibration = draw_calibration(task, tokenizer, count, config["seed"], labels)
+    calibration = draw_calibration(task, tokenizer, wanted, config["seed"], labels)
     tokens = calibration.tokens if wanted["examples"] else wanted["tokens"]
     fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
     budget = Budget(reduction, flops_length(config, task, tokenizer, calibration))

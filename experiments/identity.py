@@ -60,9 +60,9 @@ def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
 def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Settings of the method and of the calibration set that are not their config files' own; widths rounded."""
     variant = {}
-    for group in ("method", "calibration"):
-        ours = flat(config["method"] if group == "method" else calibration_of(config))
-        theirs = flat(defaults[group])
+    counted = {"method": config["method"], "calibration": calibration_of(config)}
+    for group, settings in counted.items():
+        ours, theirs = flat(settings), flat(defaults[group])
         variant |= {key: value for key, value in ours.items() if value != theirs.get(key)}
     if variant.get("file"):
         variant["file"] = Path(variant["file"]).stem

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from experiments.cache import cache_folder
-from experiments.calibration import draw_calibration, examples_of, mean_length, read_calibration
+from experiments.calibration import draw_calibration, mean_length, read_calibration
 from experiments.checkpoints import Checkpoint, find_checkpoint, fingerprint, load_model, load_tokenizer, positions_of
 from experiments.dense import dense_predictions
 from experiments.tasks import Task, build_task
@@ -101,8 +101,7 @@ def calibration_for(config: dict[str, Any], subject: Subject, labels: bool) -> C
     settings = config["calibration"]
     if settings["file"]:
         return read_calibration(settings["file"], subject.task, subject.tokenizer, subject.model.config, labels)
-    count = settings["examples"] or examples_of(subject.task, subject.tokenizer, settings["tokens"])
-    return draw_calibration(subject.task, subject.tokenizer, count, config["seed"], labels)
+    return draw_calibration(subject.task, subject.tokenizer, settings, config["seed"], labels)
 
 
 def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: CalibrationSet) -> float:

@@ -4,7 +4,7 @@ import pytest
 from world import overrides
 
 from experiments import held_out, measurements
-from experiments.calibration import draw_calibration, examples_of
+from experiments.calibration import draw_calibration
 from experiments.checkpoints import load_tokenizer
 from experiments.composing import compose_cell
 from experiments.tasks import build_task
@@ -13,7 +13,7 @@ from experiments.tasks import build_task
 def test_nothing_that_was_drawn_is_measured_on(world):
     config, _ = compose_cell(overrides(world))
     task, tokenizer = build_task(config["task"]), load_tokenizer(world / "checkpoint")
-    calibration = draw_calibration(task, tokenizer, examples_of(task, tokenizer, 200), 0, labels=False)
+    calibration = draw_calibration(task, tokenizer, {"examples": None, "tokens": 200}, 0, labels=False)
     fresh = held_out.unseen(task, tokenizer, calibration)
     drawn, unseen = ({tuple(e["input_ids"]) for e in some.examples} for some in (calibration, fresh))
     assert drawn and unseen and not drawn & unseen

@@ -19,7 +19,7 @@ def prune(model, pruner, calibration, reduction=0.6):
 
 
 def halved(family: str, index: int):
-    """A sublayer of half its units at the head of its states, and what it misses in a metric, [tokens, d]."""
+    """A sublayer with half of its units, its adapter, and states at its input whose teacher has all of the units."""
     adapter = adapter_for(frozen_copy(tiny_model(family)))
     states = calibration_states(adapter, tiny_calibration(64).batches())
     sublayer = adapter.sublayers[index]
