@@ -41,13 +41,9 @@ class CalibrationState:
         batch = {key: value[which] for key, value in self.batch.items()}
         return CalibrationState(batch, mask, self.student[which], self.teacher[which])
 
-    def piece_size(self, tokens: int) -> int:
-        """Examples of one of its `pieces`."""
-        return max(tokens // self.student.shape[1], 1)
-
     def pieces(self, tokens: int) -> list["CalibrationState"]:
         """The batch in parts of at most so many tokens, padding counted, of one example at least."""
-        size = self.piece_size(tokens)
+        size = max(tokens // self.student.shape[1], 1)
         return [self.rows(slice(start, start + size)) for start in range(0, len(self.student), size)]
 
 

@@ -20,6 +20,9 @@ from kprune.transformer.adapter import Adapter, Sublayer
 from kprune.transformer.surgery import keep_units, unit_columns
 from kprune.weight_tuning import LeastSquares, ridged_cholesky
 
+# Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
+TOKENS = 1024
+
 
 @dataclass(frozen=True)
 class KPrunePlus:
@@ -43,7 +46,7 @@ class KPrunePlus:
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
-    refit_epochs: int = 0
+    refit_epochs: int = 10
     refit_lr: float = 5e-4
     name: str = "kprune_plus"
 
@@ -71,7 +74,7 @@ class KPrunePlus:
         clock = Clock()
         student, teacher = adapter_for(frozen_copy(model)), adapter_for(frozen_view(model))
         with clock("embeddings"):
-            states = calibration_states(teacher, data.calibration.batches())
+            states = calibration_states(teacher, data.calibration.steps(TOKENS))
         settings = self.temperature, self.ridge, self.metric_ridge
         fishers, curves = clock.shared(
             data, (self.name, *settings), lambda own: self.first_pass(teacher, states, objective, own)

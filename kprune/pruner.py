@@ -42,6 +42,10 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]
     return batch
 
 
+def by_length_and_tokens(example: Example) -> tuple[int, list[int], list[int]]:
+    return len(example["input_ids"]), list(example["input_ids"]), list(example.get("token_type_ids", ()))
+
+
 @dataclass(frozen=True)
 class CalibrationSet:
     """Tokenised examples from the training set, in the order drawn. Labels are withheld unless a method needs them."""
@@ -67,6 +71,18 @@ class CalibrationSet:
             examples.sort(key=lambda example: len(example["input_ids"]))
         starts = range(0, len(examples), self.batch_size)
         return [collate(examples[start : start + self.batch_size], self.pad_token_id) for start in starts]
+
+    def steps(self, tokens: int) -> list[dict[str, Tensor]]:
+        """Padded batches of at most so many tokens, padding counted, of one example at least, whatever `batch_size` is.
+
+        In an order that is the examples' own, by length first, so that it does not matter in which they were drawn.
+        """
+        batches: list[list[Example]] = [[]]
+        for example in sorted(self.examples, key=by_length_and_tokens):
+            if batches[-1] and len(example["input_ids"]) * (len(batches[-1]) + 1) > tokens:
+                batches.append([])
+            batches[-1].append(example)
+        return [collate(batch, self.pad_token_id) for batch in batches]
 
 
 def _no_training() -> Sequence[Example]:

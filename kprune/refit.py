@@ -10,9 +10,6 @@ from kprune.calibration import CalibrationState
 from kprune.errors import UserError
 from kprune.transformer.adapter import Sublayer
 
-# Of a step, padding counted: twenty steps an epoch at 20,000 tokens.
-TOKENS = 1024
-
 
 @torch.no_grad()
 def refit(
@@ -30,7 +27,7 @@ def refit(
     no smaller in the end, the weights stay as they were.
 
     Args:
-        states: `student` at the sublayer's input X_S, `teacher` at X_T + Sub_T(X_T), before the norm.
+        states: a step each; `student` at the sublayer's input X_S, `teacher` at X_T + Sub_T(X_T), before the norm.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
@@ -40,13 +37,10 @@ def refit(
     """
     parameters = [p for linear in (*sublayer.inputs, sublayer.projection) for p in (linear.weight, linear.bias)]
     root = (root / root.square().sum(dim=1).mean().sqrt()).to(parameters[0].dtype)
-    pieces = [
-        piece for state, w in zip(states, weights, strict=True)
-        for piece in zip(state.pieces(TOKENS), w.split(state.piece_size(TOKENS)), strict=True)
-    ]  # fmt: skip
-    before, was = sum(error(sublayer, *piece, root).item() for piece in pieces), [p.clone() for p in parameters]
-    step(sublayer, pieces, root, parameters, epochs, lr)
-    after = sum(error(sublayer, *piece, root).item() for piece in pieces)
+    batches = list(zip(states, weights, strict=True))
+    before, was = sum(error(sublayer, *batch, root).item() for batch in batches), [p.clone() for p in parameters]
+    descend(sublayer, batches, root, parameters, epochs, lr)
+    after = sum(error(sublayer, *batch, root).item() for batch in batches)
     if not math.isfinite(after):
         raise UserError(f"the refit of a sublayer leads to no finite weights: lower refit_lr={lr:g}")
     if after >= before:
@@ -54,25 +48,25 @@ def refit(
             parameter.copy_(value)
 
 
-def step(
+def descend(
     sublayer: Sublayer,
-    pieces: Sequence[tuple[CalibrationState, Tensor]],
+    batches: Sequence[tuple[CalibrationState, Tensor]],
     root: Tensor,
     parameters: Sequence[Tensor],
     epochs: int,
     lr: float,
 ) -> None:
-    """`epochs` times a step per piece, each time in another order."""
-    tokens = sum(state.real.sum().item() for state, _ in pieces)
+    """`epochs` times a step per batch, each time in another order."""
+    tokens = sum(state.real.sum().item() for state, _ in batches)
     optimiser = torch.optim.Adam(parameters, lr)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * len(pieces))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * len(batches))
     generator = torch.Generator().manual_seed(0)
     for parameter in parameters:
         parameter.requires_grad_(True)
     for _ in range(epochs):
-        for index in torch.randperm(len(pieces), generator=generator).tolist():
+        for index in torch.randperm(len(batches), generator=generator).tolist():
             with torch.enable_grad():
-                loss = error(sublayer, *pieces[index], root) * (len(pieces) / tokens)
+                loss = error(sublayer, *batches[index], root) * (len(batches) / tokens)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

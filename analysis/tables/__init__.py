@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.tables.accuracy import accuracy
+from analysis.tables.loss import loss
 from analysis.tables.measurements import cost, latency, measurements, retrained
 from analysis.tables.settings import ablation, sensitivity
 from analysis.tables.speedup import speedup
@@ -25,6 +26,7 @@ class Table:
 
 TABLES = {
     "accuracy": Table("Scores by FLOPs removed", SCORES + " Best of a task and target in bold.", accuracy),
+    "loss": Table("Points lost", "Dense score minus pruned, means over seeds; ratios of the mean over the tasks.", loss),
     "speedup": Table(
         "Speed-up within 3 points",
         "Measured speed-up of the fastest model that loses at most 3 points, and the FLOPs it was asked to lose.",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
+from kprune import plus
 from kprune.algorithm import KPrune
 from kprune.allocation import monotone
 from kprune.calibration import calibration_states, held_out_divergence
@@ -60,10 +61,23 @@ def test_no_gram_matrix_is_shared():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_neither_batches_nor_padding_matter(head):
+def test_neither_batches_nor_the_order_drawn_matter(head, monkeypatch):
+    """Not to a bit, although the refit's steps depend on what is in one."""
+    monkeypatch.setattr(plus, "TOKENS", 64)
     model, calibration = tiny_model(head=head), tiny_calibration(24)
-    other = CalibrationSet(calibration.examples[::-1], 7, 1)
-    assert prune(model, 0.6, calibration=calibration).kept_units == prune(model, 0.6, calibration=other).kept_units
+    assert len(calibration.steps(64)) > 3
+    others = [prune(model, 0.6, calibration=c) for c in (calibration, CalibrationSet(calibration.examples[::-1], 7, 1))]
+    assert others[0].kept_units == others[1].kept_units
+    assert all(torch.equal(a, b) for a, b in zip(*(other.model.parameters() for other in others), strict=True))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_padding_does_not_matter(head, monkeypatch):
+    model, calibration, kept = tiny_model(head=head), tiny_calibration(24), []
+    for tokens in (8, 64, 1024):
+        monkeypatch.setattr(plus, "TOKENS", tokens)
+        kept.append(prune(model, 0.6, KPrunePlus(refit_epochs=0), calibration).kept_units)
+    assert kept[0] == kept[1] == kept[2]
 
 
 def test_closer_to_the_teacher_than_kprune():
@@ -181,3 +195,12 @@ def test_a_sublayer_that_does_nothing_may_go_for_nothing():
 def test_settings_that_mean_nothing(settings):
     with pytest.raises(UserError, match="=.*: give"):
         KPrunePlus(**settings)
+
+
+def test_steps_hold_every_example_once_within_their_tokens():
+    calibration = tiny_calibration(24)
+    steps = calibration.steps(30)
+    assert all(batch["input_ids"].numel() <= 30 for batch in steps)
+    found = [row[mask.bool()].tolist() for b in steps for row, mask in zip(b["input_ids"], b["attention_mask"], strict=True)]
+    assert sorted(found) == sorted(example["input_ids"] for example in calibration.examples)
+    assert [len(batch["input_ids"]) for batch in calibration.steps(1)] == [1] * 24, "an example too long is a step of its own"

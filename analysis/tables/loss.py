@@ -1,0 +1,47 @@
+"""What K-prune's family loses against the dense model, and how much of K-prune's loss that is."""
+
+import pandas as pd
+
+from analysis import names
+from analysis.aggregate import calibration_budget, target_order
+from analysis.pairing import REFERENCE
+from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
+from analysis.variants import without_calibration
+
+OFFICIAL = "kprune_official"
+
+
+def loss(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per target and method with its settings, a column per task: points lost, means over seeds.
+
+    A row that has every task of the target has their mean, too, and its ratio to the mean of K-prune and of its authors' code
+    where these have them all; of several of their calibration budgets, the largest counts. `table` comes from `aggregate`.
+    """
+    ours = table["method"].str.startswith(REFERENCE) & ~table["method"].isin(names.RETRAINED)
+    table = table[ours].assign(loss=table["dense_score"] - table["score"], budget=calibration_budget)
+    tasks = list(dict.fromkeys(table["task"]))
+    rows = []
+    for (model, target), cells in sorted(
+        table.groupby(["model", "target"], sort=False), key=lambda entry: (entry[0][0], target_order(entry[0][1]))
+    ):
+        losses = cells.pivot_table(index=["method", "settings"], columns="task", values="loss", sort=False)
+        means = losses.mean(axis=1, skipna=False)
+        theirs = {method: reference(cells, means, method) for method in (REFERENCE, OFFICIAL)}
+        for key in sorted(means.index, key=lambda key: (names.position(names.METHODS, key[0]), key)):
+            row = {"Model": model_label(model), "FLOPs removed": target_label(target), "Method": method_label(*key)}
+            row |= {task_label(task): number(losses.at[key, task]) if task in losses else MISSING for task in tasks}
+            row["Mean"] = number(means[key])
+            for method, mean in theirs.items():
+                row[f"Of {method_label(method)}"] = number(means[key] / mean)
+            rows.append(row)
+    return without_one_model(pd.DataFrame(rows))
+
+
+def reference(cells: pd.DataFrame, means: pd.Series, method: str) -> float:
+    """The mean loss of a method as it is, on its largest calibration budget; NaN where there is none above 0."""
+    plain = cells[(cells["method"] == method) & (cells["settings"].map(without_calibration) == "")]
+    if plain.empty:
+        return float("nan")
+    largest = plain.loc[plain["budget"].idxmax(), "settings"]
+    mean = means[method, largest]
+    return mean if mean > 0 else float("nan")

@@ -1,0 +1,55 @@
+"""Points lost, and how many of K-prune's that is."""
+
+import pytest
+
+from analysis.aggregate import aggregate
+from analysis.records import load
+from analysis.tables import TABLES
+
+
+def shown(outputs):
+    return TABLES["loss"].make(aggregate(load(outputs)))
+
+
+@pytest.fixture
+def cells(write_cell):
+    """Two tasks at 80 %: K-prune loses 4 and 8, its authors' code 8 and 16, K-prune+ 3 on both (the mean of two seeds on one)."""
+    for task, ours in (("mrpc", 4.0), ("rte", 8.0)):
+        write_cell(task=task, dense_score=80.0, score=80.0 - ours)
+        write_cell(task=task, dense_score=80.0, method="kprune_official", score=80.0 - 2 * ours)
+        write_cell(task=task, dense_score=80.0, method="kprune_plus", score=77.0 if task == "rte" else 76.0)
+    write_cell(task="mrpc", dense_score=80.0, method="kprune_plus", score=78.0, seed=1)
+
+
+def test_losses_are_means_over_seeds_and_ratios_of_means_over_tasks(cells, outputs):
+    table = shown(outputs).set_index("Method")
+    assert list(table.columns) == ["FLOPs removed", "MRPC", "RTE", "Mean", "Of K-prune", "Of K-prune, authors' code"]
+    assert table.loc["K-prune+"].tolist() == ["80 %", "3.00", "3.00", "3.00", "0.50", "0.25"]
+    assert table.loc["K-prune"].tolist() == ["80 %", "4.00", "8.00", "6.00", "1.00", "0.50"]
+
+
+def test_a_row_without_every_task_has_no_mean(cells, write_cell, outputs):
+    write_cell(task="mrpc", dense_score=80.0, method="kprune_plus", score=79.0, variant={"refit_epochs": 0})
+    row = shown(outputs).set_index("Method").loc["K-prune+ (refit_epochs=0)"]
+    assert row.tolist() == ["80 %", "1.00", "–", "–", "–", "–"]
+
+
+def test_where_kprune_lost_nothing_there_is_no_ratio(write_cell, outputs):
+    write_cell(dense_score=80.0, score=80.0)
+    write_cell(dense_score=80.0, method="kprune_plus", score=79.0)
+    assert shown(outputs)["Of K-prune"].tolist() == ["–", "–"]
+
+
+def test_other_methods_and_targets_stay_apart(cells, write_cell, outputs):
+    write_cell(method="kwon", score=60.0)
+    write_cell(method="kprune_finetuned", score=60.0)
+    write_cell(method="kprune_plus", dense_score=80.0, score=80.0, flops_reduction_requested=0.6)
+    table = shown(outputs)
+    assert set(table["Method"]) == {"K-prune+", "K-prune", "K-prune, authors' code"}
+    assert table["FLOPs removed"].tolist() == ["60 %", "80 %", "80 %", "80 %"]
+    assert table.loc[0, "RTE"] == "–" and table.loc[0, "Mean"] == "0.00"
+
+
+def test_without_kprunes_family_it_is_empty(write_cell, outputs):
+    write_cell(method="kwon", score=60.0)
+    assert shown(outputs).empty
