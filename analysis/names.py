@@ -16,6 +16,7 @@ TASKS = {
 MODELS = {"bert_base": "BERT-base", "distilbert": "DistilBERT", "roberta_base": "RoBERTa-base", "minilm": "MiniLM-L6"}
 METHODS = {
     "kprune_plus": "K-prune+",
+    "kprune_plus_fast": "K-prune+, fast",
     "kprune": "K-prune",
     "kprune_official": "K-prune, authors' code",
     "kprune_fast": "K-prune, fast",

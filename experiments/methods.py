@@ -35,6 +35,7 @@ METHODS: dict[str, Callable[..., Pruner]] = {
     "kprune_official": _kprune,
     "kprune_fast": _kprune,
     "kprune_plus": KPrunePlus,
+    "kprune_plus_fast": KPrunePlus,
     "kwon": Kwon,
     "kcm": KCM,
     "magnitude": Magnitude,

@@ -77,7 +77,7 @@ class KPrunePlus:
             states = calibration_states(teacher, data.calibration.steps(TOKENS))
         settings = self.temperature, self.ridge, self.metric_ridge
         fishers, curves = clock.shared(
-            data, (self.name, *settings), lambda own: self.first_pass(teacher, states, objective, own)
+            data, ("kprune_plus", *settings), lambda own: self.first_pass(teacher, states, objective, own)
         )
         counts = allocate(curves, budget.unit_costs(student), budget.limit(student))
         kept_units, ridges = [], []

@@ -14,18 +14,19 @@ OFFICIAL = "kprune_official"
 def loss(table: pd.DataFrame) -> pd.DataFrame:
     """A row per target and method with its settings, a column per task: points lost, means over seeds.
 
-    A row that has every task of the target has their mean, too, and its ratio to the mean of K-prune and of its authors' code
-    where these have them all; of several of their calibration budgets, the largest counts. `table` comes from `aggregate`.
+    A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code;
+    of several of their calibration budgets, the largest counts. `table` comes from `aggregate`.
     """
     ours = table["method"].str.startswith(REFERENCE) & ~table["method"].isin(names.RETRAINED)
     table = table[ours].assign(loss=table["dense_score"] - table["score"], budget=calibration_budget)
     tasks = list(dict.fromkeys(table["task"]))
+    of_model = table.groupby("model")["task"].unique()
     rows = []
     for (model, target), cells in sorted(
         table.groupby(["model", "target"], sort=False), key=lambda entry: (entry[0][0], target_order(entry[0][1]))
     ):
         losses = cells.pivot_table(index=["method", "settings"], columns="task", values="loss", sort=False)
-        means = losses.mean(axis=1, skipna=False)
+        means = losses.reindex(columns=of_model[model]).mean(axis=1, skipna=False)
         theirs = {method: reference(cells, means, method) for method in (REFERENCE, OFFICIAL)}
         for key in sorted(means.index, key=lambda key: (names.position(names.METHODS, key[0]), key)):
             row = {"Model": model_label(model), "FLOPs removed": target_label(target), "Method": method_label(*key)}

@@ -79,7 +79,7 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
 
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
-    table = table[table["method"].isin((REFERENCE, "kprune_plus")) & compared(table) | is_retrained(table)]
+    table = table[table["method"].isin((REFERENCE, "kprune_plus", "kprune_plus_fast")) & compared(table) | is_retrained(table)]
     shown = []
     for _, group in table.groupby(["task", "model", "target"], sort=False):
         if not is_retrained(group).any():
