@@ -15,10 +15,10 @@ from analysis import names  # noqa: E402
 from analysis.files import write_whole  # noqa: E402
 from analysis.render import method_label  # noqa: E402
 
-# Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's and a brown, of different lightness.
-COLORS = ("#CC79A7", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
-MARKERS = ("*", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
-DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+# Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, a grey and a brown, of different lightness.
+COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
+MARKERS = ("*", "H", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
+DASHES = ("-", "--", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
 PANEL = (3.3, 2.7)  # inches
 COLUMNS = 3
