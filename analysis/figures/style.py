@@ -34,17 +34,18 @@ def methods_of(table: pd.DataFrame) -> list[Method]:
 
 
 def styles(methods: list[Method]) -> dict[Method, dict]:
-    """Marker, dash and colour of each; a method as its config file has it looks the same in every figure."""
+    """Marker, dash and colour of each. A method has one colour in every figure, and its first settings here its own marker."""
     known = list(names.METHODS)
-    taken = {known.index(method) for method, settings in methods if not settings and method in known}
-    free = iter([index for index in range(100) if index not in taken])
-    numbers = [known.index(key[0]) if key[0] in known and not key[1] else next(free) for key in methods]
-    return {
-        key: dict(
-            color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)], linestyle=DASHES[index % len(DASHES)]
+    own = {method: known.index(method) if method in known else len(known) for method, _ in methods}
+    free = iter([index for index in range(100) if index not in own.values()])
+    looks, seen = {}, set()
+    for key in methods:
+        index = next(free) if key[0] in seen or key[0] not in known else own[key[0]]
+        seen.add(key[0])
+        looks[key] = dict(
+            color=COLORS[own[key[0]] % len(COLORS)], marker=MARKERS[index % len(MARKERS)], linestyle=DASHES[index % len(DASHES)]
         )
-        for key, index in zip(methods, numbers, strict=True)
-    }  # fmt: skip
+    return looks
 
 
 def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[plt.Axes]]:
