@@ -87,7 +87,7 @@ readme-cells: .venv/installed ## run the cells of the README's tables (a day on 
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.9 --methods kprune_plus $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8,0.9 --methods kprune_plus_fast $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kprune,kprune_official,kprune_fast
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kprune_plus_fast,kprune,kprune_official,kprune_fast
 	$(README_GRID) accuracy $(CELLS) $(FIVE) --seeds 1,2 --reductions 0.8 --methods kprune_plus,kprune,kprune_official
 	$(README_GRID) accuracy $(CELLS) $(FIVE) --seeds 1,2 --reductions 0.8 --methods kprune_plus $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune_plus_fast,kwon,magnitude,random $(FEWER)

@@ -37,7 +37,7 @@ def prune(
             token is padding) and `token_type_ids` are read; `labels` ([B]; for question answering `start_positions` and
             `end_positions`) by methods that need them alone.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples.
-        method: "kprune", "kprune_plus", or any object with a Pruner's attributes.
+        method: "kprune", "kprune_plus", or any object with a Pruner's attributes, such as KPrunePlus(refit_epochs=0).
         task: "classification", "regression" or "span", where the model's head does not tell.
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, where left out.

@@ -1,4 +1,4 @@
-"""K-prune+: one Fisher pass over the teacher, and a selection that knows of the re-solve (docs/kprune_plus.md)."""
+"""K-prune+: one Fisher pass over the teacher, a selection that knows of the re-solve, a refit (docs/kprune_plus.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class KPrunePlus:
         metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
         input_ridge: of the map from the student's state to the teacher's, relative like `ridge`.
-        refit_epochs: passes of the refit of each sublayer's input weights; 0 for none, all in closed form.
+        refit_epochs: passes of the refit of each sublayer's own weights; 0 for none, all in closed form.
         refit_lr: its learning rate.
     """
 
@@ -84,6 +84,14 @@ class KPrunePlus:
         rows = zip(student.sublayers, teacher.sublayers, fishers, counts, strict=True)
         below: OutputFisher | None = None
         for sublayer, original, fisher, count in tqdm(list(rows), desc="K-prune+", unit="sublayer", disable=None):
+            if below is None and count == sublayer.units:
+                # Nothing has gone so far, and nothing is to be made up for.
+                with clock("student"):
+                    for state in states:
+                        state.student = state.teacher = original.run(state.teacher, state.attention_mask)
+                kept_units.append(list(range(count)))
+                ridges.append(None)
+                continue
             if below is not None and count:
                 with clock("input_map"):
                     self.map_input(sublayer, states, below.token_weights(self.floor))
@@ -99,9 +107,7 @@ class KPrunePlus:
                 ridges.append(self.solve(sublayer, problem.of(unit_columns(kept, sublayer.unit_size))))
             if self.refit_epochs and count:
                 with clock("refit"):
-                    root = metric_root(fisher.covariance, self.metric_ridge)
-                    refit(sublayer, states, weights, root, self.refit_epochs, self.refit_lr)
-                    ridges[-1] = self.solve(sublayer, self.problem(sublayer, states, weights))
+                    ridges[-1] = self.refit(sublayer, states, weights, fisher) or ridges[-1]
             with clock("student"):
                 for state in states:
                     state.student = sublayer.run(state.student, state.attention_mask)
@@ -180,6 +186,17 @@ class KPrunePlus:
         optimum = torch.cholesky_solve(centred.cross, factor).T
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         return remove_greedily(torch.cholesky_inverse(factor), root, sublayer.unit_size, keep=count).kept(count)
+
+    def refit(
+        self, sublayer: Sublayer, states: Sequence[CalibrationState], weights: Sequence[Tensor], fisher: OutputFisher
+    ) -> float | None:
+        """The sublayer's weights closer to what the teacher adds, and `solve` again; its ridge, None where nothing is gained."""
+        root = metric_root(fisher.covariance, self.metric_ridge)
+
+        def solve() -> float | None:
+            return self.solve(sublayer, self.problem(sublayer, states, weights))
+
+        return refit(sublayer, states, weights, root, self.refit_epochs, self.refit_lr, solve)
 
     def solve(self, sublayer: Sublayer, problem: LeastSquares) -> float | None:
         """The output projection and its bias at the problem's optimum; the relative ridge that was used."""

@@ -1,7 +1,6 @@
 """Refit: what is left of a sublayer, fitted to what the teacher adds there, input weights included."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +18,23 @@ def refit(
     root: Tensor,
     epochs: int,
     lr: float,
-) -> None:
+    solve: Callable[[], float | None],
+) -> float | None:
     """Steps of Adam on Σ_t w_t ‖R (X_T + Sub_T(X_T) − X_S − Sub_S(X_S))_t‖² over the sublayer's own weights, in place.
 
     The re-solve's least squares, in a metric: the metric makes no difference to the best output projection of features that
     are given, but it does to features that are too few for their target. No gradient leaves the sublayer. Where the sum is
-    no smaller in the end, the weights stay as they were.
+    no smaller in the end, after `solve`, the weights stay as they were.
 
     Args:
         states: a step each; `student` at the sublayer's input X_S, `teacher` at X_T + Sub_T(X_T), before the norm.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
+        solve: the re-solve of the output projection for the new features; gives its ridge.
+
+    Returns:
+        what `solve` gave; None where the weights stay as they were.
 
     Raises:
         UserError: the steps lead to what is not finite.
@@ -40,12 +44,15 @@ def refit(
     batches = list(zip(states, weights, strict=True))
     before, was = sum(error(sublayer, *batch, root).item() for batch in batches), [p.clone() for p in parameters]
     descend(sublayer, batches, root, parameters, epochs, lr)
-    after = sum(error(sublayer, *batch, root).item() for batch in batches)
-    if not math.isfinite(after):
+    if not all(torch.isfinite(p).all() for p in parameters):
         raise UserError(f"the refit of a sublayer leads to no finite weights: lower refit_lr={lr:g}")
-    if after >= before:
-        for parameter, value in zip(parameters, was, strict=True):
-            parameter.copy_(value)
+    ridge = solve()
+    after = sum(error(sublayer, *batch, root).item() for batch in batches)
+    if after < before:
+        return ridge
+    for parameter, value in zip(parameters, was, strict=True):
+        parameter.copy_(value)
+    return None
 
 
 def descend(

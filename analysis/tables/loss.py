@@ -15,7 +15,7 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
     """A row per target and method with its settings, a column per task: points lost, means over seeds.
 
     A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code;
-    of several of their calibration budgets, the largest counts. `table` comes from `aggregate`.
+    of several of their calibration budgets, the largest that has a mean counts. `table` comes from `aggregate`.
     """
     ours = table["method"].str.startswith(REFERENCE) & ~table["method"].isin(names.RETRAINED)
     table = table[ours].assign(loss=table["dense_score"] - table["score"], budget=calibration_budget)
@@ -39,10 +39,10 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference(cells: pd.DataFrame, means: pd.Series, method: str) -> float:
-    """The mean loss of a method as it is, on its largest calibration budget; NaN where there is none above 0."""
+    """The mean loss of a method as it is, on the largest calibration budget that has a mean; NaN where there is none above 0."""
     plain = cells[(cells["method"] == method) & (cells["settings"].map(without_calibration) == "")]
+    plain = plain[[pd.notna(means[method, settings]) for settings in plain["settings"]]]
     if plain.empty:
         return float("nan")
-    largest = plain.loc[plain["budget"].idxmax(), "settings"]
-    mean = means[method, largest]
+    mean = means[method, plain.loc[plain["budget"].idxmax(), "settings"]]
     return mean if mean > 0 else float("nan")

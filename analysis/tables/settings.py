@@ -11,7 +11,7 @@ from analysis.variants import parts, without_calibration
 
 VARIANT_KEYS = {"lambdas": "lambda", "mu": "mu", "temperature": "temperature"}
 """A variant's key to the column of `names.SENSITIVITY`; a calibration budget is no variant of the method."""
-METHODS = ("kprune_plus", "kprune")
+METHODS = ("kprune_plus", "kprune_plus_fast", "kprune")
 
 
 def ablation(table: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,14 @@ def test_every_method_looks_different_without_colour():
     assert len({look["marker"] for look in looks}) == len(METHODS)
 
 
+def test_a_method_has_one_colour_and_its_first_settings_its_own_marker():
+    alone, two = styles([("kwon", "")]), styles([("kprune", ""), ("kwon", "tokens=20000"), ("kwon", "tokens=100000")])
+    first, second = two["kwon", "tokens=20000"], two["kwon", "tokens=100000"]
+    assert alone["kwon", ""] == first and second["color"] == first["color"]
+    assert len({look["marker"] for look in two.values()}) == 3
+    assert styles([("theirs", ""), ("theirs", "x=1"), ("others", "")]), "another's method has a look, too"
+
+
 def test_command(cells, outputs, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["figures", str(outputs)])
     main()

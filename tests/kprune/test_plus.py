@@ -73,11 +73,28 @@ def test_neither_batches_nor_the_order_drawn_matter(head, monkeypatch):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_padding_does_not_matter(head, monkeypatch):
-    model, calibration, kept = tiny_model(head=head), tiny_calibration(24), []
-    for tokens in (8, 64, 1024):
+    model, calibration, found = tiny_model(head=head), tiny_calibration(24), []
+    for tokens in (1, 64, 1024):
         monkeypatch.setattr(plus, "TOKENS", tokens)
-        kept.append(prune(model, 0.6, KPrunePlus(refit_epochs=0), calibration).kept_units)
-    assert kept[0] == kept[1] == kept[2]
+        found.append(prune(model, 0.6, KPrunePlus(refit_epochs=0), calibration))
+    alone, *padded = found
+    for other in padded:
+        assert other.kept_units == alone.kept_units
+        for a, b in zip(other.model.parameters(), alone.model.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("pruner", [KPrunePlus(), KPrunePlus(refit_epochs=0)], ids=["refit", "fast"])
+def test_nothing_is_made_up_for_below_the_first_loss(pruner):
+    """The bottom sublayers that keep every unit keep their weights, to the bit."""
+    model = tiny_model()
+    pruned = prune(model, 1e-9, pruner)
+    whole = [len(units) == sublayer.units for units, sublayer in zip(pruned.kept_units, adapter_for(model).sublayers, strict=True)]
+    first = whole.index(False)
+    assert 0 < first < len(whole) and pruned.details["ridge"][:first] == [None] * first
+    for ours, theirs in list(zip(adapter_for(pruned.model).sublayers, adapter_for(model).sublayers, strict=True))[:first]:
+        for a, b in zip((*ours.inputs, ours.projection), (*theirs.inputs, theirs.projection), strict=True):
+            assert torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
 
 
 def test_closer_to_the_teacher_than_kprune():

@@ -90,3 +90,15 @@ def test_emptied_sublayers_cost_nothing_but_their_bias():
 def test_unsupported_family():
     with pytest.raises(UserError, match="'Linear' is not supported: use one of bert"):
         adapter_for(torch.nn.Linear(2, 2))
+
+
+def test_layers_that_share_weights_are_refused():
+    model = tiny_model()
+    model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
+    with pytest.raises(UserError, match="share weights.*its own copy"):
+        adapter_for(model)
+    model = tiny_model()
+    attention = model.bert.encoder.layer[0].attention.self
+    attention.key.weight = attention.query.weight
+    with pytest.raises(UserError, match="share weights"):
+        adapter_for(model)
