@@ -2,8 +2,11 @@
 
 import os
 
-import pytest
-from world import make_world
+# A test process a core (pytest-xdist), each on one thread; torch reads it when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+from world import make_world  # noqa: E402
 
 MIRROR = os.environ.get("KPRUNE_MIRROR")
 os.environ["WANDB_MODE"] = "disabled"
