@@ -20,7 +20,7 @@ from analysis.tables.accuracy import compared
 from analysis.tables.measured import bench, held_out, latency_grid
 from kprune.errors import UserError
 
-STAGES = ("first", "final", "parts", "candidates", "head", "prior", "share", "refit", "lambda", "fast")
+STAGES = ("first", "final", "parts", "candidates", "head", "prior", "share", "refit", "oracle", "lambda", "fast")
 EMBEDDED = "docstrings"
 STUDIES = {
     "ablation": ("studies.csv", "ablation"),
