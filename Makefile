@@ -82,7 +82,7 @@ SIX := --tasks mrpc,stsb,sst2,qnli,rte,squad
 FIVE := --tasks mrpc,stsb,sst2,qnli,squad
 THREE := --tasks mrpc,stsb,sst2
 FEWER := calibration.tokens=20000
-readme-cells: .venv/installed ## run the cells of the README's tables (a day on 2 cores; finished ones are skipped)
+readme-cells: .venv/installed ## run the cells of the README's tables (days on 2 cores; finished ones are skipped)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7 $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.9 --methods kprune_plus $(FEWER)

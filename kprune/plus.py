@@ -107,7 +107,8 @@ class KPrunePlus:
                 ridges.append(self.solve(sublayer, problem.of(unit_columns(kept, sublayer.unit_size))))
             if self.refit_epochs and count:
                 with clock("refit"):
-                    ridges[-1] = self.refit(sublayer, states, weights, fisher) or ridges[-1]
+                    ridge = self.refit(sublayer, states, weights, fisher)
+                    ridges[-1] = ridges[-1] if ridge is None else ridge
             with clock("student"):
                 for state in states:
                     state.student = sublayer.run(state.student, state.attention_mask)
