@@ -3,6 +3,7 @@
 import pandas as pd
 
 from analysis import names, paper
+from analysis.columns import TRAINING
 from analysis.pairing import DIFFERENCE
 from analysis.variants import joined, parts, without_budget
 
@@ -15,6 +16,7 @@ MEANS = [
     "params_reduction",
     "pruning_seconds",
     "calibration_tokens",
+    *TRAINING,
     "latency_dense_ms",
     "latency_pruned_ms",
     "latency_speedup",

@@ -7,6 +7,8 @@ from typing import Any
 from analysis.pairing import DIFFERENCE
 from analysis.variants import NUMBER, separated
 
+TRAINING = ("training_examples", "training_epochs", "training_steps")
+
 COLUMNS = (
     "task",
     "model",
@@ -37,6 +39,7 @@ COLUMNS = (
     "peak_memory_mb",
     "calibration_examples",
     "calibration_tokens",
+    *TRAINING,
     "latency_device",
     "latency_batch_size",
     "latency_sequence_length",
@@ -52,6 +55,7 @@ COLUMNS = (
 """`variant` is "key=value,..." ("" where there is none), `target` the request as in the cell's path ("0.8", "2x");
 `lambda`, `mu`, `temperature` and `tokens` are the settings asked for, where the method has them; `kept_heads` and
 `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
+`TRAINING` is what a method that trains really had: examples in an epoch, epochs and optimizer steps of all its stages together.
 `against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
 
 NAMES = ("task", "model", "method", "metric", "target", "kept_heads", "kept_neurons")
@@ -62,7 +66,8 @@ TEXT = (
 )  # fmt: skip
 OPTIONAL = (
     "evaluation_majority", "lambda", "mu", "temperature", "tokens", "flops_reduction_requested", "latency_batch_size",
-    "latency_sequence_length", "latency_threads", "latency_dense_ms", "latency_pruned_ms", "latency_speedup", *DIFFERENCE,
+    "latency_sequence_length", "latency_threads", "latency_dense_ms", "latency_pruned_ms", "latency_speedup", *TRAINING,
+    *DIFFERENCE,
 )  # fmt: skip
 """Numbers that a cell may lack."""
 NUMBERS = tuple(name for name in COLUMNS if name not in (*TEXT, "higher_is_better"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.columns import COLUMNS, NUMBERS, OPTIONAL, TEXT, check
+from analysis.columns import COLUMNS, NUMBERS, OPTIONAL, TEXT, TRAINING, check
 from analysis.pairing import DIFFERENCE, differences
 from kprune.errors import UserError, one_line
 
@@ -110,7 +110,7 @@ def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
     flat["target"] = path.parent.parent.name if requested is None else f"{requested:g}"
     for key in ("kept_heads", "kept_neurons"):
         flat[key] = " ".join(f"{number:g}" for number in record[key])
-    flat |= asked(record["config"])
+    flat |= asked(record["config"]) | training(record["details"])
     flat |= {name: record["versions"].get(name) for name in ("torch", "transformers")}
     found = {name: flat.get(name) for name in COLUMNS}
     check(found)
@@ -128,6 +128,15 @@ def asked(config: dict[str, Any]) -> dict[str, float | None]:
         "temperature": method.get("knowledge", {}).get("temperature"),
         "tokens": None if calibration.get("examples") else calibration.get("tokens"),
     }
+
+
+def training(details: dict[str, Any]) -> dict[str, float]:
+    """`TRAINING` of a method that trains, nothing of another."""
+    stages = details.get("training", {}).values()
+    if not stages:
+        return {}
+    amounts = max(stage["examples"] for stage in stages), *(sum(stage[name] for stage in stages) for name in ("epochs", "steps"))
+    return dict(zip(TRAINING, amounts, strict=True))
 
 
 def compact(value: Any) -> str:

@@ -5,6 +5,7 @@ import pandas as pd
 from analysis import names
 from analysis.pairing import REFERENCE
 from analysis.render import (
+    MISSING,
     mean_and_deviation,
     method_label,
     model_label,
@@ -75,7 +76,8 @@ def latency(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
-    """K-prune and K-prune+ beside the methods that train on the whole training set: score, FLOPs, seconds, how many times K-prune's.
+    """K-prune and K-prune+ beside the methods that train on the whole training set: score, FLOPs, steps, seconds,
+    how many times K-prune's.
 
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
@@ -91,6 +93,7 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
             | {
                 "FLOPs removed": group["flops_reduction"].map(percent),
                 "Score": [score(row, best) for row in group.itertuples()],
+                "Trained": [trained(row) for row in group.itertuples()],
                 "Pruning": group["pruning_seconds"].map(seconds),
                 "Times K-prune": (group["pruning_seconds"] / ours).map(lambda ratio: number(ratio, "{:,.1f}x")),
             }
@@ -101,6 +104,13 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
 
 def is_retrained(table: pd.DataFrame) -> pd.Series:
     return table["method"].isin(names.RETRAINED)
+
+
+def trained(row) -> str:
+    """345 steps: 3 epochs of 3,668 examples."""
+    if pd.isna(row.training_steps):
+        return MISSING
+    return f"{row.training_steps:,.0f} steps: {row.training_epochs:g} epochs of {row.training_examples:,.0f} examples"
 
 
 def seconds(value: float) -> str:

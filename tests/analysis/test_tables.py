@@ -153,7 +153,9 @@ def test_ablation_stands_beside_the_same_budget(write_cell, outputs):
 
 def test_retrained_beside_kprune(write_cell, outputs):
     write_cell(pruning_seconds=10.0)
-    write_cell(method="dynabert_w", pruning_seconds=4220.0, score=76.0)
+    stage = {"steps": 345, "epochs": 3, "examples": 3668, "capped": False}
+    stages = {"training": {"width_stage": stage, "final_fine_tuning": stage | {"steps": 115, "epochs": 1}}}
+    write_cell(method="dynabert_w", pruning_seconds=4220.0, score=76.0, details=stages)
     write_cell(method="kprune_plus", pruning_seconds=5.0)
     write_cell(method="kwon")
     write_cell(task="rte")
@@ -161,6 +163,7 @@ def test_retrained_beside_kprune(write_cell, outputs):
     assert table["Method"].tolist() == ["K-prune+", "K-prune", "DynaBERT-w"]
     assert table["Times K-prune"].tolist() == ["0.5x", "1.0x", "422.0x"]
     assert table["Score"].tolist() == ["74.51", "74.51", "**76.00**"]
+    assert table["Trained"].tolist() == ["–", "–", "460 steps: 4 epochs of 3,668 examples"]
     assert "DynaBERT-w" not in shown("accuracy", outputs)["Method"].tolist()
 
 
