@@ -14,11 +14,11 @@ BOLD = re.compile(r"\*\*(.+?)\*\*")
 
 
 def number(value: float | None, form: str = "{:.2f}") -> str:
-    return MISSING if pd.isna(value) else form.format(value)
+    return MISSING if pd.isna(value) else form.format(value).replace("-", "−")
 
 
 def percent(share: float | None) -> str:
-    return MISSING if pd.isna(share) else f"{100 * share:.1f} %"
+    return MISSING if pd.isna(share) else number(100 * share, "{:.1f} %")
 
 
 def times(value: float | None) -> str:
@@ -26,7 +26,7 @@ def times(value: float | None) -> str:
 
 
 def mean_and_deviation(mean: float, deviation: float) -> str:
-    return number(mean) if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+    return number(mean) if pd.isna(deviation) else f"{number(mean)} ± {number(deviation)}"
 
 
 def score(row, best: float | None = None) -> str:
@@ -40,7 +40,7 @@ def score(row, best: float | None = None) -> str:
 
 
 def signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    return number(value, "{:+.1f}")
 
 
 def target_label(target: str) -> str:

@@ -132,6 +132,8 @@ def check_settings(config: dict[str, Any]) -> None:
         elif name.partition(".")[0] not in OPEN:
             near = difflib.get_close_matches(name, KINDS, n=1)
             raise UserError(f"{name} is unknown: " + (f"use {near[0]}" if near else "conf/config.yaml has the settings"))
+    if config["calibration"].get("file") and config["calibration"].get("examples"):
+        raise UserError("calibration.file has its examples already: leave calibration.examples out, or the file")
     for name in KINDS:
         group, _, leaf = name.partition(".")
         if name not in given and (group not in OPEN or leaf == "name") and not (group == "latency" and config[group] is None):
