@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from baselines.distillation import at_least_float32, task_loss
 from baselines.stages import Stages
 from baselines.training import Recipe, parameter_groups
+from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
@@ -19,6 +20,8 @@ BOTTLENECK = 64
 OPEN = 2.0
 """Bias that the gates' logits start at: most are open."""
 HALVINGS = 18
+HIGHEST = 100.0
+"""Gates' logits are expected within ±HIGHEST."""
 THRESHOLD_EXAMPLES = 256
 
 
@@ -34,7 +37,7 @@ class EBERT:
     for all gates is then set such that the mean over calibration examples is the target (0 in the paper).
 
     FLOPs and kept units are means over the evaluation inputs, at the cell's sequence length as every method's; the
-    predictors' own (about 0.02 % of BERT-base's) are left out. The model here masks what its gates close and computes it
+    predictors' own (under 0.2 % of the dense model's) are left out. The model here masks what its gates close and computes it
     all the same, so it has no latency. A training serves one reduction, since the target is in the loss.
 
     Attributes:
@@ -183,8 +186,12 @@ class GatedModel(nn.Module):
 
 
 def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], target: float) -> None:
-    """The lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target."""
-    low, high = -100.0, 100.0
+    """The lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target.
+
+    Raises:
+        UserError: gates stay open whatever the threshold.
+    """
+    low, high = -HIGHEST, HIGHEST
     for _ in range(HALVINGS):
         gated.threshold.fill_((low + high) / 2)
         if gated.share(gated.count_units(batches)) > target:
@@ -192,3 +199,5 @@ def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], targe
         else:
             high = gated.threshold.item()
     gated.threshold.fill_(high)
+    if (left := gated.share(gated.count_units(batches))) > target:
+        raise UserError(f"EBERT's gates leave {left:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr")

@@ -73,7 +73,7 @@ class DynaBERT:
             with clock("rewiring"):
                 return rewire(model, objective, self.rewiring_batches(stages.examples, data))
 
-        rewired, order = clock.shared(data, ("rewiring", self.max_examples, self.rewiring_examples), rewiring)
+        rewired, order = clock.shared(data, ("rewiring", self.max_examples, self.rewiring_examples, self.recipe.batch_size), rewiring)
         shared = self.width_stage(stages, rewired, order, model, objective)
         if list(self.depths) != [1.0]:
             shared = self.depth_stage(stages, shared, objective)

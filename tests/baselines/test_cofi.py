@@ -118,3 +118,17 @@ def test_the_constraint_pulls_the_expected_flops_to_the_target(data_for):
     outcome = method.prune(model, objective_of(model), data_for(), Budget(0.6, 8.0))
     assert outcome.details["expected_flops_reduction"] == pytest.approx(0.6, abs=0.1)
     assert "fine_tuning" not in outcome.details["training"]
+
+
+def test_heads_start_open_and_neurons_half_open():
+    l0 = L0Masks([12, 400])
+    heads, neurons = (p.exp().mean().item() for p in l0.log_open())
+    assert heads > 0.99 and neurons == pytest.approx(1 / (1 + (0.1 / 1.1) ** (2 / 3)), abs=0.01)
+
+
+def test_masks_that_have_not_come_to_the_target_are_told(data_for, capsys):
+    model = tiny_model(dtype=torch.float32)
+    method = CoFi(recipe=Recipe(epochs=1, lr=1e-3), unmasked_epochs=0, warmup_epochs=0, finetuning_epochs=0)
+    outcome = method.prune(model, objective_of(model), data_for(), Budget(0.8, 8.0))
+    assert outcome.details["expected_flops_reduction"] < 0.5
+    assert "in place of 80.0%" in capsys.readouterr().out

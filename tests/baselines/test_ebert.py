@@ -4,6 +4,7 @@ from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
 from baselines.ebert import EBERT, GatedModel, set_threshold
 from baselines.training import Recipe
+from kprune.errors import UserError
 from kprune.objectives import objective_of
 from kprune.pruner import Budget
 from kprune.transformer import adapter_for
@@ -67,6 +68,14 @@ def test_the_threshold_meets_the_target():
     set_threshold(gated, batches, 0.3)
     share = float(gated.share(gated.count_units(batches)))
     assert 0.27 < share <= 0.3
+
+
+def test_gates_that_no_threshold_closes_are_one_line():
+    gated, batches = spread(GatedModel(tiny_model(), 8.0)), tiny_calibration(24, 8).batches()
+    for predictor in gated.predictors:
+        predictor.up.bias.data.fill_(1e4)
+    with pytest.raises(UserError, match="at any threshold up to 100: lower method.predictor_lr"):
+        set_threshold(gated, batches, 0.3)
 
 
 def test_gates_pass_gradients_straight_through():

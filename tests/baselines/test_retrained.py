@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,15 @@ def test_every_family_and_head(name, family, head, data_for):
     assert sum(outcome.seconds_by_stage.values()) > 0
     for stage in outcome.details["training"].values():
         assert stage == {"steps": 3 * stage["epochs"], "epochs": stage["epochs"], "examples": 48, "capped": False}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_products_in_bfloat16_leave_float32_weights(name, data_for):
+    model, budget = tiny_model(dtype=torch.float32), Budget(0.7, 8.0)
+    half, whole = (replace(METHODS[name], bf16=b).prune(model, objective_of(model), data_for(), budget) for b in (True, False))
+    logits = half.model(**tiny_batch()).logits
+    assert torch.isfinite(logits).all() and not torch.equal(logits, whole.model(**tiny_batch()).logits)
+    assert all(value.dtype == torch.float32 for value in weights(half).values() if value.is_floating_point())
 
 
 @pytest.mark.parametrize("name", ["cofi", "kprune_finetuned"])
