@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.files import write_text, write_whole
 from analysis.pairing import DIFFERENCE, differences, is_reference, predictions
 from analysis.records import KEY, command, in_order, load, read_folder
+from kprune.files import write_text, write_whole
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:

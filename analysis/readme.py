@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate, settings
-from analysis.files import write_text
 from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
 from analysis.tables.accuracy import compared
 from analysis.tables.measured import bench, held_out, latency_grid
 from kprune.errors import UserError
+from kprune.files import write_text
 
 STAGES = ("first", "final", "parts", "candidates", "head", "prior", "share", "refit", "oracle", "lambda", "fast")
 EMBEDDED = "docstrings"

@@ -12,10 +12,10 @@ import pandas as pd
 
 from analysis.aggregate import aggregate
 from analysis.figures import CAPTIONS, figures
-from analysis.files import write_text
 from analysis.records import command, load
 from analysis.render import model_label, render, task_label
 from analysis.tables import TABLES, notes
+from kprune.files import write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 1200px; margin: 2em auto; padding: 0 1.5em; }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from kprune.errors import UserError, one_line
-from kprune.files import write_atomically
+from kprune.files import OTHER_CACHE, write_whole
 from kprune.pruner import Example, collate
 
 GROUP = 50
@@ -156,7 +156,7 @@ class Training:
         content = {"step": self.step, "steps": self.steps, "seconds": self.seconds, "losses": self.seen,
                    "notes": self.notes}  # fmt: skip
         metadata = {"training": json.dumps(content)}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+        write_whole(path, lambda temporary: save_file(tensors, temporary, metadata), OTHER_CACHE)
         now = time.perf_counter()
         return max(pause, 20 * (now - start)), now
 

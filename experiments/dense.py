@@ -13,7 +13,7 @@ from experiments.cache import cache_folder, locked
 from experiments.evaluation import predictions_of
 from experiments.predictions import Predictions
 from experiments.tasks import Task
-from kprune.files import write_atomically
+from kprune.files import OTHER_CACHE, write_whole
 
 FORMAT = 1
 """Of the cached file; raised when evaluation itself changes."""
@@ -36,7 +36,7 @@ def dense_predictions(
         known = predictions.load(path)
         if known is None:
             known = predictions_of(model, task, tokenizer, device)
-            write_atomically(path, lambda temporary: temporary.write_bytes(predictions.packed(known)))
+            write_whole(path, lambda temporary: temporary.write_bytes(predictions.packed(known)), OTHER_CACHE)
     return known
 
 

@@ -1,8 +1,6 @@
 """Fine-tune a pretrained encoder on a task by the standard recipe, so that there is a model to prune."""
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -16,6 +14,7 @@ from baselines.distillation import task_loss
 from baselines.training import Recipe, Training, batch_order
 from experiments.tasks.base import Task
 from kprune.errors import UserError
+from kprune.files import OTHER_CACHE, whole_folder
 from kprune.objectives import Objective
 from kprune.pruner import Example
 from kprune.quiet import quiet_transformers
@@ -104,22 +103,9 @@ def timed(run: Training, batch: dict[str, Tensor], bf16: bool) -> float:
 
 
 def _write(model: nn.Module, tokenizer, folder: Path, record: dict[str, Any]) -> None:
-    """A transformers checkpoint with its record, under a temporary name first."""
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
+    """A transformers checkpoint with its record."""
+    with whole_folder(folder, OTHER_CACHE) as temporary:
         with quiet_transformers():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         (temporary / "finetuning.json").write_text(json.dumps(record, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): free some space, or set KPRUNE_CACHE to a "
-                        f"folder of your own") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

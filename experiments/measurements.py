@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import write_whole
 from kprune.errors import UserError
+from kprune.files import write_whole
 
 OPTION = "--output FILE"
 
@@ -54,7 +54,7 @@ def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]])
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: as_text(value) for column, value in row.items()} for row in rows)
-    write_whole(file, text.getvalue().encode(), OPTION)
+    write_whole(file, lambda temporary: temporary.write_text(text.getvalue()), f"free the disk or give another {OPTION}")
 
 
 def put(file: Path, columns: Sequence[str], key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +17,11 @@ from typing import Any, TextIO
 from experiments import predictions
 from experiments.predictions import Predictions
 from kprune.errors import UserError
+from kprune.files import write_whole
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets", "numpy")
 LOCK, STAGE = ".lock", ".new"
+OTHER_OUTPUTS = "free the disk or give another outputs=FOLDER"
 
 
 @dataclass
@@ -152,34 +153,9 @@ def _is_there(file: TextIO, path: Path) -> bool:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """As `write_whole`."""
-    write_whole(path, json.dumps(_plain(content), indent=1, allow_nan=False).encode())
-
-
-def write_whole(path: Path, content: bytes, option: str = "outputs=FOLDER") -> None:
-    """Write under a temporary name and move, so that the file is whole or not there.
-
-    Args:
-        option: what names the place, for the message.
-
-    Raises:
-        UserError: the disk is full or the folder not writable.
-    """
-    handle, temporary = None, None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(
-            f"{path} can't be written ({error.strerror}): free the disk or give another {option}"
-        ) from error
+    """As `write_whole`, with null for what JSON has no number for."""
+    text = json.dumps(_plain(content), indent=1, allow_nan=False)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), OTHER_OUTPUTS)
 
 
 def _plain(value: Any) -> Any:
@@ -222,7 +198,7 @@ def write(
         stage.mkdir()
         if save_model:
             save_model(stage / "model")
-        write_whole(stage / "predictions.npz", predictions.packed(predicted))
+        write_whole(stage / "predictions.npz", lambda file: file.write_bytes(predictions.packed(predicted)), OTHER_OUTPUTS)
         write_json(stage / "record.json", record)  # not by the name that a finished cell is known by
         clear(folder)
         for name in ("model", "predictions.npz"):
@@ -230,7 +206,7 @@ def write(
                 os.replace(stage / name, folder / name)
         os.replace(stage / "record.json", folder / "result.json")
     except OSError as error:
-        raise UserError(f"{folder} can't be written to ({error.strerror}): free the disk or give another outputs=FOLDER") from error
+        raise UserError(f"{folder} can't be written to ({error.strerror}): {OTHER_OUTPUTS}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return record

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate
-from analysis.files import write_text
 from analysis.records import command, load
 from analysis.render import SUFFIX, render
 from analysis.tables import TABLES, notes
+from kprune.files import write_text
 
 PRINTED = ("accuracy", "measurements")
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from experiments.cache import cache_folder
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
-from kprune.files import write_atomically
+from kprune.files import OTHER_CACHE, write_whole
 
 FORMAT = 3
 """Of the cached file; raised when the way it is built changes."""
@@ -143,7 +143,7 @@ class DocstringsTask(TextTask):
         data = {"record": {**built_from, **summary(splits)}}
         for split, paragraphs in splits.items():
             data[split] = {field: [getattr(p, field) for p in paragraphs] for field in ("text", "label", "module")}
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"))
+        write_whole(path, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"), OTHER_CACHE)
         return data
 
     def _build(self) -> dict[str, list[Paragraph]]:

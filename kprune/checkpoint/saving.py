@@ -2,18 +2,16 @@
 
 import copy
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
 
 from kprune.checkpoint.classes import become_pruned
 from kprune.checkpoint.dense import densified
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.errors import UserError
+from kprune.files import whole_folder
 from kprune.quiet import quiet_transformers
 
 FORMATS = ("pruned", "dense")
@@ -59,11 +57,7 @@ def save(
     check_format(format, onnx)
     folder = Path(folder)
     _check_replaceable(folder)
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
+    with whole_folder(folder) as temporary:
         with quiet_transformers():
             (densified(model, kept_units) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
         if tokenizer is not None:
@@ -72,14 +66,6 @@ def save(
             (temporary / "README.md").write_text(card)
         if onnx:
             export_onnx(model, temporary / "model.onnx")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder} can't be written ({error}): free the disk or give another folder") from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

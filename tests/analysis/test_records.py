@@ -7,10 +7,10 @@ import pytest
 from analysis import collect, names, paper, report
 from analysis.aggregate import aggregate
 from analysis.figures import __main__ as figures
-from analysis.files import write_text, write_whole
 from analysis.records import KEY, command, load
 from analysis.tables import __main__ as tables
 from kprune.errors import UserError
+from kprune.files import write_text, write_whole
 
 
 def test_a_row_a_cell(write_cell, outputs):
