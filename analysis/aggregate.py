@@ -5,7 +5,7 @@ import pandas as pd
 from analysis import names, paper
 from analysis.columns import TRAINING
 from analysis.pairing import DIFFERENCE
-from analysis.variants import joined, parts, without_budget
+from analysis.variants import joined, only_calibration, parts, without_budget
 
 GROUP = ["task", "model", "method", "settings", "target"]
 MEANS = [
@@ -67,12 +67,15 @@ def calibration_budget(table: pd.DataFrame) -> pd.Series:
 
 
 def settings(cells: pd.DataFrame) -> pd.Series:
-    """The variant of each cell, without its calibration budget unless budgets are compared.
+    """The variant of each cell, without its calibration budget, and a retrained method's without its schedule, unless these are
+    compared.
 
-    They are where cells of one task, model and method differ in the budget alone; the method's cells of every task then keep
-    it, so that a row of a table, a mean over tasks included, has one budget.
+    They are where cells of one task, model and method differ in them alone; the method's cells of every task then keep
+    them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained with stands
+    in `TRAINING`.
     """
-    short = cells["variant"].map(without_budget)
+    retrained = cells["method"].isin(names.RETRAINED)
+    short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
     row = [cells[name] for name in ("model", "method")] + [short]
     cell = [*row, cells["task"], cells["target"], cells["seed"]]
     several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
@@ -82,7 +85,9 @@ def settings(cells: pd.DataFrame) -> pd.Series:
 
 
 def with_budget(cell) -> str:
-    """A cell's variant with its calibration budget, whether or not the config file's own."""
+    """A cell's variant with its calibration budget, whether or not the config file's own; a retrained method's as it is."""
+    if cell.method in names.RETRAINED:
+        return cell.variant
     settings = parts(cell.variant)
     if not set(settings) & {"tokens", "examples"} and not pd.isna(cell.tokens):
         settings["tokens"] = f"{cell.tokens:g}"

@@ -167,6 +167,16 @@ def test_retrained_beside_kprune(write_cell, outputs):
     assert "DynaBERT-w" not in shown("accuracy", outputs)["Method"].tolist()
 
 
+def test_a_schedule_is_told_where_schedules_are_compared(write_cell, outputs):
+    write_cell()
+    write_cell(method="ebert", variant={"bf16": True})
+    write_cell(task="sst2", method="ebert", variant={"bf16": True, "max_examples": 10000})
+    assert shown("retrained", outputs)["Method"].tolist() == ["K-prune", "EBERT", "EBERT"]
+    write_cell(method="ebert", variant={"bf16": True, "epochs": 8})
+    expected = ["K-prune", "EBERT (bf16=True)", "EBERT (bf16=True, epochs=8)", "EBERT (bf16=True, max_examples=10000)"]
+    assert shown("retrained", outputs)["Method"].tolist() == expected
+
+
 def test_every_measurement(cells, outputs):
     table = shown("measurements", outputs)
     assert "Paper" not in table
