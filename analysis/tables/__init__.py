@@ -45,7 +45,7 @@ def notes(cells: pd.DataFrame) -> str:
     """What the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
     machine = cells[["latency_device", "latency_batch_size", "latency_sequence_length", "latency_threads"]]
     lines = [
-        f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} threads."
+        f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} thread{'s' * (threads > 1)}."
         for device, batch, length, threads in machine.dropna().drop_duplicates().itertuples(index=False)
     ]
     seeds = sorted(cells["seed"].unique())

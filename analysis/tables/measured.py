@@ -2,13 +2,14 @@
 
 import pandas as pd
 
-from analysis.render import MISSING, method_label, model_label, number, task_label, times
+from analysis.render import MISSING, method_label, model_label, number, task_label, times, without_one_model
 
 AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model per sublayer, as the authors do"}
 
 
 def bench(rows: pd.DataFrame) -> pd.DataFrame:
     """Pruning cost of a row of results/bench.csv: seconds, dense forwards over the same tokens, peak memory."""
+    rows = rows.sort_values(["shape", "tokens"], kind="stable")
     return pd.DataFrame(
         {
             "Model": rows["shape"].map(model_label),
@@ -45,7 +46,8 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
             for r in group.itertuples()
         }
         shown.append(row)
-    return pd.DataFrame(shown).fillna(MISSING)
+    shown = pd.DataFrame(shown).fillna(MISSING)
+    return without_one_model(shown.drop(columns="Grain") if (rows["grain"] == 1).all() else shown)
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
