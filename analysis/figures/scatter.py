@@ -21,9 +21,12 @@ from analysis.figures.style import (
 from analysis.render import target_label, task_label
 from analysis.tables.accuracy import compared
 
+FULL = {"markeredgecolor": "black", "markeredgewidth": 0.6}
+HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.6}
+
 
 def score_against_seconds(table: pd.DataFrame) -> Figure | None:
-    """Score by pruning time on a logarithmic axis: a panel per task and target.
+    """Score by pruning time on a logarithmic axis: a panel per task and target; retrained methods have hollow markers.
 
     `table` are the rows of `aggregate` of one model. Where there are retrained methods, their tasks and targets are shown;
     else of every task the target that most methods were measured at, of equals the hardest.
@@ -46,9 +49,10 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
         dense_line(axis, cells)
         for row in cells.itertuples():
             look = looks[row.method, row.settings] | {"linestyle": "none"}
+            face = HOLLOW | {"markeredgecolor": look["color"]} if row.method in names.RETRAINED else FULL
             axis.errorbar(
                 max(row.pruning_seconds, 1e-2), row.score, yerr=0 if pd.isna(row.score_std) else row.score_std, capsize=2,
-                markersize=8, markeredgecolor="black", markeredgewidth=0.6, label=label((row.method, row.settings)), **look,
+                markersize=8, label=label((row.method, row.settings)), **look, **face,
             )  # fmt: skip
         axis.set_xscale("log")
         axis.margins(x=0.12)

@@ -110,7 +110,8 @@ def trained(row) -> str:
     """345 steps: 3 epochs of 3,668 examples."""
     if pd.isna(row.training_steps):
         return MISSING
-    return f"{row.training_steps:,.0f} steps: {row.training_epochs:g} epochs of {row.training_examples:,.0f} examples"
+    epochs = "1 epoch" if row.training_epochs == 1 else f"{row.training_epochs:g} epochs"
+    return f"{row.training_steps:,.0f} steps: {epochs} of {row.training_examples:,.0f} examples"
 
 
 def seconds(value: float) -> str:
