@@ -198,6 +198,6 @@ def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], targe
             low = gated.threshold.item()
         else:
             high = gated.threshold.item()
+    if high == HIGHEST:
+        raise UserError(f"EBERT's gates leave over {target:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr")
     gated.threshold.fill_(high)
-    if (left := gated.share(gated.count_units(batches))) > target:
-        raise UserError(f"EBERT's gates leave {left:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr")
