@@ -27,11 +27,17 @@ STUDIES = {
     "sensitivity": ("studies.csv", "sensitivity"),
     "latency-budget": ("latency_budget.csv", "measurements"),
     "few-tokens": ("few_tokens.csv", "accuracy"),
+    "retrained-gpu": ("gpu.csv", "retrained"),
 }
 """Tables of cells in files of their own, beside which the main comparison would drown: a file and a table."""
 NAMES = {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
-FILES = {"bench": ("bench.csv", bench), "latency-grid": ("latency.csv", latency_grid)} | {
+FILES = {
+    "bench": ("bench.csv", bench),
+    "bench-gpu": ("bench_gpu.csv", bench),
+    "latency-grid": ("latency.csv", latency_grid),
+    "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
+} | {
     f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES
 }
 """Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
@@ -72,7 +78,8 @@ def of_file(name: str, folder: Path) -> str:
     if "device" not in rows:
         return shown
     machines = rows[["device", "threads", "torch"]].drop_duplicates().itertuples(index=False)
-    note = "; ".join(f"{device}, {threads} threads, torch {torch}, float32" for device, threads, torch in machines)
+    precision = " and ".join(rows["dtype"].unique()) if "dtype" in rows else "float32"
+    note = "; ".join(f"{device}, {threads} threads, torch {torch}, {precision}" for device, threads, torch in machines)
     return f"{shown}\n{note}.\n"
 
 

@@ -14,6 +14,7 @@ from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
+from kprune.transformer.adapter import model_inputs, on_device
 from kprune.transformer.flops import model_flops
 
 BOTTLENECK = 64
@@ -150,7 +151,7 @@ class GatedModel(nn.Module):
         totals, examples = [0.0] * len(self.adapter.sublayers), 0
         for batch in batches:
             size = len(batch["input_ids"])
-            self(**{key: value.to(self.model.device) for key, value in batch.items() if key != "labels"})
+            self(**on_device(model_inputs(batch), self.model.device))
             totals = [total + size * units.item() for total, units in zip(totals, self.open_units(), strict=True)]
             examples += size
         return [total / examples for total in totals]

@@ -14,7 +14,7 @@ from kprune.mask_search import ROUNDING, greedy
 from kprune.objectives import Objective
 from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter, Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer, on_device
 from kprune.transformer.flops import model_flops
 
 
@@ -157,7 +157,7 @@ def data_driven_ranking(adapter: Adapter, calibration: CalibrationSet) -> list[T
     ffns = adapter.sublayers[1::2]
     energy = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in ffns]
     for batch in tqdm(calibration.batches(), desc="D2", unit="batch", disable=None):
-        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+        batch = on_device(batch, adapter.device)
         hidden, attention_mask = adapter.embed(batch)
         real = batch["attention_mask"].bool()
         for sublayer in adapter.sublayers:

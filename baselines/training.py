@@ -21,6 +21,7 @@ from tqdm import tqdm
 from kprune.errors import UserError, one_line
 from kprune.files import OTHER_CACHE, write_whole
 from kprune.pruner import Example, collate
+from kprune.transformer.adapter import on_device
 
 GROUP = 50
 """Batches whose examples are sorted by length together."""
@@ -126,8 +127,7 @@ class Training:
         return total
 
     def batch(self, indices: list[int]) -> dict[str, Tensor]:
-        batch = collate([self.examples[i] for i in indices], self.pad_token_id)
-        return {key: value.to(self.device) for key, value in batch.items()}
+        return on_device(collate([self.examples[i] for i in indices], self.pad_token_id), self.device)
 
     def random_state(self) -> dict[str, Tensor]:
         state = {"cpu": torch.get_rng_state()}

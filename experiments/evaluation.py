@@ -11,6 +11,7 @@ from experiments.tasks.base import Task
 from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import Example, collate
+from kprune.transformer.adapter import model_inputs, on_device
 
 
 def evaluate(model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu",
@@ -54,9 +55,7 @@ def predict(model: nn.Module, examples: Sequence[Example], objective: Objective,
         with torch.inference_mode(), tqdm(total=len(examples), desc=description, disable=None) as bar:
             for start in range(0, len(order), batch_size):
                 indices = order[start : start + batch_size]
-                batch = collate([examples[i] for i in indices], pad_token_id)
-                batch.pop("labels", None)
-                batch = {key: value.to(device) for key, value in batch.items()}
+                batch = model_inputs(on_device(collate([examples[i] for i in indices], pad_token_id), device))
                 read = objective.read(model(**batch), batch["attention_mask"]).float().cpu()
                 if not torch.isfinite(read).all():
                     raise UserError("the model's logits are not finite: its weights are damaged or overflow on "

@@ -2,6 +2,7 @@
 
 Random weights: what a forward pass computes makes no difference to how long it takes. Dense and pruned models alternate
 in one run. The points of most interest come first; a run ends after `--minutes`, and the next one goes on from there.
+With a GPU: `--device cuda --dtype bfloat16 --output results/latency_gpu.csv`.
 """
 
 import argparse
@@ -23,17 +24,18 @@ from transformers import BertConfig
 from experiments import measurements
 from experiments.settings import THREADS, check, number, or_null, whole
 from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
+from experiments.subject import pick_device
 from kprune.checkpoint import export_onnx
 from kprune.errors import UserError
 from kprune.latency.timing import REPEATS, alternate, device_name, random_batch
 
 COLUMNS = (
-    "shape", "allocation", "grain", "runtime", "batch_size", "sequence_length", "dense_ms", "pruned_ms", "speedup",
+    "shape", "allocation", "grain", "runtime", "dtype", "batch_size", "sequence_length", "dense_ms", "pruned_ms", "speedup",
     "speedup_low", "speedup_high", "repeats", "flops_ratio", "device", "threads", "torch", "runtime_version",
 )  # fmt: skip
 """Milliseconds are medians; `speedup_low` and `speedup_high` are the extremes of the single pairs' ratios; `flops_ratio`
 is counted at the row's length."""
-CELL = ("shape", "grain", "runtime", "batch_size", "sequence_length", "device", "threads", "torch")
+CELL = ("shape", "grain", "runtime", "dtype", "batch_size", "sequence_length", "device", "threads", "torch")
 FLOPS_LENGTH = 128
 GOALS = ((32, 128), (1, 128))
 SECONDS, GOAL_SECONDS = 10.0, 60.0
@@ -45,6 +47,21 @@ Model = Callable[[int, int], Callable[[], Any]]
 
 def eager(model: nn.Module, folder: Path) -> Model:
     return lambda *shape: (lambda batch: lambda: model(**batch))(random_batch(model, *shape))
+
+
+def replayed(model: nn.Module, folder: Path) -> Model:
+    def at(*shape: int):
+        batch, stream = random_batch(model, *shape), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.inference_mode():
+            model(**batch)  # what is set up at a first call can't be captured
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph), torch.inference_mode():
+            output = model(**batch)
+        return lambda: (graph.replay(), output)[1]
+
+    return at
 
 
 def compiled(model: nn.Module, folder: Path) -> Model:
@@ -85,16 +102,24 @@ def onnx(model: nn.Module, folder: Path) -> Model:
     return at
 
 
-RUNTIMES = {"eager": eager, "compile": compiled, "onnx": onnx}
+RUNTIMES = {"eager": eager, "compile": compiled, "onnx": onnx, "graph": replayed}
+"""`graph` is a CUDA graph: the kernels of a forward pass, started without Python."""
+BY_DEVICE = {"cpu": ("eager", "compile", "onnx"), "cuda": ("eager", "graph")}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def timed(calls: list[Callable[[], Any]], seconds: float) -> list[list[float]]:
+def timed(calls: list[Callable[[], Any]], device: torch.device, seconds: float) -> list[list[float]]:
     """Milliseconds of the calls in turn, as many rounds as fit; a round before them warms up."""
-    cpu = torch.device("cpu")
-    first = alternate(calls, cpu, repeats=1, warm_up=1)
+    first = alternate(calls, device, repeats=1, warm_up=1)
     round_seconds = sum(ms for (ms,) in first) / 1000
     further = min(int(seconds / round_seconds), REPEATS) - 1
-    return [a + b for a, b in zip(first, alternate(calls, cpu, max(further, 0), warm_up=0), strict=True)]
+    return [a + b for a, b in zip(first, alternate(calls, device, max(further, 0), warm_up=0), strict=True)]
+
+
+def runtimes(options: argparse.Namespace) -> list[str]:
+    """Those asked for, or all of the device's; ONNX is in float32."""
+    own = BY_DEVICE[pick_device(options.device).type]
+    return options.runtimes or [name for name in own if name != "onnx" or options.dtype == "float32"]
 
 
 def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[tuple[str, int, int]]:
@@ -107,19 +132,20 @@ def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[t
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what is missing and write the file after every cell; all of its rows."""
     shape, deadline = SHAPES[options.shape], time.perf_counter() + 60 * options.minutes
+    device = pick_device(options.device)
     rows = measurements.read(options.output, COLUMNS)
     machine = {
-        "shape": options.shape, "grain": options.grain, "device": device_name(torch.device("cpu")),
+        "shape": options.shape, "grain": options.grain, "dtype": options.dtype, "device": device_name(device),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
-    dense = random_model(shape)
+    dense = random_model(shape).to(device, DTYPES[options.dtype])
     counts = {name: kept_counts(shape, name, FLOPS_LENGTH, options.grain) for name in ALLOCATIONS}
     models = [dense, *(pruned_to(dense, *kept) for kept in counts.values())]
     finished = {tuple(str(row[key]) for key in CELL) for row in rows}
     ready: dict[str, list[Model]] = {}
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for runtime, batch, length in cells(options.runtimes, options.batches, options.lengths):
+        for runtime, batch, length in cells(runtimes(options), options.batches, options.lengths):
             cell = machine | {"runtime": runtime, "batch_size": batch, "sequence_length": length}
             start = time.perf_counter()
             if tuple(str(cell[key]) for key in CELL) in finished:
@@ -131,7 +157,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 ready[runtime] = [RUNTIMES[runtime](model, Path(folder)) for model in models]
             begun = time.perf_counter()
             seconds = GOAL_SECONDS if (batch, length) in GOALS else SECONDS
-            times = timed([at(batch, length) for at in ready[runtime]], seconds)
+            times = timed([at(batch, length) for at in ready[runtime]], device, seconds)
             rates[runtime] = (time.perf_counter() - begun) / (batch * length)
             for name, pruned, ms in zip(counts, models[1:], times[1:], strict=True):
                 rows.append(cell | row(times[0], ms) | {
@@ -167,8 +193,11 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         UserError: an option is wrong, or the file can't be written.
     """
-    if unknown := [name for name in options.runtimes if name not in RUNTIMES]:
-        raise UserError(f"runtime {unknown[0]} is unknown: use {', '.join(RUNTIMES)}")
+    own = BY_DEVICE[pick_device(options.device).type]
+    if unknown := [name for name in runtimes(options) if name not in own]:
+        raise UserError(f"runtime {unknown[0]} is none of device={options.device}: use {', '.join(own)}")
+    if "onnx" in runtimes(options) and options.dtype != "float32":
+        raise UserError(f"runtime onnx is measured in float32: leave it out, or --dtype {options.dtype}")
     for batch in options.batches:
         check("--batches", batch, whole(1, "1,8,32"))
     for length in options.lengths:
@@ -187,7 +216,9 @@ def main() -> int:
     parser.add_argument("--grain", type=int, default=1, help="neurons are multiples of it, inside the same FLOPs")
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 128])
     parser.add_argument("--lengths", type=numbers, default=[32, 128, 384])
-    parser.add_argument("--runtimes", type=lambda text: text.split(","), default=list(RUNTIMES))
+    parser.add_argument("--runtimes", type=lambda text: text.split(","), help="all that the device has where left out")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
     parser.add_argument("--minutes", type=float, default=9.0, help="no cell is begun that would end after it")
     options = parser.parse_args()

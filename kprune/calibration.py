@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import CalibrationSet, Example, frozen_view
-from kprune.transformer.adapter import Adapter, model_inputs
+from kprune.transformer.adapter import Adapter, model_inputs, on_device
 
 
 @dataclass
@@ -52,7 +52,7 @@ def calibration_states(adapter: Adapter, batches: Sequence[dict[str, Tensor]]) -
     """Every batch at the input of the first sublayer."""
     states = []
     for batch in batches:
-        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+        batch = on_device(batch, adapter.device)
         hidden, attention_mask = adapter.embed(batch)
         states.append(CalibrationState(batch, attention_mask, hidden, hidden))
     return states
@@ -95,7 +95,7 @@ def held_out_divergence(
     total = 0.0
     models = [frozen_view(model) for model in (student, teacher)]
     for batch in calibration.batches():
-        batch = {key: value.to(teacher.device) for key, value in batch.items()}
+        batch = on_device(batch, teacher.device)
         s, t = (objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in models)
         total += objective.divergence(s, t, temperature).sum().item()
     return total / len(calibration.examples)

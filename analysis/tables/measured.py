@@ -32,14 +32,15 @@ def cost_label(method: str) -> str:
 
 
 def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
-    """Speed-up of results/latency.csv: a row per runtime, batch and length, a column per allocation of the kept units.
+    """Speed-up of results/latency.csv: a row per runtime, precision, batch and length, a column per allocation of the kept units.
 
     In brackets are the extremes of the single pairs of measurements, where there is more than one.
     """
-    keys = ["shape", "grain", "runtime", "batch_size", "sequence_length"]
+    keys = ["shape", "grain", "runtime", "dtype", "batch_size", "sequence_length"]
     shown = []
     for key, group in rows.sort_values(keys).groupby(keys):
-        row = dict(zip(("Model", "Grain", "Runtime", "Batch", "Length"), (model_label(key[0]), *map(str, key[1:])), strict=True))
+        labels = ("Model", "Grain", "Runtime", "Precision", "Batch", "Length")
+        row = dict(zip(labels, (model_label(key[0]), *map(str, key[1:])), strict=True))
         row["Dense"] = f"{group['dense_ms'].iloc[0]:.1f} ms"
         row |= {
             r.allocation: f"{times(r.speedup)} " + (f"({r.speedup_low:.2f} to {r.speedup_high:.2f})" if r.repeats > 1 else "(once)")
@@ -47,7 +48,8 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
         }
         shown.append(row)
     shown = pd.DataFrame(shown).fillna(MISSING)
-    return without_one_model(shown.drop(columns="Grain") if (rows["grain"] == 1).all() else shown)
+    shown = shown.drop(columns="Grain") if (rows["grain"] == 1).all() else shown
+    return without_one_model(shown.drop(columns="Precision") if (rows["dtype"] == "float32").all() else shown)
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from baselines.distillation import task_loss
 from kprune.objectives import Objective
 from kprune.pruner import frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter, Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer, on_device
 from kprune.transformer.masks import masked
 from kprune.transformer.surgery import take_units
 
@@ -35,7 +35,7 @@ def importance(adapter: Adapter, objective: Objective, batches: Iterable[dict[st
     batches. |Σ h ∂L/∂h| for a head; |w₁ ∂L/∂w₁ + b₁ ∂L/∂b₁| + |w₂ ∂L/∂w₂| for a neuron, as in the authors' code."""
     totals = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in adapter.sublayers]
     for batch in batches:
-        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+        batch = on_device(batch, adapter.device)
         masks = [torch.ones(s.units, device=adapter.device, requires_grad=True) for s in adapter.sublayers]
         adapter.model.zero_grad(set_to_none=True)
         with torch.enable_grad(), masked(adapter, masks):

@@ -7,7 +7,7 @@ from tqdm import tqdm
 from kprune.errors import UserError
 from kprune.objectives import Objective
 from kprune.pruner import CalibrationSet
-from kprune.transformer.adapter import Adapter
+from kprune.transformer.adapter import Adapter, on_device
 from kprune.transformer.masks import features_and_gradients, mask_gradients
 
 
@@ -26,7 +26,7 @@ def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objec
     for batch in tqdm(calibration.batches(by_length=False), desc="Fisher", unit="batch", disable=None):
         if "labels" not in batch:
             raise UserError("the task loss needs labels, which the calibration examples lack: give labelled examples")
-        batch = {key: value.to(adapter.device) for key, value in batch.items()}
+        batch = on_device(batch, adapter.device)
 
         def loss(output, batch=batch):
             return [objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])]

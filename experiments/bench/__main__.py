@@ -1,12 +1,12 @@
 """Pruning cost and peak memory by method, tokens and layers, in one run on one machine: `python -m experiments.bench`.
 
 The unit is one float32 dense forward pass over the same tokens, sorted by length, without hooks, measured in the same
-process before and after. Every method runs in a process of its own; its peak memory is what the process reached beyond
-what it held with model and data loaded. Weights, tokens and labels are random, lengths are like MRPC's; 80 % of FLOPs
-are removed, or what a method reaches. `whole_model` is the authors' way (`experiments/bench/reference.py`), `floor`
-what the exact method can't do without: L + 3 forwards, Gram matrices and solves. K-prune runs with one λ: each of several
-costs as much again. The rows of one shape and token count are measured one after the other and written together; rows of
-others that are in the file stay.
+process before and after. Every method runs in a process of its own; its peak memory is what the process reached (of the
+GPU's, with `--device cuda`) beyond what it held with model and data loaded. Weights, tokens and labels are random, lengths
+are like MRPC's; 80 % of FLOPs are removed, or what a method reaches. `whole_model` is the authors' way
+(`experiments/bench/reference.py`), `floor` what the exact method can't do without: L + 3 forwards, Gram matrices and
+solves. K-prune runs with one λ: each of several costs as much again. The rows of one shape and token count are measured one
+after the other and written together; rows of others that are in the file stay.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from experiments import measurements, results
@@ -24,7 +25,9 @@ from experiments.composing import file_settings
 from experiments.methods import METHODS, method_with
 from experiments.settings import THREADS, check, or_null, whole
 from experiments.shapes import SHAPES
+from experiments.subject import pick_device
 from kprune.errors import UserError
+from kprune.latency.timing import device_name
 
 COLUMNS = (
     "shape", "sublayers", "method", "flops_reduction", "examples", "tokens", "padded_tokens_sorted",
@@ -44,13 +47,13 @@ def default_methods() -> list[str]:
     return [*BESIDE_METHODS, *methods]
 
 
-def measured(shape: str, tokens: int, method: str, threads: int | None) -> dict[str, Any]:
+def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
     """What a process of its own reports.
 
     Raises:
         UserError: it fails.
     """
-    command = [sys.executable, "-m", "experiments.bench.child", shape, str(tokens), method]
+    command = [sys.executable, "-m", "experiments.bench.child", shape, str(tokens), method, "--device", device]
     command += ["--threads", str(threads)] if threads else []
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if done.returncode:
@@ -86,6 +89,7 @@ def check_options(options: argparse.Namespace) -> None:
     for tokens in options.tokens:
         check("--tokens", tokens, whole(1, "1000"))
     check("--threads", options.threads, or_null(THREADS))
+    pick_device(options.device)
     for method in options.methods:
         if method not in BESIDE_METHODS:
             method_with(method)
@@ -94,18 +98,14 @@ def check_options(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure everything; the file is written after every shape and token count."""
-    import torch
-
-    from kprune.latency.timing import device_name
-
     check_options(options)
-    machine = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": results.commit()}
+    machine = {"device": device_name(pick_device(options.device)), "torch": torch.__version__, "commit": results.commit()}
     groups = list(itertools.product(options.shapes, options.tokens))
     with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:
         for shape, tokens in groups:
             rows = []
             for method in options.methods:
-                rows.append(measured(shape, tokens, method, options.threads) | machine)
+                rows.append(measured(shape, tokens, method, options.threads, options.device) | machine)
                 print(line(rows[-1]), flush=True)
                 bar.update()
             write(options.output, with_ratios(rows))
@@ -126,6 +126,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=lambda t: [int(n) for n in t.split(",")], default=[1000, 2000, 4000])
     parser.add_argument("--methods", type=words, default=default_methods(), help="kprune:measure_every=2 changes a setting")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; a GPU's rows want an --output of their own")
     options = parser.parse_args()
     try:
         run(options)

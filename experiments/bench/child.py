@@ -6,7 +6,6 @@ import math
 import os
 import resource
 import statistics
-import time
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from experiments.bench.reference import WholeModel
 from experiments.methods import method_with
 from experiments.shapes import SHAPES, random_model
 from kprune.calibration import calibration_states
+from kprune.latency.timing import now
 from kprune.objectives import Classification
 from kprune.pruner import Budget, CalibrationSet, PruningData
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import model_inputs
+from kprune.transformer.adapter import model_inputs, on_device
 from kprune.weight_tuning import LeastSquares
 
 REDUCTION = 0.8
@@ -45,10 +45,10 @@ def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) ->
     seconds = []
     with torch.inference_mode():
         for _ in range(FORWARDS):
-            start = time.perf_counter()
+            start = now(model.device)
             for batch in batches:
-                model(**model_inputs(batch))
-            seconds.append(time.perf_counter() - start)
+                model(**model_inputs(on_device(batch, model.device)))
+            seconds.append(now(model.device) - start)
     return seconds
 
 
@@ -58,13 +58,13 @@ def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
     states = calibration_states(adapter_for(model), calibration.batches())
     for sublayer in adapter_for(model).sublayers:
         width = max(round((1 - REDUCTION) * sublayer.units), 1) * sublayer.unit_size
-        features = [torch.randn(int(state.real.sum()), width) for state in states]
-        squares = LeastSquares.empty(width, sublayer.hidden_size, features[0].device)
-        start = time.perf_counter()
+        features = [torch.randn(int(state.real.sum()), width, device=model.device) for state in states]
+        squares = LeastSquares.empty(width, sublayer.hidden_size, model.device)
+        start = now(model.device)
         for f, state in zip(features, states, strict=True):
             squares.add(f, state.student[state.real])
         squares.solve(1e-6)
-        seconds += time.perf_counter() - start
+        seconds += now(model.device) - start
     return seconds
 
 
@@ -74,14 +74,24 @@ def floor_units(model: nn.Module, calibration: CalibrationSet, forward: float) -
     return len(adapter_for(model).sublayers) + 3 + solve_seconds(model, calibration) / forward
 
 
-def resident_mb() -> float:
+def resident_mb(device: torch.device) -> float:
+    """What the process holds now, of the GPU's memory where the model is there."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 1e6
     with open("/proc/self/statm") as pages:
         return int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measured(shape: str, tokens: int, name: str) -> dict[str, Any]:
+def peak_mb(device: torch.device) -> float:
+    """The most that it ever held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[str, Any]:
     """Seconds, dense forwards, memory and stages of a method."""
-    model = random_model(SHAPES[shape])
+    model = random_model(SHAPES[shape]).to(device)
     calibration = random_calibration(tokens, model.config.vocab_size)
     batches = calibration.batches()
     result = {
@@ -91,7 +101,7 @@ def measured(shape: str, tokens: int, name: str) -> dict[str, Any]:
         "padded_tokens_drawn": sum(batch["input_ids"].numel() for batch in calibration.batches(by_length=False)),
         "sublayers": len(adapter_for(model).sublayers),
     }
-    before = resident_mb()
+    before = resident_mb(device)
     forwards = forward_seconds(model, batches)
     if name == "floor":
         forward = statistics.median(forwards)
@@ -100,10 +110,10 @@ def measured(shape: str, tokens: int, name: str) -> dict[str, Any]:
     length = calibration.tokens / len(calibration.examples)
     reduction = min(REDUCTION, math.floor(100 * pruner.reach(model, length)) / 100)
     budget = Budget(reduction, length)
-    start = time.perf_counter()
+    start = now(device)
     outcome = pruner.prune(model, Classification(), PruningData(calibration), budget)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before
+    seconds = now(device) - start
+    peak = peak_mb(device) - before
     forward = statistics.median(forwards + forward_seconds(model, batches))
     stages = {stage: round(value, 4) for stage, value in outcome.seconds_by_stage.items()}
     return result | {
@@ -118,10 +128,11 @@ def main() -> None:
     parser.add_argument("tokens", type=int)
     parser.add_argument("method")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    result = measured(options.shape, options.tokens, options.method)
+    result = measured(options.shape, options.tokens, options.method, options.device)
     print(json.dumps(result | {"threads": torch.get_num_threads()}))
 
 

@@ -15,7 +15,7 @@ from kprune.mask_search import search
 from kprune.objectives import Objective
 from kprune.pruner import Clock, Outcome, PruningData, frozen_copy
 from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter, Sublayer
+from kprune.transformer.adapter import Adapter, Sublayer, on_device
 from kprune.transformer.surgery import keep_units, unit_columns
 
 
@@ -36,7 +36,7 @@ class WholeModel:
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         clock = Clock()
         student, teacher = adapter_for(frozen_copy(model).requires_grad_(True)), adapter_for(frozen_copy(model))
-        batches = data.calibration.batches(by_length=False)
+        batches = [on_device(batch, model.device) for batch in data.calibration.batches(by_length=False)]
         with clock("teacher"):
             logits, outputs = self.teacher(teacher, batches, objective)
         remaining, costs, kept_units = budget.limit(student), budget.unit_costs(student), []
@@ -61,14 +61,15 @@ class WholeModel:
             for sublayer, seen in zip(adapter.sublayers, outputs, strict=True):
                 moved = hidden + sublayer.update(hidden, mask)
                 seen.append(moved.flatten(0, 1))
-                hidden = sublayer.add(moved, torch.zeros(()))
+                hidden = sublayer.add(moved, torch.zeros((), device=moved.device))
             logits.append(objective.read(adapter.head(hidden, batch), batch["attention_mask"]))
         return logits, [torch.cat(seen) for seen in outputs]
 
     def measure(self, adapter: Adapter, at: int, batches, logits, objective: Objective):
         """Scores of all sublayers' units; features [N, n] and residual input [N, d] of sublayer `at` over all tokens."""
-        masks = [torch.ones(s.units * s.unit_size, requires_grad=True) for s in adapter.sublayers]
-        scores = [torch.zeros(s.units, dtype=torch.float64) for s in adapter.sublayers]
+        device = adapter.device
+        masks = [torch.ones(s.units * s.unit_size, device=device, requires_grad=True) for s in adapter.sublayers]
+        scores = [torch.zeros(s.units, dtype=torch.float64, device=device) for s in adapter.sublayers]
         features, residuals = [], []
         for batch, target in zip(batches, logits, strict=True):
             hidden, attention_mask = adapter.embed(batch)

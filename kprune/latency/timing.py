@@ -24,9 +24,9 @@ def alternate(
     with torch.inference_mode():
         for repeat in range(warm_up + repeats):
             for call, seen in zip(calls, times, strict=True):
-                start = _now(device)
+                start = now(device)
                 call()
-                elapsed = _now(device) - start
+                elapsed = now(device) - start
                 if repeat >= warm_up:
                     seen.append(1000 * elapsed)
     return times
@@ -75,7 +75,7 @@ def measure_latency(
     }
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

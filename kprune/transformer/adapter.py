@@ -151,6 +151,11 @@ def longest_input(model: nn.Module) -> int:
     return config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
 
 
+def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
+    """A collated batch where the model is."""
+    return {key: value.to(device) for key, value in batch.items()}
+
+
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The part of a collated batch that a model's forward takes."""
     return {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}

@@ -80,11 +80,11 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
         "bert_base,kprune:lambdas=[1e-4],2000,2100,51.5,28.1,1.03,0.82,900,0.45,a CPU,2,2.13\n"
     )
     (tmp_path / "latency.csv").write_text(
-        "shape,grain,runtime,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,repeats,device,"
+        "shape,grain,runtime,dtype,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,repeats,device,"
         "threads,torch\n"
-        "bert_base,1,onnx,32,128,even,1000,4.5,4.5,4.5,1,a CPU,2,2.13\n"
-        "bert_base,1,onnx,8,128,even,250,4.2,4.1,4.3,9,a CPU,2,2.13\n"
-        "bert_base,1,onnx,8,128,mrpc_reference,250,4.0,3.9,4.1,9,a CPU,2,2.13\n"
+        "bert_base,1,onnx,float32,32,128,even,1000,4.5,4.5,4.5,1,a CPU,2,2.13\n"
+        "bert_base,1,onnx,float32,8,128,even,250,4.2,4.1,4.3,9,a CPU,2,2.13\n"
+        "bert_base,1,onnx,float32,8,128,mrpc_reference,250,4.0,3.9,4.1,9,a CPU,2,2.13\n"
     )
     bench, latency = readme.rewrite(text, cells, tmp_path).split("<!-- /table:bench -->")
     assert "K-prune (lambdas=[1e-4])" in bench and "28.1" in bench and "0.45x" in bench and "a CPU, 2 threads" in bench

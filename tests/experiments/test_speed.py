@@ -94,6 +94,9 @@ def test_the_latency_table_goes_on_where_it_was(measure, tmp_path, capsys, monke
         (["--lengths", "4000"], "--lengths=4000 is not a whole number from 1 to 512"),
         (["--threads", "-1"], "--threads=-1"),
         (["--minutes", "nan"], "--minutes=nan"),
+        (["--device", "cuda:9"], "device=cuda:9 is not to be had here"),
+        (["--runtimes", "graph"], "runtime graph is none of device=cpu"),
+        (["--dtype", "bfloat16", "--runtimes", "onnx"], "runtime onnx is measured in float32"),
         (["--output", "/proc/nope/latency.csv"], "another --output"),
         (["--output", "/tmp"], "another --output"),
     ],
@@ -111,6 +114,7 @@ def test_a_wrong_option_is_told_before_anything_is_measured(measure, monkeypatch
         (["--shapes", "tiny,nonsense"], "nonsense"),
         (["--tokens", "300,0"], "--tokens=0"),
         (["--threads", "0"], "--threads=0"),
+        (["--device", "cuda:9"], "device=cuda:9 is not to be had here"),
         (["--methods", "kwon,nonsense"], "nonsense"),
         (["--output", "/proc/nope/bench.csv"], "another --output"),
     ],
@@ -140,8 +144,8 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
     file, methods = tmp_path / "bench.csv", "floor,whole_model,kprune,kprune:measure_every=2,kwon"
     arguments = ["--shapes", "tiny", "--tokens", "2500", "--methods", methods, "--output", str(file)]
     monkeypatch.setattr("sys.argv", ["bench", *arguments])
-    here = lambda shape, tokens, method, threads: (  # noqa: E731
-        {"shape": shape, "method": method, "threads": 1} | measured(shape, tokens, method)
+    here = lambda shape, tokens, method, threads, device: (  # noqa: E731
+        {"shape": shape, "method": method, "threads": 1} | measured(shape, tokens, method, torch.device(device))
     )
     monkeypatch.setattr(command, "measured", here)
     assert command.main() == 0
