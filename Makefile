@@ -15,7 +15,7 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
 PARTS := table-accuracy table-speedup ablation sensitivity table-retrained figures report
 .PHONY: help install demo test lint table-accuracy table-speedup ablation sensitivity table-retrained figures report \
-	latency bench reproduce readme readme-cells clean
+	latency bench reproduce readme readme-cells readme-gpu clean
 .DEFAULT_GOAL := help
 
 # MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
@@ -107,8 +107,14 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
+readme-gpu: .venv/installed ## what of the README's tables is measured on a GPU, some twenty minutes
+	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/gpu --tasks mrpc
+	for more in "float32" "bfloat16" "bfloat16 --grain 16"; do \
+		.venv/bin/python -m experiments.latency_table --device cuda --dtype $$more --output results/latency_gpu.csv || exit; done
+	.venv/bin/python -m experiments.bench --device cuda --shapes bert_base --tokens 20000 --output results/bench_gpu.csv
+
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells studies latency_budget few_tokens; do [ ! -d $(MEASURED)/$$part ] || \
+	for part in cells studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/cells.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
