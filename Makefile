@@ -111,7 +111,6 @@ readme-gpu: .venv/installed ## what of the README's tables is measured on a GPU,
 	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/gpu --tasks mrpc
 	for more in "float32" "bfloat16" "bfloat16 --grain 16"; do \
 		.venv/bin/python -m experiments.latency_table --device cuda --dtype $$more --output results/latency_gpu.csv || exit; done
-	.venv/bin/python -m experiments.bench --device cuda --shapes bert_base --tokens 20000 --output results/bench_gpu.csv
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
 	for part in cells studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \

@@ -34,7 +34,6 @@ NAMES = {name: name for name in TABLES} | {"demo": "measurements"} | {name: tabl
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
 FILES = {
     "bench": ("bench.csv", bench),
-    "bench-gpu": ("bench_gpu.csv", bench),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
 } | {

@@ -40,14 +40,15 @@ def refit(
         UserError: the steps lead to what is not finite.
     """
     parameters = [p for linear in (*sublayer.inputs, sublayer.projection) for p in (linear.weight, linear.bias)]
-    root = (root / root.square().sum(dim=1).mean().sqrt()).to(parameters[0].dtype)
-    batches = list(zip(states, weights, strict=True))
-    before, was = sum(error(sublayer, *batch, root).item() for batch in batches), [p.clone() for p in parameters]
-    descend(sublayer, batches, root, parameters, epochs, lr)
+    metric = root.T @ root
+    metric = (metric / metric.diagonal().mean()).to(parameters[0].dtype)
+    batches = [(state, w * state.real) for state, w in zip(states, weights, strict=True)]
+    before, was = sum(error(sublayer, *batch, metric).item() for batch in batches), [p.clone() for p in parameters]
+    descend(sublayer, batches, metric, parameters, epochs, lr)
     if not all(torch.isfinite(p).all() for p in parameters):
         raise UserError(f"the refit of a sublayer leads to no finite weights: lower refit_lr={lr:g}")
     ridge = solve()
-    after = sum(error(sublayer, *batch, root).item() for batch in batches)
+    after = sum(error(sublayer, *batch, metric).item() for batch in batches)
     if after < before:
         return ridge
     for parameter, value in zip(parameters, was, strict=True):
@@ -58,31 +59,44 @@ def refit(
 def descend(
     sublayer: Sublayer,
     batches: Sequence[tuple[CalibrationState, Tensor]],
-    root: Tensor,
+    metric: Tensor,
     parameters: Sequence[Tensor],
     epochs: int,
     lr: float,
 ) -> None:
     """`epochs` times a step per batch, each time in another order."""
     tokens = sum(state.real.sum().item() for state, _ in batches)
-    optimiser = torch.optim.Adam(parameters, lr)
+    optimiser = torch.optim.Adam(parameters, lr, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * len(batches))
     generator = torch.Generator().manual_seed(0)
     for parameter in parameters:
         parameter.requires_grad_(True)
     for _ in range(epochs):
         for index in torch.randperm(len(batches), generator=generator).tolist():
-            with torch.enable_grad():
-                loss = error(sublayer, *batches[index], root) * (len(batches) / tokens)
             optimiser.zero_grad()
-            loss.backward()
+            differentiate(sublayer, *batches[index], metric, len(batches) / tokens)
             optimiser.step()
             schedule.step()
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
 
 
-def error(sublayer: Sublayer, state: CalibrationState, weights: Tensor, root: Tensor) -> Tensor:
-    """The sum of `refit` over a state's tokens: a scalar."""
-    missing = state.teacher - state.student - sublayer.update(state.student, state.attention_mask)
-    return (weights[state.real] * (missing[state.real] @ root.T).square().sum(dim=-1)).sum()
+def missing(sublayer: Sublayer, state: CalibrationState) -> Tensor:
+    """X_T + Sub_T(X_T) − X_S − Sub_S(X_S), [B, T, d]."""
+    return state.teacher - state.student - sublayer.update(state.student, state.attention_mask)
+
+
+def error(sublayer: Sublayer, state: CalibrationState, weights: Tensor, metric: Tensor) -> Tensor:
+    """The sum of `refit` over a state's tokens, M = RᵀR its metric: a scalar. `weights` are 0 at padding."""
+    m = missing(sublayer, state)
+    return (weights * (m @ metric * m).sum(dim=-1)).sum()
+
+
+def differentiate(sublayer: Sublayer, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
+    """Add the gradient of `factor` times `error` to those of the sublayer's weights.
+
+    In closed form as far as what is missing, 2 w M m: back through the error, a product as dear would come again.
+    """
+    with torch.enable_grad():
+        m = missing(sublayer, state)
+    m.backward(2 * factor * weights[..., None] * (m.detach() @ metric))

@@ -7,22 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from retrained import RETRAINED
 from tiny import tiny_batch, tiny_labelled, tiny_model
 from world import run
 
 import kprune
 from baselines import training
-from baselines.cofi import CoFi
-from baselines.dynabert import DynaBERT
-from baselines.ebert import EBERT
-from baselines.finetuned import FineTuned
-from baselines.training import Recipe, Training
+from baselines.training import Training
 from experiments import latency_table
 from experiments.bench.child import measured
 from experiments.methods import METHODS, method_with
 from experiments.shapes import SHAPES, random_model
 from kprune import checkpoint
-from kprune.algorithm import KPrune
 from kprune.latency import Point
 from kprune.latency.timing import random_batch
 from kprune.objectives import objective_of
@@ -32,15 +28,6 @@ from kprune.transformer.adapter import on_device
 from kprune.transformer.flops import flops_reduction
 
 pytestmark = pytest.mark.gpu
-
-RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=16)
-RETRAINED = {
-    "dynabert_w": DynaBERT(widths=(0.25, 0.75), depths=(1.0,), recipe=RECIPE),
-    "dynabert_d": DynaBERT(widths=(0.25, 0.75), depths=(0.67, 1.0), recipe=RECIPE, final_epochs=1),
-    "ebert": EBERT(recipe=RECIPE),
-    "cofi": CoFi(recipe=RECIPE, unmasked_epochs=0.5, warmup_epochs=0.5, finetuning_epochs=1),
-    "kprune_finetuned": FineTuned(KPrune(), recipe=RECIPE),
-}
 UNSTABLE = ("kprune_official",)
 """Float32 normal equations without a ridge, on fewer tokens than neurons: two runs on one CPU differ."""
 CLOSED_FORM = [name for name in METHODS if name not in (*RETRAINED, *UNSTABLE)]

@@ -6,16 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from retrained import RECIPE, RETRAINED
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_batch, tiny_model
 
 from baselines import cofi, training
-from baselines.cofi import CoFi
-from baselines.dynabert import DynaBERT
-from baselines.ebert import EBERT
 from baselines.finetuned import FineTuned
-from baselines.training import Recipe, Training
+from baselines.training import Training
 from experiments.composing import file_settings
 from experiments.methods import build_method
 from kprune import checkpoint
@@ -26,19 +24,10 @@ from kprune.pruner import Budget
 from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 
-RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=16)
-METHODS = {
-    "dynabert_w": DynaBERT(widths=(0.25, 0.75), depths=(1.0,), recipe=RECIPE),
-    "dynabert_d": DynaBERT(widths=(0.25, 0.75), depths=(0.67, 1.0), recipe=RECIPE, final_epochs=1),
-    "ebert": EBERT(recipe=RECIPE),
-    "cofi": CoFi(recipe=RECIPE, unmasked_epochs=0.5, warmup_epochs=0.5, finetuning_epochs=1),
-    "kprune_finetuned": FineTuned(KPrune(), recipe=RECIPE),
-}
-
 
 def prune(name, data, family="bert", head="classification", reduction=0.7):
     model = tiny_model(family, head, dtype=torch.float32)
-    return METHODS[name].prune(model, objective_of(model), data, Budget(reduction, 8.0))
+    return RETRAINED[name].prune(model, objective_of(model), data, Budget(reduction, 8.0))
 
 
 def weights(outcome):
@@ -57,13 +46,13 @@ def store_seconds(state, seconds):
     save_file(load_file(state), state, {"training": json.dumps(content | {"seconds": seconds})})
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RETRAINED)
 @pytest.mark.parametrize("family, head", [*zip(FAMILIES, ("classification", "regression", "span", "span"), strict=True)])
 def test_every_family_and_head(name, family, head, data_for):
     """The model passed in is left as it was; what comes out is finite, counted right and on record."""
     data, model = data_for(head), tiny_model(family, head, dtype=torch.float32)
     before = copy.deepcopy(model.state_dict())
-    outcome = METHODS[name].prune(model, objective_of(model), data, Budget(0.7, 8.0))
+    outcome = RETRAINED[name].prune(model, objective_of(model), data, Budget(0.7, 8.0))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert len(outcome.kept_heads) == len(outcome.kept_neurons) == 3
@@ -73,10 +62,10 @@ def test_every_family_and_head(name, family, head, data_for):
         assert stage == {"steps": 3 * stage["epochs"], "epochs": stage["epochs"], "examples": 48, "capped": False}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RETRAINED)
 def test_products_in_bfloat16_leave_float32_weights(name, data_for):
     model, budget = tiny_model(dtype=torch.float32), Budget(0.7, 8.0)
-    half, whole = (replace(METHODS[name], bf16=b).prune(model, objective_of(model), data_for(), budget) for b in (True, False))
+    half, whole = (replace(RETRAINED[name], bf16=b).prune(model, objective_of(model), data_for(), budget) for b in (True, False))
     logits = half.model(**tiny_batch()).logits
     assert torch.isfinite(logits).all() and not torch.equal(logits, whole.model(**tiny_batch()).logits)
     assert all(value.dtype == torch.float32 for value in weights(half).values() if value.is_floating_point())
@@ -102,7 +91,7 @@ def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
     torch.testing.assert_close(loaded(**tiny_batch()).logits, outcome.model(**tiny_batch()).logits, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RETRAINED)
 def test_a_killed_training_ends_with_the_same_weights(name, data_for, tmp_path, monkeypatch):
     """Killed early in its first training and late in its last; and found finished by the next cell."""
     whole = prune(name, data_for())
@@ -144,7 +133,7 @@ def test_a_state_of_other_settings_is_not_taken(data_for, tmp_path):
 def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_for, tmp_path):
     data, objective = data_for(workspace=tmp_path), objective_of(tiny_model())
     model = tiny_model(dtype=torch.float32)
-    small, large = (METHODS["dynabert_w"].prune(model, objective, data, Budget(r, 8.0)) for r in (0.7, 0.2))
+    small, large = (RETRAINED["dynabert_w"].prune(model, objective, data, Budget(r, 8.0)) for r in (0.7, 0.2))
     assert sum(small.kept_neurons) < sum(large.kept_neurons)
     assert len(list(tmp_path.iterdir())) == 1
     for stage in ("rewiring", "width_stage"):
@@ -152,18 +141,18 @@ def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_
     (state,) = tmp_path.iterdir()
     assert 0 < stored_seconds(state) <= large.seconds_by_stage["width_stage"]
     store_seconds(state, 1000.0)  # more than any time it takes to find it
-    elsewhere = METHODS["dynabert_w"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.2, 8.0))
+    elsewhere = RETRAINED["dynabert_w"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.2, 8.0))
     assert elsewhere.seconds_by_stage["width_stage"] > 1000
-    wider = METHODS["dynabert_d"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.7, 8.0))
+    wider = RETRAINED["dynabert_d"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.7, 8.0))
     assert set(wider.details["training"]) == {"width_stage", "depth_stage", "final_fine_tuning"}
     assert len(list(tmp_path.iterdir())) == 3, "the width stage is DynaBERT_w's"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RETRAINED)
 def test_its_config_builds_it(name):
     settings = file_settings("method", name)
     pruner = build_method(settings)
-    assert pruner.name == name and type(pruner) is type(METHODS[name])
+    assert pruner.name == name and type(pruner) is type(RETRAINED[name])
     with pytest.raises(UserError, match="nonsense"):
         build_method(settings | {"nonsense": 1})
 
@@ -192,9 +181,9 @@ def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, m
 def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
     """Widths in whole grains, which only those are given that prune to any budget."""
     model, budget = tiny_model(dtype=torch.float32), Budget(0.6, 8.0, grain=16)
-    assert METHODS["kprune_finetuned"].any_budget and not FineTuned(METHODS["ebert"]).any_budget
-    budget.check_reach(METHODS["kprune_finetuned"], model)
-    outcome = METHODS["kprune_finetuned"].prune(model, objective_of(model), data_for(), budget)
+    assert RETRAINED["kprune_finetuned"].any_budget and not FineTuned(RETRAINED["ebert"]).any_budget
+    budget.check_reach(RETRAINED["kprune_finetuned"], model)
+    outcome = RETRAINED["kprune_finetuned"].prune(model, objective_of(model), data_for(), budget)
     assert all(heads % 2 == 0 for heads in outcome.kept_heads) and all(n % 16 == 0 for n in outcome.kept_neurons)
     assert "fine_tuning" in outcome.seconds_by_stage
 

@@ -9,7 +9,7 @@ from kprune.errors import UserError
 from kprune.objectives import objective_of
 from kprune.plus import KPrunePlus
 from kprune.pruner import Budget, PruningData, frozen_copy
-from kprune.refit import error, refit
+from kprune.refit import differentiate, error, refit
 from kprune.transformer import adapter_for
 from kprune.transformer.surgery import keep_units
 
@@ -32,8 +32,28 @@ def halved(family: str, index: int):
 
 
 def total(sublayer, states, weights, root):
+    """By its formula, over the real tokens alone."""
     with torch.no_grad():
-        return sum(error(sublayer, state, w, root).item() for state, w in zip(states, weights, strict=True))
+        moved = [s.teacher - s.student - sublayer.update(s.student, s.attention_mask) for s in states]
+        felt = [(m @ root.T).square().sum(dim=-1) for m in moved]
+        return sum((w * f)[s.real].sum().item() for w, f, s in zip(weights, felt, states, strict=True))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_error_and_its_gradient(index):
+    """Against the formula, and against autograd through it."""
+    _, sublayer, states = halved("bert", index)
+    weights = [torch.rand_like(s.student[..., 0]) * s.real for s in states]
+    root = torch.randn(sublayer.hidden_size, sublayer.hidden_size, dtype=torch.float64)
+    metric = root.T @ root
+    assert sum(error(sublayer, *b, metric).item() for b in zip(states, weights, strict=True)) == pytest.approx(
+        total(sublayer, states, weights, root)
+    )
+    parameters = [p.requires_grad_(True) for linear in (*sublayer.inputs, sublayer.projection) for p in linear.parameters()]
+    expected = torch.autograd.grad(3 * error(sublayer, states[0], weights[0], metric), parameters, allow_unused=True)
+    differentiate(sublayer, states[0], weights[0], metric, 3.0)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
