@@ -13,9 +13,10 @@ TABLE = $(call GRID,$(1)); code=$$?; [ $$code -gt 2 -o ! -d $(OUTPUTS) ] || .ven
 # Where the cells of tables and figures go, and come from.
 OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
-PARTS := table-accuracy table-speedup ablation sensitivity table-retrained figures report
-.PHONY: help install demo test lint table-accuracy table-speedup ablation sensitivity table-retrained figures report \
-	latency bench reproduce readme readme-cells readme-gpu clean
+RETRAINED := $(if $(SMALL),retrained,retrained_published)
+PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(RETRAINED)) figures report
+.PHONY: help install demo test lint table-accuracy table-speedup ablation sensitivity table-retrained \
+	table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu clean
 .DEFAULT_GOAL := help
 
 # MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
@@ -53,8 +54,11 @@ ablation: .venv/installed ## run K-prune with its parts left out
 sensitivity: .venv/installed ## run K-prune with its settings moved
 	$(call TABLE,sensitivity,sensitivity)
 
-table-retrained: .venv/installed ## run the retrained methods (days on 2 cores but for SMALL=1)
+table-retrained: .venv/installed ## run K-prune and the retrained methods on MiniLM, in hours on 2 cores
 	$(call TABLE,retrained,retrained)
+
+table-retrained-published: .venv/installed ## the same on BERT-base with the published schedules, for a GPU
+	$(call TABLE,retrained_published,retrained)
 
 figures: .venv/installed ## draw every figure of the finished cells
 	.venv/bin/python -m analysis.figures $(OUTPUTS)
@@ -70,7 +74,7 @@ bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="
 	.venv/bin/python -m experiments.bench $(BENCH)
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
-	for grid in accuracy ablation sensitivity retrained; do $(call GRID,$$grid) --dry-run; done
+	for grid in accuracy ablation sensitivity $(RETRAINED); do $(call GRID,$$grid) --dry-run; done
 	$(MAKE) --keep-going --jobs=1 $(PARTS)
 
 # The README's cells: its main comparison, and studies of K-prune's parts and settings.
@@ -82,10 +86,6 @@ SIX := --tasks mrpc,stsb,sst2,qnli,rte,squad
 FIVE := --tasks mrpc,stsb,sst2,qnli,squad
 THREE := --tasks mrpc,stsb,sst2
 FEWER := calibration.tokens=20000
-CAP := method.max_examples=10000
-HALF := method.bf16=true
-SHORT_COFI := method.recipe.epochs=5 method.recipe.lr=3e-5 method.unmasked_epochs=0 method.warmup_epochs=2 \
-	method.mask_lr=0.1 method.finetuning_epochs=5
 readme-cells: .venv/installed ## run the cells of the README's tables (days on 2 cores; finished ones are skipped)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7 $(FEWER)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
@@ -97,20 +97,17 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune_plus_fast,kwon,magnitude,random $(FEWER)
 	# Kwon et al.'s own calibration set.
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kwon calibration.examples=2048
-	$(README_GRID) retrained $(CELLS) --methods kprune_plus,kprune_plus_fast,kprune $(FEWER)
-	for task in "mrpc" "stsb" "sst2 $(CAP)"; do \
-		$(README_GRID) retrained $(CELLS) --methods dynabert_w,dynabert_d,ebert --tasks $$task $(HALF) && \
-		$(README_GRID) retrained $(CELLS) --methods cofi --tasks $$task $(HALF) $(SHORT_COFI) && \
-		$(README_GRID) retrained $(CELLS) --methods kprune_finetuned --tasks $$task $(FEWER) || exit; done
+	$(README_GRID) retrained $(CELLS)
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
 	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
-readme-gpu: .venv/installed ## what of the README's tables is measured on a GPU, some twenty minutes
-	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/gpu --tasks mrpc
-	for more in "float32" "bfloat16" "bfloat16 --grain 16"; do \
-		.venv/bin/python -m experiments.latency_table --device cuda --dtype $$more --output results/latency_gpu.csv || exit; done
+readme-gpu: .venv/installed ## measure what docs/results.md has of a GPU, in minutes
+	$(README_GRID) retrained_published --small --outputs $(MEASURED)/gpu --tasks mrpc \
+		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
+	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
+		.venv/bin/python -m experiments.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
 	for part in cells studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \

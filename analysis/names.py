@@ -27,7 +27,7 @@ METHODS = {
     "dynabert_w": "DynaBERT-w",
     "dynabert_d": "DynaBERT-d",
     "ebert": "EBERT",
-    "cofi": "CoFi",
+    "cofi": "CoFi, hidden size kept",
     "kprune_finetuned": "K-prune, fine-tuned",
 }
 RETRAINED = ("dynabert_w", "dynabert_d", "ebert", "cofi", "kprune_finetuned")

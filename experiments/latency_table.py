@@ -2,7 +2,7 @@
 
 Random weights: what a forward pass computes makes no difference to how long it takes. Dense and pruned models alternate
 in one run. The points of most interest come first; a run ends after `--minutes`, and the next one goes on from there.
-With a GPU: `--device cuda --dtype bfloat16 --output results/latency_gpu.csv`.
+On a GPU: `--device cuda --dtype bfloat16 --output results/latency_gpu.csv`, a file of its own for each device.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pr
 from experiments.subject import pick_device
 from kprune.checkpoint import export_onnx
 from kprune.errors import UserError
-from kprune.latency.timing import REPEATS, alternate, device_name, random_batch
+from kprune.latency.timing import alternate, device_name, random_batch, rounds
 
 COLUMNS = (
     "shape", "allocation", "grain", "runtime", "dtype", "batch_size", "sequence_length", "dense_ms", "pruned_ms", "speedup",
@@ -39,27 +39,41 @@ CELL = ("shape", "grain", "runtime", "dtype", "batch_size", "sequence_length", "
 FLOPS_LENGTH = 128
 GOALS = ((32, 128), (1, 128))
 SECONDS, GOAL_SECONDS = 10.0, 60.0
-"""What a cell's repeats may take, and a goal's; 9 of them at most and one at least."""
+"""What a cell's repeats may take, and a goal's; at least one, and at most the `rounds` of the device."""
 
 Model = Callable[[int, int], Callable[[], Any]]
 """Takes batch size and length; gives a forward pass on a random batch."""
 
 
 def eager(model: nn.Module, folder: Path) -> Model:
-    return lambda *shape: (lambda batch: lambda: model(**batch))(random_batch(model, *shape))
+    def at(*shape: int):
+        batch = random_batch(model, *shape)
+        return lambda: model(**batch)
+
+    return at
 
 
-def replayed(model: nn.Module, folder: Path) -> Model:
+def graph(model: nn.Module, folder: Path) -> Model:
+    """A CUDA graph: the kernels of a forward pass, started without Python."""
+
     def at(*shape: int):
         batch, stream = random_batch(model, *shape), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
-            model(**batch)  # what is set up at a first call can't be captured
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph), torch.inference_mode():
-            output = model(**batch)
-        return lambda: (graph.replay(), output)[1]
+        # While it is captured, transformers can't see that the mask is all ones: it would slow attention down here alone.
+        del batch["attention_mask"]
+        captured = torch.cuda.CUDAGraph()
+        with torch.inference_mode():
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                model(**batch)  # what is set up at a first call can't be captured
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(captured):
+                output = model(**batch)
+
+        def replay():
+            captured.replay()
+            return output
+
+        return replay
 
     return at
 
@@ -102,9 +116,8 @@ def onnx(model: nn.Module, folder: Path) -> Model:
     return at
 
 
-RUNTIMES = {"eager": eager, "compile": compiled, "onnx": onnx, "graph": replayed}
-"""`graph` is a CUDA graph: the kernels of a forward pass, started without Python."""
-BY_DEVICE = {"cpu": ("eager", "compile", "onnx"), "cuda": ("eager", "graph")}
+RUNTIMES = {"eager": eager, "compile": compiled, "onnx": onnx, "graph": graph}
+ON_CPU, ON_GPU = ("eager", "compile", "onnx"), ("eager", "graph")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -112,14 +125,14 @@ def timed(calls: list[Callable[[], Any]], device: torch.device, seconds: float) 
     """Milliseconds of the calls in turn, as many rounds as fit; a round before them warms up."""
     first = alternate(calls, device, repeats=1, warm_up=1)
     round_seconds = sum(ms for (ms,) in first) / 1000
-    further = min(int(seconds / round_seconds), REPEATS) - 1
+    further = min(int(seconds / round_seconds), rounds(device)[1]) - 1
     return [a + b for a, b in zip(first, alternate(calls, device, max(further, 0), warm_up=0), strict=True)]
 
 
-def runtimes(options: argparse.Namespace) -> list[str]:
-    """Those asked for, or all of the device's; ONNX is in float32."""
-    own = BY_DEVICE[pick_device(options.device).type]
-    return options.runtimes or [name for name in own if name != "onnx" or options.dtype == "float32"]
+def available(device: torch.device, dtype: str) -> list[str]:
+    """The runtimes of a device; ONNX is in float32."""
+    names = ON_GPU if device.type == "cuda" else ON_CPU
+    return [name for name in names if name != "onnx" or dtype == "float32"]
 
 
 def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[tuple[str, int, int]]:
@@ -145,7 +158,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     ready: dict[str, list[Model]] = {}
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for runtime, batch, length in cells(runtimes(options), options.batches, options.lengths):
+        for runtime, batch, length in cells(options.runtimes or available(device, options.dtype), options.batches, options.lengths):
             cell = machine | {"runtime": runtime, "batch_size": batch, "sequence_length": length}
             start = time.perf_counter()
             if tuple(str(cell[key]) for key in CELL) in finished:
@@ -193,11 +206,10 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         UserError: an option is wrong, or the file can't be written.
     """
-    own = BY_DEVICE[pick_device(options.device).type]
-    if unknown := [name for name in runtimes(options) if name not in own]:
-        raise UserError(f"runtime {unknown[0]} is none of device={options.device}: use {', '.join(own)}")
-    if "onnx" in runtimes(options) and options.dtype != "float32":
-        raise UserError(f"runtime onnx is measured in float32: leave it out, or --dtype {options.dtype}")
+    known = available(pick_device(options.device), options.dtype)
+    if unknown := [name for name in options.runtimes or () if name not in known]:
+        raise UserError(f"--runtimes {unknown[0]} is not to be had with --device {options.device} --dtype {options.dtype}: "
+                        f"use {', '.join(known)}")  # fmt: skip
     for batch in options.batches:
         check("--batches", batch, whole(1, "1,8,32"))
     for length in options.lengths:

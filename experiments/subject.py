@@ -122,6 +122,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # what asks for "the" GPU, to wait for it say, means this one
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} is not to be had here: use device=auto or device=cpu") from error
     return device

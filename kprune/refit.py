@@ -95,7 +95,7 @@ def error(sublayer: Sublayer, state: CalibrationState, weights: Tensor, metric: 
 def differentiate(sublayer: Sublayer, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
     """Add the gradient of `factor` times `error` to those of the sublayer's weights.
 
-    In closed form as far as what is missing, 2 w M m: back through the error, a product as dear would come again.
+    With respect to what is missing, m, it is 2 w M m; autograd through `error` would multiply by M once more.
     """
     with torch.enable_grad():
         m = missing(sublayer, state)

@@ -1,10 +1,11 @@
 """The retrained methods on schedules of seconds, for tiny models."""
 
+from baselines import training
 from baselines.cofi import CoFi
 from baselines.dynabert import DynaBERT
 from baselines.ebert import EBERT
 from baselines.finetuned import FineTuned
-from baselines.training import Recipe
+from baselines.training import Recipe, Training
 from kprune.algorithm import KPrune
 
 RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=16)
@@ -15,3 +16,17 @@ RETRAINED = {
     "cofi": CoFi(recipe=RECIPE, unmasked_epochs=0.5, warmup_epochs=0.5, finetuning_epochs=1),
     "kprune_finetuned": FineTuned(KPrune(), recipe=RECIPE),
 }
+
+
+def kill_before(steps, monkeypatch):
+    """Whoever trains is interrupted before each of these updates, counted over all trainings; the state is kept after every step."""
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    save, update, calls = Training.save, Training.update, iter(range(1, 1000))
+    monkeypatch.setattr(Training, "save", lambda run, path, pause=0.0: (-1.0, save(run, path)[1]))
+
+    def killed(run, batch):
+        if next(calls) in steps:
+            raise KeyboardInterrupt
+        return update(run, batch)
+
+    monkeypatch.setattr(Training, "update", killed)

@@ -15,6 +15,7 @@ from torch import nn
 from experiments.bench.reference import WholeModel
 from experiments.methods import method_with
 from experiments.shapes import SHAPES, random_model
+from experiments.subject import pick_device
 from kprune.calibration import calibration_states
 from kprune.latency.timing import now
 from kprune.objectives import Classification
@@ -42,12 +43,12 @@ def random_calibration(tokens: int, largest: int) -> CalibrationSet:
 
 def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[float]:
     """A few dense forward passes over all batches, sorted by length, without hooks or gradients."""
-    seconds = []
+    batches, seconds = [model_inputs(on_device(batch, model.device)) for batch in batches], []
     with torch.inference_mode():
         for _ in range(FORWARDS):
             start = now(model.device)
             for batch in batches:
-                model(**model_inputs(on_device(batch, model.device)))
+                model(**batch)
             seconds.append(now(model.device) - start)
     return seconds
 
@@ -55,6 +56,7 @@ def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) ->
 def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
     """Gram matrices over all tokens and solves, every sublayer at the share of its units that is kept."""
     seconds = 0.0
+    torch.linalg.cholesky(torch.eye(2, dtype=torch.float64, device=model.device))  # a GPU's first solve sets things up
     states = calibration_states(adapter_for(model), calibration.batches())
     for sublayer in adapter_for(model).sublayers:
         width = max(round((1 - REDUCTION) * sublayer.units), 1) * sublayer.unit_size
@@ -128,11 +130,11 @@ def main() -> None:
     parser.add_argument("tokens", type=int)
     parser.add_argument("method")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    result = measured(options.shape, options.tokens, options.method, options.device)
+    result = measured(options.shape, options.tokens, options.method, pick_device(options.device))
     print(json.dumps(result | {"threads": torch.get_num_threads()}))
 
 

@@ -46,7 +46,9 @@ class Grid:
 
     Attributes:
         variants: lists of overrides.
-        settings: overrides of every cell; those of the command line go before them, and a variant's, which it is about, before both.
+        rules: overrides (`settings`) of some `methods`, on some `tasks` where these are given.
+        settings: overrides of every cell, before the rules'. Those of the command line go before both, and a variant's, which it
+            is about, before all.
     """
 
     models: Sequence[str]
@@ -55,6 +57,7 @@ class Grid:
     reductions: Sequence[float]
     seeds: Sequence[int]
     variants: Sequence[Sequence[str]] = ((),)
+    rules: Sequence[dict[str, Sequence[str]]] = ()
     settings: Sequence[str] = ()
 
     @classmethod
@@ -77,6 +80,11 @@ class Grid:
                 if entry not in known:
                     raise UserError(f"{room} '{entry}' is unknown: use {', '.join(known)}")
         return grid
+
+    def settings_of(self, method: str, task: str) -> list[str]:
+        """The overrides of a method's cells on a task."""
+        ruled = [rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])]
+        return merged(*ruled, self.settings)
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
     cells = {}
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [
-            [f"model={model}", f"task={task}", f"method={method}", *merged(grid.settings, overrides, variant)]
+            [f"model={model}", f"task={task}", f"method={method}", *merged(grid.settings_of(method, task), overrides, variant)]
             for method in grid.methods for variant in grid.variants
         ]  # fmt: skip
         composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]

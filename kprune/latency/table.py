@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kprune.budget import UnitCost
-from kprune.latency.timing import REPEATS, alternate, random_batch
+from kprune.latency.timing import alternate, random_batch
 from kprune.pruner import frozen_copy
 from kprune.transformer import adapter_for
 from kprune.transformer.adapter import Adapter, Sublayer
@@ -105,7 +105,7 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
         ms[kind] = [next(medians) - none for _ in measured]
     for sublayer in adapter_for(empty).sublayers:
         sublayer.empty()
-    whole = alternate([lambda m=m: m(**batch) for m in (dense, empty)], model.device, REPEATS)
+    whole = alternate([lambda m=m: m(**batch) for m in (dense, empty)], model.device)
     return LatencyTable(widths, ms, *map(statistics.median, whole), seconds=time.perf_counter() - start)
 
 

@@ -12,14 +12,17 @@ from kprune.errors import UserError
 from kprune.pruner import frozen_view
 from kprune.transformer.adapter import longest_input, model_inputs
 
-WARM_UP = 2
-REPEATS = 9
+
+def rounds(device: torch.device) -> tuple[int, int]:
+    """How many pass unmeasured and how many are measured: a GPU's take milliseconds, and single ones of them scatter."""
+    return (10, 51) if device.type == "cuda" else (2, 9)
 
 
 def alternate(
-    calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int = REPEATS, warm_up: int = WARM_UP
+    calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int | None = None, warm_up: int | None = None
 ) -> list[list[float]]:
-    """Milliseconds of each call, `repeats` of them, every call once in each round after `warm_up` rounds unmeasured."""
+    """Milliseconds of each call, every call once in each of `repeats` rounds after `warm_up` unmeasured ones (`rounds`)."""
+    warm_up, repeats = (own if given is None else given for own, given in zip(rounds(device), (warm_up, repeats), strict=True))
     times: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
         for repeat in range(warm_up + repeats):
@@ -50,9 +53,9 @@ def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dic
 
 
 def measure_latency(
-    dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int, repeats: int = REPEATS
+    dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int, repeats: int | None = None
 ) -> dict[str, Any]:
-    """Median milliseconds of a forward pass on random tokens without padding, after two warm-up passes each.
+    """Median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
 
     Returns:
         device, batch_size, sequence_length, threads, dense_ms, pruned_ms, speedup (the ratio of the medians) and

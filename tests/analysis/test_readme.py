@@ -92,6 +92,21 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
     assert "4.00x (3.90 to 4.10)" in lines[0] and "4.50x (once)" in lines[1] and "–" in lines[1]
 
 
+def test_a_gpus_latency_has_its_precision(cells, tmp_path):
+    text = "<!-- table:latency-grid-gpu -->\n<!-- /table:latency-grid-gpu -->\n"
+    (tmp_path / "latency_gpu.csv").write_text(
+        "shape,grain,runtime,dtype,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,repeats,"
+        "device,threads,torch\n"
+        "bert_base,1,graph,float32,32,128,even,18,3.5,3.4,3.6,51,a GPU,8,2.13\n"
+        "bert_base,1,graph,bfloat16,32,128,even,2,1.2,1.1,1.3,51,a GPU,8,2.13\n"
+    )
+    made = readme.rewrite(text, cells, tmp_path)
+    assert "torch 2.13, float32 and bfloat16." in made and "Grain" not in made
+    assert {("bfloat16", "1.20x"), ("float32", "3.50x")} == {
+        (line.split("|")[2].strip(), line.split("|")[6].split()[0]) for line in made.splitlines() if "graph" in line
+    }
+
+
 @pytest.mark.parametrize("text", ["<!-- table:other -->\n<!-- /table:other -->", "<!-- table:cost -->\n"])
 def test_wrong_markers(cells, text, tmp_path):
     with pytest.raises(UserError, match="README"):

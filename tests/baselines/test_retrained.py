@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from retrained import RECIPE, RETRAINED
+from retrained import RECIPE, RETRAINED, kill_before
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_batch, tiny_model
 
-from baselines import cofi, training
+from baselines import cofi
 from baselines.finetuned import FineTuned
 from baselines.training import Training
 from experiments.composing import file_settings
@@ -95,18 +95,7 @@ def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
 def test_a_killed_training_ends_with_the_same_weights(name, data_for, tmp_path, monkeypatch):
     """Killed early in its first training and late in its last; and found finished by the next cell."""
     whole = prune(name, data_for())
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # the state is kept after every step
-    save = Training.save
-    monkeypatch.setattr(Training, "save", lambda run, path, pause=0.0: (-1.0, save(run, path)[1]))
-    update, calls = Training.update, iter(range(1, 1000))
-    last = sum(stage["steps"] for stage in whole.details["training"].values())
-
-    def killed(run, batch):
-        if next(calls) in (2, last):
-            raise KeyboardInterrupt
-        return update(run, batch)
-
-    monkeypatch.setattr(Training, "update", killed)
+    kill_before((2, sum(stage["steps"] for stage in whole.details["training"].values())), monkeypatch)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             prune(name, data_for(workspace=tmp_path))

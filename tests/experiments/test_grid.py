@@ -52,6 +52,19 @@ def test_the_command_lines_settings_go_before_the_grids_and_a_variants_own_befor
     assert len(cells) == len(tokens) - 1  # what has become the same cell is one
 
 
+def test_a_rule_is_for_its_methods_and_tasks_and_everything_else_goes_before_it(tmp_path):
+    grid = Grid.read("retrained", small=False)
+    assert "method.max_examples=10000" in grid.settings_of("ebert", "sst2")
+    assert grid.settings_of("ebert", "mrpc") == ["method.bf16=true"]
+    assert grid.settings_of("kprune", "sst2") == ["calibration.tokens=20000"]
+    assert Grid.read("retrained", small=True).settings_of("kprune", "mrpc") == ["calibration.tokens=2000"]
+    (cell,) = cells_of(Grid.read("retrained", False, tasks=["mrpc"], methods=["ebert"]), str(tmp_path), ["method.bf16=false"])
+    assert cell.settings["method"]["bf16"] is False
+    published = Grid.read("retrained_published", small=False, methods=["cofi"])
+    epochs = {c.settings["task"]["name"]: c.settings["method"]["recipe"]["epochs"] for c in cells_of(published, str(tmp_path))}
+    assert epochs == {"mrpc": 100, "stsb": 100, "sst2": 20}
+
+
 def write(cell, seconds):
     cell.folder.mkdir(parents=True)
     record = {"config": identity_of(cell.settings), "score": 1.0, "details": {"cell_seconds": seconds}}

@@ -68,7 +68,7 @@ def measure(tmp_path, monkeypatch):
 
 
 def test_the_latency_table_goes_on_where_it_was(measure, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(latency_table, "REPEATS", 3)
+    monkeypatch.setattr(latency_table, "rounds", lambda device: (1, 3))
     file = tmp_path / "results" / "latency.csv"
     assert measure("--minutes", "0") == 0 and capsys.readouterr().err.count("no time left") == 8 and not file.exists()
     assert measure(runtimes="eager") == 0
@@ -95,8 +95,8 @@ def test_the_latency_table_goes_on_where_it_was(measure, tmp_path, capsys, monke
         (["--threads", "-1"], "--threads=-1"),
         (["--minutes", "nan"], "--minutes=nan"),
         (["--device", "cuda:9"], "device=cuda:9 is not to be had here"),
-        (["--runtimes", "graph"], "runtime graph is none of device=cpu"),
-        (["--dtype", "bfloat16", "--runtimes", "onnx"], "runtime onnx is measured in float32"),
+        (["--runtimes", "graph"], "--runtimes graph is not to be had with --device cpu"),
+        (["--dtype", "bfloat16", "--runtimes", "onnx"], "--runtimes onnx is not to be had with --device cpu --dtype bfloat16"),
         (["--output", "/proc/nope/latency.csv"], "another --output"),
         (["--output", "/tmp"], "another --output"),
     ],
