@@ -34,22 +34,24 @@ def cost_label(method: str) -> str:
 def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
     """Speed-up of results/latency.csv: a row per runtime, precision, batch and length, a column per allocation of the kept units.
 
-    In brackets are the extremes of the single pairs of measurements, where there is more than one.
+    In brackets are the extremes of the single pairs of measurements, where there is more than one. Of machine, grain and precision
+    there is no column where nothing differs from the usual.
     """
-    keys = ["shape", "grain", "runtime", "dtype", "batch_size", "sequence_length"]
+    keys = ["device", "shape", "grain", "runtime", "dtype", "batch_size", "sequence_length"]
+    labels = ("Machine", "Model", "Grain", "Runtime", "Precision", "Batch", "Length")
     shown = []
     for key, group in rows.sort_values(keys).groupby(keys):
-        labels = ("Model", "Grain", "Runtime", "Precision", "Batch", "Length")
-        row = dict(zip(labels, (model_label(key[0]), *map(str, key[1:])), strict=True))
+        row = dict(zip(labels, map(str, key), strict=True)) | {"Model": model_label(key[1])}
         row["Dense"] = f"{group['dense_ms'].iloc[0]:.1f} ms"
         row |= {
             r.allocation: f"{times(r.speedup)} " + (f"({r.speedup_low:.2f} to {r.speedup_high:.2f})" if r.repeats > 1 else "(once)")
             for r in group.itertuples()
         }
         shown.append(row)
-    shown = pd.DataFrame(shown).fillna(MISSING)
-    shown = shown.drop(columns="Grain") if (rows["grain"] == 1).all() else shown
-    return without_one_model(shown.drop(columns="Precision") if (rows["dtype"] == "float32").all() else shown)
+    usual = {"Machine": rows["device"].iloc[0], "Grain": 1, "Precision": "float32"}
+    columns = dict(zip(labels, keys, strict=True))
+    plain = [label for label, value in usual.items() if (rows[columns[label]] == value).all()]
+    return without_one_model(pd.DataFrame(shown).fillna(MISSING).drop(columns=plain))
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:

@@ -101,10 +101,14 @@ def test_a_gpus_latency_has_its_precision(cells, tmp_path):
         "bert_base,1,graph,bfloat16,32,128,even,2,1.2,1.1,1.3,51,a GPU,8,2.13\n"
     )
     made = readme.rewrite(text, cells, tmp_path)
-    assert "torch 2.13, float32 and bfloat16." in made and "Grain" not in made
+    assert "torch 2.13, float32 and bfloat16." in made and "Grain" not in made and "Machine" not in made
     assert {("bfloat16", "1.20x"), ("float32", "3.50x")} == {
         (line.split("|")[2].strip(), line.split("|")[6].split()[0]) for line in made.splitlines() if "graph" in line
     }
+    with (tmp_path / "latency_gpu.csv").open("a") as file:
+        file.write("bert_base,16,graph,float32,32,128,even,9,4.5,4.4,4.6,51,another GPU,8,2.13\n")
+    made = readme.rewrite(text, cells, tmp_path)
+    assert made.count("another GPU") == 2 and "3.50x" in made and "4.50x" in made, "machines are not mixed"
 
 
 @pytest.mark.parametrize("text", ["<!-- table:other -->\n<!-- /table:other -->", "<!-- table:cost -->\n"])
