@@ -104,7 +104,7 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
 readme-gpu: .venv/installed ## measure what docs/results.md has of a GPU, in minutes
-	$(README_GRID) retrained_published --small --outputs $(MEASURED)/gpu --tasks mrpc \
+	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
 		.venv/bin/python -m experiments.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done

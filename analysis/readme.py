@@ -36,6 +36,7 @@ FILES = {
     "bench": ("bench.csv", bench),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
+    "latency-goal-gpu": ("latency_gpu.csv", lambda rows: latency_grid(rows.query("batch_size == 32 and sequence_length == 128"))),
 } | {
     f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES
 }

@@ -112,7 +112,7 @@ def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: Cal
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one.
+    """`auto` is the GPU where there is one; a GPU that is named becomes the current one.
 
     Raises:
         UserError: the device is unknown or not there.

@@ -63,14 +63,16 @@ class Grid:
         """The grid of a name, its small version where asked for, with what differs from it.
 
         Raises:
-            UserError: there is no such grid, model, task or method.
+            UserError: there is no such grid, model, task or method, or no small version of it.
         """
         path = CONF / "grid" / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
             raise UserError(f"grid '{name}' is unknown: use one of {known}")
         content = yaml.safe_load(path.read_text())
-        smaller = content.pop("small")
+        smaller = content.pop("small", None)
+        if small and smaller is None:
+            raise UserError(f"grid '{name}' has no small version: leave --small (SMALL=1), or narrow it by --models, --tasks, --methods")
         grid = replace(cls(**(content | (smaller if small else {}))), **changes)
         for room in ("model", "task", "method"):
             known = sorted(file.stem for file in (CONF / room).glob("*.yaml"))

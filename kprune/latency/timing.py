@@ -22,7 +22,9 @@ def alternate(
     calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int | None = None, warm_up: int | None = None
 ) -> list[list[float]]:
     """Milliseconds of each call, every call once in each of `repeats` rounds after `warm_up` unmeasured ones (`rounds`)."""
-    warm_up, repeats = (own if given is None else given for own, given in zip(rounds(device), (warm_up, repeats), strict=True))
+    unmeasured, measured = rounds(device)
+    warm_up = unmeasured if warm_up is None else warm_up
+    repeats = measured if repeats is None else repeats
     times: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
         for repeat in range(warm_up + repeats):
@@ -53,7 +55,7 @@ def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dic
 
 
 def measure_latency(
-    dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int, repeats: int | None = None
+    dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int
 ) -> dict[str, Any]:
     """Median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
 
@@ -63,7 +65,7 @@ def measure_latency(
     """
     batch = random_batch(dense, batch_size, sequence_length)
     calls = [lambda model=model: model(**batch) for model in map(frozen_view, (dense, pruned))]
-    times = alternate(calls, dense.device, repeats)
+    times = alternate(calls, dense.device)
     dense_ms, pruned_ms = map(statistics.median, times)
     ratios = [d / p for d, p in zip(*times, strict=True)]
     return {

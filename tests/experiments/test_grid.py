@@ -24,7 +24,13 @@ def small(name, **changes):
 @pytest.mark.parametrize("is_small", [True, False])
 def test_every_grid_composes(name, is_small, tmp_path):
     content = yaml.safe_load((CONF / "grid" / f"{name}.yaml").read_text())
+    if is_small and "small" not in content:
+        with pytest.raises(UserError, match="has no small version"):
+            Grid.read(name, is_small)
+        return
     methods = set(content["methods"])
+    for rule in content.get("rules", ()):
+        assert set(rule["methods"]) <= methods and set(rule.get("tasks", ())) <= set(content["tasks"]), "a rule for nothing"
     assert methods <= set(names.METHODS)
     grid = Grid.read(name, is_small, methods=sorted(methods & KNOWN))
     cells = cells_of(grid, str(tmp_path))

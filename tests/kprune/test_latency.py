@@ -188,7 +188,7 @@ def test_measuring_leaves_the_models_in_the_mode_they_were_in():
     for module in (*model.modules(), *pruned.modules()):
         module.register_forward_pre_hook(lambda module, _: seen.append(module.training))
     measure_table(model, 2, 8)
-    measure_latency(model, pruned, 2, 8, repeats=1)
+    measure_latency(model, pruned, 2, 8)
     assert seen and not any(seen)
     assert all(module.training for module in (*model.modules(), *pruned.modules()))
 
