@@ -7,7 +7,9 @@ import numpy as np
 RESAMPLES = 1000
 
 
-def difference(metric: str, ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray | None = None) -> tuple[float, float, float]:
+def difference(
+    metric: str, ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray | None = None
+) -> tuple[float, float, float]:
     """Ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time.
 
     Args:
@@ -17,8 +19,8 @@ def difference(metric: str, ours: np.ndarray, theirs: np.ndarray, gold: np.ndarr
     if metric == "spearman":
         counts = np.concatenate([np.ones((1, len(gold))), resamples(len(gold))])  # the first row is the sample itself
         gold_ranks = ranks(gold, counts)
-        measured, *draws = (
-            correlation(ranks(ours, counts), gold_ranks, counts) - correlation(ranks(theirs, counts), gold_ranks, counts)
+        measured, *draws = correlation(ranks(ours, counts), gold_ranks, counts) - correlation(
+            ranks(theirs, counts), gold_ranks, counts
         )
     else:
         # Resampling items is drawing how often each difference occurs, of which there are few.

@@ -61,14 +61,33 @@ COLUMNS = (
 NAMES = ("task", "model", "method", "metric", "target", "kept_heads", "kept_neurons")
 """Texts of every cell."""
 TEXT = (
-    *NAMES, "variant", "evaluation_split", "evaluation_sha256", "checkpoint_source", "checkpoint_sha256",
-    "latency_device", "torch", "transformers", "commit",
-)  # fmt: skip
+    *NAMES,
+    "variant",
+    "evaluation_split",
+    "evaluation_sha256",
+    "checkpoint_source",
+    "checkpoint_sha256",
+    "latency_device",
+    "torch",
+    "transformers",
+    "commit",
+)
 OPTIONAL = (
-    "evaluation_majority", "lambda", "mu", "temperature", "tokens", "flops_reduction_requested", "latency_batch_size",
-    "latency_sequence_length", "latency_threads", "latency_dense_ms", "latency_pruned_ms", "latency_speedup", *TRAINING,
+    "evaluation_majority",
+    "lambda",
+    "mu",
+    "temperature",
+    "tokens",
+    "flops_reduction_requested",
+    "latency_batch_size",
+    "latency_sequence_length",
+    "latency_threads",
+    "latency_dense_ms",
+    "latency_pruned_ms",
+    "latency_speedup",
+    *TRAINING,
     *DIFFERENCE,
-)  # fmt: skip
+)
 """Numbers that a cell may lack."""
 NUMBERS = tuple(name for name in COLUMNS if name not in (*TEXT, "higher_is_better"))
 TARGET = re.compile(rf"{NUMBER.pattern}x?")

@@ -30,16 +30,19 @@ STUDIES = {
     "retrained-gpu": ("gpu.csv", "retrained"),
 }
 """Tables of cells in files of their own, beside which the main comparison would drown: a file and a table."""
-NAMES = {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
+NAMES = (
+    {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
+)
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
 FILES = {
     "bench": ("bench.csv", bench),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
-    "latency-goal-gpu": ("latency_gpu.csv", lambda rows: latency_grid(rows.query("batch_size == 32 and sequence_length == 128"))),
-} | {
-    f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES
-}
+    "latency-goal-gpu": (
+        "latency_gpu.csv",
+        lambda rows: latency_grid(rows.query("batch_size == 32 and sequence_length == 128")),
+    ),
+} | {f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES}
 """Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
 TIMED = ("cost", "measurements", "speedup")
 COMPARED = ("cost", "speedup")

@@ -135,7 +135,10 @@ def training(details: dict[str, Any]) -> dict[str, float]:
     stages = details.get("training", {}).values()
     if not stages:
         return {}
-    amounts = max(stage["examples"] for stage in stages), *(sum(stage[name] for stage in stages) for name in ("epochs", "steps"))
+    amounts = (
+        max(stage["examples"] for stage in stages),
+        *(sum(stage[name] for stage in stages) for name in ("epochs", "steps")),
+    )
     return dict(zip(TRAINING, amounts, strict=True))
 
 

@@ -86,19 +86,33 @@ class CoFi:
         student = Student(frozen_copy(model).requires_grad_(True))
         distil = self.distillation(frozen_view(model), objective)
         with_masks = parameter_groups(student.weights, self.recipe) + student.masks.groups(self.mask_lr)
-        stages.train("pruning", student, self.pruning_losses(student, distil, budget), self.recipe,
-                     stages.state_file("cofi-pruning", settings), with_masks)  # fmt: skip
+        stages.train(
+            "pruning",
+            student,
+            self.pruning_losses(student, distil, budget),
+            self.recipe,
+            stages.state_file("cofi-pruning", settings),
+            with_masks,
+        )
         with clock("extraction"):
             expected = expected_reduction(student.masks, adapter_for(student.model), budget).item()
             kept = extract(student.model, student.masks, budget)
         if expected < budget.flops_reduction - MISSED:
-            print(f"cofi: the masks came to {expected:.1%} of FLOPs in place of {budget.flops_reduction:.1%}, so that chance "
-                  "chose a part of the units: raise method.recipe.epochs or method.mask_lr")  # fmt: skip
+            print(
+                f"cofi: the masks came to {expected:.1%} of FLOPs in place of {budget.flops_reduction:.1%}, so that chance "
+                "chose a part of the units: raise method.recipe.epochs or method.mask_lr"
+            )
         if self.finetuning_epochs:
             recipe = replace(self.recipe, epochs=self.finetuning_epochs)
             state = stages.state_file("cofi-fine_tuning", (*settings, weights_sha256(student)))
-            stages.train("fine_tuning", student, lambda batch, epochs: iter([distil(student, batch, None)]), recipe, state,
-                         parameter_groups(student.weights, recipe))  # fmt: skip
+            stages.train(
+                "fine_tuning",
+                student,
+                lambda batch, epochs: iter([distil(student, batch, None)]),
+                recipe,
+                state,
+                parameter_groups(student.weights, recipe),
+            )
         details = {"expected_flops_reduction": expected, **stages.on_record()}
         return Outcome.of(student.model.eval(), kept, clock, details)
 
@@ -188,7 +202,9 @@ class L0Masks(nn.Module):
     def log_open(self) -> list[Tensor]:
         """Log probability that a unit's mask is not zero: [units] per sublayer."""
         shift = TEMPERATURE * math.log(-LOW / HIGH)
-        return [F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.sublayers, self.units, strict=True)]
+        return [
+            F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.sublayers, self.units, strict=True)
+        ]
 
     @torch.no_grad()
     def bound(self) -> None:
@@ -198,8 +214,10 @@ class L0Masks(nn.Module):
     def groups(self, lr: float) -> list[dict]:
         """The optimizer's: masks go down the loss, multipliers up."""
         common = {"lr": lr, "weight_decay": 0.0, "free": True}
-        return [{"params": [*self.units, self.sublayers], **common},
-                {"params": [self.multipliers], "maximize": True, **common}]  # fmt: skip
+        return [
+            {"params": [*self.units, self.sublayers], **common},
+            {"params": [self.multipliers], "maximize": True, **common},
+        ]
 
     def _products(self, mask: Callable[[Tensor], Tensor]) -> list[Tensor]:
         whole = mask(self.sublayers)

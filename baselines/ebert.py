@@ -71,16 +71,25 @@ class EBERT:
         groups = parameter_groups(gated.model, self.recipe)
         groups.append({"params": list(gated.predictors.parameters()), "lr": self.predictor_lr, "weight_decay": 0.0})
         settings = (self.recipe, self.predictor_lr, self.penalty, self.max_examples, self.bf16, budget)
-        stages.train("training", gated, self.losses(gated, objective, target), self.recipe,
-                     stages.state_file(self.name, settings), groups)  # fmt: skip
+        stages.train(
+            "training",
+            gated,
+            self.losses(gated, objective, target),
+            self.recipe,
+            stages.state_file(self.name, settings),
+            groups,
+        )
         gated.requires_grad_(False)
         with clock("threshold"):
             batches = replace(data.calibration, examples=data.calibration.examples[:THRESHOLD_EXAMPLES]).batches()
             untouched = gated.share(gated.count_units(batches))
             set_threshold(gated, batches, target)
             units = gated.count_units(batches)
-        details = {"threshold": gated.threshold.item(), "flops_reduction_at_threshold_0": 1 - float(untouched),
-                   **stages.on_record()}  # fmt: skip
+        details = {
+            "threshold": gated.threshold.item(),
+            "flops_reduction_at_threshold_0": 1 - float(untouched),
+            **stages.on_record(),
+        }
         return Outcome(gated, units[0::2], units[1::2], None, dict(clock.seconds), details, gated.count_units)
 
     def losses(self, gated: "GatedModel", objective: Objective, target: float) -> Callable:
@@ -137,7 +146,9 @@ class GatedModel(nn.Module):
     def open_units(self) -> list[Tensor]:
         """Mean open gates per sublayer over the last batch, differentiable."""
         gates = iter(self.gates)
-        return [next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.adapter.sublayers]
+        return [
+            next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.adapter.sublayers
+        ]
 
     def share(self, units: Iterable[Tensor | float]) -> Tensor | float:
         """Share of the model's FLOPs that so many units per sublayer have."""
@@ -200,5 +211,7 @@ def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], targe
         else:
             high = gated.threshold.item()
     if high == HIGHEST:
-        raise UserError(f"EBERT's gates leave over {target:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr")
+        raise UserError(
+            f"EBERT's gates leave over {target:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr"
+        )
     gated.threshold.fill_(high)

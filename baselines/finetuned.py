@@ -48,9 +48,21 @@ class FineTuned:
         clock = Clock()
         stages = Stages(self.name, data, self.max_examples, clock)
         teacher, student = frozen_view(model), outcome.model.requires_grad_(True)
-        settings = (self.recipe, self.distillation, self.temperature, self.max_examples, self.bf16, weights_sha256(student))
-        stages.train("fine_tuning", student, self.losses(student, teacher, objective), self.recipe,
-                     stages.state_file(self.name, settings))  # fmt: skip
+        settings = (
+            self.recipe,
+            self.distillation,
+            self.temperature,
+            self.max_examples,
+            self.bf16,
+            weights_sha256(student),
+        )
+        stages.train(
+            "fine_tuning",
+            student,
+            self.losses(student, teacher, objective),
+            self.recipe,
+            stages.state_file(self.name, settings),
+        )
         outcome.seconds_by_stage |= clock.seconds
         outcome.details |= stages.on_record()
         return outcome
@@ -62,7 +74,9 @@ class FineTuned:
             with torch.no_grad():
                 target = see(teacher, batch, objective, self.bf16)
             seen = see(student, batch, objective, self.bf16)
-            yield (self.distillation * logit_loss(objective, seen, target, self.temperature)
-                   + (1 - self.distillation) * objective.loss(seen.logits, batch["labels"]))  # fmt: skip
+            yield (
+                self.distillation * logit_loss(objective, seen, target, self.temperature)
+                + (1 - self.distillation) * objective.loss(seen.logits, batch["labels"])
+            )
 
         return losses

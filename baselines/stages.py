@@ -60,14 +60,28 @@ class Stages:
         self.examples = first_of_shuffled(everything, max_examples, data.seed)
         self.done: dict[str, Trained] = {}
 
-    def train(self, name: str, learner: nn.Module, losses: Losses, recipe: Recipe, state: Path | None,
-              groups: list[dict[str, Any]] | None = None) -> None:
+    def train(
+        self,
+        name: str,
+        learner: nn.Module,
+        losses: Losses,
+        recipe: Recipe,
+        state: Path | None,
+        groups: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Train `learner` in place; `groups` are the optimizer's, as `Training` has them."""
         self.done[name] = self._run(name, learner, losses, recipe, state, groups, None)
         self.clock.seconds[name] = self.done[name].seconds
 
-    def train_once(self, name: str, start: nn.Module, losses_of: Callable[[nn.Module], Losses], recipe: Recipe,
-                   settings: Hashable, notes: dict[str, Any] | None = None) -> nn.Module:
+    def train_once(
+        self,
+        name: str,
+        start: nn.Module,
+        losses_of: Callable[[nn.Module], Losses],
+        recipe: Recipe,
+        settings: Hashable,
+        notes: dict[str, Any] | None = None,
+    ) -> nn.Module:
         """A trained copy of `start`, which no budget changes: done once for the data or found in their workspace, and
         its cost counted in full each time.
 
@@ -94,8 +108,10 @@ class Stages:
 
     def on_record(self) -> dict[str, Any]:
         """What an outcome's details tell: steps, epochs, examples, whether capped; and the loss curves."""
-        return {"training": {name: trained.record() for name, trained in self.done.items()},
-                "losses": {name: trained.losses for name, trained in self.done.items()}}  # fmt: skip
+        return {
+            "training": {name: trained.record() for name, trained in self.done.items()},
+            "losses": {name: trained.losses for name, trained in self.done.items()},
+        }
 
     def _run(self, name, learner, losses, recipe, state, groups, notes) -> Trained:
         pad, seed = self.data.calibration.pad_token_id, self.data.seed
@@ -116,8 +132,16 @@ def train(run: Training, description: str, state: Path | None, available: int) -
         if state:
             run.save(state)
     run.learner.eval()
-    return Trained(run.steps, run.recipe.epochs, len(run.examples), available, run.seconds, run.earlier_seconds,
-                   run.losses_on_record(), run.notes)  # fmt: skip
+    return Trained(
+        run.steps,
+        run.recipe.epochs,
+        len(run.examples),
+        available,
+        run.seconds,
+        run.earlier_seconds,
+        run.losses_on_record(),
+        run.notes,
+    )
 
 
 def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:

@@ -50,8 +50,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """The optimizer's groups of a model's parameters: biases and norms are not decayed."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "lr": recipe.lr, "weight_decay": 0.0}]  # fmt: skip
+    return [
+        {"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "lr": recipe.lr, "weight_decay": 0.0},
+    ]
 
 
 class Training:
@@ -65,9 +67,18 @@ class Training:
         adjust: what to lower where the loss is not finite, for the message.
     """
 
-    def __init__(self, learner: nn.Module, losses: Losses, examples: Sequence[Example], pad_token_id: int, recipe: Recipe,
-                 seed: int, groups: list[dict[str, Any]] | None = None, notes: dict[str, Any] | None = None,
-                 adjust: str = "method.recipe.lr"):
+    def __init__(
+        self,
+        learner: nn.Module,
+        losses: Losses,
+        examples: Sequence[Example],
+        pad_token_id: int,
+        recipe: Recipe,
+        seed: int,
+        groups: list[dict[str, Any]] | None = None,
+        notes: dict[str, Any] | None = None,
+        adjust: str = "method.recipe.lr",
+    ):
         self.learner, self.losses, self.examples, self.pad_token_id = learner, losses, examples, pad_token_id
         self.recipe, self.seed, self.notes, self.adjust = recipe, seed, notes or {}, adjust
         self.device = next(learner.parameters()).device
@@ -79,7 +90,7 @@ class Training:
         groups = groups or parameter_groups(learner, recipe)
         self.optimizer = torch.optim.AdamW(
             [{"free": False, **group, "peak": group["lr"]} for group in groups], fused=True
-        )  # fmt: skip
+        )
         torch.manual_seed(seed)
 
     def train(self, description: str, state: Path | None = None) -> None:
@@ -153,8 +164,13 @@ class Training:
                 tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors |= {f"random.{name}": value for name, value in self.random_state().items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        content = {"step": self.step, "steps": self.steps, "seconds": self.seconds, "losses": self.seen,
-                   "notes": self.notes}  # fmt: skip
+        content = {
+            "step": self.step,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "losses": self.seen,
+            "notes": self.notes,
+        }
         metadata = {"training": json.dumps(content)}
         write_whole(path, lambda temporary: save_file(tensors, temporary, metadata), OTHER_CACHE)
         now = time.perf_counter()
@@ -185,8 +201,10 @@ class Training:
             self.notes, self.earlier_seconds = content["notes"], content["seconds"]
             self.set_random_state(below("random", tensors))
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(f"{path}, the state of a training, is damaged or another's "
-                            f"({one_line(error, 120)}): remove it and start again") from error
+            raise UserError(
+                f"{path}, the state of a training, is damaged or another's "
+                f"({one_line(error, 120)}): remove it and start again"
+            ) from error
         if self.step < self.steps:
             print(f"training goes on from step {self.step} of {self.steps}")
 

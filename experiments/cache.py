@@ -25,8 +25,9 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.parent / f".{path.name}.lock", "w")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be written ({error.strerror}): set KPRUNE_CACHE to a folder of "
-                        f"your own") from error
+        raise UserError(
+            f"{path.parent} cannot be written ({error.strerror}): set KPRUNE_CACHE to a folder of your own"
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -29,7 +29,9 @@ def draw_calibration(task: Task, tokenizer, settings: dict[str, Any], seed: int,
         average = task.average_length or mean_length(training)
         count = int(settings["tokens"] / average)
         if count < 1:
-            raise UserError(f"calibration.tokens={settings['tokens']} is less than one example of {average:.0f} tokens: raise it")
+            raise UserError(
+                f"calibration.tokens={settings['tokens']} is less than one example of {average:.0f} tokens: raise it"
+            )
     rows = np.random.default_rng(seed).integers(len(training), size=min(count, len(training)))
     return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)
 
@@ -119,7 +121,9 @@ def _check_token_types(examples: list[Example], types: int | None, file: str) ->
     """`types`: how many the model knows; None where it takes none."""
     with_types = [example for example in examples if "token_type_ids" in example]
     if with_types and len(with_types) < len(examples):
-        raise UserError(f"calibration.file={file}: some examples have token_type_ids and some have none: give all or none")
+        raise UserError(
+            f"calibration.file={file}: some examples have token_type_ids and some have none: give all or none"
+        )
     if with_types and not types:
         raise UserError(f"calibration.file={file} has token_type_ids, which this model does not take: remove them")
     for row, example in enumerate(with_types):

@@ -45,7 +45,9 @@ def explained(error: Exception) -> str:
         return f"{message}: name a file of conf/, as in method=kprune"
     if setting := re.match(r"Could not override '([^']+)'", message):
         room = setting[1].split(".")[0]
-        return f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
+        return (
+            f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
+        )
     if file := re.search(r"Could not find '(?!hydra/)(\w+)/([\w/]+)' Available options in '[\w/]+': (.+)", message):
         return f"{file[1]}={file[2]} is unknown: use {file[3].replace(' ', ', ')}"
     return message

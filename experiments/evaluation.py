@@ -14,14 +14,16 @@ from kprune.pruner import Example, collate
 from kprune.transformer.adapter import model_inputs, on_device
 
 
-def evaluate(model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu",
-             batch_size: int | None = None) -> float:
+def evaluate(
+    model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
+) -> float:
     """The model's score on the task's evaluation set, in percent; as `predictions_of` otherwise."""
     return predictions_of(model, task, tokenizer, device, batch_size).score
 
 
-def predictions_of(model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu",
-                   batch_size: int | None = None) -> Predictions:
+def predictions_of(
+    model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
+) -> Predictions:
     """What the model predicts for each item of the task's evaluation set.
 
     Args:
@@ -32,13 +34,27 @@ def predictions_of(model: nn.Module, task: Task, tokenizer, device: str | torch.
         UserError: a logit is not finite.
     """
     evaluation = task.evaluation(tokenizer)
-    logits = predict(model, evaluation.examples, task.objective, tokenizer.pad_token_id or 0, device,
-                     batch_size or task.batch_size, f"{task.name} {evaluation.split}")
+    logits = predict(
+        model,
+        evaluation.examples,
+        task.objective,
+        tokenizer.pad_token_id or 0,
+        device,
+        batch_size or task.batch_size,
+        f"{task.name} {evaluation.split}",
+    )
     return evaluation.predictions(logits)
 
 
-def predict(model: nn.Module, examples: Sequence[Example], objective: Objective, pad_token_id: int,
-            device: str | torch.device = "cpu", batch_size: int = 32, description: str | None = None) -> list[Tensor]:
+def predict(
+    model: nn.Module,
+    examples: Sequence[Example],
+    objective: Objective,
+    pad_token_id: int,
+    device: str | torch.device = "cpu",
+    batch_size: int = 32,
+    description: str | None = None,
+) -> list[Tensor]:
     """What `objective.read` reads of each example, in the order of `examples`, on the CPU.
 
     Logits of positions (spans, [2, T]) are cut to the example's own length. Examples are batched by length, so that
@@ -58,8 +74,10 @@ def predict(model: nn.Module, examples: Sequence[Example], objective: Objective,
                 batch = model_inputs(on_device(collate([examples[i] for i in indices], pad_token_id), device))
                 read = objective.read(model(**batch), batch["attention_mask"]).float().cpu()
                 if not torch.isfinite(read).all():
-                    raise UserError("the model's logits are not finite: its weights are damaged or overflow on "
-                                    "this device; check the checkpoint, or use another device or float32")
+                    raise UserError(
+                        "the model's logits are not finite: its weights are damaged or overflow on "
+                        "this device; check the checkpoint, or use another device or float32"
+                    )
                 for i, row in zip(indices, read, strict=True):
                     logits[i] = row[:, : len(examples[i]["input_ids"])].clone() if row.dim() == 2 else row
                 bar.update(len(indices))

@@ -37,8 +37,9 @@ def recipe_of(task: Task) -> Recipe:
     return Recipe(**settings)
 
 
-def finetune(model: nn.Module, tokenizer, task: Task, folder: str | Path, seed: int = 0,
-             device: str | torch.device | None = None) -> None:
+def finetune(
+    model: nn.Module, tokenizer, task: Task, folder: str | Path, seed: int = 0, device: str | torch.device | None = None
+) -> None:
     """Train `model` in place and write it to `folder`, which is whole or not there.
 
     What was done is kept beside `folder` once a minute and after each epoch; a run that was killed goes on from there
@@ -60,15 +61,23 @@ def finetune(model: nn.Module, tokenizer, task: Task, folder: str | Path, seed: 
     if "bf16" not in run.notes:
         run.notes["bf16"] = bf16_is_faster(run)
     run.train(f"fine-tuning on {task.name}", state)
-    record = {"task": task.name, "examples": len(examples), "seed": seed, **run.notes, "steps": run.steps,
-              "seconds": round(run.seconds, 1), **asdict(recipe)}  # fmt: skip
+    record = {
+        "task": task.name,
+        "examples": len(examples),
+        "seed": seed,
+        **run.notes,
+        "steps": run.steps,
+        "seconds": round(run.seconds, 1),
+        **asdict(recipe),
+    }
     model.to("cpu").eval()
     _write(model, tokenizer, folder, record)
     state.unlink(missing_ok=True)
 
 
-def finetuning_run(model: nn.Module, objective: Objective, examples: Sequence[Example], pad_token_id: int,
-                   recipe: Recipe, seed: int) -> Training:
+def finetuning_run(
+    model: nn.Module, objective: Objective, examples: Sequence[Example], pad_token_id: int, recipe: Recipe, seed: int
+) -> Training:
     """A run on the task's loss, in bf16 where its notes say so."""
 
     def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
@@ -80,8 +89,10 @@ def finetuning_run(model: nn.Module, objective: Objective, examples: Sequence[Ex
 
 def bf16_is_faster(run: Training) -> bool:
     """Measured on the run's device, with a batch of middling length; nothing of the run is changed but its notes."""
-    order = sorted(batch_order(run.examples, run.recipe.batch_size, run.seed, 0),
-                   key=lambda indices: sum(len(run.examples[i]["input_ids"]) for i in indices))
+    order = sorted(
+        batch_order(run.examples, run.recipe.batch_size, run.seed, 0),
+        key=lambda indices: sum(len(run.examples[i]["input_ids"]) for i in indices),
+    )
     batch = run.batch(order[len(order) // 2])
     random = run.random_state()
     run.learner.train()

@@ -37,11 +37,16 @@ def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
     training = task.training(tokenizer)
     drawn = {tuple(example["input_ids"]) for example in calibration.examples}
     rows = (training[int(row)] for row in np.random.default_rng(SEED).permutation(len(training)))
-    some = [row for row, _ in zip((row for row in rows if tuple(row["input_ids"]) not in drawn), range(EXAMPLES), strict=False)]
+    some = [
+        row
+        for row, _ in zip((row for row in rows if tuple(row["input_ids"]) not in drawn), range(EXAMPLES), strict=False)
+    ]
     return calibration_set(some, task, tokenizer, labels=False)
 
 
-def measure(stage: str, name: str, methods: list[str], reduction: float, overrides: list[str]) -> Iterator[dict[str, Any]]:
+def measure(
+    stage: str, name: str, methods: list[str], reduction: float, overrides: list[str]
+) -> Iterator[dict[str, Any]]:
     """A row per method on one task; the methods share what no setting changes.
 
     Raises:
@@ -71,14 +76,18 @@ def main() -> int:
     parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:floor=0.3, kprune:lambdas=[0.02], ...")
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=["mrpc", "stsb", "sst2"])
     parser.add_argument("--flops-reduction", type=float, default=0.8)
-    parser.add_argument("--set", nargs="*", default=[], metavar="OVERRIDE", help="as for run.py: calibration.tokens=10000")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="OVERRIDE", help="as for run.py: calibration.tokens=10000"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
     options = parser.parse_args()
     try:
         Budget(options.flops_reduction, 1.0)
         measurements.make_room(options.output, COLUMNS)
         for task in options.tasks:
-            for row in measure(options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]):
+            for row in measure(
+                options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]
+            ):
                 measurements.put(options.output, COLUMNS, KEY, [row])
                 print(",".join(map(str, row.values())), flush=True)
     except UserError as error:

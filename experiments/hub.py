@@ -31,8 +31,10 @@ def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
             return datasets.load_dataset(str(folder), config)
     except Exception as error:  # datasets raises a different type for each way a folder can be wrong
         reason = one_line(error.__cause__ or error)
-        raise UserError(f"{folder} holds no readable data set {hub_id} ({config}): {reason}; "
-                        f"check its README's configs and its parquet files") from error
+        raise UserError(
+            f"{folder} holds no readable data set {hub_id} ({config}): {reason}; "
+            f"check its README's configs and its parquet files"
+        ) from error
 
 
 def find_model(id_or_path: str) -> str:
@@ -134,5 +136,7 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
 def _not_found(name: str, kind: str, reason: str) -> UserError:
     mirror = os.environ.get("KPRUNE_MIRROR")
     looked = f"no folder {Path(mirror).expanduser() / name}" if mirror else "KPRUNE_MIRROR is not set"
-    return UserError(f"{kind} {name} not found: {looked}, and the hub {constants.ENDPOINT} {reason}; "
-                     f"put it at <KPRUNE_MIRROR>/{name} or connect to the hub")
+    return UserError(
+        f"{kind} {name} not found: {looked}, and the hub {constants.ENDPOINT} {reason}; "
+        f"put it at <KPRUNE_MIRROR>/{name} or connect to the hub"
+    )

@@ -11,9 +11,21 @@ from kprune.errors import UserError
 
 # What does not change a result is not part of the configuration that identifies it.
 NOT_IDENTITY = (
-    "force", "tracking", "save_model", "format", "onnx", "outputs", "evaluate", "device", "threads", "hydra",
-    "budget", "flops_reduction", "speedup", "grain",  # `budgets.identity` has those that count
-)  # fmt: skip
+    "force",
+    "tracking",
+    "save_model",
+    "format",
+    "onnx",
+    "outputs",
+    "evaluate",
+    "device",
+    "threads",
+    "hydra",
+    "budget",
+    "flops_reduction",
+    "speedup",
+    "grain",  # `budgets.identity` has those that count
+)
 FILES = ("task.train_file", "task.evaluation_file", "calibration.file", "model.checkpoint")
 
 
@@ -54,7 +66,9 @@ def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise UserError(f"{path} is not readable ({error.strerror}): give another file, or the right to read it") from error
+        raise UserError(
+            f"{path} is not readable ({error.strerror}): give another file, or the right to read it"
+        ) from error
 
 
 def variant_of(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -30,9 +30,25 @@ from kprune.errors import UserError
 from kprune.latency.timing import alternate, device_name, random_batch, rounds
 
 COLUMNS = (
-    "shape", "allocation", "grain", "runtime", "dtype", "batch_size", "sequence_length", "dense_ms", "pruned_ms", "speedup",
-    "speedup_low", "speedup_high", "repeats", "flops_ratio", "device", "threads", "torch", "runtime_version",
-)  # fmt: skip
+    "shape",
+    "allocation",
+    "grain",
+    "runtime",
+    "dtype",
+    "batch_size",
+    "sequence_length",
+    "dense_ms",
+    "pruned_ms",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "repeats",
+    "flops_ratio",
+    "device",
+    "threads",
+    "torch",
+    "runtime_version",
+)
 """Milliseconds are medians; `speedup_low` and `speedup_high` are the extremes of the single pairs' ratios; `flops_ratio`
 is counted at the row's length."""
 CELL = ("shape", "grain", "runtime", "dtype", "batch_size", "sequence_length", "device", "threads", "torch")
@@ -93,7 +109,9 @@ def one_arena() -> None:
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))  # no more than is asked for
+    ort.create_and_register_allocator(
+        memory, ort.OrtArenaCfg({"arena_extend_strategy": 1})
+    )  # no more than is asked for
 
 
 def onnx(model: nn.Module, folder: Path) -> Model:
@@ -148,9 +166,13 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     device = pick_device(options.device)
     rows = measurements.read(options.output, COLUMNS)
     machine = {
-        "shape": options.shape, "grain": options.grain, "dtype": options.dtype, "device": device_name(device),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
-    }  # fmt: skip
+        "shape": options.shape,
+        "grain": options.grain,
+        "dtype": options.dtype,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     dense = random_model(shape).to(device, DTYPES[options.dtype])
     counts = {name: kept_counts(shape, name, FLOPS_LENGTH, options.grain) for name in ALLOCATIONS}
     models = [dense, *(pruned_to(dense, *kept) for kept in counts.values())]
@@ -158,7 +180,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     ready: dict[str, list[Model]] = {}
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for runtime, batch, length in cells(options.runtimes or available(device, options.dtype), options.batches, options.lengths):
+        for runtime, batch, length in cells(
+            options.runtimes or available(device, options.dtype), options.batches, options.lengths
+        ):
             cell = machine | {"runtime": runtime, "batch_size": batch, "sequence_length": length}
             start = time.perf_counter()
             if tuple(str(cell[key]) for key in CELL) in finished:
@@ -173,10 +197,15 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             times = timed([at(batch, length) for at in ready[runtime]], device, seconds)
             rates[runtime] = (time.perf_counter() - begun) / (batch * length)
             for name, pruned, ms in zip(counts, models[1:], times[1:], strict=True):
-                rows.append(cell | row(times[0], ms) | {
-                    "allocation": name, "flops_ratio": flops_ratio(dense, pruned, length),
-                    "runtime_version": version("onnxruntime") if runtime == "onnx" else torch.__version__,
-                })  # fmt: skip
+                rows.append(
+                    cell
+                    | row(times[0], ms)
+                    | {
+                        "allocation": name,
+                        "flops_ratio": flops_ratio(dense, pruned, length),
+                        "runtime_version": version("onnxruntime") if runtime == "onnx" else torch.__version__,
+                    }
+                )
                 print(line(rows[-1]), flush=True)
             measurements.write(options.output, COLUMNS, rows)
     return rows
@@ -187,9 +216,13 @@ def row(dense: list[float], pruned: list[float]) -> dict[str, Any]:
     ratios = [d / p for d, p in zip(dense, pruned, strict=True)]
     dense_ms, pruned_ms = statistics.median(dense), statistics.median(pruned)
     return {
-        "dense_ms": dense_ms, "pruned_ms": pruned_ms, "speedup": dense_ms / pruned_ms,
-        "speedup_low": min(ratios), "speedup_high": max(ratios), "repeats": len(ratios),
-    }  # fmt: skip
+        "dense_ms": dense_ms,
+        "pruned_ms": pruned_ms,
+        "speedup": dense_ms / pruned_ms,
+        "speedup_low": min(ratios),
+        "speedup_high": max(ratios),
+        "repeats": len(ratios),
+    }
 
 
 def line(r: dict[str, Any]) -> str:
@@ -208,8 +241,10 @@ def check_options(options: argparse.Namespace) -> None:
     """
     known = available(pick_device(options.device), options.dtype)
     if unknown := [name for name in options.runtimes or () if name not in known]:
-        raise UserError(f"--runtimes {unknown[0]} is not to be had with --device {options.device} --dtype {options.dtype}: "
-                        f"use {', '.join(known)}")  # fmt: skip
+        raise UserError(
+            f"--runtimes {unknown[0]} is not to be had with --device {options.device} --dtype {options.dtype}: "
+            f"use {', '.join(known)}"
+        )
     for batch in options.batches:
         check("--batches", batch, whole(1, "1,8,32"))
     for length in options.lengths:

@@ -54,7 +54,9 @@ def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]])
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: as_text(value) for column, value in row.items()} for row in rows)
-    write_whole(file, lambda temporary: temporary.write_text(text.getvalue()), f"free the disk or give another {OPTION}")
+    write_whole(
+        file, lambda temporary: temporary.write_text(text.getvalue()), f"free the disk or give another {OPTION}"
+    )
 
 
 def put(file: Path, columns: Sequence[str], key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

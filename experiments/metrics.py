@@ -20,7 +20,9 @@ def spearman(values: np.ndarray, labels: np.ndarray) -> float:
     return 100 * float(stats.spearmanr(values, labels).statistic)
 
 
-def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool) -> tuple[np.ndarray, np.ndarray]:
+def squad(
+    predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Exact match and F1 of each question ([N], in [0, 1]) by the rules of the official evaluation scripts, the best over
     its answers.
 

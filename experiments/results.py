@@ -98,7 +98,9 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any]:
     """Dotted name of the first setting that differs in two unequal configurations, and both values; None for none."""
-    key = next(key for key in sorted({**one, **other}) if one.get(key) != other.get(key) or (key in one) != (key in other))
+    key = next(
+        key for key in sorted({**one, **other}) if one.get(key) != other.get(key) or (key in one) != (key in other)
+    )
     was, now = one.get(key), other.get(key)
     if isinstance(was, dict) and isinstance(now, dict):
         name, was, now = first_difference(was, now)
@@ -198,7 +200,9 @@ def write(
         stage.mkdir()
         if save_model:
             save_model(stage / "model")
-        write_whole(stage / "predictions.npz", lambda file: file.write_bytes(predictions.packed(predicted)), OTHER_OUTPUTS)
+        write_whole(
+            stage / "predictions.npz", lambda file: file.write_bytes(predictions.packed(predicted)), OTHER_OUTPUTS
+        )
         write_json(stage / "record.json", record)  # not by the name that a finished cell is known by
         clear(folder)
         for name in ("model", "predictions.npz"):

@@ -23,9 +23,7 @@ from kprune.transformer import adapter_for
 from kprune.transformer.flops import flops_reduction, model_flops, params_reduction
 
 
-def run_cell(
-    config: dict[str, Any], defaults: dict[str, Any], group: str, sweep: bool, command: str
-) -> dict[str, Any]:
+def run_cell(config: dict[str, Any], defaults: dict[str, Any], group: str, sweep: bool, command: str) -> dict[str, Any]:
     """Run a cell, or find it finished.
 
     Args:
@@ -47,9 +45,14 @@ def run_cell(
     identity = identity_of(config)
     variant = variant_of(config, defaults)
     folder = results.cell_folder(
-        config["outputs"], config["task"]["name"], config["model"]["name"], config["method"]["name"],
-        variant, budgets.target_of(config), config["seed"],
-    )  # fmt: skip
+        config["outputs"],
+        config["task"]["name"],
+        config["model"]["name"],
+        config["method"]["name"],
+        variant,
+        budgets.target_of(config),
+        config["seed"],
+    )
     pruned_checkpoint.check_format(config["format"], config["onnx"])
     with results.locked(folder):
         record = results.finished(folder, identity)

@@ -123,20 +123,28 @@ def check_settings(config: dict[str, Any]) -> None:
     for group in GROUPS:
         # Without a point to measure it at, there is no latency.
         if not isinstance(config.get(group), dict) and not (group == "latency" and config.get(group, "") is None):
-            raise UserError(f"{group}={shown(config.get(group))} is no group of settings: give its settings by name, as in "
-                            f"{example_of(group)}")  # fmt: skip
+            raise UserError(
+                f"{group}={shown(config.get(group))} is no group of settings: give its settings by name, as in "
+                f"{example_of(group)}"
+            )
     given = dict(one_level_down(config))
     for name, value in given.items():
         if name in KINDS:
             check(name, value, KINDS[name])
         elif name.partition(".")[0] not in OPEN:
             near = difflib.get_close_matches(name, KINDS, n=1)
-            raise UserError(f"{name} is unknown: " + (f"use {near[0]}" if near else "conf/config.yaml has the settings"))
+            raise UserError(
+                f"{name} is unknown: " + (f"use {near[0]}" if near else "conf/config.yaml has the settings")
+            )
     if config["calibration"].get("file") and config["calibration"].get("examples"):
         raise UserError("calibration.file has its examples already: leave calibration.examples out, or the file")
     for name in KINDS:
         group, _, leaf = name.partition(".")
-        if name not in given and (group not in OPEN or leaf == "name") and not (group == "latency" and config[group] is None):
+        if (
+            name not in given
+            and (group not in OPEN or leaf == "name")
+            and not (group == "latency" and config[group] is None)
+        ):
             raise UserError(f"{name} is missing: give one, such as {name}={KINDS[name].example}")
 
 

@@ -36,9 +36,11 @@ def random_model(shape: Shape) -> nn.Module:
     """A sequence classifier with weights drawn with seed 0, in evaluation mode."""
     torch.manual_seed(0)
     config = BertConfig(
-        hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
         intermediate_size=shape.neurons,
-    )  # fmt: skip
+    )
     return BertForSequenceClassification(config).eval()
 
 

@@ -47,8 +47,10 @@ def check_latency_point(latency: dict[str, int] | None, model: nn.Module) -> Non
     """Raises a UserError where latency is to be measured on longer inputs than the model reads."""
     positions = positions_of(model.config.to_dict())
     if latency and positions and latency["sequence_length"] > positions:
-        raise UserError(f"latency.sequence_length={latency['sequence_length']} is more than the {positions} tokens that the "
-                        f"model reads: give latency.sequence_length={positions} or less")  # fmt: skip
+        raise UserError(
+            f"latency.sequence_length={latency['sequence_length']} is more than the {positions} tokens that the "
+            f"model reads: give latency.sequence_length={positions} or less"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -67,8 +69,10 @@ def _subject(task_settings: tuple, model_settings: tuple, device: torch.device) 
 def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
     """Say so where the dense model is worse than none: its classes may be numbered in another order than the data's."""
     if majority is not None and task.metric == "accuracy" and dense_score < majority:
-        print(f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
-              "order that it was trained with (custom data: task.label_names)?")  # fmt: skip
+        print(
+            f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
+            "order that it was trained with (custom data: task.label_names)?"
+        )
 
 
 def _frozen(value: Any) -> Any:
@@ -92,7 +96,11 @@ def pruning_data(config: dict[str, Any], subject: Subject, labels: bool) -> Prun
     if key not in subject.data:
         calibration = calibration_for(config, subject, labels)
         seed = config["seed"]
-        workspace = cache_folder() / "trainings" / f"{subject.task.name}-{fingerprint(subject.task, subject.checkpoint.sha256, seed)}"
+        workspace = (
+            cache_folder()
+            / "trainings"
+            / f"{subject.task.name}-{fingerprint(subject.task, subject.checkpoint.sha256, seed)}"
+        )
         subject.data[key] = PruningData(calibration, lambda: subject.task.training(subject.tokenizer), workspace, seed)
     return subject.data[key]
 

@@ -11,9 +11,14 @@ import wandb
 from kprune.errors import UserError, one_line
 
 NUMBERS = (
-    "score", "dense_score", "flops_reduction", "flops_reduction_requested", "params_reduction", "pruning_seconds",
+    "score",
+    "dense_score",
+    "flops_reduction",
+    "flops_reduction_requested",
+    "params_reduction",
+    "pruning_seconds",
     "peak_memory_mb",
-)  # fmt: skip
+)
 
 
 def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs") -> None:
@@ -73,7 +78,12 @@ def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
         yield None
         return
     settings = wandb.Settings(
-        silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_machine_info=True
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
     )
     try:
         Path(outputs).mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,10 @@ class KPrune:
             check_not_negative(lambdas=0.0 if lam is None else lam)
         check_positive(mu=self.mu)
         check_not_negative(ridge=self.ridge)
-        check_count(measure_every=1 if self.measure_every is None else self.measure_every, measure_examples=self.measure_examples)
+        check_count(
+            measure_every=1 if self.measure_every is None else self.measure_every,
+            measure_examples=self.measure_examples,
+        )
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """All heads and neurons may go."""
@@ -174,7 +177,9 @@ class KPrune:
     ) -> list[Tensor]:
         """Importance of every unit per FLOP (eqs. 10 and 11), or per whatever else the budget counts."""
         return [
-            (self.mu if sublayer.kind == "mha" else 1.0) * (k_rep if lam is None else k_pred + lam * k_rep) / cost.per_unit
+            (self.mu if sublayer.kind == "mha" else 1.0)
+            * (k_rep if lam is None else k_pred + lam * k_rep)
+            / cost.per_unit
             for sublayer, k_pred, k_rep, cost in zip(
                 sublayers, knowledge.predictive, knowledge.representational, costs, strict=True
             )

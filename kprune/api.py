@@ -101,7 +101,9 @@ def calibration_set(
     return CalibrationSet(examples, largest, model.config.pad_token_id or 0)
 
 
-def _examples(number: int, batch: Mapping[str, Tensor], model: nn.Module, labels: tuple[str, ...] | None) -> list[Example]:
+def _examples(
+    number: int, batch: Mapping[str, Tensor], model: nn.Module, labels: tuple[str, ...] | None
+) -> list[Example]:
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
     ids = _tensor(number, batch, "input_ids")
@@ -125,13 +127,19 @@ def _examples(number: int, batch: Mapping[str, Tensor], model: nn.Module, labels
     if (mask != (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])).any():
         raise UserError(f"batch {number} is not padded on the right: set the tokenizer's padding_side='right'")
     if int(ids.min()) < 0 or int(ids.max()) >= model.config.vocab_size:
-        raise UserError(f"batch {number} has token {int(ids.max())}, the model's vocabulary {model.config.vocab_size}: "
-                        f"tokenize with the model's own tokenizer")  # fmt: skip
+        raise UserError(
+            f"batch {number} has token {int(ids.max())}, the model's vocabulary {model.config.vocab_size}: "
+            f"tokenize with the model's own tokenizer"
+        )
     if int(lengths.max()) > longest_input(model):
-        raise UserError(f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
-                        f"truncate when tokenizing")  # fmt: skip
-    rows = [{name: value[row, :length].tolist() for name, value in inputs.items()}
-            for row, length in enumerate(lengths.tolist())]  # fmt: skip
+        raise UserError(
+            f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
+            f"truncate when tokenizing"
+        )
+    rows = [
+        {name: value[row, :length].tolist() for name, value in inputs.items()}
+        for row, length in enumerate(lengths.tolist())
+    ]
     if labels:
         values = [_tensor(number, batch, name).tolist() for name in labels]
         for row, label in zip(rows, zip(*values, strict=True), strict=True):
@@ -141,8 +149,10 @@ def _examples(number: int, batch: Mapping[str, Tensor], model: nn.Module, labels
 
 def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:
     if not isinstance(batch.get(name), Tensor):
-        raise UserError(f"batch {number} has no tensor {name}, but {', '.join(map(str, batch))}: "
-                        f"give dicts of tensors, {name} among them")  # fmt: skip
+        raise UserError(
+            f"batch {number} has no tensor {name}, but {', '.join(map(str, batch))}: "
+            f"give dicts of tensors, {name} among them"
+        )
     return batch[name]
 
 
@@ -167,7 +177,9 @@ def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
 def _check_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
-            raise UserError(f"{name} is {parameter.dtype}, too coarse to measure and solve with: load the model in float32 "
-                            f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned")  # fmt: skip
+            raise UserError(
+                f"{name} is {parameter.dtype}, too coarse to measure and solve with: load the model in float32 "
+                f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned"
+            )
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")

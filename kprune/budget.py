@@ -49,7 +49,9 @@ def units_in(grain: int, sublayer: Sublayer) -> int:
 def check_grain(grain: int) -> None:
     """Raises a UserError where a grain is not a whole number of columns."""
     if not isinstance(grain, int) or grain < 1:
-        raise UserError(f"grain={grain} is no width to round to: give a whole number of columns, such as 16, or 1 for none")
+        raise UserError(
+            f"grain={grain} is no width to round to: give a whole number of columns, such as 16, or 1 for none"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,7 @@ class Budget:
 
     def unit_costs(self, adapter: Adapter) -> list[UnitCost]:
         """What a unit costs, per sublayer, bottom to top."""
-        return [
-            UnitCost(s.unit_flops(self.sequence_length), grain=units_in(self.grain, s)) for s in adapter.sublayers
-        ]
+        return [UnitCost(s.unit_flops(self.sequence_length), grain=units_in(self.grain, s)) for s in adapter.sublayers]
 
     def limit(self, adapter: Adapter) -> float:
         """What the units that are kept may cost in all."""

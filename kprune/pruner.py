@@ -86,7 +86,9 @@ class CalibrationSet:
 
 
 def _no_training() -> Sequence[Example]:
-    raise UserError("this method trains on labelled examples, and calibration batches are all there is: use it with run.py")
+    raise UserError(
+        "this method trains on labelled examples, and calibration batches are all there is: use it with run.py"
+    )
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,17 @@ def test_a_device_that_is_named_is_the_one_that_is_waited_for():
 
 def test_the_latency_table(tmp_path):
     options = argparse.Namespace(
-        output=tmp_path / "latency.csv", shape="tiny", grain=1, batches=[1, 2], lengths=[8], runtimes=None, threads=None,
-        minutes=9.0, device="cuda", dtype="bfloat16",
-    )  # fmt: skip
+        output=tmp_path / "latency.csv",
+        shape="tiny",
+        grain=1,
+        batches=[1, 2],
+        lengths=[8],
+        runtimes=None,
+        threads=None,
+        minutes=9.0,
+        device="cuda",
+        dtype="bfloat16",
+    )
     latency_table.check_options(options)
     rows = latency_table.measure(options)
     assert {(row["runtime"], row["batch_size"]) for row in rows} == {(r, b) for r in ("eager", "graph") for b in (1, 2)}

@@ -32,7 +32,9 @@ def test_a_cell_writes_its_record(cell):
     assert {"teacher", "knowledge", "mask_search", "weight_tuning"} == set(record["seconds_by_stage"])
     assert record["latency"]["threads"] == 1 and record["checkpoint"]["source"] == "given"
     assert record["calibration"]["tokens"] > 100
-    assert record["evaluation"]["majority"] == pytest.approx(100 / 3, abs=10) and len(record["evaluation"]["sha256"]) == 64
+    assert (
+        record["evaluation"]["majority"] == pytest.approx(100 / 3, abs=10) and len(record["evaluation"]["sha256"]) == 64
+    )
     assert load(cell / "predictions.npz").score == record["score"]
 
 
@@ -72,7 +74,11 @@ def test_the_model_card_has_the_command_that_made_it(cell):
     (command,) = [line for line in card.splitlines() if line.startswith("python run.py")]
     for override in ("task=custom", "'task.text=[review]'", "calibration.tokens=200", "flops_reduction=0.6"):
         assert f" {override} " in f"{command} "
-    for shown in (f"{record['score']:.2f}", f"{record['latency']['speedup']:.2f}x faster", record["checkpoint"]["sha256"]):
+    for shown in (
+        f"{record['score']:.2f}",
+        f"{record['latency']['speedup']:.2f}x faster",
+        record["checkpoint"]["sha256"],
+    ):
         assert shown in card
 
 
@@ -106,7 +112,11 @@ def test_a_failed_cell_does_not_stop_the_sweep(world, tmp_path):
 
 
 def test_a_sweep_into_a_folder_that_is_not_to_be_made(world):
-    bad(run(world, "flops_reduction=0.4,0.5", "outputs=/proc/nope", sweep=True), "/proc/nope is not writable", "outputs=FOLDER")
+    bad(
+        run(world, "flops_reduction=0.4,0.5", "outputs=/proc/nope", sweep=True),
+        "/proc/nope is not writable",
+        "outputs=FOLDER",
+    )
 
 
 def test_an_earlier_result_outlives_a_failure_of_force(world, cell):
@@ -124,8 +134,11 @@ def test_every_baseline_by_its_name(world, tmp_path):
     assert done.returncode == 0, done.stderr
     records = {path.parts[-4].split("+")[0]: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
     assert {name: record["calibration"]["labels"] for name, record in records.items()} == {
-        "kwon": True, "kcm": False, "magnitude": False, "random": False
-    }  # fmt: skip
+        "kwon": True,
+        "kcm": False,
+        "magnitude": False,
+        "random": False,
+    }
     assert all(record["flops_reduction"] >= 0.35 and record["latency"] for record in records.values())
     assert all(record["method"] == name for name, record in records.items())
     assert len(records["kcm"]["details"]["r2"]["iterations"]) == 3
@@ -136,7 +149,10 @@ def test_retrained_methods(world, tmp_path):
     for method in ("dynabert_d", "ebert"):
         done = run(world, f"method={method}", *overrides, f"outputs={tmp_path}")
         assert done.returncode == 0, done.stderr
-    records = {path.parts[-4].split("+")[0]: (json.loads(path.read_text()), path.parent) for path in tmp_path.rglob("result.json")}
+    records = {
+        path.parts[-4].split("+")[0]: (json.loads(path.read_text()), path.parent)
+        for path in tmp_path.rglob("result.json")
+    }
     dynabert, folder = records["dynabert_d"]
     assert dynabert["flops_reduction"] >= 0.5 and dynabert["latency"]["speedup"] > 0 and (folder / "model").is_dir()
     assert dynabert["details"]["training"]["depth_stage"] == {"steps": 2, "epochs": 1, "examples": 40, "capped": True}

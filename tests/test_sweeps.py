@@ -73,9 +73,13 @@ def test_killed_at_any_point_a_grid_is_finished_by_the_same_command(world, tmp_p
     command = grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7")
     for seen in (1, 2, 3):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(world), start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=environment(world),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while process.poll() is None and len(finished(tmp_path)) < seen:
             time.sleep(0.01)
         subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=False)
@@ -94,9 +98,13 @@ def test_killed_at_any_point_a_grid_is_finished_by_the_same_command(world, tmp_p
 @pytest.mark.slow
 def test_a_killed_grids_process_does_not_finish_its_cell(world, tmp_path):
     process = subprocess.Popen(
-        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"), cwd=ROOT, env=environment(world), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"),
+        cwd=ROOT,
+        env=environment(world),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None and not finished(tmp_path):
         time.sleep(0.01)
     process.kill()
@@ -112,10 +120,15 @@ def test_a_killed_grids_process_does_not_finish_its_cell(world, tmp_path):
 @pytest.mark.slow
 def test_stopped_by_hand_a_grid_says_how_to_go_on(world, tmp_path):
     process = subprocess.Popen(
-        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"), cwd=ROOT, env=environment(world), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"),
+        cwd=ROOT,
+        env=environment(world),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background ignores it
-    )  # fmt: skip
+    )
     while process.poll() is None and not finished(tmp_path):
         time.sleep(0.01)
     subprocess.run(["kill", f"-{signal.SIGINT}", "--", f"-{process.pid}"], check=True)
@@ -128,7 +141,7 @@ def test_two_sweeps_of_the_same_cells_do_each_once(world, tmp_path):
     command = grid(world, tmp_path, "--reductions", "0.5,0.6")
     both = [
         subprocess.Popen(command, cwd=ROOT, env=environment(world), stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum(text.count("results: ") for text in said) == 2  # the other one found each cell finished
@@ -139,7 +152,9 @@ LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 
 
 def installed(extra):
-    return importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.hydra_{extra}_launcher")
+    return importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(
+        f"hydra_plugins.hydra_{extra}_launcher"
+    )
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

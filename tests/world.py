@@ -60,7 +60,18 @@ def run(world: Path, *more: str, sweep: bool = False) -> subprocess.CompletedPro
 
 def grid(world: Path, outputs: Path, *more: str) -> list[str]:
     """The command of K-prune's cells of the accuracy grid in this world."""
-    cells = ["--models", "minilm", "--tasks", "custom", "--methods", "kprune", "--seeds", "0", "--outputs", str(outputs)]
+    cells = [
+        "--models",
+        "minilm",
+        "--tasks",
+        "custom",
+        "--methods",
+        "kprune",
+        "--seeds",
+        "0",
+        "--outputs",
+        str(outputs),
+    ]
     return [sys.executable, "-m", "experiments.grid", "accuracy", *cells, *overrides(world)[1:], *more]
 
 

@@ -28,9 +28,14 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
     maps = {kind: {key: layers(cells, kind, key, targets, depth) for key in methods} for kind in kinds}
     width, height = max(2.6, 0.42 * depth + 1.1), 0.3 * len(targets) + 0.75
     figure, axes = plt.subplots(
-        len(methods), 2, figsize=(2 * width, height * len(methods) + 0.5), squeeze=False, layout="constrained",
-        sharex=True, sharey=True,
-    )  # fmt: skip
+        len(methods),
+        2,
+        figsize=(2 * width, height * len(methods) + 0.5),
+        squeeze=False,
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+    )
     for column, (kind, by_method) in enumerate(maps.items()):
         most = max(np.nanmax(values) for values in by_method.values()) or 1
         for axis, (key, values) in zip(axes[:, column], by_method.items(), strict=True):
@@ -38,7 +43,9 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
             for (y, x), value in np.ndenumerate(values):
                 if not np.isnan(value):
                     dark = value / most > 0.55
-                    axis.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+                    axis.text(
+                        x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
+                    )
             axis.set_title(f"{label(key)}: {kind.removeprefix('kept_')}", fontsize=9)
             axis.set_xticks(range(depth), [str(layer + 1) for layer in range(depth)], fontsize=8)
             axis.set_yticks(range(len(targets)), [target_label(target) for target in targets], fontsize=8)

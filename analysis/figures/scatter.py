@@ -34,7 +34,9 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
     retrained = table["method"].isin(names.RETRAINED)
     table = table[compared(table) | retrained]
     if retrained.any():
-        places = set(table.loc[table["method"].isin(names.RETRAINED), ["task", "target"]].itertuples(index=False, name=None))
+        places = set(
+            table.loc[table["method"].isin(names.RETRAINED), ["task", "target"]].itertuples(index=False, name=None)
+        )
         table = table[[place in places for place in table[["task", "target"]].itertuples(index=False, name=None)]]
     if table.empty:
         return None
@@ -51,9 +53,15 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
             look = looks[row.method, row.settings] | {"linestyle": "none"}
             face = HOLLOW | {"markeredgecolor": look["color"]} if row.method in names.RETRAINED else FULL
             axis.errorbar(
-                max(row.pruning_seconds, 1e-2), row.score, yerr=0 if pd.isna(row.score_std) else row.score_std, capsize=2,
-                markersize=8, label=label((row.method, row.settings)), **look, **face,
-            )  # fmt: skip
+                max(row.pruning_seconds, 1e-2),
+                row.score,
+                yerr=0 if pd.isna(row.score_std) else row.score_std,
+                capsize=2,
+                markersize=8,
+                label=label((row.method, row.settings)),
+                **look,
+                **face,
+            )
         axis.set_xscale("log")
         axis.margins(x=0.12)
         axis.set_xlim(10**limit for limit in at_least(tuple(map(math.log10, axis.get_xlim())), 2))
@@ -80,9 +88,13 @@ def score_against_speedup(table: pd.DataFrame) -> Figure | None:
             curve = curve.sort_values("latency_speedup")
             if not curve.empty:
                 axis.plot(
-                    curve["latency_speedup"], curve["score"], markersize=5, linewidth=1.4,
-                    label=label((method, settings)), **look,
-                )  # fmt: skip
+                    curve["latency_speedup"],
+                    curve["score"],
+                    markersize=5,
+                    linewidth=1.4,
+                    label=label((method, settings)),
+                    **look,
+                )
         dress(axis, task_label(task), "Measured speed-up (×)", score_label(of_task))
     legend_below(figure, axes)
     return figure

@@ -45,21 +45,36 @@ def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict]) -> N
     task, model = of_task[["task", "model"]].iloc[0]
     dense_line(axis, of_task)
     for (method, settings), look in looks.items():
-        curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)].sort_values("flops_reduction")
+        curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)].sort_values(
+            "flops_reduction"
+        )
         if curve.empty:
             continue
         axis.errorbar(
-            100 * curve["flops_reduction"], curve["score"], yerr=curve["score_std"].fillna(0), capsize=2, markersize=5,
-            linewidth=1.4, label=label((method, settings)), **look,
-        )  # fmt: skip
+            100 * curve["flops_reduction"],
+            curve["score"],
+            yerr=curve["score_std"].fillna(0),
+            capsize=2,
+            markersize=5,
+            linewidth=1.4,
+            label=label((method, settings)),
+            **look,
+        )
         published = paper.curve(task, model, method)
         # The paper's one K-prune, compared with both of ours, is drawn once.
         if not published.empty and not settings and method == paper.METHODS[method]:
             published = published[within(published, curve)]
             axis.plot(
-                100 * published.index, published, color="0.6", marker=look["marker"], markerfacecolor="white",
-                markersize=4, linewidth=1, linestyle=":", label=f"{method_label(method)}, paper",
-            )  # fmt: skip
+                100 * published.index,
+                published,
+                color="0.6",
+                marker=look["marker"],
+                markerfacecolor="white",
+                markersize=4,
+                linewidth=1,
+                linestyle=":",
+                label=f"{method_label(method)}, paper",
+            )
     axis.set_xlim(at_least(axis.get_xlim(), 20))
     axis.xaxis.set_major_locator(MultipleLocator(10))
     dress(axis, task_label(task), "FLOPs removed (%)", score_label(of_task))

@@ -8,7 +8,13 @@ from analysis.figures.style import METRICS, dress, panels
 from analysis.render import target_label, task_label
 from analysis.tables.settings import curves
 
-LOOKS = (("#000000", "o", "-"), ("#0072B2", "s", "--"), ("#D55E00", "^", "-."), ("#E69F00", "D", ":"), ("#009E73", "v", "-"))
+LOOKS = (
+    ("#000000", "o", "-"),
+    ("#0072B2", "s", "--"),
+    ("#D55E00", "^", "-."),
+    ("#E69F00", "D", ":"),
+    ("#009E73", "v", "-"),
+)
 
 
 def sensitivity(table: pd.DataFrame) -> Figure | None:
@@ -26,15 +32,28 @@ def sensitivity(table: pd.DataFrame) -> Figure | None:
         values = pd.concat([points[setting] for _, points in found[setting]])
         for (label, points), (color, marker, dash) in zip(found[setting], LOOKS * len(found[setting]), strict=False):
             axis.errorbar(
-                points[setting], points["score"], yerr=points["score_std"].fillna(0), capsize=2, markersize=5,
-                linewidth=1.4, label=label, color=color, marker=marker, linestyle=dash,
-            )  # fmt: skip
+                points[setting],
+                points["score"],
+                yerr=points["score_std"].fillna(0),
+                capsize=2,
+                markersize=5,
+                linewidth=1.4,
+                label=label,
+                color=color,
+                marker=marker,
+                linestyle=dash,
+            )
         if (values == 0).any():
             axis.set_xscale("symlog", linthresh=values[values > 0].min())
         else:
             axis.set_xscale("log")
         metrics = {METRICS.get(metric, metric) for _, points in found[setting] for metric in points["metric"]}
-        dress(axis, names.SENSITIVITY[setting], names.SENSITIVITY[setting], metrics.pop() if len(metrics) == 1 else "Score")
+        dress(
+            axis,
+            names.SENSITIVITY[setting],
+            names.SENSITIVITY[setting],
+            metrics.pop() if len(metrics) == 1 else "Score",
+        )
         if setting != "lambda":
             axis.set_xticks(sorted(set(values)), [f"{value:,g}" for value in sorted(set(values))], fontsize=8)
             axis.set_xticks([], minor=True)

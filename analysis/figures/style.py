@@ -43,7 +43,9 @@ def styles(methods: list[Method]) -> dict[Method, dict]:
         index = next(free) if key[0] in seen or key[0] not in known else own[key[0]]
         seen.add(key[0])
         looks[key] = dict(
-            color=COLORS[own[key[0]] % len(COLORS)], marker=MARKERS[index % len(MARKERS)], linestyle=DASHES[index % len(DASHES)]
+            color=COLORS[own[key[0]] % len(COLORS)],
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle=DASHES[index % len(DASHES)],
         )
     return looks
 
@@ -54,7 +56,9 @@ def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[
     lines = math.ceil(count / columns)
     # A single narrow panel leaves no room for the legend below it.
     width = max(size[0] * columns, 5.0)
-    figure, axes = plt.subplots(lines, columns, figsize=(width, size[1] * lines + 0.6), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width, size[1] * lines + 0.6), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, list(axes.flat[:count])
@@ -95,7 +99,12 @@ def legend_below(figure: Figure, axes: list[plt.Axes]) -> None:
             drawn.setdefault(name, handle)
     columns = max(2, int(figure.get_figwidth() // 2))
     figure.legend(
-        drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(len(drawn), columns), frameon=False, fontsize=9
+        drawn.values(),
+        drawn.keys(),
+        loc="outside lower center",
+        ncols=min(len(drawn), columns),
+        frameon=False,
+        fontsize=9,
     )
 
 

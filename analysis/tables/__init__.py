@@ -11,8 +11,10 @@ from analysis.tables.measurements import cost, latency, measurements, retrained
 from analysis.tables.settings import ablation, sensitivity
 from analysis.tables.speedup import speedup
 
-SCORES = "Scores in percent, mean ± standard deviation over seeds. In brackets, the 95 % interval of the difference from \
+SCORES = (
+    "Scores in percent, mean ± standard deviation over seeds. In brackets, the 95 % interval of the difference from \
 K-prune on the same evaluation examples, by a paired bootstrap, in points."
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Table:
 
 TABLES = {
     "accuracy": Table("Scores by FLOPs removed", SCORES + " Best of a task and target in bold.", accuracy),
-    "loss": Table("Points lost", "Dense score minus pruned, means over seeds; ratios of the mean over the tasks.", loss),
+    "loss": Table(
+        "Points lost", "Dense score minus pruned, means over seeds; ratios of the mean over the tasks.", loss
+    ),
     "speedup": Table(
         "Speed-up within 3 points",
         "Measured speed-up of the fastest model that loses at most 3 points, and the FLOPs it was asked to lose.",
@@ -49,5 +53,7 @@ def notes(cells: pd.DataFrame) -> str:
         for device, batch, length, threads in machine.dropna().drop_duplicates().itertuples(index=False)
     ]
     seeds = sorted(cells["seed"].unique())
-    lines.append(f"Seed {seeds[0]}." if len(seeds) == 1 else f"Means ± standard deviation over up to {len(seeds)} seeds.")
+    lines.append(
+        f"Seed {seeds[0]}." if len(seeds) == 1 else f"Means ± standard deviation over up to {len(seeds)} seeds."
+    )
     return " ".join(lines)

@@ -37,9 +37,7 @@ def main() -> None:
         if name not in TABLES:
             parser.error(f"no table {name}: use {', '.join(TABLES)}")
     cells = load(arguments.source)
-    folder = arguments.output or (
-        arguments.source if arguments.source.is_dir() else arguments.source.parent
-    ) / "tables"  # fmt: skip
+    folder = arguments.output or (arguments.source if arguments.source.is_dir() else arguments.source.parent) / "tables"
     table = aggregate(cells)
     written = {name: write_tables(table, name, folder) for name in TABLES}
     write_text(folder / "cells.csv", table.to_csv(index=False))

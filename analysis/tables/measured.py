@@ -44,7 +44,8 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(labels, map(str, key), strict=True)) | {"Model": model_label(key[1])}
         row["Dense"] = f"{group['dense_ms'].iloc[0]:.1f} ms"
         row |= {
-            r.allocation: f"{times(r.speedup)} " + (f"({r.speedup_low:.2f} to {r.speedup_high:.2f})" if r.repeats > 1 else "(once)")
+            r.allocation: f"{times(r.speedup)} "
+            + (f"({r.speedup_low:.2f} to {r.speedup_high:.2f})" if r.repeats > 1 else "(once)")
             for r in group.itertuples()
         }
         shown.append(row)
@@ -61,10 +62,16 @@ def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
     """
     rows = rows[rows["stage"] == stage]
     shown = rows.pivot_table(
-        index="settings", columns=["task", "flops_reduction", "tokens"], values="held_out_divergence", sort=False, aggfunc="first"
+        index="settings",
+        columns=["task", "flops_reduction", "tokens"],
+        values="held_out_divergence",
+        sort=False,
+        aggfunc="first",
     )
     changes = 100 * (shown / shown.iloc[0] - 1)
-    changes.columns = [f"{task_label(task)} {100 * share:g} %, {tokens:,} tokens" for task, share, tokens in shown.columns]
+    changes.columns = [
+        f"{task_label(task)} {100 * share:g} %, {tokens:,} tokens" for task, share, tokens in shown.columns
+    ]
     changes = changes.map(lambda value: MISSING if pd.isna(value) else f"{round(value):+d} %".replace("-", "−"))
     changes.iloc[0] = [f"{value:.3f}" for value in shown.iloc[0]]
     changes.insert(0, "Settings", [cost_label(settings) for settings in shown.index])

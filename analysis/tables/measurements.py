@@ -52,7 +52,9 @@ def measurements(table: pd.DataFrame) -> pd.DataFrame:
 def cost(table: pd.DataFrame) -> pd.DataFrame:
     """What pruning took and what it gave in speed, for the methods of the main comparison."""
     shown = measurements(table[compared(table)])
-    return without_one_model(shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Paper"], errors="ignore"))
+    return without_one_model(
+        shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Paper"], errors="ignore")
+    )
 
 
 def latency(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +83,9 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
 
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
-    table = table[table["method"].isin((REFERENCE, "kprune_plus", "kprune_plus_fast")) & compared(table) | is_retrained(table)]
+    table = table[
+        table["method"].isin((REFERENCE, "kprune_plus", "kprune_plus_fast")) & compared(table) | is_retrained(table)
+    ]
     shown = []
     for _, group in table.groupby(["task", "model", "target"], sort=False):
         if not is_retrained(group).any():

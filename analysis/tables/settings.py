@@ -36,9 +36,13 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
         line |= {"Variant": f"{name}, {row.tokens:,.0f} tokens" if several else name}
         columns.append(f"{task_label(row.task)} {target_label(row.target)}")
         line[columns[-1]] = score(row)
-    order = sorted(rows, key=lambda key: (*key[:2], METHODS.index(key[2]), names.position(names.SETTINGS, key[3]), key[3]))
+    order = sorted(
+        rows, key=lambda key: (*key[:2], METHODS.index(key[2]), names.position(names.SETTINGS, key[3]), key[3])
+    )
     columns = ["Model", "Method", "Variant", *dict.fromkeys(columns)]
-    return without_one_model(pd.DataFrame([rows[key] for key in order], columns=columns if rows else None).fillna(MISSING))
+    return without_one_model(
+        pd.DataFrame([rows[key] for key in order], columns=columns if rows else None).fillna(MISSING)
+    )
 
 
 def only_moved(settings: str) -> bool:
@@ -54,7 +58,9 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
         columns.append(f"{task_label(task)} {target_label(target)}")
         for row in curve.itertuples():
             value = getattr(row, setting) if setting != "lambda" else row.lam
-            line = rows.setdefault((model, list(names.SENSITIVITY).index(setting), value), {"Model": model_label(model)})
+            line = rows.setdefault(
+                (model, list(names.SENSITIVITY).index(setting), value), {"Model": model_label(model)}
+            )
             line |= {"Setting": names.SENSITIVITY[setting], "Value": f"{value:,g}" if value < 1e6 else f"{value:g}"}
             line[columns[-1]] = score(row)
     columns = ["Model", "Setting", "Value", *dict.fromkeys(columns)]

@@ -73,7 +73,9 @@ class DynaBERT:
             with clock("rewiring"):
                 return rewire(model, objective, self.rewiring_batches(stages.examples, data))
 
-        rewired, order = clock.shared(data, ("rewiring", self.max_examples, self.rewiring_examples, self.recipe.batch_size), rewiring)
+        rewired, order = clock.shared(
+            data, ("rewiring", self.max_examples, self.rewiring_examples, self.recipe.batch_size), rewiring
+        )
         shared = self.width_stage(stages, rewired, order, model, objective)
         if list(self.depths) != [1.0]:
             shared = self.depth_stage(stages, shared, objective)
@@ -90,7 +92,14 @@ class DynaBERT:
     @property
     def width_settings(self) -> tuple:
         """What DynaBERT_w depends on."""
-        return (tuple(self.widths), self.width_hidden_weight, self.recipe, self.max_examples, self.rewiring_examples, self.bf16)
+        return (
+            tuple(self.widths),
+            self.width_hidden_weight,
+            self.recipe,
+            self.max_examples,
+            self.rewiring_examples,
+            self.bf16,
+        )
 
     @property
     def depth_settings(self) -> tuple:
@@ -101,19 +110,31 @@ class DynaBERT:
         self, stages: Stages, rewired: nn.Module, order: list[list[int]], model: nn.Module, objective: Objective
     ) -> nn.Module:
         """DynaBERT_w, from the rewired model; the units' order is kept with it."""
-        return stages.train_once("width_stage", rewired, lambda shared: self.width_losses(shared, model, objective),
-                                 self.recipe, self.width_settings, {"order": order})  # fmt: skip
+        return stages.train_once(
+            "width_stage",
+            rewired,
+            lambda shared: self.width_losses(shared, model, objective),
+            self.recipe,
+            self.width_settings,
+            {"order": order},
+        )
 
     def depth_stage(self, stages: Stages, width_stage: nn.Module, objective: Objective) -> nn.Module:
         """DynaBERT, from DynaBERT_w."""
-        return stages.train_once("depth_stage", width_stage, lambda shared: self.depth_losses(shared, width_stage, objective),
-                                 self.recipe, self.depth_settings)  # fmt: skip
+        return stages.train_once(
+            "depth_stage",
+            width_stage,
+            lambda shared: self.depth_losses(shared, width_stage, objective),
+            self.recipe,
+            self.depth_settings,
+        )
 
     def final_stage(self, stages: Stages, trained: nn.Module, objective: Objective) -> nn.Module:
         """Fine-tuned on the labels."""
         recipe, settings = replace(self.recipe, epochs=self.final_epochs), (*self.depth_settings, self.final_epochs)
-        return stages.train_once("final_fine_tuning", trained, lambda shared: self.task_losses(shared, objective),
-                                 recipe, settings)  # fmt: skip
+        return stages.train_once(
+            "final_fine_tuning", trained, lambda shared: self.task_losses(shared, objective), recipe, settings
+        )
 
     def rewiring_batches(self, examples: Sequence[Example], data: PruningData) -> list[dict[str, Tensor]]:
         some = first_of_shuffled(examples, self.rewiring_examples, data.seed)

@@ -15,7 +15,9 @@ from kprune.transformer.masks import masked
 from kprune.transformer.surgery import take_units
 
 
-def rewire(model: nn.Module, objective: Objective, batches: Iterable[dict[str, Tensor]]) -> tuple[nn.Module, list[list[int]]]:
+def rewire(
+    model: nn.Module, objective: Objective, batches: Iterable[dict[str, Tensor]]
+) -> tuple[nn.Module, list[list[int]]]:
     """A copy of the model, the same function, with its units in the order of their importance.
 
     Returns:

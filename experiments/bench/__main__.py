@@ -30,10 +30,27 @@ from kprune.errors import UserError
 from kprune.latency.timing import device_name
 
 COLUMNS = (
-    "shape", "sublayers", "method", "flops_reduction", "examples", "tokens", "padded_tokens_sorted",
-    "padded_tokens_drawn", "forward_seconds", "seconds", "units", "of_floor", "of_whole_model", "peak_mb", "peak_of_whole_model",
-    "stages", "device", "threads", "torch", "commit",
-)  # fmt: skip
+    "shape",
+    "sublayers",
+    "method",
+    "flops_reduction",
+    "examples",
+    "tokens",
+    "padded_tokens_sorted",
+    "padded_tokens_drawn",
+    "forward_seconds",
+    "seconds",
+    "units",
+    "of_floor",
+    "of_whole_model",
+    "peak_mb",
+    "peak_of_whole_model",
+    "stages",
+    "device",
+    "threads",
+    "torch",
+    "commit",
+)
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds."""
 BESIDE_METHODS = ("floor", "whole_model")
@@ -99,7 +116,11 @@ def check_options(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure everything; the file is written after every shape and token count."""
     check_options(options)
-    machine = {"device": device_name(pick_device(options.device)), "torch": torch.__version__, "commit": results.commit()}
+    machine = {
+        "device": device_name(pick_device(options.device)),
+        "torch": torch.__version__,
+        "commit": results.commit(),
+    }
     groups = list(itertools.product(options.shapes, options.tokens))
     with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:
         for shape, tokens in groups:
@@ -124,9 +145,13 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/bench.csv"))
     parser.add_argument("--shapes", type=words, default=["minilm", "bert_base"], help=", ".join(SHAPES))
     parser.add_argument("--tokens", type=lambda t: [int(n) for n in t.split(",")], default=[1000, 2000, 4000])
-    parser.add_argument("--methods", type=words, default=default_methods(), help="kprune:measure_every=2 changes a setting")
+    parser.add_argument(
+        "--methods", type=words, default=default_methods(), help="kprune:measure_every=2 changes a setting"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; a GPU's rows want an --output of their own")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:1, ...; a GPU's rows want an --output of their own"
+    )
     options = parser.parse_args()
     try:
         run(options)

@@ -119,9 +119,13 @@ def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[s
     forward = statistics.median(forwards + forward_seconds(model, batches))
     stages = {stage: round(value, 4) for stage, value in outcome.seconds_by_stage.items()}
     return result | {
-        "flops_reduction": reduction, "forward_seconds": forward, "seconds": seconds, "units": seconds / forward,
-        "peak_mb": peak, "stages": stages,
-    }  # fmt: skip
+        "flops_reduction": reduction,
+        "forward_seconds": forward,
+        "seconds": seconds,
+        "units": seconds / forward,
+        "peak_mb": peak,
+        "stages": stages,
+    }
 
 
 def main() -> None:

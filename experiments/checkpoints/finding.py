@@ -64,8 +64,10 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
         if (folder / WEIGHTS).is_file():
             return _checkpoint(folder, "cache")
         encoder_folder = find_pretrained(pretrained)
-        print(f"{task.name}: no checkpoint of {encoder} was given, in the mirror or in the cache: "
-              f"fine-tuning {pretrained}, kept in {folder}")
+        print(
+            f"{task.name}: no checkpoint of {encoder} was given, in the mirror or in the cache: "
+            f"fine-tuning {pretrained}, kept in {folder}"
+        )
         tokenizer = load_tokenizer(encoder_folder)
         torch.manual_seed(seed)  # draws the head
         finetune(load_pretrained(encoder_folder, task), tokenizer, task, folder, seed)
@@ -101,6 +103,12 @@ def fingerprint(task: Task, pretrained: str, seed: int) -> str:
         if isinstance(value, Path) and value.is_file():
             value = [str(value.resolve()), value.stat().st_size, value.stat().st_mtime_ns]
         settings[name] = value
-    parts = {"task": settings, "labels": task.label_names, "versions": getattr(task, "versions", None),
-             "recipe": recipe_of(task), "pretrained": pretrained, "seed": seed}  # fmt: skip
+    parts = {
+        "task": settings,
+        "labels": task.label_names,
+        "versions": getattr(task, "versions", None),
+        "recipe": recipe_of(task),
+        "pretrained": pretrained,
+        "seed": seed,
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -35,8 +35,10 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
     model, info = _from_pretrained(folder, task)
     missing = sorted([*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])])
     if missing:
-        raise UserError(f"{folder}: the weights lack {missing[0]} or have it in another shape, so the head is not "
-                        f"one for {task.name}: give model.checkpoint=FOLDER of a model fine-tuned on it")
+        raise UserError(
+            f"{folder}: the weights lack {missing[0]} or have it in another shape, so the head is not "
+            f"one for {task.name}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+        )
     return model
 
 
@@ -51,14 +53,20 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
     check_weights(folder)
     head = {}
     if task.label_names is not None:
-        head = {"num_labels": task.num_labels, "id2label": dict(enumerate(task.label_names)),
-                "label2id": {name: i for i, name in enumerate(task.label_names)},
-                "problem_type": "regression" if task.num_labels == 1 else "single_label_classification"}
+        head = {
+            "num_labels": task.num_labels,
+            "id2label": dict(enumerate(task.label_names)),
+            "label2id": {name: i for i, name in enumerate(task.label_names)},
+            "problem_type": "regression" if task.num_labels == 1 else "single_label_classification",
+        }
     model, info = _from_pretrained(folder, task, **head)
-    body = sorted(key for key in info["missing_keys"]
-                  if key.startswith(model.base_model_prefix + ".") and ".pooler." not in key)
+    body = sorted(
+        key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and ".pooler." not in key
+    )
     if body:
-        raise UserError(f"{folder}: the weights lack {body[0]}, the encoder is incomplete: give another model.pretrained")
+        raise UserError(
+            f"{folder}: the weights lack {body[0]}, the encoder is incomplete: give another model.pretrained"
+        )
     return model
 
 
@@ -78,8 +86,10 @@ def load_tokenizer(folder: str | Path):
         raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
     vocabulary = _read_config(folder).get("vocab_size")
     if vocabulary and len(tokenizer) > vocabulary:
-        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}: "
-                        f"put the model's own tokenizer there")
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}: "
+            f"put the model's own tokenizer there"
+        )
     return tokenizer
 
 
@@ -87,9 +97,14 @@ def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[
     try:
         with quiet_transformers():
             model, info = task.auto_class.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True,
-                ignore_mismatched_sizes=True, **head,
-            )  # fmt: skip
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **head,
+            )
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
     return model.eval(), info
@@ -119,24 +134,31 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     wanted = task.auto_class.__name__.removeprefix("AutoModel")
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith(wanted):
-        raise UserError(f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
-                        f"{wanted}: give model.checkpoint=FOLDER of a model fine-tuned on it")
+        raise UserError(
+            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
+            f"{wanted}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+        )
     positions = positions_of(config)
     if positions is not None and task.max_length > positions:
-        raise UserError(f"{folder} reads {positions} tokens, the task up to {task.max_length}: "
-                        f"give task.max_length={positions}")
+        raise UserError(
+            f"{folder} reads {positions} tokens, the task up to {task.max_length}: give task.max_length={positions}"
+        )
     if task.label_names is None:
         return
     names = config.get("id2label") or {}
     count = len(names) or config.get("num_labels") or 2  # transformers' own default
     if count != task.num_labels:
-        raise UserError(f"{folder} has {count} labels, {task.name} has {task.num_labels}: "
-                        f"give model.checkpoint=FOLDER of a model fine-tuned on it")
+        raise UserError(
+            f"{folder} has {count} labels, {task.name} has {task.num_labels}: "
+            f"give model.checkpoint=FOLDER of a model fine-tuned on it"
+        )
     ours = [name.lower() for name in task.label_names]
     theirs = [str(names[key]).lower() for key in sorted(names, key=int)]
     if theirs and theirs != ours and sorted(theirs) == sorted(ours):
-        raise UserError(f"{folder} has its labels in another order ({', '.join(theirs)}) than {task.name} "
-                        f"({', '.join(ours)}): give a checkpoint with the task's order")
+        raise UserError(
+            f"{folder} has its labels in another order ({', '.join(theirs)}) than {task.name} "
+            f"({', '.join(ours)}): give a checkpoint with the task's order"
+        )
 
 
 def positions_of(config: dict[str, Any]) -> int | None:

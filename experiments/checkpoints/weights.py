@@ -47,8 +47,10 @@ def check_weights(folder: Path) -> None:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     tensor = file.get_tensor(name)
                     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                        raise UserError(f"{path}: {name} has values that are NaN or infinite: the checkpoint is "
-                                        f"damaged, give another")
+                        raise UserError(
+                            f"{path}: {name} has values that are NaN or infinite: the checkpoint is "
+                            f"damaged, give another"
+                        )
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is damaged ({one_line(error)}): copy the checkpoint again") from error
 

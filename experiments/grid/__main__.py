@@ -71,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     if plan.open and records:
         track_sweep(records, group, plan.open[0].settings["tracking"]["mode"], arguments.outputs)
     done = len(plan.open) - len(failed) - skipped
-    print(f"{arguments.name}: {done} cells run, {len(plan.finished)} finished before, {skipped} out of reach, {len(failed)} failed")
+    print(
+        f"{arguments.name}: {done} cells run, {len(plan.finished)} finished before, {skipped} out of reach, {len(failed)} failed"
+    )
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
@@ -84,9 +86,13 @@ def announcement(name: str, plan: Plan, seconds: list[float | None]) -> str:
     for (task, model), entries in by_place:
         entries = list(entries)
         methods = dict.fromkeys(cell.settings["method"]["name"] for cell, _ in entries)
-        lines.append(f"  {task} {model}: {len(entries)} cells of {', '.join(methods)}, {duration([s for _, s in entries])}")
-    lines.append(f"expected: {duration(seconds)} (by finished cells of the same kind; else by a rule for two CPU cores, an upper "
-                 f"bound on a GPU; without checkpoints that have to be fine-tuned first)")  # fmt: skip
+        lines.append(
+            f"  {task} {model}: {len(entries)} cells of {', '.join(methods)}, {duration([s for _, s in entries])}"
+        )
+    lines.append(
+        f"expected: {duration(seconds)} (by finished cells of the same kind; else by a rule for two CPU cores, an upper "
+        f"bound on a GPU; without checkpoints that have to be fine-tuned first)"
+    )
     return "\n".join(lines)
 
 

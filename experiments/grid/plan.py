@@ -27,14 +27,27 @@ EVALUATION_TOKENS_PER_SECOND = 9000
 SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8}
 """Encoder parameters against MiniLM-L6's."""
 EVALUATION_TOKENS = {
-    "mrpc": 22e3, "stsb": 47e3, "sst2": 22e3, "rte": 18e3, "cola": 12e3, "qnli": 280e3, "mnli": 380e3, "qqp": 1.2e6,
-    "squad": 1.9e6, "squad_v2": 2.2e6, "docstrings": 40e3,
-}  # fmt: skip
+    "mrpc": 22e3,
+    "stsb": 47e3,
+    "sst2": 22e3,
+    "rte": 18e3,
+    "cola": 12e3,
+    "qnli": 280e3,
+    "mnli": 380e3,
+    "qqp": 1.2e6,
+    "squad": 1.9e6,
+    "squad_v2": 2.2e6,
+    "docstrings": 40e3,
+}
 LATENCY_SECONDS = 8
 AXES = {
-    "model": "--models", "task": "--tasks", "method": "--methods", "flops_reduction": "--reductions", "seed": "--seeds",
+    "model": "--models",
+    "task": "--tasks",
+    "method": "--methods",
+    "flops_reduction": "--reductions",
+    "seed": "--seeds",
     "outputs": "--outputs",
-}  # fmt: skip
+}
 """What a grid sets for each of its cells, and the option that changes it."""
 
 
@@ -72,7 +85,9 @@ class Grid:
         content = yaml.safe_load(path.read_text())
         smaller = content.pop("small", None)
         if small and smaller is None:
-            raise UserError(f"grid '{name}' has no small version: leave --small (SMALL=1), or narrow it by --models, --tasks, --methods")
+            raise UserError(
+                f"grid '{name}' has no small version: leave --small (SMALL=1), or narrow it by --models, --tasks, --methods"
+            )
         grid = replace(cls(**(content | (smaller if small else {}))), **changes)
         for room in ("model", "task", "method"):
             known = sorted(file.stem for file in (CONF / room).glob("*.yaml"))
@@ -83,7 +98,9 @@ class Grid:
 
     def settings_of(self, method: str, task: str) -> list[str]:
         """The overrides of a method's cells on a task."""
-        ruled = [rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])]
+        ruled = [
+            rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])
+        ]
         return merged(*ruled, self.settings)
 
 
@@ -132,18 +149,29 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
     cells = {}
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [
-            [f"model={model}", f"task={task}", f"method={method}", *merged(grid.settings_of(method, task), overrides, variant)]
-            for method in grid.methods for variant in grid.variants
-        ]  # fmt: skip
+            [
+                f"model={model}",
+                f"task={task}",
+                f"method={method}",
+                *merged(grid.settings_of(method, task), overrides, variant),
+            ]
+            for method in grid.methods
+            for variant in grid.variants
+        ]
         composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             settings = settings | {"seed": seed, "flops_reduction": reduction}
             check_settings(settings)
             check_budget(settings, build_method(settings["method"]))
             folder = results.cell_folder(
-                outputs, settings["task"]["name"], settings["model"]["name"], settings["method"]["name"],
-                variant_of(settings, defaults), target_of(settings), seed,
-            )  # fmt: skip
+                outputs,
+                settings["task"]["name"],
+                settings["model"]["name"],
+                settings["method"]["name"],
+                variant_of(settings, defaults),
+                target_of(settings),
+                seed,
+            )
             command = shlex.join(["python", "run.py", *each, f"flops_reduction={reduction:g}", f"seed={seed}"])
             cells.setdefault(folder, Cell(settings, defaults, folder, command))
     return list(cells.values())

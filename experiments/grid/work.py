@@ -45,7 +45,11 @@ def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, A
                 state, what = ours.recv()
             except EOFError:
                 process.join()
-                yield cell, FAILED, f"the process died ({death(process.exitcode)}): see its messages, or free some memory"
+                yield (
+                    cell,
+                    FAILED,
+                    f"the process died ({death(process.exitcode)}): see its messages, or free some memory",
+                )
                 return
             yield cell, state, what
         process.join()

@@ -43,9 +43,19 @@ class CustomTask(TextTask):
             `train_file`, sorted (as numbers, if all are).
     """
 
-    def __init__(self, name: str, train_file: str | None, evaluation_file: str | None, text: list[str] | str,
-                 label: str, problem: str, max_length: int, average_length: float | None, batch_size: int,
-                 label_names: list[str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        train_file: str | None,
+        evaluation_file: str | None,
+        text: list[str] | str,
+        label: str,
+        problem: str,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        label_names: list[str] | None = None,
+    ):
         metric = "spearman" if problem == "regression" else "accuracy"
         super().__init__(name, problem, metric, max_length, average_length, batch_size)
         if not train_file:
@@ -67,8 +77,10 @@ class CustomTask(TextTask):
         frame = self._train_frame
         names = {_class_name(label, row, self.train_file) for row, label in frame[self.label].items()}
         if len(names) < 2:
-            raise UserError(f"{self.train_file}, column {self.label}: all labels are {names.pop()}; "
-                            f"a classifier needs two classes or more")
+            raise UserError(
+                f"{self.train_file}, column {self.label}: all labels are {names.pop()}; "
+                f"a classifier needs two classes or more"
+            )
         if all(name.isdecimal() for name in names):
             return sorted(names, key=lambda name: (int(name), name))
         return sorted(names)
@@ -97,15 +109,20 @@ class CustomTask(TextTask):
             return train, read_table(self.evaluation_file, [*self.text, self.label])
         held_out = round(HELD_OUT * len(train))
         if held_out == 0:
-            raise UserError(f"{self.train_file} has too few rows ({len(train)}) to hold some out: "
-                            f"give task.evaluation_file")
-        print(f"no task.evaluation_file: scores are on {held_out} rows held out of {self.train_file}, seed {SPLIT_SEED}")
+            raise UserError(
+                f"{self.train_file} has too few rows ({len(train)}) to hold some out: give task.evaluation_file"
+            )
+        print(
+            f"no task.evaluation_file: scores are on {held_out} rows held out of {self.train_file}, seed {SPLIT_SEED}"
+        )
         order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
         return train.iloc[np.sort(order[held_out:])], train.iloc[np.sort(order[:held_out])]
 
     def _table(self, path: Path, frame: pd.DataFrame) -> Table:
-        labels = [_value(label, row, path) if self.regression else self._class_number(label, row, path)
-                  for row, label in frame[self.label].items()]
+        labels = [
+            _value(label, row, path) if self.regression else self._class_number(label, row, path)
+            for row, label in frame[self.label].items()
+        ]
         return Table(str(path), [list(frame[column]) for column in self.text], labels, list(frame.index))
 
     def _class_number(self, label, row: int, path: Path) -> int:
@@ -114,8 +131,10 @@ class CustomTask(TextTask):
             return self._numbers[name]
         if self._label_names and name.isdigit() and int(name) < self.num_labels:
             return int(name)
-        raise UserError(f"{path}, row {row}: label {name} is none of the classes {', '.join(self.label_names)}; "
-                        f"mend it or list all classes in task.label_names")
+        raise UserError(
+            f"{path}, row {row}: label {name} is none of the classes {', '.join(self.label_names)}; "
+            f"mend it or list all classes in task.label_names"
+        )
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -139,8 +158,10 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         raise UserError(f"{path} cannot be read as {path.suffix[1:]} ({reason}): check its contents") from error
     for column in columns:
         if column not in frame.columns:
-            raise UserError(f"{path} has no column {column}: it has {', '.join(map(str, frame.columns))}; "
-                            f"set task.text and task.label")
+            raise UserError(
+                f"{path} has no column {column}: it has {', '.join(map(str, frame.columns))}; "
+                f"set task.text and task.label"
+            )
     if frame.empty:
         raise UserError(f"{path} has no rows: give a file with some")
     return frame.set_axis(range(1, len(frame) + 1))
@@ -158,8 +179,10 @@ def _class_name(label, row: int, path: Path) -> str:
         label = int(label)
     name = str(label).strip()
     if name.startswith("-") and name[1:].isdigit():
-        raise UserError(f"{path}, row {row}: label {name} is negative, which marks rows without a label; "
-                        f"number the classes from 0 or name them")
+        raise UserError(
+            f"{path}, row {row}: label {name} is negative, which marks rows without a label; "
+            f"number the classes from 0 or name them"
+        )
     return name
 
 
@@ -170,6 +193,7 @@ def _value(label, row: int, path: Path) -> float:
     except (TypeError, ValueError):
         value = float("nan")
     if not np.isfinite(value):
-        raise UserError(f"{path}, row {row}: label {label!r} is no finite number; mend it or set "
-                        f"task.problem=classification")
+        raise UserError(
+            f"{path}, row {row}: label {label!r} is no finite number; mend it or set task.problem=classification"
+        )
     return value

@@ -97,8 +97,16 @@ class DocstringsTask(TextTask):
 
     evaluation_split = "held-out modules"
 
-    def __init__(self, name: str, libraries: dict[str, dict], train_per_class: int, evaluation_per_class: int,
-                 max_length: int, average_length: float | None, batch_size: int):
+    def __init__(
+        self,
+        name: str,
+        libraries: dict[str, dict],
+        train_per_class: int,
+        evaluation_per_class: int,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+    ):
         super().__init__(name, "classification", "accuracy", max_length, average_length, batch_size)
         self.libraries = {label: Library(**settings) for label, settings in libraries.items()}
         self.label_names = list(self.libraries)
@@ -148,8 +156,10 @@ class DocstringsTask(TextTask):
 
     def _build(self) -> dict[str, list[Paragraph]]:
         mask = masker([name for library in self.libraries.values() for name in library.names])
-        jobs = [(label, str(library.folder()), library.module or "")
-                for label, library in enumerate(self.libraries.values())]
+        jobs = [
+            (label, str(library.folder()), library.module or "")
+            for label, library in enumerate(self.libraries.values())
+        ]
         with ProcessPoolExecutor(2) as pool:
             found = list(tqdm(pool.map(read_library, jobs), total=len(jobs), desc="reading docstrings", disable=None))
         paragraphs = [Paragraph(mask(p.text), p.label, p.module) for library in found for p in library]
@@ -163,8 +173,10 @@ class DocstringsTask(TextTask):
         for label, name in enumerate(self.label_names):
             rows = sorted((p for p in paragraphs if p.label == label), key=lambda p: digest(p.text))
             if len(rows) < count:
-                raise UserError(f"the installed {name} {self.libraries[name].version()} has {len(rows)} {split} "
-                                f"docstrings, not {count}: install another version or lower task.{split}_per_class")
+                raise UserError(
+                    f"the installed {name} {self.libraries[name].version()} has {len(rows)} {split} "
+                    f"docstrings, not {count}: install another version or lower task.{split}_per_class"
+                )
             chosen += rows[:count]
         return sorted(chosen, key=lambda p: digest(p.text))
 
@@ -177,7 +189,9 @@ def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
     label, folder, name = job
     gc.disable()  # a tree is a million objects in no cycles, which the collector would go through again and again
     root = Path(folder)
-    skipped = SKIPPED if name else SKIPPED | {"test", "tests"}  # the interpreter's own tests are another project's worth
+    skipped = (
+        SKIPPED if name else SKIPPED | {"test", "tests"}
+    )  # the interpreter's own tests are another project's worth
     found = []
     modules = {(name, *file.relative_to(root).with_suffix("").parts): file for file in root.rglob("*.py")}
     for parts, file in sorted(modules.items(), key=lambda item: digest(".".join(item[0]))):
@@ -227,7 +241,11 @@ def masker(names: Sequence[str]) -> Callable[[str], str]:
 
 def plain_words(text: str) -> list[str]:
     """Words of prose; identifiers and numbers, which is where near-copies differ, are left out."""
-    return [word.lower() for word in re.findall(r"[^\s/,;:()\[\]=\"'`*]+", text) if re.fullmatch(r"[A-Za-z]?[a-z]+\.?", word)]
+    return [
+        word.lower()
+        for word in re.findall(r"[^\s/,;:()\[\]=\"'`*]+", text)
+        if re.fullmatch(r"[A-Za-z]?[a-z]+\.?", word)
+    ]
 
 
 def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
@@ -276,5 +294,7 @@ def digest(text: str) -> str:
 
 
 def summary(splits: dict[str, list[Paragraph]]) -> dict:
-    return {"paragraphs": {split: len(rows) for split, rows in splits.items()},
-            "modules": {split: len({p.module for p in rows}) for split, rows in splits.items()}}
+    return {
+        "paragraphs": {split: len(rows) for split, rows in splits.items()},
+        "modules": {split: len({p.module for p in rows}) for split, rows in splits.items()},
+    }

@@ -18,9 +18,22 @@ class GlueTask(TextTask):
         label_names: the classes; None reads them off the label column, if the data set names them.
     """
 
-    def __init__(self, name: str, hub_id: str, config: str, evaluation_split: str, text: list[str], problem: str,
-                 metric: str, max_length: int, average_length: float | None, batch_size: int,
-                 train_split: str = "train", label: str = "label", label_names: list[str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        hub_id: str,
+        config: str,
+        evaluation_split: str,
+        text: list[str],
+        problem: str,
+        metric: str,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        train_split: str = "train",
+        label: str = "label",
+        label_names: list[str] | None = None,
+    ):
         super().__init__(name, problem, metric, max_length, average_length, batch_size)
         self.hub_id = hub_id
         self.config = config
@@ -57,8 +70,9 @@ class GlueTask(TextTask):
     def _table(self, split: str) -> Table:
         rows = self._split(split)
         texts = [rows[column] for column in self.text]
-        return Table(f"{self.hub_id} ({self.config}, {split})", [list(column) for column in texts],
-                     list(rows[self.label]))
+        return Table(
+            f"{self.hub_id} ({self.config}, {split})", [list(column) for column in texts], list(rows[self.label])
+        )
 
 
 def split_with_columns(data: DatasetDict, source: str, split: str, columns: list[str]):

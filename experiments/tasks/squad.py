@@ -58,9 +58,20 @@ class SquadTask(Task):
     label_names = None
     auto_class = AutoModelForQuestionAnswering
 
-    def __init__(self, name: str, hub_id: str, config: str, evaluation_split: str, no_answers: bool, max_length: int,
-                 stride: int, max_answer_length: int, average_length: float | None, batch_size: int,
-                 train_split: str = "train"):
+    def __init__(
+        self,
+        name: str,
+        hub_id: str,
+        config: str,
+        evaluation_split: str,
+        no_answers: bool,
+        max_length: int,
+        stride: int,
+        max_answer_length: int,
+        average_length: float | None,
+        batch_size: int,
+        train_split: str = "train",
+    ):
         super().__init__()
         self.name = name
         self.hub_id = hub_id
@@ -86,11 +97,15 @@ class SquadTask(Task):
             begin = answer["answer_start"][0] if answer["text"] else None
             end = begin + len(answer["text"][0]) if answer["text"] else None
             if begin is not None and not 0 <= begin < end <= len(contexts[row]):
-                raise UserError(f"{self.hub_id} ({self.config}, {self.train_split}), row {row}: the answer is outside "
-                                f"the paragraph; mend the data")
+                raise UserError(
+                    f"{self.hub_id} ({self.config}, {self.train_split}), row {row}: the answer is outside "
+                    f"the paragraph; mend the data"
+                )
             spans.append((begin, end))
-        return [{**window.example, "label": answer_tokens(window, *spans[window.row])}
-                for window in windows(tokenizer, questions, contexts, self.max_length, self.stride)]
+        return [
+            {**window.example, "label": answer_tokens(window, *spans[window.row])}
+            for window in windows(tokenizer, questions, contexts, self.max_length, self.stride)
+        ]
 
     def tokenise_evaluation(self, tokenizer) -> "SpanEvaluation":
         questions, contexts, answers = self._columns(self.evaluation_split)
@@ -113,8 +128,15 @@ class SquadTask(Task):
 class SpanEvaluation(EvaluationSet):
     """A window is an example; a question, over all its windows, is what is scored."""
 
-    def __init__(self, split: str, windows: Sequence[Window], contexts: Sequence[str], answers: Sequence[Sequence[str]],
-                 no_answers: bool, max_answer_length: int):
+    def __init__(
+        self,
+        split: str,
+        windows: Sequence[Window],
+        contexts: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        no_answers: bool,
+        max_answer_length: int,
+    ):
         super().__init__(split, [window.example for window in windows], answers)
         self.windows = windows
         self.contexts = contexts
@@ -139,15 +161,22 @@ class SpanEvaluation(EvaluationSet):
         return texts
 
 
-def windows(tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int,
-            stride: int) -> Iterator[Window]:
+def windows(
+    tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
+) -> Iterator[Window]:
     """Windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared."""
     for start in range(0, len(questions), CHUNK):
         # Some questions begin with much white space, which would leave no room for the paragraph.
-        encoded = tokenizer([question.lstrip() for question in questions[start : start + CHUNK]],
-                            list(contexts[start : start + CHUNK]), truncation="only_second", max_length=max_length,
-                            stride=stride, return_overflowing_tokens=True, return_offsets_mapping=True,
-                            return_attention_mask=False)
+        encoded = tokenizer(
+            [question.lstrip() for question in questions[start : start + CHUNK]],
+            list(contexts[start : start + CHUNK]),
+            truncation="only_second",
+            max_length=max_length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
         keys = [key for key in ("input_ids", "token_type_ids") if key in encoded]
         for i, row in enumerate(encoded["overflow_to_sample_mapping"]):
             example = {key: encoded[key][i] for key in keys}
@@ -169,8 +198,9 @@ def answer_tokens(window: Window, begin: int | None, end: int | None) -> tuple[i
     return window.first + first, window.first + last
 
 
-def best_spans(logits: Sequence[Tensor], windows: Sequence[Window],
-               max_answer_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def best_spans(
+    logits: Sequence[Tensor], windows: Sequence[Window], max_answer_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score (start logit + end logit), first character and end character of each window's best span, [windows] each.
 
     As in the reference implementation, the 20 best start and the 20 best end positions of the whole window are paired
@@ -179,8 +209,9 @@ def best_spans(logits: Sequence[Tensor], windows: Sequence[Window],
     scores, begins, ends = [], [], []
     for low in range(0, len(windows), CHUNK):
         chunk = windows[low : low + CHUNK]
-        padded = pad_sequence([row.T for row in logits[low : low + CHUNK]], batch_first=True,
-                              padding_value=-torch.inf)  # [W, T, 2]
+        padded = pad_sequence(
+            [row.T for row in logits[low : low + CHUNK]], batch_first=True, padding_value=-torch.inf
+        )  # [W, T, 2]
         top, position = padded.topk(min(N_BEST, padded.shape[1]), dim=1)
         first = torch.tensor([window.first for window in chunk])
         stop = first + torch.tensor([len(window.offsets) for window in chunk])

@@ -53,14 +53,17 @@ class TextTask(Task):
     evaluation_split: str
     auto_class = AutoModelForSequenceClassification
 
-    def __init__(self, name: str, problem: str, metric: str, max_length: int, average_length: float | None,
-                 batch_size: int):
+    def __init__(
+        self, name: str, problem: str, metric: str, max_length: int, average_length: float | None, batch_size: int
+    ):
         super().__init__()
         if problem not in ("classification", "regression"):
             raise UserError(f"task.problem={problem} is unknown: give classification or regression")
         if metric not in ("accuracy", "spearman") or (metric == "accuracy") != (problem == "classification"):
-            raise UserError(f"task.metric={metric} does not fit {problem}: give accuracy for classification, "
-                            f"spearman for regression")
+            raise UserError(
+                f"task.metric={metric} does not fit {problem}: give accuracy for classification, "
+                f"spearman for regression"
+            )
         self.name = name
         self.metric = metric
         self.max_length = max_length
@@ -101,8 +104,10 @@ class TextTask(Task):
             if label is None or not math.isfinite(label):
                 raise UserError(f"{table.row(i)}: the label is {label}; fill it in or remove the row")
             if not self.regression and (label != int(label) or not 0 <= label < self.num_labels):
-                raise UserError(f"{table.row(i)}: label {label} is outside 0..{self.num_labels - 1} "
-                                f"({', '.join(self.label_names)}); mend the data or the task's label_names")
+                raise UserError(
+                    f"{table.row(i)}: label {label} is outside 0..{self.num_labels - 1} "
+                    f"({', '.join(self.label_names)}); mend the data or the task's label_names"
+                )
             checked.append(float(label) if self.regression else int(label))
         return checked
 

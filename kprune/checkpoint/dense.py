@@ -26,7 +26,9 @@ def densified(model: nn.Module, kept_units: Sequence[Sequence[int]] | None = Non
         if hasattr(config, entry):
             delattr(config, entry)
     config.kprune_format = modeling_kprune.FORMAT
-    with torch.random.fork_rng(devices=[]):  # a fresh model draws its weights; the caller's random numbers stay as they were
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # a fresh model draws its weights; the caller's random numbers stay as they were
         dense = getattr(transformers, stock_name(model))(config).to(model.dtype)
     state, full = model.state_dict(), dense.state_dict()
     dense.load_state_dict(

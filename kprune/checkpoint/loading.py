@@ -35,9 +35,7 @@ def load(folder: str | Path) -> nn.Module:
                 folder, dtype="float32", local_files_only=True, output_loading_info=True
             )
     except (SafetensorError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise UserError(
-            f"{folder} does not load ({one_line(error, 300)}): save it again with this kprune"
-        ) from error
+        raise UserError(f"{folder} does not load ({one_line(error, 300)}): save it again with this kprune") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
         raise UserError(f"{folder}: config.json and model.safetensors disagree about {min(wrong)}: save it again")

@@ -62,9 +62,14 @@ def export_onnx(model: nn.Module, file: str | Path) -> Path:
             with torch.no_grad():
                 outputs = list(model.eval()(**inputs))
             program = torch.onnx.export(
-                model, kwargs=inputs, dynamic_shapes=dynamic_shapes(model), dynamo=True, verbose=False,
-                input_names=list(inputs), output_names=outputs,
-            )  # fmt: skip
+                model,
+                kwargs=inputs,
+                dynamic_shapes=dynamic_shapes(model),
+                dynamo=True,
+                verbose=False,
+                input_names=list(inputs),
+                output_names=outputs,
+            )
             program.save(Path(temporary) / NAME, external_data=False)
             os.replace(Path(temporary) / NAME, file)
     except OSError as error:

@@ -54,9 +54,7 @@ def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dic
     return model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
 
 
-def measure_latency(
-    dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int
-) -> dict[str, Any]:
+def measure_latency(dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Any]:
     """Median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
 
     Returns:

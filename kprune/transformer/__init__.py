@@ -28,5 +28,7 @@ def adapter_for(model: nn.Module) -> Adapter:
     adapter = Adapter(model, LAYOUTS[family], *SUBLAYERS[family])
     weights = [p for _, p in adapter.encoder.named_parameters(remove_duplicate=False)]
     if len({id(weight) for weight in weights}) < len(weights):
-        raise UserError("layers of the model share weights, and each is pruned on its own: give every layer its own copy")
+        raise UserError(
+            "layers of the model share weights, and each is pruned on its own: give every layer its own copy"
+        )
     return adapter

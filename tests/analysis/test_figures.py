@@ -13,14 +13,19 @@ from analysis.figures.style import styles
 from analysis.names import METHODS
 from analysis.records import load
 
-CONFIG = {"method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}}, "calibration": {"tokens": 100000}}
+CONFIG = {
+    "method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}},
+    "calibration": {"tokens": 100000},
+}
 
 
 @pytest.fixture
 def cells(write_cell, outputs):
     for target in (0.6, 0.8):
         write_cell(model="bert_base", flops_reduction_requested=target, flops_reduction=target, config=CONFIG)
-        write_cell(model="bert_base", flops_reduction_requested=target, flops_reduction=target, method="kwon", score=60.0)
+        write_cell(
+            model="bert_base", flops_reduction_requested=target, flops_reduction=target, method="kwon", score=60.0
+        )
     changed = CONFIG | {"method": CONFIG["method"] | {"mu": 4.0}}
     write_cell(model="bert_base", variant={"mu": 4.0}, config=changed, score=70.0)
     write_cell(model="bert_base", method="ebert", pruning_seconds=5000.0)
@@ -110,8 +115,13 @@ def test_command(cells, outputs, monkeypatch, capsys):
     main()
     names = {path.stem for path in (outputs / "figures").iterdir()}
     assert names == {
-        "score_against_flops", "score_against_seconds", "score_against_speedup", "sensitivity", "kept_units-mrpc", "kept_units-squad",
-    }  # fmt: skip
+        "score_against_flops",
+        "score_against_seconds",
+        "score_against_speedup",
+        "sensitivity",
+        "kept_units-mrpc",
+        "kept_units-squad",
+    }
     for suffix, start in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
         assert (outputs / "figures" / f"score_against_flops.{suffix}").read_bytes().startswith(start)
 
@@ -169,7 +179,16 @@ def test_the_report_opens_in_a_browser_without_a_network(cells, outputs, tmp_pat
         performance.getEntriesByType("resource").filter(r => !r.name.startsWith("data:")).length + " requests"</script>"""
     file = tmp_path / "counted.html"
     file.write_text((outputs / "report.html").read_text().replace("</body>", count + "</body>"))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--dump-dom",
+    ]
     folder = f"--user-data-dir={tmp_path / 'profile'}"
-    seen = subprocess.run([*command, folder, file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    seen = subprocess.run(
+        [*command, folder, file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
     assert "<title>6 drawn, 13 links, 0 requests</title>" in seen

@@ -35,9 +35,16 @@ def test_a_row_without_every_task_has_no_mean(cells, write_cell, outputs):
 
 
 def test_the_reference_is_the_largest_budget_that_has_every_task(write_cell, outputs):
-    for tokens, losses in ((20000, {"mrpc": 4.0, "rte": 8.0}), (50000, {"mrpc": 2.0, "rte": 4.0}), (90000, {"mrpc": 1.0})):
+    for tokens, losses in (
+        (20000, {"mrpc": 4.0, "rte": 8.0}),
+        (50000, {"mrpc": 2.0, "rte": 4.0}),
+        (90000, {"mrpc": 1.0}),
+    ):
         for task, lost in losses.items():
-            config = {"method": {"lambdas": [0.1], "mu": 1.0, "knowledge": {"temperature": 2.0}}, "calibration": {"tokens": tokens}}
+            config = {
+                "method": {"lambdas": [0.1], "mu": 1.0, "knowledge": {"temperature": 2.0}},
+                "calibration": {"tokens": tokens},
+            }
             write_cell(task=task, dense_score=80.0, score=80.0 - lost, variant={"tokens": tokens}, config=config)
     table = shown(outputs).set_index("Method")["Of K-prune"]
     assert table["K-prune (50,000 tokens)"] == "1.00" and table["K-prune (20,000 tokens)"] == "2.00"
@@ -49,7 +56,13 @@ def test_models_are_apart(write_cell, outputs):
     for model, tasks in (("bert_base", ("mrpc", "rte")), ("minilm", ("mrpc",))):
         for task in tasks:
             write_cell(model=model, task=task, dense_score=80.0, score=76.0)
-            write_cell(model=model, task=task, dense_score=80.0, method="kprune_plus", score=78.0 if model == "minilm" else 79.0)
+            write_cell(
+                model=model,
+                task=task,
+                dense_score=80.0,
+                method="kprune_plus",
+                score=78.0 if model == "minilm" else 79.0,
+            )
     table = shown(outputs).set_index(["Model", "Method"])["Of K-prune"]
     assert table["BERT-base", "K-prune+"] == "0.25" and table["MiniLM-L6", "K-prune+"] == "0.50"
 

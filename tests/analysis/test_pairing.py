@@ -22,7 +22,9 @@ def test_same_examples_same_seed_same_target(write_cell, outputs, tmp_path):
     write_cell(RIGHT)
     write_cell(WRONG, method="kwon")
     measured, low, high = difference_of(outputs, "kwon")
-    assert measured == pytest.approx(100 * (WRONG["values"].mean() - RIGHT["values"].mean())) and low < measured < high < 0
+    assert (
+        measured == pytest.approx(100 * (WRONG["values"].mean() - RIGHT["values"].mean())) and low < measured < high < 0
+    )
     assert all(map(np.isnan, difference_of(outputs, "kprune")))
     file = tmp_path / "cells.csv"
     collect.collect(outputs, file)

@@ -9,7 +9,9 @@ from analysis.records import load
 from kprune.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-README = "# K\n<!-- table:accuracy -->\nstale\n<!-- /table:accuracy -->\n\n<!-- table:cost -->\n<!-- /table:cost -->\nend\n"
+README = (
+    "# K\n<!-- table:accuracy -->\nstale\n<!-- /table:accuracy -->\n\n<!-- table:cost -->\n<!-- /table:cost -->\nend\n"
+)
 
 
 @pytest.fixture
@@ -28,7 +30,14 @@ def test_cost_names_the_machine(cells):
 
 @pytest.mark.parametrize("name", ["cost", "speedup"])
 def test_machines_of_what_is_not_shown_are_not_named(write_cell, outputs, name):
-    latency = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "dense_ms": 100.0, "pruned_ms": 40.0, "speedup": 2.5}
+    latency = {
+        "device": "a CPU",
+        "batch_size": 32,
+        "sequence_length": 128,
+        "dense_ms": 100.0,
+        "pruned_ms": 40.0,
+        "speedup": 2.5,
+    }
     for seed in (0, 1):
         write_cell(score=78.0, seed=seed, latency=latency | {"threads": 2})
     write_cell(variant={"mu": 2.0}, seed=2, latency=latency | {"threads": 16})

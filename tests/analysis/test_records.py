@@ -100,7 +100,10 @@ def test_a_file_of_examples_without_a_budget_is_compared(write_cell, outputs):
         (lambda lines: [lines[0], lines[1].replace("74.51", "high"), lines[2]], "line 2: score is 'high'"),
         (lambda lines: [*lines[:2], lines[2].replace("74.51", "")], "line 3: score is nan"),
         (lambda lines: [*lines[:2], lines[2].replace("74.51", "inf")], "line 3: score is inf"),
-        (lambda lines: [*lines[:2], lines[2].replace("tokens=1000", "tokens=many")], "line 3: variant is 'tokens=many'"),
+        (
+            lambda lines: [*lines[:2], lines[2].replace("tokens=1000", "tokens=many")],
+            "line 3: variant is 'tokens=many'",
+        ),
         (lambda lines: [*lines[:2], lines[2].replace("tokens=1000", "tokens")], "line 3: variant is 'tokens'"),
         (lambda lines: [*lines[:2], lines[2].replace(",0.8,", ",most,")], "line 3: target is 'most'"),
         (lambda lines: [*lines[:2], lines[2].replace("3 2 0", "3 two 0")], "line 3: kept_heads is '3 two 0'"),

@@ -8,7 +8,10 @@ from analysis.records import load
 from analysis.tables import TABLES
 from analysis.tables.__main__ import main
 
-CONFIG = {"method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}}, "calibration": {"tokens": 100000}}
+CONFIG = {
+    "method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}},
+    "calibration": {"tokens": 100000},
+}
 
 
 def shown(name, outputs):
@@ -21,8 +24,15 @@ def cells(write_cell):
     write_cell(flops_reduction_requested=0.7, variant={"tokens": 20000}, score=76.0)
     write_cell(score=74.0)
     write_cell(seed=1, score=75.0)
-    write_cell(task="squad", metric="f1", method="kprune_official", dense_score=74.6, score=60.0, latency=None,
-               evaluation={"split": "validation", "examples": 9, "majority": None, "sha256": "x"})  # fmt: skip
+    write_cell(
+        task="squad",
+        metric="f1",
+        method="kprune_official",
+        dense_score=74.6,
+        score=60.0,
+        latency=None,
+        evaluation={"split": "validation", "examples": 9, "majority": None, "sha256": "x"},
+    )
 
 
 def test_scores_by_target(cells, outputs):
@@ -48,7 +58,9 @@ def test_the_best_is_bold_and_what_a_method_cannot_reach_a_dash(write_cell, outp
     for task in ("mrpc", "rte"):
         for target in (0.6, 0.8):
             write_cell(task=task, flops_reduction_requested=target, score=74.0)
-            write_cell(task=task, flops_reduction_requested=target, method="kwon", score=75.0 if target == 0.6 else 60.0)
+            write_cell(
+                task=task, flops_reduction_requested=target, method="kwon", score=75.0 if target == 0.6 else 60.0
+            )
         write_cell(task=task, flops_reduction_requested=0.6, method="kcm", score=50.0)
     table = shown("accuracy", outputs)
     for task in ("MRPC (accuracy)", "mean of 2 tasks"):
@@ -91,8 +103,15 @@ def test_fastest_within_three_points_and_their_geometric_mean(write_cell, output
     def cell(task, target, score, speedup, **changes):
         latency = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads": 2, "dense_ms": 100.0}
         latency |= {"pruned_ms": 100 / speedup, "speedup": speedup}
-        write_cell(task=task, model="bert_base", flops_reduction_requested=target, dense_score=80.0, score=score,
-                   latency=latency, **changes)  # fmt: skip
+        write_cell(
+            task=task,
+            model="bert_base",
+            flops_reduction_requested=target,
+            dense_score=80.0,
+            score=score,
+            latency=latency,
+            **changes,
+        )
 
     cell("mrpc", 0.6, 79.0, 2.0)
     cell("mrpc", 0.7, 77.0, 3.0)  # exactly three points
@@ -194,7 +213,9 @@ def test_targets_in_order(write_cell, outputs):
     assert list(shown("accuracy", outputs).columns)[-3:] == ["75 %", "80 %", "2x"]
 
 
-@pytest.mark.parametrize("form, expected", [("markdown", "| MRPC "), ("latex", r"\toprule"), ("csv", "MRPC (accuracy),68.38")])
+@pytest.mark.parametrize(
+    "form, expected", [("markdown", "| MRPC "), ("latex", r"\toprule"), ("csv", "MRPC (accuracy),68.38")]
+)
 def test_command(cells, outputs, monkeypatch, capsys, form, expected):
     monkeypatch.setattr(sys, "argv", ["tables", str(outputs), "accuracy", "retrained", "--format", form])
     main()

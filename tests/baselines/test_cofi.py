@@ -80,7 +80,9 @@ def test_units_that_fill_the_budget_are_worth_their_probability():
     kept = extract(pruned, l0, Budget(0.1, 8.0))
     closed = [sum(m[units] == 0) for m, units in zip(l0.deterministic(), kept, strict=True)]
     assert sum(closed) > 20 and closed[5] == len(kept[5]) > 0 and closed[1] < len(kept[1])
-    columns = zip(adapter.sublayers, adapter_for(pruned).sublayers, l0.deterministic(), l0.log_open(), kept, strict=True)
+    columns = zip(
+        adapter.sublayers, adapter_for(pruned).sublayers, l0.deterministic(), l0.log_open(), kept, strict=True
+    )
     for dense, sublayer, mask, log_open, units in columns:
         factors = torch.tensor([mask[u] if mask[u] > 0 else log_open[u].exp() for u in units], dtype=torch.float64)
         blocks = dense.projection.weight.unflatten(1, (-1, dense.unit_size))[:, units] * factors[:, None]

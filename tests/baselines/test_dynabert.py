@@ -82,7 +82,9 @@ def test_importance_is_the_first_order_change_of_the_loss():
 def test_slices_of_the_shared_weights_are_the_extracted_model(family, shape):
     model, batch = tiny_model(family), tiny_batch()
     extracted = extract(model, shape)
-    torch.testing.assert_close(logits(Subnetwork(model, shape)(**batch)), logits(extracted(**batch)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        logits(Subnetwork(model, shape)(**batch)), logits(extracted(**batch)), rtol=0, atol=1e-12
+    )
     assert model_flops(adapter_for(extracted), 8.0) == shape.flops(adapter_for(model), 8.0)
     assert extracted.config.num_hidden_layers == round(3 * shape.depth)
 
@@ -112,7 +114,9 @@ def test_dropped_layers_are_spread_as_the_authors_have_them():
     assert Shape(1.0, 1.0).layers(12) == list(range(12))
 
 
-@pytest.mark.parametrize("reduction, expected", [(0.75, Shape(0.25, 1.0)), (0.5, Shape(0.5, 1.0)), (0.6, Shape(0.25, 1.0))])
+@pytest.mark.parametrize(
+    "reduction, expected", [(0.75, Shape(0.25, 1.0)), (0.5, Shape(0.5, 1.0)), (0.6, Shape(0.25, 1.0))]
+)
 def test_the_largest_network_within_the_budget(reduction, expected):
     method, model = DynaBERT(depths=(1.0,)), tiny_model()
     assert method.largest(model, Budget(reduction, 8.0)) == expected

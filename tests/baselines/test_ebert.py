@@ -59,7 +59,9 @@ def test_units_are_counted_as_they_open():
     assert counted == pytest.approx(torch.tensor(by_hand).mean(dim=0).tolist())
     flops = [s.unit_flops(8.0) for s in adapter_for(gated.model).sublayers]
     units = [s.units for s in adapter_for(gated.model).sublayers]
-    share = sum(n * f for n, f in zip(counted, flops, strict=True)) / sum(n * f for n, f in zip(units, flops, strict=True))
+    share = sum(n * f for n, f in zip(counted, flops, strict=True)) / sum(
+        n * f for n, f in zip(units, flops, strict=True)
+    )
     assert gated.share(counted) == pytest.approx(share)
 
 

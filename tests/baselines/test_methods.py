@@ -137,8 +137,12 @@ def test_magnitude_keeps_the_largest_per_flop():
     per_flop = [squared_weights(s) / s.unit_flops(8.0) for s in sublayers]
     lowest_kept = min(score[units].min() for score, units in zip(per_flop, kept, strict=True) if units)
     # Better ones are passed over where they no longer fit: heads alone, since all neurons cost the same.
-    passed_over = [(s.kind, u) for s, score, units in zip(sublayers, per_flop, kept, strict=True)
-                   for u in range(s.units) if u not in units and score[u] > lowest_kept]  # fmt: skip
+    passed_over = [
+        (s.kind, u)
+        for s, score, units in zip(sublayers, per_flop, kept, strict=True)
+        for u in range(s.units)
+        if u not in units and score[u] > lowest_kept
+    ]
     assert all(kind == "mha" for kind, _ in passed_over)
     assert squared_weights(sublayers[0]).min() > squared_weights(sublayers[1]).max(), "FLOPs make no difference"
 

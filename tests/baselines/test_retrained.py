@@ -47,7 +47,9 @@ def store_seconds(state, seconds):
 
 
 @pytest.mark.parametrize("name", RETRAINED)
-@pytest.mark.parametrize("family, head", [*zip(FAMILIES, ("classification", "regression", "span", "span"), strict=True)])
+@pytest.mark.parametrize(
+    "family, head", [*zip(FAMILIES, ("classification", "regression", "span", "span"), strict=True)]
+)
 def test_every_family_and_head(name, family, head, data_for):
     """The model passed in is left as it was; what comes out is finite, counted right and on record."""
     data, model = data_for(head), tiny_model(family, head, dtype=torch.float32)
@@ -65,7 +67,9 @@ def test_every_family_and_head(name, family, head, data_for):
 @pytest.mark.parametrize("name", RETRAINED)
 def test_products_in_bfloat16_leave_float32_weights(name, data_for):
     model, budget = tiny_model(dtype=torch.float32), Budget(0.7, 8.0)
-    half, whole = (replace(RETRAINED[name], bf16=b).prune(model, objective_of(model), data_for(), budget) for b in (True, False))
+    half, whole = (
+        replace(RETRAINED[name], bf16=b).prune(model, objective_of(model), data_for(), budget) for b in (True, False)
+    )
     logits = half.model(**tiny_batch()).logits
     assert torch.isfinite(logits).all() and not torch.equal(logits, whole.model(**tiny_batch()).logits)
     assert all(value.dtype == torch.float32 for value in weights(half).values() if value.is_floating_point())

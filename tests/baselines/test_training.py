@@ -32,8 +32,14 @@ def test_the_loss_goes_down(head, data_for):
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter *= 0.2  # weights as large as the tests' learn nothing
-    run = Training(model, lambda batch, epochs: iter([task_loss(model, batch, objective)]), data.training(), 1,
-                   Recipe(epochs=15, lr=5e-3, batch_size=8), 0)  # fmt: skip
+    run = Training(
+        model,
+        lambda batch, epochs: iter([task_loss(model, batch, objective)]),
+        data.training(),
+        1,
+        Recipe(epochs=15, lr=5e-3, batch_size=8),
+        0,
+    )
     trained = train(run, "a test", None, 48)
     assert (trained.steps, trained.epochs, trained.examples) == (90, 15, 48)
     assert trained.losses[-1][0] == 90 and len(trained.losses) <= LOSS_POINTS
@@ -46,8 +52,14 @@ def test_losses_given_one_by_one_are_one_loss():
     objective = objective_of(model)
 
     def gradient(parts):
-        run = Training(model, lambda batch, epochs: (task_loss(model, batch, objective) / parts for _ in range(parts)),
-                       [{"input_ids": [1]}], 1, Recipe(), 0)  # fmt: skip
+        run = Training(
+            model,
+            lambda batch, epochs: (task_loss(model, batch, objective) / parts for _ in range(parts)),
+            [{"input_ids": [1]}],
+            1,
+            Recipe(),
+            0,
+        )
         model.eval().zero_grad()
         run.backward(batch)
         return model.classifier.weight.grad.clone()
@@ -91,7 +103,9 @@ def test_distillation_is_zero_at_the_teacher_and_leaves_padding_out(head):
     assert logit_loss(objective, seen, seen, 2.0).abs() < 1e-12 < logit_loss(objective, seen, target, 2.0)
     changed = seen.hidden[1].clone()
     changed[~seen.real] += 5
-    assert hidden_loss(changed, seen.hidden[1], seen.real) == 0 < hidden_loss(target.hidden[1], seen.hidden[1], seen.real)
+    assert (
+        hidden_loss(changed, seen.hidden[1], seen.real) == 0 < hidden_loss(target.hidden[1], seen.hidden[1], seen.real)
+    )
 
 
 def test_bf16_is_near():

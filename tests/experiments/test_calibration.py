@@ -43,7 +43,9 @@ def test_so_many_examples_or_those_of_so_many_tokens(world, monkeypatch):
 
 def test_a_good_file(read):
     padded = GOOD | {"input_ids": [5, 6, 7, 1], "token_type_ids": [0, 0, 1, 0], "attention_mask": [1, 1, 1, 0]}
-    calibration = read({"batch_size": 3, "examples": [GOOD, padded, {**GOOD, "input_ids": [5] * 64, "token_type_ids": [0] * 64}]})
+    calibration = read(
+        {"batch_size": 3, "examples": [GOOD, padded, {**GOOD, "input_ids": [5] * 64, "token_type_ids": [0] * 64}]}
+    )
     assert calibration.batch_size == 3 and [len(e["input_ids"]) for e in calibration.examples] == [3, 3, 64]
     assert calibration.examples[1]["token_type_ids"] == [0, 0, 1]
 

@@ -90,7 +90,9 @@ def test_a_pruned_model_loads_and_is_checked_too(tmp_path):
 def test_other_tasks_checkpoints_are_refused(folder, tmp_path):
     refused(folder, StubTask(label_names=["a", "b"]), "3 labels", "tiny has 2", "model.checkpoint=")
     refused(folder, StubTask(span=True), "BertForSequenceClassification", "ForQuestionAnswering")
-    refused(save(tiny_model(head="span", dtype=torch.float32), tmp_path / "span"), StubTask(), "ForSequenceClassification")
+    refused(
+        save(tiny_model(head="span", dtype=torch.float32), tmp_path / "span"), StubTask(), "ForSequenceClassification"
+    )
     refused(save(tiny_model(dtype=torch.float32).base_model, tmp_path / "body"), StubTask(), "BertModel")
     refused(folder, StubTask(max_length=65), "reads 64 tokens", "task.max_length=64")
 

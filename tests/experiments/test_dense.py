@@ -10,10 +10,19 @@ from experiments.evaluation import predictions_of
 from experiments.tasks import build_task
 
 SETTINGS = {
-    "kind": "glue", "name": "pairs", "hub_id": "org/pairs", "config": "tiny", "evaluation_split": "validation",
-    "text": ["sentence1", "sentence2"], "problem": "classification", "metric": "accuracy", "max_length": 32,
-    "average_length": None, "batch_size": 2, "label_names": ["no", "yes"],
-}  # fmt: skip
+    "kind": "glue",
+    "name": "pairs",
+    "hub_id": "org/pairs",
+    "config": "tiny",
+    "evaluation_split": "validation",
+    "text": ["sentence1", "sentence2"],
+    "problem": "classification",
+    "metric": "accuracy",
+    "max_length": 32,
+    "average_length": None,
+    "batch_size": 2,
+    "label_names": ["no", "yes"],
+}
 CPU = torch.device("cpu")
 
 

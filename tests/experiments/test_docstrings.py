@@ -48,8 +48,16 @@ def settings(tmp_path, monkeypatch):
     monkeypatch.setenv("KPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Library, "version", lambda library: "1.0")
     libraries = {name: {"module": name, "package": name, "names": [name]} for name in ("alphalib", "betalib")}
-    return {"kind": "docstrings", "name": "docstrings", "libraries": libraries, "train_per_class": 20,
-            "evaluation_per_class": 4, "max_length": 32, "average_length": None, "batch_size": 8}  # fmt: skip
+    return {
+        "kind": "docstrings",
+        "name": "docstrings",
+        "libraries": libraries,
+        "train_per_class": 20,
+        "evaluation_per_class": 4,
+        "max_length": 32,
+        "average_length": None,
+        "batch_size": 8,
+    }
 
 
 def test_sources_are_parsed_masked_balanced_and_never_imported(settings):
@@ -102,7 +110,9 @@ def test_too_few_docstrings_and_libraries_that_are_not_there(settings):
 def test_first_paragraphs():
     import ast
 
-    tree = ast.parse('"""Module words that are long\nenough to be kept.\n\nNot this."""\nclass A:\n    """Too short."""\n')
+    tree = ast.parse(
+        '"""Module words that are long\nenough to be kept.\n\nNot this."""\nclass A:\n    """Too short."""\n'
+    )
     assert first_paragraphs(tree) == ["Module words that are long enough to be kept."]
 
 
@@ -112,8 +122,12 @@ def test_names_are_masked_in_any_case():
 
 
 def test_copies_go():
-    rows = [Paragraph("Return the first value of a1 here", 0, "a"), Paragraph("return the First value of b2 here", 0, "b"),
-            Paragraph("words that both of them have said", 0, "a"), Paragraph("words that both of them have said", 1, "c")]
+    rows = [
+        Paragraph("Return the first value of a1 here", 0, "a"),
+        Paragraph("return the First value of b2 here", 0, "b"),
+        Paragraph("words that both of them have said", 0, "a"),
+        Paragraph("words that both of them have said", 1, "c"),
+    ]
     assert without_copies(rows) == rows[:1]
 
 

@@ -30,7 +30,9 @@ def test_every_grid_composes(name, is_small, tmp_path):
         return
     methods = set(content["methods"])
     for rule in content.get("rules", ()):
-        assert set(rule["methods"]) <= methods and set(rule.get("tasks", ())) <= set(content["tasks"]), "a rule for nothing"
+        assert set(rule["methods"]) <= methods and set(rule.get("tasks", ())) <= set(content["tasks"]), (
+            "a rule for nothing"
+        )
     assert methods <= set(names.METHODS)
     grid = Grid.read(name, is_small, methods=sorted(methods & KNOWN))
     cells = cells_of(grid, str(tmp_path))
@@ -64,10 +66,14 @@ def test_a_rule_is_for_its_methods_and_tasks_and_everything_else_goes_before_it(
     assert grid.settings_of("ebert", "mrpc") == ["method.bf16=true"]
     assert grid.settings_of("kprune", "sst2") == ["calibration.tokens=20000"]
     assert Grid.read("retrained", small=True).settings_of("kprune", "mrpc") == ["calibration.tokens=2000"]
-    (cell,) = cells_of(Grid.read("retrained", False, tasks=["mrpc"], methods=["ebert"]), str(tmp_path), ["method.bf16=false"])
+    (cell,) = cells_of(
+        Grid.read("retrained", False, tasks=["mrpc"], methods=["ebert"]), str(tmp_path), ["method.bf16=false"]
+    )
     assert cell.settings["method"]["bf16"] is False
     published = Grid.read("retrained_published", small=False, methods=["cofi"])
-    epochs = {c.settings["task"]["name"]: c.settings["method"]["recipe"]["epochs"] for c in cells_of(published, str(tmp_path))}
+    epochs = {
+        c.settings["task"]["name"]: c.settings["method"]["recipe"]["epochs"] for c in cells_of(published, str(tmp_path))
+    }
     assert epochs == {"mrpc": 100, "stsb": 100, "sst2": 20}
 
 

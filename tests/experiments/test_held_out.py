@@ -23,7 +23,16 @@ def test_nothing_that_was_drawn_is_measured_on(world):
 def test_rows_are_added_one_by_one(world, tmp_path, monkeypatch, capsys):
     file = tmp_path / "held_out.csv"
     task, *rest = (entry for entry in overrides(world) if not entry.startswith("tracking"))
-    arguments = ["--tasks", task.removeprefix("task="), "--flops-reduction", "0.6", "--output", str(file), "--set", *rest]
+    arguments = [
+        "--tasks",
+        task.removeprefix("task="),
+        "--flops-reduction",
+        "0.6",
+        "--output",
+        str(file),
+        "--set",
+        *rest,
+    ]
     for methods in (["kprune_plus", "kprune_plus:floor=1e6"], ["kwon"], ["kprune_plus"]):
         monkeypatch.setattr("sys.argv", ["held_out", "some", *methods, *arguments])
         assert held_out.main() == 0

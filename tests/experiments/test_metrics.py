@@ -19,28 +19,34 @@ def test_constant_values_rank_nothing():
 
 
 # Worked out by hand from the rules of the official evaluate-v1.1.py and evaluate-v2.0.py.
-@pytest.mark.parametrize("prediction, answers, exact, f1", [
-    ("The Eiffel Tower!", ["eiffel tower"], 1, 1),  # case, article, punctuation
-    ("  an   apple ", ["apple"], 1, 1),
-    ("in Paris, France", ["Paris", "Paris France"], 0, 0.8),  # best of both: P 2/3, R 1
-    ("cat cat dog", ["cat dog dog"], 0, 2 / 3),  # tokens counted with their multiplicity
-    ("theatre", ["atre"], 0, 0),  # an article is a word, not a prefix
-    ("1-2", ["12"], 1, 1),  # punctuation vanishes, no space in its place
-    ("", ["Paris"], 0, 0),
-    ("blue", ["red", "green"], 0, 0),
-])
+@pytest.mark.parametrize(
+    "prediction, answers, exact, f1",
+    [
+        ("The Eiffel Tower!", ["eiffel tower"], 1, 1),  # case, article, punctuation
+        ("  an   apple ", ["apple"], 1, 1),
+        ("in Paris, France", ["Paris", "Paris France"], 0, 0.8),  # best of both: P 2/3, R 1
+        ("cat cat dog", ["cat dog dog"], 0, 2 / 3),  # tokens counted with their multiplicity
+        ("theatre", ["atre"], 0, 0),  # an article is a word, not a prefix
+        ("1-2", ["12"], 1, 1),  # punctuation vanishes, no space in its place
+        ("", ["Paris"], 0, 0),
+        ("blue", ["red", "green"], 0, 0),
+    ],
+)
 @pytest.mark.parametrize("no_answers", [False, True])
 def test_squad_rules(prediction, answers, exact, f1, no_answers):
     assert np.concatenate(metrics.squad([prediction], [answers], no_answers)) == pytest.approx([exact, f1])
 
 
-@pytest.mark.parametrize("prediction, answers, score", [
-    ("", [], 1),
-    ("Paris", [], 0),
-    ("the", [], 1),  # nothing is left of it
-    ("", ["the"], 1),  # an answer of which nothing is left does not count
-    ("", ["Paris"], 0),
-])
+@pytest.mark.parametrize(
+    "prediction, answers, score",
+    [
+        ("", [], 1),
+        ("Paris", [], 0),
+        ("the", [], 1),  # nothing is left of it
+        ("", ["the"], 1),  # an answer of which nothing is left does not count
+        ("", ["Paris"], 0),
+    ],
+)
 def test_squad_2_without_answers(prediction, answers, score):
     assert np.concatenate(metrics.squad([prediction], [answers], no_answers=True)).tolist() == [score, score]
 

@@ -92,10 +92,18 @@ def test_a_truncated_record_is_said_and_run_again(folder, capsys, keep):
     assert f"{path} is damaged" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [
-    "{}", "[]", "null", '{"config": null, "score": 1, "details": {}}', '{"config": {"seed": 0}, "score": null, "details": {}}',
-    '{"config": {"seed": 0}, "score": 1}', '{"config": {"seed": 0}, "score": 1, "details": null}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "null",
+        '{"config": null, "score": 1, "details": {}}',
+        '{"config": {"seed": 0}, "score": null, "details": {}}',
+        '{"config": {"seed": 0}, "score": 1}',
+        '{"config": {"seed": 0}, "score": 1, "details": null}',
+    ],
+)
 def test_a_record_of_something_else_is_damaged(folder, content):
     (folder / "result.json").write_text(content)
     assert results.finished(folder, {"seed": 0}) is None

@@ -27,7 +27,11 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         *((f"latency.batch_size={value}", "whole number from 1") for value in ("0", "abc")),
         ("latency.sequence_length=abc", "whole number from 1"),
         *((f"latency={value}", "latency.batch_size=32") for value in ("3", "false")),
-        *((f"task.{name}={value}", f"task.{name}=") for name in ("batch_size", "max_length") for value in ("0", "abc", "1.5")),
+        *(
+            (f"task.{name}={value}", f"task.{name}=")
+            for name in ("batch_size", "max_length")
+            for value in ("0", "abc", "1.5")
+        ),
         ("task.average_length=0", "number above 0"),
         ("task.text=[1]", "list of texts"),
         ("+task.finetuning=fast", "table of settings"),
@@ -40,7 +44,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         ("tracking.mode=on", "one of offline, online, disabled"),
         *((f"'budget=latency' 'speedup={value}'", "finite number") for value in ("nan", "inf", "fast")),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_a_wrong_kind_is_told_before_anything_is_loaded(world, tmp_path, monkeypatch, override, remedy):
     monkeypatch.setattr(runner, "subject_for", lambda config: pytest.fail("something was loaded"))
     several = re.findall("'(.*?)'", override) or [override]
@@ -67,9 +71,17 @@ def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(tas
 
 
 @pytest.mark.parametrize(
-    "override", ["latency=null", "calibration.tokens=1e5", "threads=2", "save_model=false", "+task.finetuning={epochs: 1}",
-                 "task.text=review", "task.label_names=[a,b]"],
-)  # fmt: skip
+    "override",
+    [
+        "latency=null",
+        "calibration.tokens=1e5",
+        "threads=2",
+        "save_model=false",
+        "+task.finetuning={epochs: 1}",
+        "task.text=review",
+        "task.label_names=[a,b]",
+    ],
+)
 def test_what_is_right_is_not_refused(override):
     check_settings(compose_cell(["task=custom", override])[0])
 
@@ -85,7 +97,9 @@ def test_latency_is_not_measured_on_more_than_the_model_reads(world, tmp_path, m
         subject.check_latency_point({"sequence_length": 64}, tiny_model("roberta"))
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"task": null}', "null", "{", '{"task": {"name": "a"}}', '{"task": {"name": []}}'])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"task": null}', "null", "{", '{"task": {"name": "a"}}', '{"task": {"name": []}}']
+)
 def test_a_saved_models_damaged_record_is_one_line(world, tmp_path, content):
     (tmp_path / "kprune.json").write_text(content)
     config, _ = compose_cell([*overrides(world), f"evaluate={tmp_path}"])

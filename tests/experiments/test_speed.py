@@ -32,7 +32,9 @@ def test_an_allocation_uses_up_a_fifth_of_bert_bases_flops(allocation, grain):
     assert all(n % grain == 0 for n in neurons) and len(heads) == len(neurons) == 12
     if allocation == "even":
         assert max(heads) - min(heads) == 1 and max(neurons) - min(neurons) <= grain
-        assert sum(heads) / 144 == pytest.approx(0.2, abs=0.005) and sum(neurons) / 12 / 3072 == pytest.approx(0.2, abs=0.01)
+        assert sum(heads) / 144 == pytest.approx(0.2, abs=0.005) and sum(neurons) / 12 / 3072 == pytest.approx(
+            0.2, abs=0.01
+        )
     else:
         assert heads == [0, 0, 3, 3, 5, 5, 9, 9, 6, 6, 9, 9]
 
@@ -40,9 +42,13 @@ def test_an_allocation_uses_up_a_fifth_of_bert_bases_flops(allocation, grain):
 def test_the_reference_s_shares_on_its_own_shape_are_its_counts():
     reference = yaml.safe_load((CONF / "allocation/mrpc_reference.yaml").read_text())
     heads, neurons = reference_shares(SHAPES["minilm"])
-    assert [h * 12 for h in heads] == reference["kept_heads"] and [n * 1536 for n in neurons] == reference["kept_neurons"]
+    assert [h * 12 for h in heads] == reference["kept_heads"] and [n * 1536 for n in neurons] == reference[
+        "kept_neurons"
+    ]
     kept = sum(heads) * head_flops(52.95, 384, 32) * 12 + sum(neurons) * neuron_flops(52.95, 384) * 1536
-    assert kept / (6 * (12 * head_flops(52.95, 384, 32) + 1536 * neuron_flops(52.95, 384))) == pytest.approx(0.2, abs=1e-4)
+    assert kept / (6 * (12 * head_flops(52.95, 384, 32) + 1536 * neuron_flops(52.95, 384))) == pytest.approx(
+        0.2, abs=1e-4
+    )
 
 
 def test_a_model_pruned_to_counts():
@@ -96,7 +102,10 @@ def test_the_latency_table_goes_on_where_it_was(measure, tmp_path, capsys, monke
         (["--minutes", "nan"], "--minutes=nan"),
         (["--device", "cuda:9"], "device=cuda:9 is not to be had here"),
         (["--runtimes", "graph"], "--runtimes graph is not to be had with --device cpu"),
-        (["--dtype", "bfloat16", "--runtimes", "onnx"], "--runtimes onnx is not to be had with --device cpu --dtype bfloat16"),
+        (
+            ["--dtype", "bfloat16", "--runtimes", "onnx"],
+            "--runtimes onnx is not to be had with --device cpu --dtype bfloat16",
+        ),
         (["--output", "/proc/nope/latency.csv"], "another --output"),
         (["--output", "/tmp"], "another --output"),
     ],
@@ -119,7 +128,9 @@ def test_a_wrong_option_is_told_before_anything_is_measured(measure, monkeypatch
         (["--output", "/proc/nope/bench.csv"], "another --output"),
     ],
 )
-def test_a_wrong_option_of_the_benchmark_is_told_before_anything_is_measured(monkeypatch, tmp_path, capsys, more, words):
+def test_a_wrong_option_of_the_benchmark_is_told_before_anything_is_measured(
+    monkeypatch, tmp_path, capsys, more, words
+):
     monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("something was measured"))
     monkeypatch.setattr("sys.argv", ["bench", "--output", str(tmp_path / "bench.csv"), *more])
     assert command.main() == 2
@@ -177,8 +188,12 @@ def test_a_process_of_its_own():
 def test_what_the_benchmark_runs_on():
     calibration = random_calibration(2000, 1000)
     assert calibration.tokens == pytest.approx(2000, rel=0.1)
-    assert [e["input_ids"] for e in calibration.examples] == [e["input_ids"] for e in random_calibration(2000, 1000).examples]
+    assert [e["input_ids"] for e in calibration.examples] == [
+        e["input_ids"] for e in random_calibration(2000, 1000).examples
+    ]
     method = method_with("kprune:measure_every=4:knowledge.temperature=3.0")
     assert method.measure_every == 4 and method.knowledge.temperature == 3.0
     methods = command.default_methods()
-    assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune", "kprune_plus", "kprune_fast"} <= set(methods)
+    assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune", "kprune_plus", "kprune_fast"} <= set(
+        methods
+    )

@@ -7,8 +7,16 @@ from experiments.tasks.squad import SpanEvaluation, answer_tokens, windows
 from kprune.errors import UserError
 
 SQUAD = {
-    "kind": "squad", "name": "squad", "hub_id": "org/squad", "config": "plain", "evaluation_split": "validation",
-    "no_answers": False, "max_length": 48, "stride": 12, "max_answer_length": 30, "average_length": 40.0,
+    "kind": "squad",
+    "name": "squad",
+    "hub_id": "org/squad",
+    "config": "plain",
+    "evaluation_split": "validation",
+    "no_answers": False,
+    "max_length": 48,
+    "stride": 12,
+    "max_answer_length": 30,
+    "average_length": 40.0,
     "batch_size": 4,
 }
 
@@ -128,8 +136,11 @@ def test_null_score_is_the_lowest_of_the_windows(evaluation):
 
 
 def test_squad_2(mirror, write_split, tokenizer):
-    rows = {"question": ["Who?", "Why?"], "context": ["Anna came.", "Anna came."],
-            "answers": [{"text": ["Anna"], "answer_start": [0]}, {"text": [], "answer_start": []}]}
+    rows = {
+        "question": ["Who?", "Why?"],
+        "context": ["Anna came.", "Anna came."],
+        "answers": [{"text": ["Anna"], "answer_start": [0]}, {"text": [], "answer_start": []}],
+    }
     for split in ("train", "validation"):
         write_split("org/squad", "plain", split, rows)
     with pytest.raises(UserError, match="row 1: the question has no answer"):

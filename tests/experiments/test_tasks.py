@@ -18,9 +18,18 @@ from kprune.objectives import Classification, Regression, Span
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
 PAIRS = {
-    "kind": "glue", "name": "pairs", "hub_id": "org/pairs", "config": "tiny", "evaluation_split": "validation",
-    "text": ["sentence1", "sentence2"], "problem": "classification", "metric": "accuracy",
-    "label_names": ["no", "yes"], "max_length": 24, "average_length": 20.0, "batch_size": 4,
+    "kind": "glue",
+    "name": "pairs",
+    "hub_id": "org/pairs",
+    "config": "tiny",
+    "evaluation_split": "validation",
+    "text": ["sentence1", "sentence2"],
+    "problem": "classification",
+    "metric": "accuracy",
+    "label_names": ["no", "yes"],
+    "max_length": 24,
+    "average_length": 20.0,
+    "batch_size": 4,
 }
 
 
@@ -28,16 +37,30 @@ def settings_of(name: str) -> dict:
     return yaml.safe_load((CONF / f"{name}.yaml").read_text())
 
 
-@pytest.mark.parametrize("name, metric, labels, length, batch", [
-    ("mrpc", "accuracy", 2, 53.24, 32), ("stsb", "spearman", 1, 31.47, 32), ("sst2", "accuracy", 2, 25.16, 32),
-    ("qqp", "accuracy", 2, 30.55, 32), ("qnli", "accuracy", 2, 50.97, 32), ("mnli", "accuracy", 3, 39.05, 32),
-    ("rte", "accuracy", 2, 64.59, 32), ("cola", "accuracy", 2, 11.67, 32), ("squad", "f1", None, 170, 12),
-    ("squad_v2", "f1", None, 170, 12),
-])
+@pytest.mark.parametrize(
+    "name, metric, labels, length, batch",
+    [
+        ("mrpc", "accuracy", 2, 53.24, 32),
+        ("stsb", "spearman", 1, 31.47, 32),
+        ("sst2", "accuracy", 2, 25.16, 32),
+        ("qqp", "accuracy", 2, 30.55, 32),
+        ("qnli", "accuracy", 2, 50.97, 32),
+        ("mnli", "accuracy", 3, 39.05, 32),
+        ("rte", "accuracy", 2, 64.59, 32),
+        ("cola", "accuracy", 2, 11.67, 32),
+        ("squad", "f1", None, 170, 12),
+        ("squad_v2", "f1", None, 170, 12),
+    ],
+)
 def test_configs_have_the_papers_settings(name, metric, labels, length, batch):
     task = build_task(settings_of(name))
     assert (task.name, task.metric, task.num_labels, task.average_length, task.batch_size) == (
-        name, metric, labels, length, batch)
+        name,
+        metric,
+        labels,
+        length,
+        batch,
+    )
     assert task.max_length == {"sst2": 64, "squad": 384, "squad_v2": 384}.get(name, 128)
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
 
@@ -147,8 +170,9 @@ def test_custom_regression_with_evaluation_file(tmp_path, tokenizer):
     assert evaluation.examples[0]["input_ids"] == tokenizer("na")["input_ids"]  # "NA" is a word
 
 
-@pytest.mark.parametrize("labels, names", [([10, 2] * 5, ["2", "10"]), ([1.0, 0.0] * 5, ["0", "1"]),
-                                           ([True, False] * 5, ["False", "True"])])
+@pytest.mark.parametrize(
+    "labels, names", [([10, 2] * 5, ["2", "10"]), ([1.0, 0.0] * 5, ["0", "1"]), ([True, False] * 5, ["False", "True"])]
+)
 def test_custom_class_names(tmp_path, labels, names):
     for suffix in (".jsonl", ".parquet"):
         assert custom(tmp_path, REVIEWS | {"mood": labels}, suffix).label_names == names
@@ -157,8 +181,12 @@ def test_custom_class_names(tmp_path, labels, names):
 def test_custom_given_class_names(tmp_path, tokenizer):
     task = custom(tmp_path, label_names=["good", "bad"], evaluation_file=str(tmp_path / "train.csv"))
     assert [example["label"] for example in task.training(tokenizer)] == [0, 1] * 5
-    numbered = custom(tmp_path, REVIEWS | {"mood": [1, 0] * 5}, label_names=["good", "bad"],
-                      evaluation_file=str(tmp_path / "train.csv"))
+    numbered = custom(
+        tmp_path,
+        REVIEWS | {"mood": [1, 0] * 5},
+        label_names=["good", "bad"],
+        evaluation_file=str(tmp_path / "train.csv"),
+    )
     assert [example["label"] for example in numbered.training(tokenizer)] == [1, 0] * 5
 
 
@@ -166,23 +194,26 @@ def bad_label(value):
     return REVIEWS | {"mood": [*REVIEWS["mood"][:7], value, *REVIEWS["mood"][8:]]}
 
 
-@pytest.mark.parametrize("rows, settings, message", [
-    (None, {"train_file": None}, "task.train_file"),
-    (None, {"train_file": "nowhere.csv"}, "no file nowhere.csv"),
-    (None, {"text": ["body"]}, "no column body: it has review, mood, stars"),
-    (None, {"label": "class"}, "no column class"),
-    (None, {"problem": "ranking"}, "task.problem=ranking"),
-    (None, {"text": ["review"] * 3}, "names 3 columns"),
-    (None, {"problem": "regression"}, "row 1: label 'good' is no finite number"),
-    (None, {"label_names": ["good", "fair"]}, "row 2: label bad is none of the classes good, fair"),
-    (bad_label(None), {}, "row 8: the label is missing"),
-    (bad_label("nan"), {}, "row 8: the label is missing"),
-    (REVIEWS | {"mood": [0, 1] * 4 + [0, -1]}, {}, "row 10: label -1 is negative"),
-    (REVIEWS | {"mood": ["same"] * 10}, {}, "all labels are same"),
-    (REVIEWS | {"stars": [np.inf] * 10}, {"problem": "regression", "label": "stars"}, "row 1: .*finite"),
-    ({"review": [], "mood": []}, {}, "no rows"),
-    ({"review": ["a", "b"], "mood": ["x", "y"]}, {}, "too few rows"),
-])
+@pytest.mark.parametrize(
+    "rows, settings, message",
+    [
+        (None, {"train_file": None}, "task.train_file"),
+        (None, {"train_file": "nowhere.csv"}, "no file nowhere.csv"),
+        (None, {"text": ["body"]}, "no column body: it has review, mood, stars"),
+        (None, {"label": "class"}, "no column class"),
+        (None, {"problem": "ranking"}, "task.problem=ranking"),
+        (None, {"text": ["review"] * 3}, "names 3 columns"),
+        (None, {"problem": "regression"}, "row 1: label 'good' is no finite number"),
+        (None, {"label_names": ["good", "fair"]}, "row 2: label bad is none of the classes good, fair"),
+        (bad_label(None), {}, "row 8: the label is missing"),
+        (bad_label("nan"), {}, "row 8: the label is missing"),
+        (REVIEWS | {"mood": [0, 1] * 4 + [0, -1]}, {}, "row 10: label -1 is negative"),
+        (REVIEWS | {"mood": ["same"] * 10}, {}, "all labels are same"),
+        (REVIEWS | {"stars": [np.inf] * 10}, {"problem": "regression", "label": "stars"}, "row 1: .*finite"),
+        ({"review": [], "mood": []}, {}, "no rows"),
+        ({"review": ["a", "b"], "mood": ["x", "y"]}, {}, "too few rows"),
+    ],
+)
 def test_custom_bad_input(tmp_path, tokenizer, rows, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         task = custom(tmp_path, rows, **settings)
@@ -193,8 +224,10 @@ def test_custom_bad_input(tmp_path, tokenizer, rows, settings, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("file, content, message", [("empty.csv", "", "empty"), ("text.doc", "a", "none of .csv"),
-                                                    ("half.jsonl", '{"review": ', "cannot be read")])
+@pytest.mark.parametrize(
+    "file, content, message",
+    [("empty.csv", "", "empty"), ("text.doc", "a", "none of .csv"), ("half.jsonl", '{"review": ', "cannot be read")],
+)
 def test_custom_bad_file(tmp_path, file, content, message):
     (tmp_path / file).write_text(content)
     with pytest.raises(UserError, match=message):

@@ -12,16 +12,39 @@ from experiments.tracking import losses, track, track_sweep
 from kprune.errors import UserError
 
 RESULT = {
-    "task": "mrpc", "model": "minilm", "method": "kprune", "variant": {"mu": 2.0}, "seed": 3, "metric": "accuracy",
-    "higher_is_better": True, "dense_score": 84.5, "score": 80.25, "evaluation": {"split": "validation", "examples": 8},
-    "checkpoint": {"source": "mirror", "sha256": "ab"}, "flops_reduction_requested": 0.8, "flops_reduction": 0.8125,
-    "params_reduction": 0.5, "kept_heads": [3, 0], "kept_neurons": [100, 7], "pruning_seconds": 12.5,
-    "seconds_by_stage": {"knowledge": 7.5, "tuning": 5.0}, "peak_memory_mb": 900.0,
+    "task": "mrpc",
+    "model": "minilm",
+    "method": "kprune",
+    "variant": {"mu": 2.0},
+    "seed": 3,
+    "metric": "accuracy",
+    "higher_is_better": True,
+    "dense_score": 84.5,
+    "score": 80.25,
+    "evaluation": {"split": "validation", "examples": 8},
+    "checkpoint": {"source": "mirror", "sha256": "ab"},
+    "flops_reduction_requested": 0.8,
+    "flops_reduction": 0.8125,
+    "params_reduction": 0.5,
+    "kept_heads": [3, 0],
+    "kept_neurons": [100, 7],
+    "pruning_seconds": 12.5,
+    "seconds_by_stage": {"knowledge": 7.5, "tuning": 5.0},
+    "peak_memory_mb": 900.0,
     "calibration": {"examples": 10, "tokens": 512},
-    "latency": {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads": 2,
-                "dense_ms": 30.0, "pruned_ms": 10.0, "speedup": 3.0},
-    "versions": {"torch": "2"}, "commit": "c0ffee", "config": {"seed": 3, "method": {"name": "kprune", "mu": 2.0}},
-}  # fmt: skip
+    "latency": {
+        "device": "a CPU",
+        "batch_size": 32,
+        "sequence_length": 128,
+        "threads": 2,
+        "dense_ms": 30.0,
+        "pruned_ms": 10.0,
+        "speedup": 3.0,
+    },
+    "versions": {"torch": "2"},
+    "commit": "c0ffee",
+    "config": {"seed": 3, "method": {"name": "kprune", "mu": 2.0}},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +97,17 @@ def test_an_offline_run_holds_the_cell(tmp_path, capfd):
     assert layers == [(0, 3, 100), (1, 0, 7)]
     cell = next(row for row in history if "score" in row)
     logged = {
-        "score": 80.25, "dense_score": 84.5, "flops_reduction": 0.8125, "pruning_seconds": 12.5,
+        "score": 80.25,
+        "dense_score": 84.5,
+        "flops_reduction": 0.8125,
+        "pruning_seconds": 12.5,
         "seconds/knowledge": 7.5,
-        "seconds/tuning": 5.0, "latency/dense_ms": 30.0, "latency/pruned_ms": 10.0, "latency/speedup": 3.0,
+        "seconds/tuning": 5.0,
+        "latency/dense_ms": 30.0,
+        "latency/pruned_ms": 10.0,
+        "latency/speedup": 3.0,
         "calibration/tokens": 512,
-    }  # fmt: skip
+    }
     assert {key: cell[key] for key in logged} == logged
     summary = {}
     for record in records:
@@ -100,7 +129,10 @@ def test_a_sweep_leaves_its_table(tmp_path):
     (file,) = tmp_path.glob(f"wandb/offline-run-*/files/{path}")
     table = json.loads(file.read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [(row["method"], row["score"], row["speedup"]) for row in rows] == [("kprune+mu=2.0", 80.25, 3.0), ("kcm", 60.5, None)]
+    assert [(row["method"], row["score"], row["speedup"]) for row in rows] == [
+        ("kprune+mu=2.0", 80.25, 3.0),
+        ("kcm", 60.5, None),
+    ]
 
 
 @pytest.mark.parametrize("from_outside", [True, False])

@@ -98,7 +98,9 @@ def test_what_is_held_out_is_not_fitted_though_examples_are_drawn_twice():
 
 
 def test_lambda_is_chosen_by_a_teacher_without_dropout():
-    outcomes = [prune(tiny_model(dtype=torch.float32).train(mode), 0.6, KPrune(lambdas=(0.1, 1.0))) for mode in (True, False)]
+    outcomes = [
+        prune(tiny_model(dtype=torch.float32).train(mode), 0.6, KPrune(lambdas=(0.1, 1.0))) for mode in (True, False)
+    ]
     assert outcomes[0].details == outcomes[1].details
 
 
@@ -203,9 +205,12 @@ def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_b
     assert first > 0, "sublayer 0 stays whole, so that rounding is all the K_pred there is above it, too"
     assert alone.details["no_signal"] == list(range(first + 1))
     assert prune(model, 0.5, KPrune(lambdas=(None,))).details["no_signal"] == []
-    assert prune(model, 0.5, KPrune(lambdas=(0.0,), knowledge=replace(KPrune().knowledge, predictive="fisher"))).details[
-        "no_signal"
-    ] == []
+    assert (
+        prune(model, 0.5, KPrune(lambdas=(0.0,), knowledge=replace(KPrune().knowledge, predictive="fisher"))).details[
+            "no_signal"
+        ]
+        == []
+    )
 
 
 def test_the_backward_passes_are_those_of_the_sublayers_where_student_and_teacher_differ(monkeypatch):

@@ -97,7 +97,10 @@ class Recorder:
 
 def test_methods_and_tasks_of_ones_own():
     model, recorder = tiny_model(head="regression", dtype=torch.float32), Recorder()
-    model.config.problem_type, labelled = None, [b | {"labels": torch.zeros(len(b["input_ids"]))} for b in batches(model)]
+    model.config.problem_type, labelled = (
+        None,
+        [b | {"labels": torch.zeros(len(b["input_ids"]))} for b in batches(model)],
+    )
     kprune.prune(model, labelled, 0.5, method=recorder, task="regression")
     assert isinstance(recorder.objective, Regression)
     assert "label" not in recorder.examples[0], "labels are withheld from a method that does not need them"
@@ -129,8 +132,10 @@ def test_half_precision_is_for_afterwards(dtype, tmp_path):
 
 def test_labels_go_to_a_method_that_needs_them():
     model, recorder = tiny_model(head="span", dtype=torch.float32), Recorder(needs_labels=True)
-    spans = [b | {name: torch.arange(len(b["input_ids"])) for name in ("start_positions", "end_positions")}
-             for b in batches(model)]  # fmt: skip
+    spans = [
+        b | {name: torch.arange(len(b["input_ids"])) for name in ("start_positions", "end_positions")}
+        for b in batches(model)
+    ]
     kprune.prune(model, spans, 0.5, method=recorder)
     assert recorder.examples[3]["label"] == (3, 3) and isinstance(recorder.examples[0]["label"][0], int)
     with pytest.raises(UserError, match="batch 0 has no tensor start_positions"):
@@ -152,7 +157,10 @@ def test_a_speedup_in_place_of_a_reduction():
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_speedup_of_a_model_that_reads_less_than_the_standard_length(family, monkeypatch):
     model, points = tiny_model(family, dtype=torch.float32), []
-    monkeypatch.setattr("kprune.api.prune_to_speedup", lambda *a: points.append(a[-1]) or (KPrune().prune(*a[1:4], Budget(0.5, 8.0)), {}))
+    monkeypatch.setattr(
+        "kprune.api.prune_to_speedup",
+        lambda *a: points.append(a[-1]) or (KPrune().prune(*a[1:4], Budget(0.5, 8.0)), {}),
+    )
     kprune.prune(model, batches(model), speedup=1.1)
     longest = {"bert": 64, "roberta": 62}[family]
     assert points == [Point(32, longest)]

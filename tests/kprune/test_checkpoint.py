@@ -50,7 +50,10 @@ torch.save(out, "out")
 """
 # What is done to config.json, and what the error says.
 TAMPERED = {
-    "one_neuron_more": (lambda c: c | {"kept_neurons": [n + 1 for n in c["kept_neurons"][:2]] + [16]}, "disagree about"),
+    "one_neuron_more": (
+        lambda c: c | {"kept_neurons": [n + 1 for n in c["kept_neurons"][:2]] + [16]},
+        "disagree about",
+    ),
     "a_head_out_of_nothing": (lambda c: c | {"kept_heads": [1, *c["kept_heads"][1:]]}, "disagree about"),
     "no_heads": (lambda c: c | {"kept_heads": [0, 0, 0]}, "disagree about"),
     "one_layer": (lambda c: c | {"kept_heads": [1]}, "1 kept_heads for 3 layers"),
@@ -181,7 +184,10 @@ def test_dense_of_a_model_with_dropped_layers(tmp_path):
     folder = save(model, tmp_path / "model", format="dense", kept_units=kept_units)
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
-    places = [s.projection.weight.any(dim=0).nonzero()[:: s.unit_size, 0] // s.unit_size for s in adapter_for(loaded).sublayers]
+    places = [
+        s.projection.weight.any(dim=0).nonzero()[:: s.unit_size, 0] // s.unit_size
+        for s in adapter_for(loaded).sublayers
+    ]
     assert [units.tolist() for units in places] == [[1, 3], [1, 5, 40], [0], [0, 9]]
 
 
@@ -194,14 +200,24 @@ def test_a_dense_copy_is_pruned_again(tmp_path):
 def test_a_pruned_model_is_fine_tuned_by_the_trainer(tmp_path):
     """The loss falls; what the Trainer saves loads again, here and in plain transformers."""
     torch.manual_seed(0)
-    rows = [{"input_ids": torch.full((8,), 5 + i % 3), "attention_mask": torch.ones(8).long(), "labels": i % 3}
-            for i in range(32)]  # fmt: skip
+    rows = [
+        {"input_ids": torch.full((8,), 5 + i % 3), "attention_mask": torch.ones(8).long(), "labels": i % 3}
+        for i in range(32)
+    ]
     model = tiny_model(dtype=torch.float32)
     outcome = KPrune().prune(model, objective_of(model), PruningData(tiny_calibration()), Budget(0.8, 8.0))
     arguments = TrainingArguments(
-        tmp_path / "run", max_steps=30, learning_rate=5e-3, per_device_train_batch_size=16, logging_steps=10,
-        save_steps=15, report_to=[], use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        tmp_path / "run",
+        max_steps=30,
+        learning_rate=5e-3,
+        per_device_train_batch_size=16,
+        logging_steps=10,
+        save_steps=15,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
     trainer = Trainer(outcome.model, arguments, train_dataset=rows)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -79,7 +79,9 @@ def test_covariance_and_energies_by_their_definition(family):
         free = [torch.zeros(1, length, 32, dtype=torch.float64, requires_grad=True) for _ in adapter.sublayers]
         features, hooks = [], []
         for sublayer, variable in zip(adapter.sublayers, free, strict=True):
-            hooks.append(sublayer.projection.register_forward_pre_hook(lambda _, f, seen=features: seen.append(f[0].detach()[0])))
+            hooks.append(
+                sublayer.projection.register_forward_pre_hook(lambda _, f, seen=features: seen.append(f[0].detach()[0]))
+            )
             hooks.append(sublayer.projection.register_forward_hook(lambda _, f, out, v=variable: out + v))
         log_p = F.log_softmax(adapter.model(**batch).logits / GAMMA, dim=1)[0]
         for hook in hooks:

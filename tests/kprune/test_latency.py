@@ -33,7 +33,9 @@ TABLE = LatencyTable({"mha": [1, 2, 3, 4], "ffn": WIDTHS}, {"mha": [6, 8, 10, 12
 """A tiny model's three layers: an MHA takes 4 + 2 k, an FFN k milliseconds, 180 in all."""
 
 
-@pytest.mark.parametrize("truth", [UnitCost(0.5, 3.0, 6), UnitCost(0.25), UnitCost(2.0, 1.0, 0), UnitCost(1.0, 4.0, 23)])
+@pytest.mark.parametrize(
+    "truth", [UnitCost(0.5, 3.0, 6), UnitCost(0.25), UnitCost(2.0, 1.0, 0), UnitCost(1.0, 4.0, 23)]
+)
 def test_the_fit_finds_what_made_the_times(truth):
     found = fit(WIDTHS, [truth.of(width, 48) for width in WIDTHS])
     for k in WIDTHS:

@@ -107,7 +107,9 @@ def test_sublayer_by_sublayer_the_budget_is_kept_on_whole_grains(seed, kind):
         masks.append(kept)
     assert spent(masks, costs) <= budget + 1e-9
     if not masks[-1].all():
-        assert remaining < literal_cost(int(masks[-1].sum()) + 1, 30, costs[-1]) - literal_cost(int(masks[-1].sum()), 30, costs[-1])
+        assert remaining < literal_cost(int(masks[-1].sum()) + 1, 30, costs[-1]) - literal_cost(
+            int(masks[-1].sum()), 30, costs[-1]
+        )
 
 
 def test_nothing_fits():

@@ -30,7 +30,11 @@ def batches(model):
 
 @pytest.mark.parametrize(
     "family, head, kept_units",
-    [("bert", "classification", KEPT_UNITS), ("distilbert", "span", KEPT_UNITS), ("roberta", "classification", NO_HEADS)],
+    [
+        ("bert", "classification", KEPT_UNITS),
+        ("distilbert", "span", KEPT_UNITS),
+        ("roberta", "classification", NO_HEADS),
+    ],
 )
 def test_onnxruntime_gives_the_same_logits(family, head, kept_units, tmp_path):
     model = narrowed(family, head, kept_units).train()

@@ -89,10 +89,15 @@ def test_nothing_is_made_up_for_below_the_first_loss(pruner):
     """The bottom sublayers that keep every unit keep their weights, to the bit."""
     model = tiny_model()
     pruned = prune(model, 1e-9, pruner)
-    whole = [len(units) == sublayer.units for units, sublayer in zip(pruned.kept_units, adapter_for(model).sublayers, strict=True)]
+    whole = [
+        len(units) == sublayer.units
+        for units, sublayer in zip(pruned.kept_units, adapter_for(model).sublayers, strict=True)
+    ]
     first = whole.index(False)
     assert 0 < first < len(whole) and pruned.details["ridge"][:first] == [None] * first
-    for ours, theirs in list(zip(adapter_for(pruned.model).sublayers, adapter_for(model).sublayers, strict=True))[:first]:
+    for ours, theirs in list(zip(adapter_for(pruned.model).sublayers, adapter_for(model).sublayers, strict=True))[
+        :first
+    ]:
         for a, b in zip((*ours.inputs, ours.projection), (*theirs.inputs, theirs.projection), strict=True):
             assert torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
 
@@ -218,6 +223,10 @@ def test_steps_hold_every_example_once_within_their_tokens():
     calibration = tiny_calibration(24)
     steps = calibration.steps(30)
     assert all(batch["input_ids"].numel() <= 30 for batch in steps)
-    found = [row[mask.bool()].tolist() for b in steps for row, mask in zip(b["input_ids"], b["attention_mask"], strict=True)]
+    found = [
+        row[mask.bool()].tolist() for b in steps for row, mask in zip(b["input_ids"], b["attention_mask"], strict=True)
+    ]
     assert sorted(found) == sorted(example["input_ids"] for example in calibration.examples)
-    assert [len(batch["input_ids"]) for batch in calibration.steps(1)] == [1] * 24, "an example too long is a step of its own"
+    assert [len(batch["input_ids"]) for batch in calibration.steps(1)] == [1] * 24, (
+        "an example too long is a step of its own"
+    )

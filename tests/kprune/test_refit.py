@@ -49,7 +49,9 @@ def test_the_error_and_its_gradient(index):
     assert sum(error(sublayer, *b, metric).item() for b in zip(states, weights, strict=True)) == pytest.approx(
         total(sublayer, states, weights, root)
     )
-    parameters = [p.requires_grad_(True) for linear in (*sublayer.inputs, sublayer.projection) for p in linear.parameters()]
+    parameters = [
+        p.requires_grad_(True) for linear in (*sublayer.inputs, sublayer.projection) for p in linear.parameters()
+    ]
     expected = torch.autograd.grad(3 * error(sublayer, states[0], weights[0], metric), parameters, allow_unused=True)
     differentiate(sublayer, states[0], weights[0], metric, 3.0)
     for parameter, gradient in zip(parameters, expected, strict=True):

@@ -47,7 +47,9 @@ def test_order_and_errors_are_those_of_solving_again_after_each_removal(unit_siz
     present, base = list(range(8)), error(squares, torch.arange(8 * unit_size), root)
     for step, unit in enumerate(found.order.tolist()):
         after = {
-            u: error(squares, unit_columns(torch.tensor([v for v in present if v != u], dtype=torch.long), unit_size), root)
+            u: error(
+                squares, unit_columns(torch.tensor([v for v in present if v != u], dtype=torch.long), unit_size), root
+            )
             for u in present
         }
         assert unit == min(after, key=after.get)
