@@ -5,7 +5,7 @@ CONSTRAINT ?= constraints.txt
 DEMO := outputs/demo
 RUN := .venv/bin/python run.py
 
-GRID = .venv/bin/python -m experiments.grid $(1) --outputs $(OUTPUTS) $(if $(SMALL),--small) \
+GRID = .venv/bin/python -m experiments.sweep $(1) --outputs $(OUTPUTS) $(if $(SMALL),--small) \
 	$(if $(MODEL),--models "$(MODEL)") $(if $(TASKS),--tasks "$(TASKS)") $(if $(METHODS),--methods "$(METHODS)") \
 	$(if $(REDUCTIONS),--reductions "$(REDUCTIONS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OVERRIDES)
 # A table is shown although a cell failed, which still is the exit code; not where the grid was stopped.
@@ -68,10 +68,10 @@ report: .venv/installed ## one HTML page of every table and figure of the finish
 
 # The machine must be otherwise idle for these two.
 latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; again to go on; LATENCY="--grain 16"
-	.venv/bin/python -m experiments.latency_table $(LATENCY)
+	.venv/bin/python -m experiments.speed.latency_table $(LATENCY)
 
 bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="--shapes minilm --tokens 1000"
-	.venv/bin/python -m experiments.bench $(BENCH)
+	.venv/bin/python -m experiments.speed.bench $(BENCH)
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
 	for grid in accuracy ablation sensitivity $(RETRAINED); do $(call GRID,$$grid) --dry-run; done
@@ -79,7 +79,7 @@ reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interr
 
 # The README's cells: its main comparison, and studies of K-prune's parts and settings.
 MEASURED := outputs/readme
-README_GRID := .venv/bin/python -m experiments.grid
+README_GRID := .venv/bin/python -m experiments.sweep
 CELLS := --models minilm --outputs $(MEASURED)/cells
 STUDIES := --models minilm --outputs $(MEASURED)/studies
 SIX := --tasks mrpc,stsb,sst2,qnli,rte,squad
@@ -107,7 +107,7 @@ readme-gpu: .venv/installed ## measure what docs/results.md has of a GPU, in min
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
-		.venv/bin/python -m experiments.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
+		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
 	for part in cells studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \

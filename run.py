@@ -21,8 +21,8 @@ from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
-from experiments.composing import explained, file_defaults, is_of_a_group  # noqa: E402
-from kprune.errors import UserError  # noqa: E402
+from experiments.config.composing import explained, file_defaults, is_of_a_group
+from kprune.errors import UserError
 
 SWEEP_GROUP = time.strftime("sweep-%Y%m%d-%H%M%S")
 failed: list[str] = []
@@ -31,8 +31,8 @@ failed: list[str] = []
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> Any:
     """A cell's record or, in a sweep, what went wrong, as a string: launchers bring it back from other processes."""
-    from experiments.runner import run_cell
-    from experiments.saved import evaluate_saved
+    from experiments.cell.runner import run_cell
+    from experiments.cell.saved import evaluate_saved
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed, nothing resolved
@@ -60,7 +60,7 @@ def job(config: DictConfig) -> Any:
 
 def finish_sweep(returns: list[JobReturn]) -> None:
     """Name the cells that failed, and track the table of the others."""
-    from experiments.tracking import track_sweep
+    from experiments.cell.tracking import track_sweep
 
     failed.extend(done.return_value for done in returns if isinstance(done.return_value, str))
     records = [done.return_value for done in returns if isinstance(done.return_value, dict)]

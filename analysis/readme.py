@@ -43,7 +43,7 @@ FILES = {
         lambda rows: latency_grid(rows.query("batch_size == 32 and sequence_length == 128")),
     ),
 } | {f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES}
-"""Tables of files beside the cells': what `make bench`, `make latency` and experiments.held_out write."""
+"""Tables of files beside the cells': what `make bench`, `make latency` and experiments.scoring.held_out write."""
 TIMED = ("cost", "measurements", "speedup")
 COMPARED = ("cost", "speedup")
 """Tables of the main comparison's cells alone, among `TIMED`."""

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from baselines.mask_tuning import prune_and_tune, search_with_teacher
-from kprune.budget import UnitCost
+from kprune.budgets.flops import Budget, UnitCost
+from kprune.clock import Clock
+from kprune.contract import Outcome, PruningData
+from kprune.data import CalibrationSet
 from kprune.errors import UserError
-from kprune.mask_search import ROUNDING, greedy
+from kprune.models import adapter_for
+from kprune.models.adapter import Adapter, Sublayer, on_device
+from kprune.models.copies import frozen_copy
+from kprune.models.flops import model_flops
 from kprune.objectives import Objective
-from kprune.pruner import Budget, CalibrationSet, Clock, Outcome, PruningData, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter, Sublayer, on_device
-from kprune.transformer.flops import model_flops
+from kprune.solve.mask_search import ROUNDING, greedy
 
 
 @dataclass(frozen=True)

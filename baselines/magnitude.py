@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from baselines.ranking import Ranking
+from kprune.budgets.flops import Budget
+from kprune.contract import Outcome, PruningData
+from kprune.models.adapter import Adapter, Sublayer
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Outcome, PruningData
-from kprune.transformer.adapter import Adapter, Sublayer
 
 
 @dataclass(frozen=True)

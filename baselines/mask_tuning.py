@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kprune.budget import Budget, UnitCost
-from kprune.calibration import CalibrationState, calibration_states
+from kprune.budgets.flops import Budget, UnitCost
+from kprune.data import CalibrationSet
+from kprune.models import adapter_for
+from kprune.models.adapter import Adapter, Sublayer
+from kprune.models.copies import frozen_copy
+from kprune.models.surgery import keep_masked, scale_units
 from kprune.objectives import Objective
-from kprune.pruner import CalibrationSet, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter, Sublayer
-from kprune.transformer.surgery import keep_masked, scale_units
-from kprune.weight_tuning import LeastSquares
+from kprune.solve.least_squares import LeastSquares
+from kprune.streams import CalibrationState, calibration_states
 
 
 @dataclass

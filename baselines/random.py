@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from baselines.ranking import Ranking
+from kprune.budgets.flops import Budget
+from kprune.contract import Outcome, PruningData
+from kprune.models.adapter import Adapter
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Outcome, PruningData
-from kprune.transformer.adapter import Adapter
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from kprune.mask_search import greedy
-from kprune.pruner import Budget, Clock, Outcome, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Adapter
-from kprune.transformer.surgery import keep_masked
+from kprune.budgets.flops import Budget
+from kprune.clock import Clock
+from kprune.contract import Outcome
+from kprune.models import adapter_for
+from kprune.models.adapter import Adapter
+from kprune.models.copies import frozen_copy
+from kprune.models.surgery import keep_masked
+from kprune.solve.mask_search import greedy
 
 
 class Ranking:

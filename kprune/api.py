@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kprune.algorithm import KPrune
+from kprune.budgets.flops import Budget
+from kprune.budgets.latency import STANDARD, Point, check_speedup, prune_to_speedup
+from kprune.contract import Outcome, Pruner, PruningData
+from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.latency import STANDARD, Point, check_speedup, prune_to_speedup
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.models import adapter_for
+from kprune.models.adapter import longest_input
+from kprune.models.flops import flops_reduction as flops_removed
 from kprune.objectives import OBJECTIVES, Objective, Span, objective_of
-from kprune.plus import KPrunePlus
-from kprune.pruner import Budget, CalibrationSet, Example, Outcome, Pruner, PruningData
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import longest_input
-from kprune.transformer.flops import flops_reduction as flops_removed
 
 METHODS: dict[str, Callable[[], Pruner]] = {"kprune": KPrune, "kprune_plus": KPrunePlus}
 

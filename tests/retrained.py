@@ -1,12 +1,12 @@
 """The retrained methods on schedules of seconds, for tiny models."""
 
-from baselines import training
-from baselines.cofi import CoFi
-from baselines.dynabert import DynaBERT
-from baselines.ebert import EBERT
-from baselines.finetuned import FineTuned
-from baselines.training import Recipe, Training
-from kprune.algorithm import KPrune
+from baselines.retrained.cofi import CoFi
+from baselines.retrained.dynabert import DynaBERT
+from baselines.retrained.ebert import EBERT
+from baselines.retrained.finetuned import FineTuned
+from kprune import training
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.training import Recipe, Training
 
 RECIPE = Recipe(epochs=2, lr=1e-3, batch_size=16)
 RETRAINED = {

@@ -2,10 +2,10 @@
 
 import pytest
 
-from experiments.budgets import check_budget
-from experiments.composing import CONF, compose_cell
-from experiments.methods import build_method
-from experiments.settings import check_settings
+from experiments.config.budgets import check_budget
+from experiments.config.composing import CONF, compose_cell
+from experiments.config.methods import build_method
+from experiments.config.settings import check_settings
 
 EXPERIMENTS = CONF / "experiment"
 

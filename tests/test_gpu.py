@@ -12,19 +12,20 @@ from tiny import tiny_batch, tiny_labelled, tiny_model
 from world import run
 
 import kprune
-from experiments import latency_table
-from experiments.bench.child import measured
-from experiments.methods import METHODS, method_with
-from experiments.shapes import SHAPES, random_model
-from experiments.subject import pick_device
+from experiments.config.methods import METHODS, method_with
+from experiments.inputs.subject import pick_device
+from experiments.speed import latency_table
+from experiments.speed.bench.child import measured
+from experiments.speed.shapes import SHAPES, random_model
 from kprune import checkpoint
-from kprune.latency import Point
-from kprune.latency.timing import random_batch
+from kprune.budgets.flops import Budget
+from kprune.budgets.latency import Point
+from kprune.budgets.latency.timing import random_batch
+from kprune.contract import PruningData
+from kprune.models import adapter_for
+from kprune.models.adapter import on_device
+from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
-from kprune.pruner import Budget, PruningData
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import on_device
-from kprune.transformer.flops import flops_reduction
 
 pytestmark = pytest.mark.gpu
 UNSTABLE = ("kprune_official",)

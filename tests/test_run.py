@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from world import ROOT, bad, run
 
 from analysis.records import read_folder
-from experiments.predictions import load
-from experiments.subject import warn_of_little
+from experiments.inputs.subject import warn_of_little
+from experiments.scoring.predictions import load
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from world import ROOT, bad, environment, grid, run
 
 from analysis.records import load
-from experiments.grid.__main__ import main
+from experiments.sweep.__main__ import main
 
 
 def launch(command, world):

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from kprune.checkpoint.classes import become_pruned
-from kprune.pruner import CalibrationSet
-from kprune.transformer import adapter_for
-from kprune.transformer.surgery import keep_units
+from kprune.data import CalibrationSet
+from kprune.models import adapter_for
+from kprune.models.surgery import keep_units
 
 SHAPE = dict(
     vocab_size=99,

@@ -72,7 +72,7 @@ def grid(world: Path, outputs: Path, *more: str) -> list[str]:
         "--outputs",
         str(outputs),
     ]
-    return [sys.executable, "-m", "experiments.grid", "accuracy", *cells, *overrides(world)[1:], *more]
+    return [sys.executable, "-m", "experiments.sweep", "accuracy", *cells, *overrides(world)[1:], *more]
 
 
 def bad(done, *words):

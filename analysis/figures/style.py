@@ -13,7 +13,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from analysis import names  # noqa: E402
 from analysis.render import method_label  # noqa: E402
-from kprune.files import write_whole  # noqa: E402
+from kprune.files import write_whole
 
 # Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, a grey and a brown, of different lightness.
 COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")

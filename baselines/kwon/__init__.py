@@ -10,11 +10,13 @@ from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from baselines.kwon.rearrange import rearrange
 from baselines.kwon.search import search
 from baselines.mask_tuning import prune_and_tune, search_with_teacher
-from kprune.budget import UnitCost
+from kprune.budgets.flops import Budget, UnitCost
+from kprune.clock import Clock
+from kprune.contract import Outcome, PruningData
+from kprune.models import adapter_for
+from kprune.models.adapter import Sublayer
+from kprune.models.copies import frozen_copy
 from kprune.objectives import Objective
-from kprune.pruner import Budget, Clock, Outcome, PruningData, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.adapter import Sublayer
 
 
 @dataclass(frozen=True)

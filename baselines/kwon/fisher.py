@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kprune.data import CalibrationSet
 from kprune.errors import UserError
+from kprune.models.adapter import Adapter, on_device
+from kprune.models.masks import features_and_gradients, mask_gradients
 from kprune.objectives import Objective
-from kprune.pruner import CalibrationSet
-from kprune.transformer.adapter import Adapter, on_device
-from kprune.transformer.masks import features_and_gradients, mask_gradients
 
 
 def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objective: Objective) -> list[Tensor]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kprune.budget import UnitCost
+from kprune.budgets.flops import UnitCost
 from kprune.errors import UserError
-from kprune.mask_search import ROUNDING
+from kprune.solve.mask_search import ROUNDING
 
 
 def search(

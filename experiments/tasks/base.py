@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from experiments.predictions import Predictions
+from experiments.scoring.predictions import Predictions
+from kprune.data import Example
 from kprune.objectives import Objective
-from kprune.pruner import Example
 
 
 class EvaluationSet:

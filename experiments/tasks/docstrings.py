@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments.cache import cache_folder
+from experiments.inputs.cache import cache_folder
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 from kprune.files import OTHER_CACHE, write_whole

@@ -4,7 +4,7 @@ from functools import cached_property
 
 from datasets import ClassLabel, DatasetDict
 
-from experiments.hub import find_dataset
+from experiments.inputs.hub import find_dataset
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForQuestionAnswering
 
-from experiments import metrics
-from experiments.hub import find_dataset
-from experiments.predictions import Predictions
+from experiments.inputs.hub import find_dataset
+from experiments.scoring import metrics
+from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.glue import split_with_columns
+from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Span
-from kprune.pruner import Example
 
 N_BEST = 20
 """Start positions, and end positions, of a window that are paired with one another."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from experiments.predictions import Predictions
+from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
+from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Classification, Regression
-from kprune.pruner import Example
 
 CHUNK = 2000
 """Rows handed to the tokenizer at once."""

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import nn
 
+from kprune.checkpoint import modeling_kprune
 from kprune.errors import UserError
-from kprune.transformer import adapter_for, modeling_kprune
+from kprune.models import adapter_for
 
 HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
 

@@ -7,9 +7,10 @@ import torch
 import transformers
 from torch import nn
 
+from kprune.checkpoint import modeling_kprune
 from kprune.checkpoint.classes import pruned_entries, stock_name
-from kprune.transformer import adapter_for, modeling_kprune
-from kprune.transformer.surgery import unit_columns
+from kprune.models import adapter_for
+from kprune.models.surgery import unit_columns
 
 
 @torch.no_grad()

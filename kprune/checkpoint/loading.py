@@ -6,9 +6,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
+from kprune.checkpoint import modeling_kprune
 from kprune.errors import UserError, one_line
 from kprune.quiet import quiet_transformers
-from kprune.transformer import modeling_kprune
 
 
 def load(folder: str | Path) -> nn.Module:

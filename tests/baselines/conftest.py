@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_calibration
 
-from kprune.pruner import PruningData
+from kprune.contract import PruningData
 
 LABELS = {
     "classification": lambda example: example["input_ids"][1] % 3,

@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_batch, tiny_model
 
-from baselines.cofi import CoFi, L0Masks, expected_reduction, extract, layer_loss
-from baselines.distillation import Seen
-from baselines.training import Recipe
+from baselines.retrained.cofi import CoFi, L0Masks, expected_reduction, extract, layer_loss
+from baselines.retrained.distillation import Seen
+from kprune.budgets.flops import Budget
+from kprune.models import adapter_for
+from kprune.models.flops import flops_reduction
+from kprune.models.masks import masked
 from kprune.objectives import objective_of
-from kprune.pruner import Budget
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction
-from kprune.transformer.masks import masked
+from kprune.training import Recipe
 
 
 def hard(adapter, share=0.5):

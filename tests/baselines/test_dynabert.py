@@ -4,15 +4,15 @@ import pytest
 import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
-from baselines.dynabert import DynaBERT
-from baselines.dynabert.rewiring import importance, rewire
-from baselines.dynabert.subnetworks import Shape, Subnetwork, extract
+from baselines.retrained.dynabert import DynaBERT
+from baselines.retrained.dynabert.rewiring import importance, rewire
+from baselines.retrained.dynabert.subnetworks import Shape, Subnetwork, extract
+from kprune.budgets.flops import Budget
+from kprune.models import adapter_for
+from kprune.models.flops import model_flops
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
-from kprune.pruner import Budget
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import model_flops
-from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units
 
 
 def logits(output):

@@ -2,12 +2,12 @@ import pytest
 import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
-from baselines.ebert import EBERT, GatedModel, set_threshold
-from baselines.training import Recipe
+from baselines.retrained.ebert import EBERT, GatedModel, set_threshold
+from kprune.budgets.flops import Budget
 from kprune.errors import UserError
+from kprune.models import adapter_for
 from kprune.objectives import objective_of
-from kprune.pruner import Budget
-from kprune.transformer import adapter_for
+from kprune.training import Recipe
 
 
 def logits(output):

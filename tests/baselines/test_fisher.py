@@ -4,11 +4,11 @@ from tiny import FAMILIES, HEADS, tiny_calibration, tiny_labelled, tiny_model
 
 from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from kprune.errors import UserError
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
-from kprune.pruner import frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,12 +3,14 @@ import torch
 from tiny import tiny_calibration, tiny_model
 
 from baselines.kcm import KCM, convex_update, data_driven_ranking, gaussian_kernel, representative_ranking
+from kprune.budgets.flops import Budget
+from kprune.contract import PruningData
 from kprune.errors import UserError
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
+from kprune.models.flops import flops_reduction
+from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
-from kprune.pruner import Budget, PruningData, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction
-from kprune.transformer.surgery import keep_units
 
 
 def rows_of(n=20, d=5, seed=0, dtype=torch.float64):

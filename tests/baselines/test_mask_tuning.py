@@ -4,12 +4,13 @@ from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
 from baselines import mask_tuning
 from baselines.mask_tuning import normal_equations, solve_scales, tune_masks
+from kprune.data import CalibrationSet
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_masked
 from kprune.objectives import objective_of
-from kprune.pruner import CalibrationSet, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_masked
-from kprune.weight_tuning import LeastSquares
+from kprune.solve.least_squares import LeastSquares
 
 
 def some_masks(adapter, share, seed):

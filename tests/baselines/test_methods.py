@@ -9,12 +9,14 @@ from tiny import FAMILIES, HEADS, tiny_batch, tiny_labelled, tiny_model
 from baselines.kwon import Kwon
 from baselines.magnitude import squared_weights
 from baselines.random import Random
-from experiments.composing import file_settings
-from experiments.methods import build_method
+from experiments.config.composing import file_settings
+from experiments.config.methods import build_method
+from kprune.budgets.flops import Budget
+from kprune.contract import PruningData
+from kprune.data import CalibrationSet
+from kprune.models import adapter_for
+from kprune.models.flops import flops_reduction, head_flops, model_flops
 from kprune.objectives import objective_of
-from kprune.pruner import Budget, CalibrationSet, PruningData
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, head_flops, model_flops
 
 NAMES = ("kwon", "kcm", "magnitude", "random")
 

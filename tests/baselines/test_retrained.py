@@ -11,18 +11,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_batch, tiny_model
 
-from baselines import cofi
-from baselines.finetuned import FineTuned
-from baselines.training import Training
-from experiments.composing import file_settings
-from experiments.methods import build_method
+from baselines.retrained import cofi
+from baselines.retrained.finetuned import FineTuned
+from experiments.config.composing import file_settings
+from experiments.config.methods import build_method
 from kprune import checkpoint
-from kprune.algorithm import KPrune
+from kprune.budgets.flops import Budget
 from kprune.errors import UserError
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.models import adapter_for
+from kprune.models.flops import flops_reduction, head_flops, model_flops
 from kprune.objectives import objective_of
-from kprune.pruner import Budget
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, head_flops, model_flops
+from kprune.training import Training
 
 
 def prune(name, data, family="bert", head="classification", reduction=0.7):

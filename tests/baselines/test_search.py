@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.kwon.search import search
-from kprune.budget import UnitCost
+from kprune.budgets.flops import UnitCost
 from kprune.errors import UserError
 
 

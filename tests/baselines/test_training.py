@@ -2,10 +2,10 @@ import pytest
 import torch
 from tiny import tiny_calibration, tiny_model
 
-from baselines.distillation import hidden_loss, logit_loss, see, task_loss
-from baselines.stages import first_of_shuffled, train
-from baselines.training import LOSS_POINTS, Recipe, Training, batch_order, parameter_groups, rate
+from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_loss
+from baselines.retrained.stages import first_of_shuffled, train
 from kprune.objectives import objective_of
+from kprune.training import LOSS_POINTS, Recipe, Training, batch_order, parameter_groups, rate
 
 
 def test_the_rate_rises_then_falls_to_nothing():

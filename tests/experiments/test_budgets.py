@@ -2,10 +2,10 @@
 
 import pytest
 
-from experiments.budgets import check_budget, requested, target_of
-from experiments.composing import compose_cell
-from experiments.identity import identity_of, variant_of
-from experiments.methods import build_method
+from experiments.config.budgets import check_budget, requested, target_of
+from experiments.config.composing import compose_cell
+from experiments.config.methods import build_method
+from experiments.store.identity import identity_of, variant_of
 from kprune.errors import UserError
 
 

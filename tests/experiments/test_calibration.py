@@ -6,10 +6,10 @@ import pytest
 from tiny import tiny_model
 from world import overrides
 
-from experiments.calibration import mean_length, read_calibration
-from experiments.checkpoints import load_tokenizer
-from experiments.composing import compose_cell
-from experiments.subject import calibration_for, subject_for
+from experiments.config.composing import compose_cell
+from experiments.inputs.calibration import mean_length, read_calibration
+from experiments.inputs.checkpoints import load_tokenizer
+from experiments.inputs.subject import calibration_for, subject_for
 from experiments.tasks import build_task
 from kprune.errors import UserError
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-from experiments.checkpoints import (
+from experiments.inputs.checkpoints import (
     find_checkpoint,
     find_pretrained,
     finding,

@@ -4,9 +4,9 @@ import datasets
 import pytest
 import torch
 
-from experiments import dense
-from experiments.dense import dense_file, dense_predictions
-from experiments.evaluation import predictions_of
+from experiments.scoring import dense
+from experiments.scoring.dense import dense_file, dense_predictions
+from experiments.scoring.evaluation import predictions_of
 from experiments.tasks import build_task
 
 SETTINGS = {

@@ -5,13 +5,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_model
 
-from baselines import training
-from baselines.training import Training
-from experiments import finetuning
-from experiments.checkpoints import load_model, load_tokenizer
-from experiments.finetuning import bf16_is_faster, finetune, finetuning_run, recipe_of
+from experiments.inputs import finetuning
+from experiments.inputs.checkpoints import load_model, load_tokenizer
+from experiments.inputs.finetuning import bf16_is_faster, finetune, finetuning_run, recipe_of
 from experiments.tasks.custom import CustomTask
+from kprune import training
 from kprune.errors import UserError
+from kprune.training import Training
 
 SETTINGS = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 

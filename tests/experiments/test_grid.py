@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from analysis import names
-from experiments.composing import CONF
-from experiments.grid.plan import Grid, by_rule, cells_of, estimate, merged, plan_of
-from experiments.identity import identity_of
+from experiments.config.composing import CONF
+from experiments.store.identity import identity_of
+from experiments.sweep.plan import Grid, by_rule, cells_of, estimate, merged, plan_of
 from kprune.errors import UserError
 
 KNOWN = {path.stem for path in (CONF / "method").glob("*.yaml")}

@@ -3,10 +3,11 @@
 import pytest
 from world import overrides
 
-from experiments import held_out, measurements
-from experiments.calibration import draw_calibration
-from experiments.checkpoints import load_tokenizer
-from experiments.composing import compose_cell
+from experiments.config.composing import compose_cell
+from experiments.inputs.calibration import draw_calibration
+from experiments.inputs.checkpoints import load_tokenizer
+from experiments.scoring import held_out
+from experiments.speed import measurements
 from experiments.tasks import build_task
 
 

@@ -5,7 +5,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from experiments import hub
+from experiments.inputs import hub
 from kprune.errors import UserError
 
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from world import overrides
 
-from experiments import results
-from experiments.composing import compose_cell
-from experiments.identity import contents, identity_of, sha256_of, variant_of
+from experiments.config.composing import compose_cell
+from experiments.store import results
+from experiments.store.identity import contents, identity_of, sha256_of, variant_of
 from kprune.errors import UserError
 
 

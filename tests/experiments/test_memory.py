@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiments import memory
-from experiments.memory import PeakMemory
+from experiments.cell import memory
+from experiments.cell.memory import PeakMemory
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, rankdata
 
-from experiments import metrics
+from experiments.scoring import metrics
 
 
 def test_spearman_is_pearson_of_mean_ranks():

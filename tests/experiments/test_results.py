@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import predictions, results
-from experiments.predictions import Predictions
+from experiments.scoring import predictions
+from experiments.scoring.predictions import Predictions
+from experiments.store import results
 from kprune.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,10 @@ import pytest
 from tiny import tiny_model
 from world import overrides
 
-from experiments import runner, saved, subject
-from experiments.composing import CONF, compose_cell, file_defaults
-from experiments.settings import GROUPS, KINDS, check_settings
+from experiments.cell import runner, saved
+from experiments.config.composing import CONF, compose_cell, file_defaults
+from experiments.config.settings import GROUPS, KINDS, check_settings
+from experiments.inputs import subject
 from kprune.errors import UserError
 
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))

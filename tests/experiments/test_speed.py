@@ -7,18 +7,27 @@ import torch
 import yaml
 from tiny import tiny_labelled, tiny_model
 
-from experiments import latency_table
-from experiments.bench import __main__ as command
-from experiments.bench.child import measured, random_calibration
-from experiments.bench.reference import WholeModel
-from experiments.composing import CONF
-from experiments.methods import method_with
-from experiments.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model, reference_shares
+from experiments.config.composing import CONF
+from experiments.config.methods import method_with
+from experiments.speed import latency_table
+from experiments.speed.bench import __main__ as command
+from experiments.speed.bench.child import measured, random_calibration
+from experiments.speed.bench.reference import WholeModel
+from experiments.speed.shapes import (
+    ALLOCATIONS,
+    SHAPES,
+    flops_ratio,
+    kept_counts,
+    pruned_to,
+    random_model,
+    reference_shares,
+)
+from kprune.budgets.flops import Budget
+from kprune.contract import PruningData
 from kprune.errors import UserError
+from kprune.models import adapter_for
+from kprune.models.flops import flops_reduction, head_flops, neuron_flops
 from kprune.objectives import objective_of
-from kprune.pruner import Budget, PruningData
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, head_flops, neuron_flops
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)

@@ -10,8 +10,8 @@ import yaml
 from torch import nn
 from transformers import AutoTokenizer
 
-from experiments.evaluation import evaluate, predict
-from experiments.hub import find_model
+from experiments.inputs.hub import find_model
+from experiments.scoring.evaluation import evaluate, predict
 from experiments.tasks import build_task
 from kprune.errors import UserError
 from kprune.objectives import Classification, Regression, Span

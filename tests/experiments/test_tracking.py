@@ -8,7 +8,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from experiments.tracking import losses, track, track_sweep
+from experiments.cell.tracking import losses, track, track_sweep
 from kprune.errors import UserError
 
 RESULT = {

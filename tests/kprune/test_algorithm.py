@@ -5,20 +5,23 @@ import pytest
 import torch
 from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
 
-from experiments.composing import file_settings
-from experiments.methods import build_method
-from kprune.algorithm import KPrune
-from kprune.calibration import calibration_states, held_out_divergence, split, teacher_logits
+from experiments.config.composing import file_settings
+from experiments.config.methods import build_method
+from kprune.budgets.flops import Budget
 from kprune.checkpoint.dense import densified
+from kprune.contract import PruningData
+from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
-from kprune.knowledge import KnowledgeSettings, measure
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.flops import flops_reduction, head_flops, model_flops
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_units, unit_columns
 from kprune.objectives import objective_of
-from kprune.plus import KPrunePlus
-from kprune.pruner import Budget, CalibrationSet, PruningData, collate, frozen_copy, frozen_view
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, head_flops, model_flops
-from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units, unit_columns
+from kprune.streams import calibration_states, held_out_divergence, split, teacher_logits
 
 OFFICIAL = build_method(file_settings("method", "kprune_official"))
 
@@ -106,7 +109,7 @@ def test_lambda_is_chosen_by_a_teacher_without_dropout():
 
 def test_a_divergence_that_is_not_finite_is_never_chosen(monkeypatch):
     divergences = iter([float("nan"), 1.0])
-    monkeypatch.setattr("kprune.algorithm.held_out_divergence", lambda *_: next(divergences))
+    monkeypatch.setattr("kprune.methods.kprune.algorithm.held_out_divergence", lambda *_: next(divergences))
     with pytest.raises(UserError, match="pruned with λ=0.1 diverges from the dense one by nan"):
         prune(tiny_model(), 0.5, KPrune(lambdas=(0.1, 1.0)))
 
@@ -234,7 +237,7 @@ def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
 def test_pieces_and_batches_make_no_difference_and_every_kth_example_is_measured(monkeypatch):
     model, calibration = tiny_model(), tiny_calibration(24, batch_size=6)
     whole = prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).kept_units
-    monkeypatch.setattr("kprune.algorithm.PIECE", 20)
+    monkeypatch.setattr("kprune.methods.kprune.algorithm.PIECE", 20)
     assert prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).kept_units == whole
     states = calibration_states(adapter_for(frozen_copy(model)), calibration.batches())
     measured = KPrune(measure_examples=2).measured(states)

@@ -14,19 +14,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import kprune
-from baselines.cofi import CoFi
-from baselines.dynabert import DynaBERT
-from baselines.ebert import EBERT
-from baselines.finetuned import FineTuned
-from kprune.algorithm import KPrune
+from baselines.retrained.cofi import CoFi
+from baselines.retrained.dynabert import DynaBERT
+from baselines.retrained.ebert import EBERT
+from baselines.retrained.finetuned import FineTuned
 from kprune.api import calibration_set
+from kprune.budgets.flops import Budget
+from kprune.budgets.latency import Point
+from kprune.budgets.latency.timing import random_batch
 from kprune.checkpoint import save
+from kprune.contract import PruningData
 from kprune.errors import UserError
-from kprune.latency import Point
-from kprune.latency.timing import random_batch
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.models import adapter_for
 from kprune.objectives import Regression, objective_of
-from kprune.pruner import Budget, PruningData
-from kprune.transformer import adapter_for
 
 ROOT = Path(__file__).parents[2]
 

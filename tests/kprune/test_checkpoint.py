@@ -16,14 +16,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from kprune.algorithm import KPrune
+from kprune.budgets.flops import Budget
 from kprune.checkpoint import load, save
 from kprune.checkpoint.dense import densified
+from kprune.contract import PruningData
 from kprune.errors import UserError
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.models import adapter_for
+from kprune.models.surgery import keep_layers, keep_units
 from kprune.objectives import objective_of
-from kprune.pruner import Budget, PruningData
-from kprune.transformer import adapter_for
-from kprune.transformer.surgery import keep_layers, keep_units
 
 AUTO = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
 FRESH_PROCESS = """

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
-from kprune.calibration import calibration_states
-from kprune.fisher import measure_fisher, metric_root
+from kprune.data import CalibrationSet, collate
+from kprune.methods.kprune_plus.fisher import measure_fisher, metric_root
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
 from kprune.objectives import Classification, Regression, Span, objective_of, random_signs, softmax_roots
-from kprune.pruner import CalibrationSet, collate, frozen_copy
-from kprune.transformer import adapter_for
+from kprune.streams import calibration_states
 
 GAMMA = 2.0
 

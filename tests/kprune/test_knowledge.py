@@ -8,15 +8,16 @@ import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from kprune.calibration import calibration_states, teacher_logits
+from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
-from kprune.knowledge import KnowledgeSettings, measure
+from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_units
 from kprune.objectives import Span, objective_of
-from kprune.plus import KPrunePlus
-from kprune.pruner import CalibrationSet, collate, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units
+from kprune.streams import calibration_states, teacher_logits
 
 OFFICIAL = KnowledgeSettings(kl="teacher_student", gradient="batch", head="mean_of_dimensions")
 

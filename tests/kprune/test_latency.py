@@ -11,20 +11,20 @@ from tiny import tiny_calibration, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
-from experiments.composing import file_settings
-from experiments.methods import build_method
-from kprune.algorithm import KPrune
-from kprune.budget import Budget, UnitCost
+from experiments.config.composing import file_settings
+from experiments.config.methods import build_method
+from kprune.budgets.flops import Budget, UnitCost
+from kprune.budgets.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
+from kprune.budgets.latency.search import corrected
+from kprune.budgets.latency.table import fit
+from kprune.contract import PruningData
 from kprune.errors import OutOfReach, UserError
-from kprune.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
-from kprune.latency.search import corrected
-from kprune.latency.table import fit
-from kprune.mask_search import threshold
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.models import adapter_for
+from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
-from kprune.plus import KPrunePlus
-from kprune.pruner import PruningData
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction
+from kprune.solve.mask_search import threshold
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from kprune.budget import UnitCost
-from kprune.mask_search import fill, greedy, search, threshold
+from kprune.budgets.flops import UnitCost
+from kprune.solve.mask_search import fill, greedy, search, threshold
 
 
 def literal_cost(kept, units, cost):

@@ -6,19 +6,22 @@ import pytest
 import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
-from kprune import plus
-from kprune.algorithm import KPrune
-from kprune.allocation import monotone
-from kprune.calibration import calibration_states, held_out_divergence
+from kprune.budgets.flops import Budget
+from kprune.contract import PruningData
+from kprune.data import CalibrationSet
 from kprune.errors import UserError
-from kprune.fisher import measure_fisher
+from kprune.methods.kprune.algorithm import KPrune
+from kprune.methods.kprune_plus import algorithm as plus
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.methods.kprune_plus.fisher import measure_fisher
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
+from kprune.models.flops import flops_reduction, head_flops, model_flops
+from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
-from kprune.plus import KPrunePlus
-from kprune.pruner import Budget, CalibrationSet, PruningData, frozen_copy
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, head_flops, model_flops
-from kprune.transformer.surgery import keep_units
-from kprune.weight_tuning import LeastSquares
+from kprune.solve.allocation import monotone
+from kprune.solve.least_squares import LeastSquares
+from kprune.streams import calibration_states, held_out_divergence
 
 
 def prune(model, reduction, pruner=None, calibration=None, data=None):

@@ -4,14 +4,16 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_calibration, tiny_model
 
-from kprune.calibration import calibration_states, held_out_divergence
+from kprune.budgets.flops import Budget
+from kprune.contract import PruningData
 from kprune.errors import UserError
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.methods.kprune_plus.refit import differentiate, error, refit
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy
+from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
-from kprune.plus import KPrunePlus
-from kprune.pruner import Budget, PruningData, frozen_copy
-from kprune.refit import differentiate, error, refit
-from kprune.transformer import adapter_for
-from kprune.transformer.surgery import keep_units
+from kprune.streams import calibration_states, held_out_divergence
 
 
 def prune(model, pruner, calibration, reduction=0.6):

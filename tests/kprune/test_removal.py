@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 
-from kprune import removal
-from kprune.allocation import allocate, monotone
-from kprune.budget import UnitCost
-from kprune.fisher import metric_root
-from kprune.removal import remove_greedily, unit_errors
-from kprune.transformer.surgery import unit_columns
-from kprune.weight_tuning import LeastSquares
+from kprune.budgets.flops import UnitCost
+from kprune.methods.kprune_plus.fisher import metric_root
+from kprune.models.surgery import unit_columns
+from kprune.solve import removal
+from kprune.solve.allocation import allocate, monotone
+from kprune.solve.least_squares import LeastSquares
+from kprune.solve.removal import remove_greedily, unit_errors
 
 
 def problem(units=8, unit_size=1, hidden=5, tokens=200, seed=0, mixing=1.0):

@@ -5,10 +5,10 @@ import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_model
 
 from kprune.errors import UserError
-from kprune.transformer import adapter_for
-from kprune.transformer.flops import flops_reduction, model_flops
-from kprune.transformer.masks import masked
-from kprune.transformer.surgery import keep_units
+from kprune.models import adapter_for
+from kprune.models.flops import flops_reduction, model_flops
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_units
 
 
 def logits(output):

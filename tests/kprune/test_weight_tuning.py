@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kprune.errors import UserError
-from kprune.weight_tuning import LeastSquares, ridged_cholesky
+from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 
 
 def accumulated(features, targets, parts=3):

@@ -1,0 +1,265 @@
+"""CoFi (Xia, Zhong, Chen, ACL 2022): L0 masks over heads, neurons and whole sublayers, learnt with distillation."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.retrained.distillation import Seen, hidden_loss, logit_loss, see
+from baselines.retrained.stages import Stages, weights_sha256
+from kprune.budgets.flops import Budget
+from kprune.clock import Clock
+from kprune.contract import Outcome, PruningData
+from kprune.models import adapter_for
+from kprune.models.adapter import Adapter
+from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.flops import model_flops
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_masked, scale_units
+from kprune.objectives import Objective
+from kprune.solve.mask_search import greedy
+from kprune.training import Recipe, parameter_groups
+
+LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
+"""The hard-concrete distribution's (γ, ζ, β of Louizos et al., 2018)."""
+BOUND = math.log(100)
+"""The masks' logits stay within ±BOUND, as in the authors' code."""
+HEADS_AT_FIRST, NEURONS_AT_FIRST = BOUND, 0.0
+"""Mean logits before training, of heads (and sublayers) and of neurons: the authors' code, 10 but for the bound and the log
+odds of its drop rate of 0.5."""
+MISSED = 0.05
+"""Expected FLOPs further than this from the request are told: the masks have not decided what goes, chance has."""
+
+
+@dataclass(frozen=True)
+class CoFi:
+    """Learn masks and weights together under a constraint on FLOPs, prune physically, fine-tune the pruned model.
+
+    The masks multiply: a head's or neuron's with its sublayer's. Their expected share of FLOPs is held at a target, which
+    rises linearly to the request, by a Lagrangian with two multipliers. The teacher is the fine-tuned model: its logits,
+    and four of its layers, each matched to that layer of the student that is closest (a linear map, the identity at
+    first, between them) among those whose FFN is there; in fine-tuning among all.
+
+    Departures from the paper: the hidden dimension is left whole (no masks on it), and sparsity is of FLOPs where the
+    paper's is of parameters. The student starts as the fine-tuned model, the paper's as the pre-trained one, so that its
+    epochs without masks have little to learn. A masked sublayer keeps its output bias. After training, units are kept by
+    the probability that their masks are open until the budget is full, so that it is met to less than a head; where the
+    masks' own expectation is further from it than `MISSED`, as after too few steps, that is printed. The optimizer is not
+    started afresh when the masks set in, embeddings are trained, fine-tuning has the pruning's batches and decaying rate,
+    and the last step counts, not the best on the development set. A training serves one reduction, since the target is in
+    the loss.
+
+    Attributes:
+        recipe: of the pruning stage (the paper: 20 epochs, 100 on small tasks; 1e-5 to 3e-5; batches of 32).
+        unmasked_epochs: distillation alone before the masks set in (the paper: 1 on large tasks, 4 on small ones).
+        warmup_epochs: in which the target rises (the paper: 2 on large tasks, 20 on small ones).
+        finetuning_epochs: of the pruned model (the paper: 20).
+        mask_lr: of the masks and multipliers (0.01 in the authors' scripts).
+        logit_weight: λ of the logits' loss, 1 − λ that of the layers' (the paper tries 0.1, 0.3, 0.5).
+        temperature: of the logits' loss (2 in the authors' scripts).
+        max_examples: cap on the training examples, None for all.
+        bf16: linear layers in bfloat16 while training.
+    """
+
+    recipe: Recipe = Recipe(epochs=20, lr=2e-5, warmup=0.0)
+    unmasked_epochs: float = 1.0
+    warmup_epochs: float = 2.0
+    finetuning_epochs: int = 20
+    mask_lr: float = 0.01
+    logit_weight: float = 0.1
+    temperature: float = 2.0
+    max_examples: int | None = None
+    bf16: bool = False
+    name: str = "cofi"
+
+    needs_labels = False
+    any_budget = False
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """All heads and neurons may go."""
+        return 1.0
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        clock, settings = Clock(), (self, budget)
+        stages = Stages(self.name, data, self.max_examples, clock)
+        torch.manual_seed(data.seed)
+        student = Student(frozen_copy(model).requires_grad_(True))
+        distil = self.distillation(frozen_view(model), objective)
+        with_masks = parameter_groups(student.weights, self.recipe) + student.masks.groups(self.mask_lr)
+        stages.train(
+            "pruning",
+            student,
+            self.pruning_losses(student, distil, budget),
+            self.recipe,
+            stages.state_file("cofi-pruning", settings),
+            with_masks,
+        )
+        with clock("extraction"):
+            expected = expected_reduction(student.masks, adapter_for(student.model), budget).item()
+            kept = extract(student.model, student.masks, budget)
+        if expected < budget.flops_reduction - MISSED:
+            print(
+                f"cofi: the masks came to {expected:.1%} of FLOPs in place of {budget.flops_reduction:.1%}, so that chance "
+                "chose a part of the units: raise method.recipe.epochs or method.mask_lr"
+            )
+        if self.finetuning_epochs:
+            recipe = replace(self.recipe, epochs=self.finetuning_epochs)
+            state = stages.state_file("cofi-fine_tuning", (*settings, weights_sha256(student)))
+            stages.train(
+                "fine_tuning",
+                student,
+                lambda batch, epochs: iter([distil(student, batch, None)]),
+                recipe,
+                state,
+                parameter_groups(student.weights, recipe),
+            )
+        details = {"expected_flops_reduction": expected, **stages.on_record()}
+        return Outcome.of(student.model.eval(), kept, clock, details)
+
+    def pruning_losses(self, student: "Student", distil: Callable, budget: Budget) -> Callable:
+        """Distillation through sampled masks and the Lagrangian of the constraint."""
+        adapter, masks = adapter_for(student.model), student.masks
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            progress = (epochs - self.unmasked_epochs) / max(self.warmup_epochs, 1e-9)
+            if progress < 0:
+                yield distil(student, batch, None)
+                return
+            masks.bound()
+            sampled = masks.sample()
+            with masked(adapter, sampled):
+                distilled = distil(student, batch, sampled)
+            excess = expected_reduction(masks, adapter, budget) - budget.flops_reduction * min(1.0, progress)
+            yield distilled + masks.multipliers[0] * excess + masks.multipliers[1] * excess**2
+
+        return losses
+
+    def distillation(self, teacher: nn.Module, objective: Objective) -> Callable:
+        """The loss of a student on a batch, given its masks (None where it has none)."""
+
+        def loss(student: "Student", batch: dict[str, Tensor], masks: Sequence[Tensor] | None) -> Tensor:
+            with torch.no_grad():
+                target = see(teacher, batch, objective, self.bf16)
+            seen = see(student.model, batch, objective, self.bf16)
+            present = [True] * (len(seen.hidden) - 1) if masks is None else [bool((m > 0).any()) for m in masks[1::2]]
+            layers = layer_loss(student.transform, seen, target, present)
+            logits = logit_loss(objective, seen, target, self.temperature)
+            return self.logit_weight * logits + (1 - self.logit_weight) * layers
+
+        return loss
+
+
+def layer_loss(transform: nn.Module, student: Seen, teacher: Seen, present: Sequence[bool]) -> Tensor:
+    """Four evenly spread layers of the teacher, each against the closest of the student's layers that are present."""
+    count = len(teacher.hidden) - 1
+    layers = [transform(h) for h, there in zip(student.hidden[1:], present, strict=True) if there or not any(present)]
+    chosen = sorted({math.ceil(count * quarter / 4) for quarter in (1, 2, 3, 4)})
+    distances = [torch.stack([hidden_loss(h, teacher.hidden[i], student.real) for h in layers]) for i in chosen]
+    return sum(row.min() for row in distances)
+
+
+class Student(nn.Module):
+    """What CoFi trains: the model, the map from its hidden states to the teacher's, and the masks."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        adapter = adapter_for(model)
+        self.model = model
+        size = adapter.sublayers[0].hidden_size
+        self.transform = nn.Linear(size, size)
+        nn.init.eye_(self.transform.weight)
+        nn.init.zeros_(self.transform.bias)
+        self.masks = L0Masks([s.units for s in adapter.sublayers])
+        self.to(model.device, model.dtype)
+
+    @property
+    def weights(self) -> nn.Module:
+        return nn.ModuleList([self.model, self.transform])
+
+
+class L0Masks(nn.Module):
+    """Hard-concrete masks of units and sublayers, their product being a unit's, and the constraint's multipliers.
+
+    Args:
+        sizes: units of each sublayer, of heads and of neurons by turns.
+    """
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        means = (HEADS_AT_FIRST, NEURONS_AT_FIRST)
+        self.units = nn.ParameterList(torch.empty(n).normal_(means[i % 2], 0.01) for i, n in enumerate(sizes))
+        self.sublayers = nn.Parameter(torch.empty(len(sizes)).normal_(HEADS_AT_FIRST, 0.01))
+        self.multipliers = nn.Parameter(torch.zeros(2))
+
+    def sample(self) -> list[Tensor]:
+        """Masks [units] per sublayer in [0, 1], drawn anew."""
+        return self._products(lambda a: _stretched((a + _logistic(a)) / TEMPERATURE))
+
+    def deterministic(self) -> list[Tensor]:
+        """Masks without the noise, as after training."""
+        return self._products(_stretched)
+
+    def log_open(self) -> list[Tensor]:
+        """Log probability that a unit's mask is not zero: [units] per sublayer."""
+        shift = TEMPERATURE * math.log(-LOW / HIGH)
+        return [
+            F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.sublayers, self.units, strict=True)
+        ]
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        for logits in (*self.units, self.sublayers):
+            logits.clamp_(-BOUND, BOUND)
+
+    def groups(self, lr: float) -> list[dict]:
+        """The optimizer's: masks go down the loss, multipliers up."""
+        common = {"lr": lr, "weight_decay": 0.0, "free": True}
+        return [
+            {"params": [*self.units, self.sublayers], **common},
+            {"params": [self.multipliers], "maximize": True, **common},
+        ]
+
+    def _products(self, mask: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        whole = mask(self.sublayers)
+        return [whole[i] * mask(units) for i, units in enumerate(self.units)]
+
+
+def _logistic(like: Tensor) -> Tensor:
+    uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
+    return uniform.log() - (1 - uniform).log()
+
+
+def _stretched(logits: Tensor) -> Tensor:
+    return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
+
+
+def expected_reduction(masks: L0Masks, adapter: Adapter, budget: Budget) -> Tensor:
+    """Share of FLOPs that the masks remove in expectation, differentiable."""
+    flops = [s.unit_flops(budget.sequence_length) for s in adapter.sublayers]
+    left = sum(p.exp().sum() * f for p, f in zip(masks.log_open(), flops, strict=True))
+    return 1 - left / model_flops(adapter, budget.sequence_length)
+
+
+@torch.no_grad()
+def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]:
+    """Prune the model in place to the budget, its units by the probability of an open mask.
+
+    A kept unit's deterministic mask becomes a factor of its columns of the output projection. Where that mask is 0, the
+    unit being there because the budget has room for it, the factor is the probability that it is open: training saw the
+    unit in that share of the draws, so 0 would keep a unit that computes nothing, and 1 one that the others do not
+    count on.
+
+    Returns:
+        indices of the kept units per sublayer.
+    """
+    adapter = adapter_for(model)
+    # Masks that the bound holds are equal: chance, not their place, decides between them.
+    log_open = masks.log_open()
+    kept = greedy([p + 1e-6 * torch.rand_like(p) for p in log_open], budget.unit_costs(adapter), budget.limit(adapter))
+    for sublayer, mask, p in zip(adapter.sublayers, masks.deterministic(), log_open, strict=True):
+        if sublayer.units:
+            scale_units(sublayer, torch.where(mask > 0, mask, p.exp()))
+    return keep_masked(adapter.sublayers, kept)

@@ -1,0 +1,56 @@
+"""What a student is trained on: the task's labels, or a teacher's logits and hidden states."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kprune.models.adapter import model_inputs
+from kprune.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model makes of a batch.
+
+    logits: as the objective reads them, float32. hidden: embeddings and every layer's output, L + 1 tensors [B, T, d].
+    real: [B, T] bool, False at padding.
+    """
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...]
+    real: Tensor
+
+
+def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Seen:
+    """Run a model (or anything that is called like one); linear layers in bfloat16 where asked for."""
+    output = _run(model, batch, bf16, output_hidden_states=True)
+    logits = objective.read(output, batch["attention_mask"])
+    return Seen(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
+
+
+def task_loss(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Tensor:
+    """The loss on a batch's labels."""
+    logits = objective.read(_run(model, batch, bf16), batch["attention_mask"])
+    return objective.loss(at_least_float32(logits), batch["labels"])
+
+
+def logit_loss(objective: Objective, student: Seen, teacher: Seen, temperature: float) -> Tensor:
+    """Mean divergence of the student's logits from the teacher's: KL(teacher ‖ student), or the squared error."""
+    return objective.divergence(teacher.logits, student.logits, temperature).mean()
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
+    """Mean squared error over the real tokens and the hidden dimensions of two hidden states [B, T, d]."""
+    return (at_least_float32(student[real]) - at_least_float32(teacher[real])).square().mean()
+
+
+def _run(model: Callable, batch: dict[str, Tensor], bf16: bool, **settings):
+    with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=bf16):
+        return model(**model_inputs(batch), **settings)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """bfloat16 is for products, not for sums."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

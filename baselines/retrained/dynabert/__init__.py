@@ -1,0 +1,196 @@
+"""DynaBERT (Hou et al., NeurIPS 2020): one training for sub-networks of several widths and depths."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_loss
+from baselines.retrained.dynabert.rewiring import rewire
+from baselines.retrained.dynabert.subnetworks import Shape, Subnetwork, extract
+from baselines.retrained.stages import Stages, first_of_shuffled
+from kprune.budgets.flops import Budget
+from kprune.clock import Clock
+from kprune.contract import Outcome, PruningData
+from kprune.data import CalibrationSet, Example
+from kprune.models import adapter_for
+from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.flops import model_flops
+from kprune.objectives import Objective
+from kprune.solve.mask_search import ROUNDING
+from kprune.training import Recipe
+
+
+@dataclass(frozen=True)
+class DynaBERT:
+    """Rewire, train all widths at once, then all widths and depths, and take the largest sub-network within the budget.
+
+    Stage w: the fine-tuned model is the fixed teacher of every width, by logits and by embeddings and hidden states. Stage
+    d: DynaBERT_w, at the same width, is the teacher of every depth. One training serves all reductions; its whole cost
+    stands in each. Of sub-networks with equal FLOPs the one with more layers is taken.
+
+    The paper trains 3 epochs a stage on data augmented as TinyBERT's; there is no augmentation here, so that an epoch is
+    far shorter. It evaluates importance on the development set, this on training examples. Its code distils no logits in
+    regression, this does (squared error). Padding is left out of the hidden states' loss.
+
+    Attributes:
+        widths, depths: multipliers. With depth 1 alone there is no second stage: the paper's DynaBERT_w.
+        width_hidden_weight, depth_hidden_weight: of the hidden states' loss in the two stages; the logits' is 1.
+        recipe: of a stage (the paper: 3 epochs, 2e-5, batches of 32).
+        final_epochs: on the task's loss after the stages (the paper's optional fine-tuning, 3); 0 leaves it out.
+        max_examples: cap on the training examples, None for all.
+        rewiring_examples: training examples that importance is measured on.
+        bf16: linear layers in bfloat16 while training.
+    """
+
+    widths: Sequence[float] = (0.25, 0.5, 0.75, 1.0)
+    depths: Sequence[float] = (0.5, 0.75, 1.0)
+    width_hidden_weight: float = 0.1
+    depth_hidden_weight: float = 1.0
+    recipe: Recipe = Recipe(epochs=3, lr=2e-5, warmup=0.0, weight_decay=0.0)
+    final_epochs: int = 0
+    max_examples: int | None = None
+    rewiring_examples: int = 2048
+    bf16: bool = False
+    name: str = "dynabert_d"
+
+    needs_labels = False
+    any_budget = False
+
+    def shapes(self, depths: Sequence[float]) -> list[Shape]:
+        """All sub-networks, the largest first, as the paper's training goes through them."""
+        return [Shape(w, d) for d in sorted(depths, reverse=True) for w in sorted(self.widths, reverse=True)]
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """What the smallest sub-network saves."""
+        adapter = adapter_for(model)
+        smallest = min(shape.flops(adapter, sequence_length) for shape in self.shapes(self.depths))
+        return 1 - smallest / model_flops(adapter, sequence_length)
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        """Take the largest sub-network within the budget out of the trained whole."""
+        clock = Clock()
+        stages = Stages(self.name, data, self.max_examples, clock)
+
+        def rewiring(clock: Clock) -> tuple[nn.Module, list[list[int]]]:
+            with clock("rewiring"):
+                return rewire(model, objective, self.rewiring_batches(stages.examples, data))
+
+        rewired, order = clock.shared(
+            data, ("rewiring", self.max_examples, self.rewiring_examples, self.recipe.batch_size), rewiring
+        )
+        shared = self.width_stage(stages, rewired, order, model, objective)
+        if list(self.depths) != [1.0]:
+            shared = self.depth_stage(stages, shared, objective)
+        if self.final_epochs:
+            shared = self.final_stage(stages, shared, objective)
+        with clock("extraction"):
+            shape = self.largest(model, budget)
+            pruned = extract(shared, shape)
+            order = stages.done["width_stage"].notes["order"]
+            kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(adapter_for(model)), strict=True)]
+        details = {"width": shape.width, "depth": shape.depth, **stages.on_record()}
+        return Outcome.of(pruned.eval(), kept, clock, details)
+
+    @property
+    def width_settings(self) -> tuple:
+        """What DynaBERT_w depends on."""
+        return (
+            tuple(self.widths),
+            self.width_hidden_weight,
+            self.recipe,
+            self.max_examples,
+            self.rewiring_examples,
+            self.bf16,
+        )
+
+    @property
+    def depth_settings(self) -> tuple:
+        """What DynaBERT depends on."""
+        return (*self.width_settings, tuple(self.depths), self.depth_hidden_weight)
+
+    def width_stage(
+        self, stages: Stages, rewired: nn.Module, order: list[list[int]], model: nn.Module, objective: Objective
+    ) -> nn.Module:
+        """DynaBERT_w, from the rewired model; the units' order is kept with it."""
+        return stages.train_once(
+            "width_stage",
+            rewired,
+            lambda shared: self.width_losses(shared, model, objective),
+            self.recipe,
+            self.width_settings,
+            {"order": order},
+        )
+
+    def depth_stage(self, stages: Stages, width_stage: nn.Module, objective: Objective) -> nn.Module:
+        """DynaBERT, from DynaBERT_w."""
+        return stages.train_once(
+            "depth_stage",
+            width_stage,
+            lambda shared: self.depth_losses(shared, width_stage, objective),
+            self.recipe,
+            self.depth_settings,
+        )
+
+    def final_stage(self, stages: Stages, trained: nn.Module, objective: Objective) -> nn.Module:
+        """Fine-tuned on the labels."""
+        recipe, settings = replace(self.recipe, epochs=self.final_epochs), (*self.depth_settings, self.final_epochs)
+        return stages.train_once(
+            "final_fine_tuning", trained, lambda shared: self.task_losses(shared, objective), recipe, settings
+        )
+
+    def rewiring_batches(self, examples: Sequence[Example], data: PruningData) -> list[dict[str, Tensor]]:
+        some = first_of_shuffled(examples, self.rewiring_examples, data.seed)
+        return CalibrationSet(some, self.recipe.batch_size, data.calibration.pad_token_id).batches()
+
+    def largest(self, model: nn.Module, budget: Budget) -> Shape:
+        """The sub-network with the most FLOPs that fit; of equals, the deepest."""
+        adapter = adapter_for(model)
+        allowed = model_flops(adapter, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
+        sizes = {shape: shape.flops(adapter, budget.sequence_length) for shape in self.shapes(self.depths)}
+        fitting = [shape for shape in sizes if sizes[shape] <= allowed]
+        return max(fitting, key=lambda shape: (round(sizes[shape] / allowed, 9), shape.depth))
+
+    def width_losses(self, shared: nn.Module, model: nn.Module, objective: Objective) -> Callable:
+        """Of every width against the fine-tuned model: logits, embeddings and hidden states."""
+        teacher, networks = frozen_view(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            with torch.no_grad():
+                target = see(teacher, batch, objective, self.bf16)
+            for network in networks:
+                seen = see(network, batch, objective, self.bf16)
+                pairs = zip(seen.hidden, target.hidden, strict=True)
+                hidden = sum(hidden_loss(ours, theirs, seen.real) for ours, theirs in pairs)
+                yield logit_loss(objective, seen, target, 1.0) + self.width_hidden_weight * hidden
+
+        return losses
+
+    def depth_losses(self, shared: nn.Module, width_stage: nn.Module, objective: Objective) -> Callable:
+        """Of every width and depth against DynaBERT_w at that width; layer by layer where the depth keeps one."""
+        width_stage, count = frozen_copy(width_stage), len(adapter_for(shared).encoder.layer)
+        teachers = {shape.width: Subnetwork(width_stage, shape) for shape in self.shapes([1.0])}
+        networks = {shape: Subnetwork(shared, shape) for shape in self.shapes(self.depths)}
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            with torch.no_grad():
+                targets = {width: see(teacher, batch, objective, self.bf16) for width, teacher in teachers.items()}
+            for shape, network in networks.items():
+                seen, target = see(network, batch, objective, self.bf16), targets[shape.width]
+                # The input of every kept layer, then the top; the embeddings are the lowest layer's input.
+                theirs = [target.hidden[index] for index in (*shape.layers(count), count)]
+                hidden = sum(hidden_loss(a, b, seen.real) for a, b in zip(seen.hidden, theirs, strict=True))
+                yield logit_loss(objective, seen, target, 1.0) + self.depth_hidden_weight * hidden
+
+        return losses
+
+    def task_losses(self, shared: nn.Module, objective: Objective) -> Callable:
+        """Of every sub-network on the labels."""
+        networks = [Subnetwork(shared, shape) for shape in self.shapes(self.depths)]
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            for network in networks:
+                yield task_loss(network, batch, objective, self.bf16)
+
+        return losses

@@ -1,0 +1,70 @@
+"""Sub-networks of one shared set of weights: a prefix of every sublayer's units, and evenly spread layers."""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from kprune.models import adapter_for
+from kprune.models.adapter import Adapter
+from kprune.models.surgery import keep_layers, keep_units
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Multipliers of width (share of the heads and neurons of each layer kept) and depth (share of the layers)."""
+
+    width: float
+    depth: float
+
+    def layers(self, count: int) -> list[int]:
+        """Which of `count` layers stay: ⌊i / depth⌋, as in the authors' code."""
+        return [math.floor(i / self.depth + 1e-9) for i in range(max(1, round(self.depth * count)))]
+
+    def units(self, count: int) -> int:
+        """How many of a sublayer's units stay; one at least where there is one."""
+        return min(count, max(1, round(self.width * count)))
+
+    def kept(self, adapter: Adapter) -> list[int]:
+        """Units of every sublayer of the whole model, 0 in a dropped layer."""
+        layers = set(self.layers(len(adapter.encoder.layer)))
+        return [self.units(s.units) if s.index in layers else 0 for s in adapter.sublayers]
+
+    def flops(self, adapter: Adapter, sequence_length: float) -> float:
+        """FLOPs on one sequence, by the library's count."""
+        units = self.kept(adapter)
+        return sum(n * s.unit_flops(sequence_length) for n, s in zip(units, adapter.sublayers, strict=True))
+
+
+def extract(shared: nn.Module, shape: Shape) -> nn.Module:
+    """The sub-network as a smaller model of its own, weights copied."""
+    model = copy.deepcopy(shared)
+    adapter = adapter_for(model)
+    for sublayer in adapter.sublayers:
+        keep_units(sublayer, torch.arange(shape.units(sublayer.units)))
+    keep_layers(adapter, shape.layers(len(adapter.encoder.layer)))
+    return model
+
+
+class Subnetwork:
+    """Called like a model: runs the extracted model on slices of the shared weights, which gradients flow back to."""
+
+    def __init__(self, shared: nn.Module, shape: Shape):
+        self.shared = shared
+        self.skeleton = extract(shared, shape).to("meta")
+        # A copy of the modules around the same tensors: its names are the skeleton's once the layers are dropped.
+        tensors = [*shared.parameters(), *shared.buffers()]
+        whole = copy.deepcopy(shared, {id(tensor): tensor for tensor in tensors})
+        adapter = adapter_for(whole)
+        keep_layers(adapter, shape.layers(len(adapter.encoder.layer)))
+        self.tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
+        sizes = dict(self.skeleton.named_parameters()) | dict(self.skeleton.named_buffers())
+        self.slices = {name: tuple(slice(size) for size in sizes[name].shape) for name in self.tensors}
+
+    def __call__(self, **inputs):
+        self.skeleton.train(self.shared.training)
+        weights = {name: tensor[self.slices[name]] for name, tensor in self.tensors.items()}
+        return functional_call(self.skeleton, weights, (), inputs)

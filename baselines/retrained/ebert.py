@@ -1,0 +1,220 @@
+"""EBERT (Liu et al., Findings of ACL 2021): small predictors decide for each input which heads and neurons to compute."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from baselines.retrained.distillation import at_least_float32, task_loss
+from baselines.retrained.stages import Stages
+from kprune.budgets.flops import Budget
+from kprune.clock import Clock
+from kprune.contract import Outcome, PruningData
+from kprune.errors import UserError
+from kprune.models import adapter_for
+from kprune.models.adapter import model_inputs, on_device
+from kprune.models.copies import frozen_copy
+from kprune.models.flops import model_flops
+from kprune.objectives import Objective
+from kprune.training import Recipe, parameter_groups
+
+BOTTLENECK = 64
+OPEN = 2.0
+"""Bias that the gates' logits start at: most are open."""
+HALVINGS = 18
+HIGHEST = 100.0
+"""Gates' logits are expected within ±HIGHEST."""
+THRESHOLD_EXAMPLES = 256
+
+
+@dataclass(frozen=True)
+class EBERT:
+    """Train model and predictors together on `task loss + λ (share of FLOPs computed − target)²`.
+
+    The gates are those of the authors' code: a predictor per sublayer, from the mean token (first layer) or the [CLS]
+    token through 64 dimensions to a gate for each head or neuron; Gumbel-sigmoid with straight-through in training,
+    logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch.
+
+    The penalty leaves the FLOPs near the target, not at it. So that methods are compared at the same FLOPs, one threshold
+    for all gates is then set such that the mean over calibration examples is the target (0 in the paper).
+
+    FLOPs and kept units are means over the evaluation inputs, at the cell's sequence length as every method's; the
+    predictors' own (under 0.2 % of the dense model's) are left out. The model here masks what its gates close and computes it
+    all the same, so it has no latency. A training serves one reduction, since the target is in the loss.
+
+    Attributes:
+        recipe: of the model (the paper: 3e-5, SST-2 3 epochs at batch 32).
+        predictor_lr: the paper's 0.02.
+        penalty: λ, the paper's 4.
+        max_examples: cap on the training examples, None for all.
+        bf16: linear layers in bfloat16 while training.
+    """
+
+    recipe: Recipe = Recipe(epochs=3, lr=3e-5, warmup=0.1)
+    predictor_lr: float = 0.02
+    penalty: float = 4.0
+    max_examples: int | None = None
+    bf16: bool = False
+    name: str = "ebert"
+
+    needs_labels = False
+    any_budget = False
+
+    def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """All gates may close."""
+        return 1.0
+
+    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+        clock, target = Clock(), 1 - budget.flops_reduction
+        stages = Stages(self.name, data, self.max_examples, clock)
+        torch.manual_seed(data.seed)
+        gated = GatedModel(frozen_copy(model).requires_grad_(True), budget.sequence_length)
+        groups = parameter_groups(gated.model, self.recipe)
+        groups.append({"params": list(gated.predictors.parameters()), "lr": self.predictor_lr, "weight_decay": 0.0})
+        settings = (self.recipe, self.predictor_lr, self.penalty, self.max_examples, self.bf16, budget)
+        stages.train(
+            "training",
+            gated,
+            self.losses(gated, objective, target),
+            self.recipe,
+            stages.state_file(self.name, settings),
+            groups,
+        )
+        gated.requires_grad_(False)
+        with clock("threshold"):
+            batches = replace(data.calibration, examples=data.calibration.examples[:THRESHOLD_EXAMPLES]).batches()
+            untouched = gated.share(gated.count_units(batches))
+            set_threshold(gated, batches, target)
+            units = gated.count_units(batches)
+        details = {
+            "threshold": gated.threshold.item(),
+            "flops_reduction_at_threshold_0": 1 - float(untouched),
+            **stages.on_record(),
+        }
+        return Outcome(gated, units[0::2], units[1::2], None, dict(clock.seconds), details, gated.count_units)
+
+    def losses(self, gated: "GatedModel", objective: Objective, target: float) -> Callable:
+        """The task's, and the penalty on the share of FLOPs that the gates of the batch leave."""
+
+        def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
+            task = task_loss(gated, batch, objective, self.bf16)
+            excess = gated.share(gated.open_units()) - target
+            yield task + self.penalty * excess**2
+
+        return losses
+
+
+class Predictor(nn.Module):
+    """A sublayer's input to the logits of its gates: [B, T, d] to [B, units]."""
+
+    def __init__(self, hidden_size: int, units: int, pools: bool):
+        super().__init__()
+        self.pools = pools
+        self.down = nn.Linear(hidden_size, BOTTLENECK)
+        self.norm = nn.LayerNorm(BOTTLENECK)
+        self.up = nn.Linear(BOTTLENECK, units)
+        nn.init.constant_(self.up.bias, OPEN)
+
+    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
+        seen = hidden[:, 0]
+        if self.pools:
+            weights = real[..., None].to(hidden.dtype)
+            seen = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return self.up(torch.relu(self.norm(self.down(seen))))
+
+
+class GatedModel(nn.Module):
+    """A model whose heads and neurons are gated by its inputs; called like the model itself.
+
+    threshold: a gate is open, outside training, where its logit is above it.
+    """
+
+    def __init__(self, model: nn.Module, sequence_length: float):
+        super().__init__()
+        self.model = model
+        self.adapter = adapter_for(model)
+        self.sublayers = [s for s in self.adapter.sublayers if s.units]
+        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, s.index == 0) for s in self.sublayers)
+        self.predictors.to(model.device, model.dtype)
+        self.register_buffer("threshold", torch.zeros((), device=model.device))
+        self.sequence_length = sequence_length
+        self.gates: list[Tensor] = []
+
+    def forward(self, **inputs):
+        with self._gated(inputs["attention_mask"]):
+            return self.model(**inputs)
+
+    def open_units(self) -> list[Tensor]:
+        """Mean open gates per sublayer over the last batch, differentiable."""
+        gates = iter(self.gates)
+        return [
+            next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.adapter.sublayers
+        ]
+
+    def share(self, units: Iterable[Tensor | float]) -> Tensor | float:
+        """Share of the model's FLOPs that so many units per sublayer have."""
+        flops = [n * s.unit_flops(self.sequence_length) for n, s in zip(units, self.adapter.sublayers, strict=True)]
+        return sum(flops) / model_flops(self.adapter, self.sequence_length)
+
+    @torch.no_grad()
+    def count_units(self, batches: Iterable[dict[str, Tensor]]) -> list[float]:
+        """Mean open gates per sublayer over the examples of batches."""
+        self.eval()
+        totals, examples = [0.0] * len(self.adapter.sublayers), 0
+        for batch in batches:
+            size = len(batch["input_ids"])
+            self(**on_device(model_inputs(batch), self.model.device))
+            totals = [total + size * units.item() for total, units in zip(totals, self.open_units(), strict=True)]
+            examples += size
+        return [total / examples for total in totals]
+
+    def gate(self, logits: Tensor) -> Tensor:
+        """Hard gates 0 or 1, [B, units]; in training drawn, and with the gradient of the sigmoid."""
+        if not self.training:
+            return (logits > self.threshold).to(logits.dtype)
+        uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid(logits + uniform.log() - (1 - uniform).log())
+        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+
+    @contextmanager
+    def _gated(self, attention_mask: Tensor) -> Iterator[None]:
+        """Within, the first linear module of a sublayer shows what its predictor reads, and the projection is gated."""
+        self.gates = []
+        handles = []
+        for sublayer, predictor in zip(self.sublayers, self.predictors, strict=True):
+
+            def predict(module, inputs, predictor=predictor):
+                self.gates.append(self.gate(at_least_float32(predictor(inputs[0], attention_mask))))
+
+            def close(module, inputs, sublayer=sublayer):
+                return (inputs[0] * self.gates[-1].repeat_interleave(sublayer.unit_size, dim=1)[:, None],)
+
+            handles.append(sublayer.inputs[0].register_forward_pre_hook(predict))
+            handles.append(sublayer.projection.register_forward_pre_hook(close))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], target: float) -> None:
+    """The lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target.
+
+    Raises:
+        UserError: gates stay open whatever the threshold.
+    """
+    low, high = -HIGHEST, HIGHEST
+    for _ in range(HALVINGS):
+        gated.threshold.fill_((low + high) / 2)
+        if gated.share(gated.count_units(batches)) > target:
+            low = gated.threshold.item()
+        else:
+            high = gated.threshold.item()
+    if high == HIGHEST:
+        raise UserError(
+            f"EBERT's gates leave over {target:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr"
+        )
+    gated.threshold.fill_(high)

@@ -1,0 +1,162 @@
+"""The trainings of a retrained method: on which examples, where each keeps its state, and what of it goes on record."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kprune.clock import Clock
+from kprune.contract import PruningData
+from kprune.data import Example
+from kprune.training import Losses, Recipe, Training
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run had.
+
+    Attributes:
+        examples: in an epoch; `available` were there, so it was capped where they are more.
+        seconds: of all stretches of the run together.
+        earlier_seconds: those of processes before this one.
+        losses: (step, mean loss up to there) along the run.
+        notes: plain values kept with the state.
+    """
+
+    steps: int
+    epochs: int
+    examples: int
+    available: int
+    seconds: float
+    earlier_seconds: float
+    losses: list[tuple[int, float]]
+    notes: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """For the result file."""
+        capped = self.examples < self.available
+        return {"steps": self.steps, "epochs": self.epochs, "examples": self.examples, "capped": capped}
+
+
+class Stages:
+    """What a method trains to prune one model, stage by stage, all on the same examples.
+
+    Args:
+        method: its name, for the progress bars.
+        max_examples: cap on the training examples, drawn with the data's seed; None for all.
+        clock: counts a stage's seconds, those of earlier processes too.
+
+    Attributes:
+        done: the stages that have ended, by name.
+    """
+
+    def __init__(self, method: str, data: PruningData, max_examples: int | None, clock: Clock):
+        everything = data.training()
+        self.method, self.data, self.clock = method, data, clock
+        self.available = len(everything)
+        self.examples = first_of_shuffled(everything, max_examples, data.seed)
+        self.done: dict[str, Trained] = {}
+
+    def train(
+        self,
+        name: str,
+        learner: nn.Module,
+        losses: Losses,
+        recipe: Recipe,
+        state: Path | None,
+        groups: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Train `learner` in place; `groups` are the optimizer's, as `Training` has them."""
+        self.done[name] = self._run(name, learner, losses, recipe, state, groups, None)
+        self.clock.seconds[name] = self.done[name].seconds
+
+    def train_once(
+        self,
+        name: str,
+        start: nn.Module,
+        losses_of: Callable[[nn.Module], Losses],
+        recipe: Recipe,
+        settings: Hashable,
+        notes: dict[str, Any] | None = None,
+    ) -> nn.Module:
+        """A trained copy of `start`, which no budget changes: done once for the data or found in their workspace, and
+        its cost counted in full each time.
+
+        Args:
+            losses_of: gives the losses of the copy.
+            settings: all that it depends on, apart from the model, task and seed.
+        """
+        state = self.state_file(name, settings)
+
+        def training(clock: Clock) -> tuple[nn.Module, Trained]:
+            with clock(name):
+                learner = copy.deepcopy(start).requires_grad_(True)
+                trained = self._run(name, learner, losses_of(learner), recipe, state, None, notes)
+                return learner.requires_grad_(False), trained
+
+        learner, self.done[name] = self.clock.shared(self.data, (name, settings), training)
+        self.clock.seconds[name] += self.done[name].earlier_seconds
+        return learner
+
+    def state_file(self, name: str, settings: Hashable) -> Path | None:
+        """Where a training with these settings keeps its state; None without a workspace."""
+        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+        return self.data.workspace / f"{name}-{digest}.safetensors" if self.data.workspace else None
+
+    def on_record(self) -> dict[str, Any]:
+        """What an outcome's details tell: steps, epochs, examples, whether capped; and the loss curves."""
+        return {
+            "training": {name: trained.record() for name, trained in self.done.items()},
+            "losses": {name: trained.losses for name, trained in self.done.items()},
+        }
+
+    def _run(self, name, learner, losses, recipe, state, groups, notes) -> Trained:
+        pad, seed = self.data.calibration.pad_token_id, self.data.seed
+        run = Training(learner, losses, self.examples, pad, recipe, seed, groups, notes)
+        return train(run, f"{self.method}: {name.replace('_', ' ')}", state, self.available)
+
+
+def train(run: Training, description: str, state: Path | None, available: int) -> Trained:
+    """Train to the end, or find it done: the run's state stays at `state`, for the next one who needs it.
+
+    Args:
+        available: training examples that there were.
+    """
+    if state:
+        run.resume(state)
+    if run.step < run.steps:
+        run.train(description, state)
+        if state:
+            run.save(state)
+    run.learner.eval()
+    return Trained(
+        run.steps,
+        run.recipe.epochs,
+        len(run.examples),
+        available,
+        run.seconds,
+        run.earlier_seconds,
+        run.losses_on_record(),
+        run.notes,
+    )
+
+
+def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
+    """At most `count` examples, drawn without replacement; all of them where None."""
+    if count is None or count >= len(examples):
+        return examples
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    return [examples[i] for i in order[:count].tolist()]
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Names the pruned model that a training starts from."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,76 @@
+"""A cell's config outside Hydra's own command line, and what its config files say by themselves."""
+
+import re
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from kprune.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@cache
+def file_settings(room: str, name: str) -> dict[str, Any]:
+    """conf/<room>/<name>.yaml with the files that it builds on, as plain values.
+
+    Raises:
+        UserError: there is no such file, or it is wrong.
+    """
+    # In a job of run.py, Hydra reads conf/ already.
+    reading = GlobalHydra.instance().is_initialized()
+    try:
+        with nullcontext() if reading else initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_container(compose(f"{room}/{name}")[room])
+    except HydraException as error:
+        raise UserError(explained(error)) from error
+
+
+def file_defaults(method: str, calibration: str) -> dict[str, Any]:
+    """What the files of a method and a calibration say: what differs from it names a cell's variant."""
+    return {"method": file_settings("method", method), "calibration": file_settings("calibration", calibration)}
+
+
+def explained(error: Exception) -> str:
+    """In one line, what is wrong with an override: in this project's words where Hydra's mislead, else in Hydra's."""
+    message = " ".join(str(error).split()).split(" Config search path")[0]
+    if is_of_a_group(error):
+        return f"{message}: name a file of conf/, as in method=kprune"
+    if setting := re.match(r"Could not override '([^']+)'", message):
+        room = setting[1].split(".")[0]
+        return (
+            f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
+        )
+    if file := re.search(r"Could not find '(?!hydra/)(\w+)/([\w/]+)' Available options in '[\w/]+': (.+)", message):
+        return f"{file[1]}={file[2]} is unknown: use {file[3].replace(' ', ', ')}"
+    return message
+
+
+def is_of_a_group(error: Exception) -> bool:
+    """Hydra has no type of its own for `method=null`."""
+    return isinstance(error, ValueError) and str(error).startswith("Config group override")
+
+
+def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `python run.py OVERRIDES` hands to `run_cell`: the config as plain values, and the files' own settings.
+
+    Raises:
+        UserError: an override is wrong.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides, return_hydra_config=True)
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            del config["hydra"]
+        settings = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{' '.join(overrides)}: {explained(error)}") from error
+    return settings, file_defaults(choices.method, choices.calibration)

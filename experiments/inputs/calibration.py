@@ -1,0 +1,133 @@
+"""The calibration set: examples of the training set, drawn with the cell's seed, or those of a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PretrainedConfig
+
+from experiments.inputs.checkpoints import positions_of
+from experiments.tasks.base import Task
+from kprune.data import CalibrationSet, Example
+from kprune.errors import UserError
+
+
+def draw_calibration(task: Task, tokenizer, settings: dict[str, Any], seed: int, labels: bool) -> CalibrationSet:
+    """Examples of the training set, drawn with replacement as in the K-prune authors' code; at most as many as it has.
+
+    Args:
+        settings: `examples` is their number; where it is None, `tokens` over the task's average length is, as in that code.
+            Where the task has none, it is the training set's own mean.
+
+    Raises:
+        UserError: too few tokens for a single example, or no training data.
+    """
+    training = task.training(tokenizer)
+    count = settings["examples"]
+    if count is None:
+        average = task.average_length or mean_length(training)
+        count = int(settings["tokens"] / average)
+        if count < 1:
+            raise UserError(
+                f"calibration.tokens={settings['tokens']} is less than one example of {average:.0f} tokens: raise it"
+            )
+    rows = np.random.default_rng(seed).integers(len(training), size=min(count, len(training)))
+    return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)
+
+
+def read_calibration(file: str, task: Task, tokenizer, config: PretrainedConfig, labels: bool) -> CalibrationSet:
+    """The examples of a JSON file: `{"batch_size": 32, "examples": [{"input_ids": [...], "label": 1}, ...]}`.
+
+    Args:
+        config: of the model that reads them.
+
+    Raises:
+        UserError: the file is missing or damaged, empty, an example is padding alone or longer than what the model
+            reads, a token, token type or label is out of range, or the batch size is none.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"calibration.file={file} does not exist: give the path of a JSON file")
+    try:
+        content = json.loads(path.read_text())
+        examples = [
+            {key: example[key] for key in ("input_ids", "token_type_ids", "label") if key in example}
+            for example in content["examples"]
+        ]
+        batch_size = content.get("batch_size", task.batch_size)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is no whole number from 1")
+        for row, (example, original) in enumerate(zip(examples, content["examples"], strict=True)):
+            _unpad(example, original.get("attention_mask"), tokenizer.pad_token_id, row, file)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"calibration.file={file} is damaged ({type(error).__name__}: {error}): it needs a list of examples with input_ids"
+        ) from error
+    _check_tokens(examples, len(tokenizer), positions_of(config.to_dict()), file)
+    _check_token_types(examples, getattr(config, "type_vocab_size", None), file)
+    if task.num_labels and task.num_labels > 1:
+        for row, example in enumerate(examples):
+            if "label" in example and not (
+                isinstance(example["label"], int) and 0 <= example["label"] < task.num_labels
+            ):
+                raise UserError(
+                    f"calibration.file={file}: example {row} has label {example['label']}, outside 0 to "
+                    f"{task.num_labels - 1}: mend it"
+                )
+    if labels and any("label" not in example for example in examples):
+        raise UserError(f"calibration.file={file} has examples without a label, which this method needs: add them")
+    return calibration_set(examples, task, tokenizer, labels, batch_size)
+
+
+def calibration_set(examples, task: Task, tokenizer, labels: bool, batch_size: int | None = None) -> CalibrationSet:
+    """Labels are left out unless the method declares that it needs them."""
+    if not labels:
+        examples = [{key: value for key, value in example.items() if key != "label"} for example in examples]
+    return CalibrationSet(examples, batch_size or task.batch_size, tokenizer.pad_token_id or 0)
+
+
+def mean_length(examples) -> float:
+    """Mean number of tokens."""
+    return sum(len(example["input_ids"]) for example in examples) / len(examples)
+
+
+def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int, file: str) -> None:
+    length = sum(mask) if mask is not None else len(example["input_ids"])
+    tokens, types = len(example["input_ids"]), len(example.get("token_type_ids", example["input_ids"]))
+    if types != tokens:
+        raise ValueError(f"example {row} has {types} token_type_ids for {tokens} tokens")
+    for key in ("input_ids", "token_type_ids"):
+        if key in example:
+            example[key] = example[key][:length]
+    if all(token == pad_token_id for token in example["input_ids"]):
+        raise UserError(f"calibration.file={file}: example {row} is padding alone: remove it")
+
+
+def _check_tokens(examples: list[Example], vocabulary: int, positions: int | None, file: str) -> None:
+    for row, example in enumerate(examples):
+        if not all(isinstance(token, int) and 0 <= token < vocabulary for token in example["input_ids"]):
+            raise UserError(
+                f"calibration.file={file}: example {row} has a token outside the vocabulary of {vocabulary}: mend it"
+            )
+        if positions is not None and len(example["input_ids"]) > positions:
+            raise UserError(
+                f"calibration.file={file}: example {row} has {len(example['input_ids'])} tokens, the model reads "
+                f"{positions}: shorten it"
+            )
+
+
+def _check_token_types(examples: list[Example], types: int | None, file: str) -> None:
+    """`types`: how many the model knows; None where it takes none."""
+    with_types = [example for example in examples if "token_type_ids" in example]
+    if with_types and len(with_types) < len(examples):
+        raise UserError(
+            f"calibration.file={file}: some examples have token_type_ids and some have none: give all or none"
+        )
+    if with_types and not types:
+        raise UserError(f"calibration.file={file} has token_type_ids, which this model does not take: remove them")
+    for row, example in enumerate(with_types):
+        if not all(isinstance(kind, int) and 0 <= kind < types for kind in example["token_type_ids"]):
+            raise UserError(
+                f"calibration.file={file}: example {row} has a token type outside 0 to {types - 1}: mend token_type_ids"
+            )

@@ -1,0 +1,17 @@
+"""Fine-tuned checkpoints: where they come from, how they are loaded, and what is checked before one is used."""
+
+from experiments.inputs.checkpoints.finding import Checkpoint, find_checkpoint, find_pretrained, fingerprint
+from experiments.inputs.checkpoints.loading import load_model, load_pretrained, load_tokenizer, positions_of
+from experiments.inputs.checkpoints.weights import weight_files
+
+__all__ = [
+    "Checkpoint",
+    "find_checkpoint",
+    "find_pretrained",
+    "fingerprint",
+    "load_model",
+    "load_pretrained",
+    "load_tokenizer",
+    "positions_of",
+    "weight_files",
+]

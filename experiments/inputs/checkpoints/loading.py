@@ -1,0 +1,168 @@
+"""Checkpoints loaded, and what is checked before one is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoTokenizer
+
+from experiments.inputs.checkpoints.weights import check_weights
+from experiments.tasks.base import Task
+from kprune import checkpoint as pruned
+from kprune.errors import UserError, one_line
+from kprune.models import SUBLAYERS
+from kprune.quiet import quiet_transformers
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+
+
+def load_model(folder: str | Path, task: Task) -> nn.Module:
+    """The fine-tuned model in a folder, dense or pruned by kprune, float32, in evaluation mode.
+
+    Raises:
+        UserError: files are missing or damaged, a weight is not finite, the family is not supported, or the head is not
+            the task's.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    _check_head(folder, config, task)
+    check_weights(folder)
+    if config["architectures"][0].startswith("Pruned"):
+        return pruned.load(folder)
+    model, info = _from_pretrained(folder, task)
+    missing = sorted([*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])])
+    if missing:
+        raise UserError(
+            f"{folder}: the weights lack {missing[0]} or have it in another shape, so the head is not "
+            f"one for {task.name}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+        )
+    return model
+
+
+def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
+    """A pretrained encoder in float32 with a fresh head for the task.
+
+    Raises:
+        UserError: files are missing or damaged, a weight is not finite, or the family is not supported.
+    """
+    folder = Path(folder)
+    _check_family(folder, _read_config(folder))
+    check_weights(folder)
+    head = {}
+    if task.label_names is not None:
+        head = {
+            "num_labels": task.num_labels,
+            "id2label": dict(enumerate(task.label_names)),
+            "label2id": {name: i for i, name in enumerate(task.label_names)},
+            "problem_type": "regression" if task.num_labels == 1 else "single_label_classification",
+        }
+    model, info = _from_pretrained(folder, task, **head)
+    body = sorted(
+        key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and ".pooler." not in key
+    )
+    if body:
+        raise UserError(
+            f"{folder}: the weights lack {body[0]}, the encoder is incomplete: give another model.pretrained"
+        )
+    return model
+
+
+def load_tokenizer(folder: str | Path):
+    """The tokenizer in a checkpoint's folder.
+
+    Raises:
+        UserError: it is missing, damaged or too large for the model's embeddings.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): save it beside the model")
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
+    vocabulary = _read_config(folder).get("vocab_size")
+    if vocabulary and len(tokenizer) > vocabulary:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}: "
+            f"put the model's own tokenizer there"
+        )
+    return tokenizer
+
+
+def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[str, Any]]:
+    try:
+        with quiet_transformers():
+            model, info = task.auto_class.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **head,
+            )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
+    return model.eval(), info
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no config.json: give the folder of a transformers checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json is damaged ({one_line(error)}): copy the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}/config.json is damaged (not an object): copy the checkpoint again")
+    return config
+
+
+def _check_family(folder: Path, config: dict[str, Any]) -> None:
+    family = config.get("model_type")
+    if family not in SUBLAYERS:
+        raise UserError(f"{folder}: model family '{family}' is not supported: use one of {', '.join(SUBLAYERS)}")
+
+
+def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
+    """The config's family, head, labels and positions against the task's."""
+    _check_family(folder, config)
+    wanted = task.auto_class.__name__.removeprefix("AutoModel")
+    architecture = (config.get("architectures") or [""])[0]
+    if not architecture.endswith(wanted):
+        raise UserError(
+            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
+            f"{wanted}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+        )
+    positions = positions_of(config)
+    if positions is not None and task.max_length > positions:
+        raise UserError(
+            f"{folder} reads {positions} tokens, the task up to {task.max_length}: give task.max_length={positions}"
+        )
+    if task.label_names is None:
+        return
+    names = config.get("id2label") or {}
+    count = len(names) or config.get("num_labels") or 2  # transformers' own default
+    if count != task.num_labels:
+        raise UserError(
+            f"{folder} has {count} labels, {task.name} has {task.num_labels}: "
+            f"give model.checkpoint=FOLDER of a model fine-tuned on it"
+        )
+    ours = [name.lower() for name in task.label_names]
+    theirs = [str(names[key]).lower() for key in sorted(names, key=int)]
+    if theirs and theirs != ours and sorted(theirs) == sorted(ours):
+        raise UserError(
+            f"{folder} has its labels in another order ({', '.join(theirs)}) than {task.name} "
+            f"({', '.join(ours)}): give a checkpoint with the task's order"
+        )
+
+
+def positions_of(config: dict[str, Any]) -> int | None:
+    """Tokens of the longest input by a model's config.json; None where it does not say."""
+    positions = config.get("max_position_embeddings")
+    # Roberta's first two are the padding's.
+    return positions - 2 if positions and config["model_type"] == "roberta" else positions

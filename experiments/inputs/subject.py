@@ -1,0 +1,145 @@
+"""What the cells of one task and checkpoint share."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.inputs.cache import cache_folder
+from experiments.inputs.calibration import draw_calibration, mean_length, read_calibration
+from experiments.inputs.checkpoints import (
+    Checkpoint,
+    find_checkpoint,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    positions_of,
+)
+from experiments.scoring.dense import dense_predictions
+from experiments.tasks import Task, build_task
+from kprune.contract import PruningData
+from kprune.data import CalibrationSet
+from kprune.errors import UserError
+
+
+@dataclass
+class Subject:
+    """Data, dense model and its score."""
+
+    task: Task
+    checkpoint: Checkpoint
+    tokenizer: Any
+    model: nn.Module
+    device: torch.device
+    dense_score: float
+    data: dict[tuple, PruningData] = field(default_factory=dict)
+
+
+def subject_for(config: dict[str, Any]) -> Subject:
+    """The shared part of a cell; kept for the next cell of the same task and model.
+
+    Raises:
+        UserError: the device is not there, data or checkpoint are wrong, or the model reads less than latency asks for.
+    """
+    device = pick_device(config["device"])
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    subject = _subject(_frozen(config["task"]), _frozen(config["model"]), device)
+    check_latency_point(config["latency"], subject.model)
+    return subject
+
+
+def check_latency_point(latency: dict[str, int] | None, model: nn.Module) -> None:
+    """Raises a UserError where latency is to be measured on longer inputs than the model reads."""
+    positions = positions_of(model.config.to_dict())
+    if latency and positions and latency["sequence_length"] > positions:
+        raise UserError(
+            f"latency.sequence_length={latency['sequence_length']} is more than the {positions} tokens that the "
+            f"model reads: give latency.sequence_length={positions} or less"
+        )
+
+
+@lru_cache(maxsize=1)
+def _subject(task_settings: tuple, model_settings: tuple, device: torch.device) -> Subject:
+    task, model = build_task(_thawed(task_settings)), _thawed(model_settings)
+    checkpoint = find_checkpoint(task, model["encoder"], model["pretrained"], model["checkpoint"])
+    tokenizer = load_tokenizer(checkpoint.folder)
+    dense = load_model(checkpoint.folder, task).to(device)
+    settings = _thawed(task_settings)
+    dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.sha256).score
+    print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
+    warn_of_little(task, dense_score, task.evaluation(tokenizer).majority)
+    return Subject(task, checkpoint, tokenizer, dense, device, dense_score)
+
+
+def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
+    """Say so where the dense model is worse than none: its classes may be numbered in another order than the data's."""
+    if majority is not None and task.metric == "accuracy" and dense_score < majority:
+        print(
+            f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
+            "order that it was trained with (custom data: task.label_names)?"
+        )
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ("dict", tuple((key, _frozen(entry)) for key, entry in value.items()))
+    if isinstance(value, list):
+        return ("list", tuple(_frozen(entry) for entry in value))
+    return value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        kind, entries = value
+        return {k: _thawed(v) for k, v in entries} if kind == "dict" else [_thawed(v) for v in entries]
+    return value
+
+
+def pruning_data(config: dict[str, Any], subject: Subject, labels: bool) -> PruningData:
+    """What a method reads; one object for all cells with the same calibration set, so that they share what they can."""
+    key = (_frozen(config["calibration"]), config["seed"], labels)
+    if key not in subject.data:
+        calibration = calibration_for(config, subject, labels)
+        seed = config["seed"]
+        workspace = (
+            cache_folder()
+            / "trainings"
+            / f"{subject.task.name}-{fingerprint(subject.task, subject.checkpoint.sha256, seed)}"
+        )
+        subject.data[key] = PruningData(calibration, lambda: subject.task.training(subject.tokenizer), workspace, seed)
+    return subject.data[key]
+
+
+def calibration_for(config: dict[str, Any], subject: Subject, labels: bool) -> CalibrationSet:
+    settings = config["calibration"]
+    if settings["file"]:
+        return read_calibration(settings["file"], subject.task, subject.tokenizer, subject.model.config, labels)
+    return draw_calibration(subject.task, subject.tokenizer, settings, config["seed"], labels)
+
+
+def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: CalibrationSet) -> float:
+    """The sequence length FLOPs are counted at: the mean of a given file; else the task's own, else the training set's."""
+    if config["calibration"]["file"]:
+        return mean_length(calibration.examples)
+    return task.average_length or mean_length(task.training(tokenizer))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one; a GPU that is named becomes the current one.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # what asks for "the" GPU, to wait for it say, means this one
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} is not to be had here: use device=auto or device=cpu") from error
+    return device

@@ -1,0 +1,55 @@
+"""The dense model's evaluation, done once per checkpoint and kept in the cache for other processes."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.inputs.cache import cache_folder, locked
+from experiments.scoring import predictions
+from experiments.scoring.evaluation import predictions_of
+from experiments.scoring.predictions import Predictions
+from experiments.store import results
+from experiments.tasks import Task
+from kprune.files import OTHER_CACHE, write_whole
+
+FORMAT = 1
+"""Of the cached file; raised when evaluation itself changes."""
+
+
+def dense_predictions(
+    model: nn.Module, task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint_sha256: str
+) -> Predictions:
+    """What the dense model predicts: from the cache, else computed and kept there.
+
+    Args:
+        settings: the task's, as plain values.
+        checkpoint_sha256: of the model's weights.
+
+    Raises:
+        UserError: a logit is not finite, or the cache cannot be written to.
+    """
+    path = dense_file(task, tokenizer, device, settings, checkpoint_sha256)
+    with locked(path):
+        known = predictions.load(path)
+        if known is None:
+            known = predictions_of(model, task, tokenizer, device)
+            write_whole(path, lambda temporary: temporary.write_bytes(predictions.packed(known)), OTHER_CACHE)
+    return known
+
+
+def dense_file(task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint_sha256: str) -> Path:
+    """Named after all that the predictions depend on; the evaluation set is in it with its tokens and gold."""
+    depends_on = {
+        "format": FORMAT,
+        "checkpoint": checkpoint_sha256,
+        "task": settings,
+        "evaluation": task.evaluation(tokenizer).sha256,
+        "device": device.type,
+        "versions": {name: results.versions()[name] for name in ("torch", "transformers")},
+    }
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder() / "dense" / f"{task.name}-{key}.npz"

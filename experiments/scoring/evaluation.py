@@ -1,0 +1,86 @@
+"""Score a model, dense or pruned, on a task's evaluation set."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from experiments.scoring.predictions import Predictions
+from experiments.tasks.base import Task
+from kprune.data import Example, collate
+from kprune.errors import UserError
+from kprune.models.adapter import model_inputs, on_device
+from kprune.objectives import Objective
+
+
+def evaluate(
+    model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
+) -> float:
+    """The model's score on the task's evaluation set, in percent; as `predictions_of` otherwise."""
+    return predictions_of(model, task, tokenizer, device, batch_size).score
+
+
+def predictions_of(
+    model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
+) -> Predictions:
+    """What the model predicts for each item of the task's evaluation set.
+
+    Args:
+        device: where the model is moved to and stays.
+        batch_size: examples in a forward pass; the task's own where None.
+
+    Raises:
+        UserError: a logit is not finite.
+    """
+    evaluation = task.evaluation(tokenizer)
+    logits = predict(
+        model,
+        evaluation.examples,
+        task.objective,
+        tokenizer.pad_token_id or 0,
+        device,
+        batch_size or task.batch_size,
+        f"{task.name} {evaluation.split}",
+    )
+    return evaluation.predictions(logits)
+
+
+def predict(
+    model: nn.Module,
+    examples: Sequence[Example],
+    objective: Objective,
+    pad_token_id: int,
+    device: str | torch.device = "cpu",
+    batch_size: int = 32,
+    description: str | None = None,
+) -> list[Tensor]:
+    """What `objective.read` reads of each example, in the order of `examples`, on the CPU.
+
+    Logits of positions (spans, [2, T]) are cut to the example's own length. Examples are batched by length, so that
+    little is padded; the longest go first, so that a batch that does not fit in memory fails at once.
+
+    Raises:
+        UserError: a logit is not finite.
+    """
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]), reverse=True)
+    logits: list[Tensor] = [torch.empty(0)] * len(examples)
+    was_training = model.training
+    model.to(device).eval()
+    try:
+        with torch.inference_mode(), tqdm(total=len(examples), desc=description, disable=None) as bar:
+            for start in range(0, len(order), batch_size):
+                indices = order[start : start + batch_size]
+                batch = model_inputs(on_device(collate([examples[i] for i in indices], pad_token_id), device))
+                read = objective.read(model(**batch), batch["attention_mask"]).float().cpu()
+                if not torch.isfinite(read).all():
+                    raise UserError(
+                        "the model's logits are not finite: its weights are damaged or overflow on "
+                        "this device; check the checkpoint, or use another device or float32"
+                    )
+                for i, row in zip(indices, read, strict=True):
+                    logits[i] = row[:, : len(examples[i]["input_ids"])].clone() if row.dim() == 2 else row
+                bar.update(len(indices))
+    finally:
+        model.train(was_training)
+    return logits

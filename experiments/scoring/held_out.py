@@ -1,0 +1,103 @@
+"""How close methods come to the teacher on examples that they have not seen: `python -m experiments.scoring.held_out --help`.
+
+What settings are chosen by: the divergence (eq. 4) on training examples that were not drawn for the calibration. The
+evaluation set is never read. A row a method and task is put in the table as it is measured, in the place of an earlier
+one of the same; a setting is changed as in `kprune_plus:floor=0.3`.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.config.composing import compose_cell
+from experiments.config.methods import method_with
+from experiments.config.settings import check_settings
+from experiments.inputs.calibration import calibration_set, draw_calibration
+from experiments.inputs.checkpoints import find_checkpoint, load_model, load_tokenizer
+from experiments.inputs.subject import flops_length
+from experiments.speed import measurements
+from experiments.tasks import build_task
+from kprune.budgets.flops import Budget
+from kprune.contract import PruningData
+from kprune.data import CalibrationSet
+from kprune.errors import UserError
+from kprune.streams import held_out_divergence
+
+COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence")
+"""`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
+KEY = COLUMNS[:-1]
+EXAMPLES, SEED, TEMPERATURE = 300, 77, 2.0
+
+
+def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
+    """Examples of the training set that are not in the calibration set."""
+    training = task.training(tokenizer)
+    drawn = {tuple(example["input_ids"]) for example in calibration.examples}
+    rows = (training[int(row)] for row in np.random.default_rng(SEED).permutation(len(training)))
+    some = [
+        row
+        for row, _ in zip((row for row in rows if tuple(row["input_ids"]) not in drawn), range(EXAMPLES), strict=False)
+    ]
+    return calibration_set(some, task, tokenizer, labels=False)
+
+
+def measure(
+    stage: str, name: str, methods: list[str], reduction: float, overrides: list[str]
+) -> Iterator[dict[str, Any]]:
+    """A row per method on one task; the methods share what no setting changes.
+
+    Raises:
+        UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.
+    """
+    config, _ = compose_cell([f"task={name}", *overrides])
+    check_settings(config)
+    pruners = [method_with(method) for method in methods]
+    task, model_settings = build_task(config["task"]), config["model"]
+    checkpoint = find_checkpoint(task, *(model_settings[key] for key in ("encoder", "pretrained", "checkpoint")))
+    tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
+    wanted = config["calibration"]
+    labels = any(pruner.needs_labels for pruner in pruners)
+    calibration = draw_calibration(task, tokenizer, wanted, config["seed"], labels)
+    tokens = calibration.tokens if wanted["examples"] else wanted["tokens"]
+    fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
+    budget = Budget(reduction, flops_length(config, task, tokenizer, calibration))
+    for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
+        outcome = pruner.prune(model, task.objective, data, budget)
+        divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
+        yield dict(zip(COLUMNS, (stage, name, reduction, tokens, method, divergence), strict=True))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", help="names the rows that are compared with one another")
+    parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:floor=0.3, kprune:lambdas=[0.02], ...")
+    parser.add_argument("--tasks", type=lambda text: text.split(","), default=["mrpc", "stsb", "sst2"])
+    parser.add_argument("--flops-reduction", type=float, default=0.8)
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="OVERRIDE", help="as for run.py: calibration.tokens=10000"
+    )
+    parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
+    options = parser.parse_args()
+    try:
+        Budget(options.flops_reduction, 1.0)
+        measurements.make_room(options.output, COLUMNS)
+        for task in options.tasks:
+            for row in measure(
+                options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]
+            ):
+                measurements.put(options.output, COLUMNS, KEY, [row])
+                print(",".join(map(str, row.values())), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"results: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What a model did with each scored item: what a score is the mean of, and what two models are compared by."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.scoring import metrics
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model on one evaluation set, in the order of its items.
+
+    Attributes:
+        metric: as a task's.
+        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, or the value predicted (spearman).
+        gold: [N] the values that should have been predicted, for spearman; None elsewhere.
+    """
+
+    metric: str
+    values: np.ndarray
+    gold: np.ndarray | None = None
+
+    @property
+    def score(self) -> float:
+        """In percent."""
+        if self.metric == "spearman":
+            return metrics.spearman(self.values, self.gold)
+        return 100 * float(np.mean(self.values))
+
+
+def packed(predictions: Predictions) -> bytes:
+    """A compressed .npz file of `metric`, `values` and, where there is one, `gold`."""
+    arrays = {"metric": np.array(predictions.metric), "values": predictions.values}
+    if predictions.gold is not None:
+        arrays["gold"] = predictions.gold
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def load(path: Path) -> Predictions | None:
+    """Read the file back; None where there is no such file or a damaged one (which is said in a line)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Predictions(str(arrays["metric"]), arrays["values"], arrays["gold"] if "gold" in arrays else None)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        print(f"{path} is damaged: it is made again")
+        return None

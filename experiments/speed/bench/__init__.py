@@ -1,0 +1,1 @@
+"""What pruning costs, in units of one dense forward over the same tokens: `python -m experiments.speed.bench`."""

@@ -1,0 +1,166 @@
+"""Pruning cost and peak memory by method, tokens and layers, in one run on one machine: `python -m experiments.speed.bench`.
+
+The unit is one float32 dense forward pass over the same tokens, sorted by length, without hooks, measured in the same
+process before and after. Every method runs in a process of its own; its peak memory is what the process reached (of the
+GPU's, with `--device cuda`) beyond what it held with model and data loaded. Weights, tokens and labels are random, lengths
+are like MRPC's; 80 % of FLOPs are removed, or what a method reaches. `whole_model` is the authors' way
+(`experiments/bench/reference.py`), `floor` what the exact method can't do without: L + 3 forwards, Gram matrices and
+solves. K-prune runs with one λ: each of several costs as much again. The rows of one shape and token count are measured one
+after the other and written together; rows of others that are in the file stay.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from experiments.config.composing import file_settings
+from experiments.config.methods import METHODS, method_with
+from experiments.config.settings import THREADS, check, or_null, whole
+from experiments.inputs.subject import pick_device
+from experiments.speed import measurements
+from experiments.speed.shapes import SHAPES
+from experiments.store import results
+from kprune.budgets.latency.timing import device_name
+from kprune.errors import UserError
+
+COLUMNS = (
+    "shape",
+    "sublayers",
+    "method",
+    "flops_reduction",
+    "examples",
+    "tokens",
+    "padded_tokens_sorted",
+    "padded_tokens_drawn",
+    "forward_seconds",
+    "seconds",
+    "units",
+    "of_floor",
+    "of_whole_model",
+    "peak_mb",
+    "peak_of_whole_model",
+    "stages",
+    "device",
+    "threads",
+    "torch",
+    "commit",
+)
+"""`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
+tokens; `stages` are seconds."""
+BESIDE_METHODS = ("floor", "whole_model")
+WITHOUT_COST = ("magnitude", "random")
+
+
+def default_methods() -> list[str]:
+    """Every method that prunes in one go, and the two that they are compared with."""
+    retrained = {name for name in METHODS if "recipe" in file_settings("method", name)}
+    methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained]
+    return [*BESIDE_METHODS, *methods]
+
+
+def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+    """What a process of its own reports.
+
+    Raises:
+        UserError: it fails.
+    """
+    command = [sys.executable, "-m", "experiments.speed.bench.child", shape, str(tokens), method, "--device", device]
+    command += ["--threads", str(threads)] if threads else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UserError(f"{method} on {shape} with {tokens} tokens failed: {last}")
+    return {"shape": shape, "method": method} | json.loads(done.stdout.splitlines()[-1])
+
+
+def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ratios to the floor and to the whole-model way, where these were measured for the same shape and tokens."""
+    by_key = {(r["shape"], r["tokens"], r["method"]): r for r in rows}
+    for r in rows:
+        for name in ("floor", "whole_model"):
+            other = by_key.get((r["shape"], r["tokens"], name))
+            r[f"of_{name}"] = r["units"] / other["units"] if other else None
+        r["peak_of_whole_model"] = r["peak_mb"] / other["peak_mb"] if other and r.get("peak_mb") else None
+    return rows
+
+
+def line(r: dict[str, Any]) -> str:
+    memory = f"{r['peak_mb']:8.0f} MB" if "peak_mb" in r else ""
+    return f"{r['shape']:12}{r['tokens']:>8} tokens {r['method']:28}{r['units']:8.1f} forwards{memory}"
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """What would fail after other rows have been measured.
+
+    Raises:
+        UserError: a shape, method, number of tokens or of threads is wrong, or the file can't be written.
+    """
+    if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
+        raise UserError(f"shape {unknown[0]} is unknown: use {', '.join(SHAPES)}")
+    for tokens in options.tokens:
+        check("--tokens", tokens, whole(1, "1000"))
+    check("--threads", options.threads, or_null(THREADS))
+    pick_device(options.device)
+    for method in options.methods:
+        if method not in BESIDE_METHODS:
+            method_with(method)
+    measurements.make_room(options.output, COLUMNS)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure everything; the file is written after every shape and token count."""
+    check_options(options)
+    machine = {
+        "device": device_name(pick_device(options.device)),
+        "torch": torch.__version__,
+        "commit": results.commit(),
+    }
+    groups = list(itertools.product(options.shapes, options.tokens))
+    with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:
+        for shape, tokens in groups:
+            rows = []
+            for method in options.methods:
+                rows.append(measured(shape, tokens, method, options.threads, options.device) | machine)
+                print(line(rows[-1]), flush=True)
+                bar.update()
+            write(options.output, with_ratios(rows))
+    print(f"{machine['device']}, {rows[0]['threads']} threads; results: {options.output}")
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the rows of one shape and token count in the place of those that the file has of them."""
+    stages = [" ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items()) for r in rows]
+    measurements.put(file, COLUMNS, ("shape", "tokens"), [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
+
+
+def main() -> int:
+    words = lambda text: text.split(",")  # noqa: E731
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/bench.csv"))
+    parser.add_argument("--shapes", type=words, default=["minilm", "bert_base"], help=", ".join(SHAPES))
+    parser.add_argument("--tokens", type=lambda t: [int(n) for n in t.split(",")], default=[1000, 2000, 4000])
+    parser.add_argument(
+        "--methods", type=words, default=default_methods(), help="kprune:measure_every=2 changes a setting"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:1, ...; a GPU's rows want an --output of their own"
+    )
+    options = parser.parse_args()
+    try:
+        run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

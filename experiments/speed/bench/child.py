@@ -1,0 +1,148 @@
+"""One method on one model and calibration set in a process of its own, so that its peak memory is its own."""
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.config.methods import method_with
+from experiments.inputs.subject import pick_device
+from experiments.speed.bench.reference import WholeModel
+from experiments.speed.shapes import SHAPES, random_model
+from kprune.budgets.flops import Budget
+from kprune.budgets.latency.timing import now
+from kprune.contract import PruningData
+from kprune.data import CalibrationSet
+from kprune.models import adapter_for
+from kprune.models.adapter import model_inputs, on_device
+from kprune.objectives import Classification
+from kprune.solve.least_squares import LeastSquares
+from kprune.streams import calibration_states
+
+REDUCTION = 0.8
+BATCH_SIZE = 32
+MEAN_LENGTH, DEVIATION, SHORTEST, LONGEST = 53.0, 18.0, 12, 128
+"""Of MRPC's sentence pairs."""
+FORWARDS = 3
+
+
+def random_calibration(tokens: int, largest: int) -> CalibrationSet:
+    """Examples of random tokens, lengths and labels with about `tokens` tokens, the same ones every time."""
+    generator = np.random.default_rng(0)
+    lengths = generator.normal(MEAN_LENGTH, DEVIATION, round(tokens / MEAN_LENGTH)).clip(SHORTEST, LONGEST).astype(int)
+    rows = [
+        {"input_ids": generator.integers(5, largest, n).tolist(), "label": int(generator.integers(2))} for n in lengths
+    ]
+    return CalibrationSet(rows, BATCH_SIZE, 0)
+
+
+def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[float]:
+    """A few dense forward passes over all batches, sorted by length, without hooks or gradients."""
+    batches, seconds = [model_inputs(on_device(batch, model.device)) for batch in batches], []
+    with torch.inference_mode():
+        for _ in range(FORWARDS):
+            start = now(model.device)
+            for batch in batches:
+                model(**batch)
+            seconds.append(now(model.device) - start)
+    return seconds
+
+
+def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
+    """Gram matrices over all tokens and solves, every sublayer at the share of its units that is kept."""
+    seconds = 0.0
+    torch.linalg.cholesky(torch.eye(2, dtype=torch.float64, device=model.device))  # a GPU's first solve sets things up
+    states = calibration_states(adapter_for(model), calibration.batches())
+    for sublayer in adapter_for(model).sublayers:
+        width = max(round((1 - REDUCTION) * sublayer.units), 1) * sublayer.unit_size
+        features = [torch.randn(int(state.real.sum()), width, device=model.device) for state in states]
+        squares = LeastSquares.empty(width, sublayer.hidden_size, model.device)
+        start = now(model.device)
+        for f, state in zip(features, states, strict=True):
+            squares.add(f, state.student[state.real])
+        squares.solve(1e-6)
+        seconds += now(model.device) - start
+    return seconds
+
+
+def floor_units(model: nn.Module, calibration: CalibrationSet, forward: float) -> float:
+    """Forwards that the exact method can't do without: from each of L sublayers up a forward and an input-only
+    backward pass as dear, in all L + 1; one for the teacher, one for moving the student; Gram matrices and solves."""
+    return len(adapter_for(model).sublayers) + 3 + solve_seconds(model, calibration) / forward
+
+
+def resident_mb(device: torch.device) -> float:
+    """What the process holds now, of the GPU's memory where the model is there."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 1e6
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def peak_mb(device: torch.device) -> float:
+    """The most that it ever held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[str, Any]:
+    """Seconds, dense forwards, memory and stages of a method."""
+    model = random_model(SHAPES[shape]).to(device)
+    calibration = random_calibration(tokens, model.config.vocab_size)
+    batches = calibration.batches()
+    result = {
+        "examples": len(calibration.examples),
+        "tokens": calibration.tokens,
+        "padded_tokens_sorted": sum(batch["input_ids"].numel() for batch in batches),
+        "padded_tokens_drawn": sum(batch["input_ids"].numel() for batch in calibration.batches(by_length=False)),
+        "sublayers": len(adapter_for(model).sublayers),
+    }
+    before = resident_mb(device)
+    forwards = forward_seconds(model, batches)
+    if name == "floor":
+        forward = statistics.median(forwards)
+        return result | {"forward_seconds": forward, "units": floor_units(model, calibration, forward)}
+    pruner = WholeModel() if name == "whole_model" else method_with(name)
+    length = calibration.tokens / len(calibration.examples)
+    reduction = min(REDUCTION, math.floor(100 * pruner.reach(model, length)) / 100)
+    budget = Budget(reduction, length)
+    start = now(device)
+    outcome = pruner.prune(model, Classification(), PruningData(calibration), budget)
+    seconds = now(device) - start
+    peak = peak_mb(device) - before
+    forward = statistics.median(forwards + forward_seconds(model, batches))
+    stages = {stage: round(value, 4) for stage, value in outcome.seconds_by_stage.items()}
+    return result | {
+        "flops_reduction": reduction,
+        "forward_seconds": forward,
+        "seconds": seconds,
+        "units": seconds / forward,
+        "peak_mb": peak,
+        "stages": stages,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("tokens", type=int)
+    parser.add_argument("method")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = measured(options.shape, options.tokens, options.method, pick_device(options.device))
+    print(json.dumps(result | {"threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main()

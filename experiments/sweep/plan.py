@@ -1,0 +1,227 @@
+"""Which cells a grid has, in which order, which of them are finished, and how long the others take."""
+
+import itertools
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from experiments.config.budgets import check_budget, target_of
+from experiments.config.composing import CONF, compose_cell
+from experiments.config.methods import build_method
+from experiments.config.settings import check_settings
+from experiments.store import results
+from experiments.store.identity import identity_of, variant_of
+from kprune.errors import UserError
+
+TOKENS_PER_EXAMPLE = 50
+"""Where a task does not say."""
+SECONDS_PER_TOKEN = 0.004
+"""Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule where nothing is measured."""
+EVALUATION_TOKENS_PER_SECOND = 9000
+SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8}
+"""Encoder parameters against MiniLM-L6's."""
+EVALUATION_TOKENS = {
+    "mrpc": 22e3,
+    "stsb": 47e3,
+    "sst2": 22e3,
+    "rte": 18e3,
+    "cola": 12e3,
+    "qnli": 280e3,
+    "mnli": 380e3,
+    "qqp": 1.2e6,
+    "squad": 1.9e6,
+    "squad_v2": 2.2e6,
+    "docstrings": 40e3,
+}
+LATENCY_SECONDS = 8
+AXES = {
+    "model": "--models",
+    "task": "--tasks",
+    "method": "--methods",
+    "flops_reduction": "--reductions",
+    "seed": "--seeds",
+    "outputs": "--outputs",
+}
+"""What a grid sets for each of its cells, and the option that changes it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Data of conf/grid/<name>.yaml: a cell for each model, task, seed, method, variant and reduction.
+
+    Attributes:
+        variants: lists of overrides.
+        rules: overrides (`settings`) of some `methods`, on some `tasks` where these are given.
+        settings: overrides of every cell, before the rules'. Those of the command line go before both, and a variant's, which it
+            is about, before all.
+    """
+
+    models: Sequence[str]
+    tasks: Sequence[str]
+    methods: Sequence[str]
+    reductions: Sequence[float]
+    seeds: Sequence[int]
+    variants: Sequence[Sequence[str]] = ((),)
+    rules: Sequence[dict[str, Sequence[str]]] = ()
+    settings: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, name: str, small: bool, **changes) -> "Grid":
+        """The grid of a name, its small version where asked for, with what differs from it.
+
+        Raises:
+            UserError: there is no such grid, model, task or method, or no small version of it.
+        """
+        path = CONF / "grid" / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+            raise UserError(f"grid '{name}' is unknown: use one of {known}")
+        content = yaml.safe_load(path.read_text())
+        smaller = content.pop("small", None)
+        if small and smaller is None:
+            raise UserError(
+                f"grid '{name}' has no small version: leave --small (SMALL=1), or narrow it by --models, --tasks, --methods"
+            )
+        grid = replace(cls(**(content | (smaller if small else {}))), **changes)
+        for room in ("model", "task", "method"):
+            known = sorted(file.stem for file in (CONF / room).glob("*.yaml"))
+            for entry in getattr(grid, f"{room}s"):
+                if entry not in known:
+                    raise UserError(f"{room} '{entry}' is unknown: use {', '.join(known)}")
+        return grid
+
+    def settings_of(self, method: str, task: str) -> list[str]:
+        """The overrides of a method's cells on a task."""
+        ruled = [
+            rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])
+        ]
+        return merged(*ruled, self.settings)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what `run_cell` takes, and where its record goes."""
+
+    settings: dict[str, Any]
+    defaults: dict[str, Any]
+    folder: Path
+    command: str
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.folder.parts[-5:])
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Task, model, and method with its variant, as folders."""
+        return self.folder.parts[-5:-2]
+
+
+@dataclass
+class Plan:
+    """The cells of a grid, in order: those of one model, task and seed are neighbours, so that they share what they can.
+
+    Attributes:
+        finished: records of those whose result stands.
+        open: the others.
+    """
+
+    open: list[Cell] = field(default_factory=list)
+    finished: list[tuple[Cell, dict[str, Any]]] = field(default_factory=list)
+
+
+def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Cell]:
+    """Every cell of a grid; `overrides` go before all but a variant's own.
+
+    Raises:
+        UserError: an override is wrong, or one of what the grid sets itself; or a cell's settings or budget are.
+    """
+    for override in overrides:
+        name = override.partition("=")[0].lstrip("+~")
+        if name in AXES:
+            raise UserError(f"{override}: a grid sets {name} for each cell: give {AXES[name]} in its place")
+    cells = {}
+    for model, task in itertools.product(grid.models, grid.tasks):
+        given = [
+            [
+                f"model={model}",
+                f"task={task}",
+                f"method={method}",
+                *merged(grid.settings_of(method, task), overrides, variant),
+            ]
+            for method in grid.methods
+            for variant in grid.variants
+        ]
+        composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
+        for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
+            settings = settings | {"seed": seed, "flops_reduction": reduction}
+            check_settings(settings)
+            check_budget(settings, build_method(settings["method"]))
+            folder = results.cell_folder(
+                outputs,
+                settings["task"]["name"],
+                settings["model"]["name"],
+                settings["method"]["name"],
+                variant_of(settings, defaults),
+                target_of(settings),
+                seed,
+            )
+            command = shlex.join(["python", "run.py", *each, f"flops_reduction={reduction:g}", f"seed={seed}"])
+            cells.setdefault(folder, Cell(settings, defaults, folder, command))
+    return list(cells.values())
+
+
+def merged(*overrides: Sequence[str]) -> list[str]:
+    """One override per name, the last."""
+    return list({entry.partition("=")[0]: entry for entry in itertools.chain(*overrides)}.values())
+
+
+def plan_of(cells: Sequence[Cell]) -> Plan:
+    """What is left to do."""
+    plan = Plan()
+    for cell in cells:
+        try:
+            record = results.finished(cell.folder, identity_of(cell.settings))
+        except UserError:  # another configuration's record is there: `run_cell` says so of this cell alone
+            record = None
+        if record is None or cell.settings["force"]:
+            plan.open.append(cell)
+        else:
+            plan.finished.append((cell, record))
+    return plan
+
+
+def estimate(plan: Plan) -> list[float | None]:
+    """Seconds of each open cell: the mean of the finished ones most like it, else by the rule; None where none is known."""
+    measured = defaultdict(list)
+    for cell, record in plan.finished:
+        if "cell_seconds" in record["details"]:
+            task, model, variant = cell.kind
+            for key in ((task, model, variant), (task, model, variant.split("+")[0])):
+                measured[key].append(record["details"]["cell_seconds"])
+    seconds = []
+    for cell in plan.open:
+        task, model, variant = cell.kind
+        like = measured.get((task, model, variant)) or measured.get((task, model, variant.split("+")[0]))
+        seconds.append(mean(like) if like else by_rule(cell.settings))
+    return seconds
+
+
+def by_rule(settings: dict[str, Any]) -> float | None:
+    """Seconds on two CPU cores; None for a method that trains: a finished cell alone tells how long that takes."""
+    if "recipe" in settings["method"]:
+        return None
+    size = SIZE.get(settings["model"]["name"], max(SIZE.values()))
+    evaluation = EVALUATION_TOKENS.get(settings["task"]["name"], 1e5) / EVALUATION_TOKENS_PER_SECOND
+    calibration = settings["calibration"]
+    tokens = calibration["tokens"]
+    if calibration["examples"]:
+        tokens = calibration["examples"] * (settings["task"].get("average_length") or TOKENS_PER_EXAMPLE)
+    pruning = tokens * SECONDS_PER_TOKEN
+    return size * (pruning + evaluation + LATENCY_SECONDS)

@@ -1,0 +1,105 @@
+"""Prune until the measured model is as much faster as was asked for."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kprune.budgets.latency.budget import LatencyBudget, check_any_budget, check_speedup
+from kprune.budgets.latency.table import measure_table
+from kprune.budgets.latency.timing import measure_latency
+from kprune.contract import Outcome, Pruner, PruningData
+from kprune.models import adapter_for
+from kprune.objectives import Objective
+
+TOLERANCE = 0.05
+CORRECTIONS = 2
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a latency is measured at."""
+
+    batch_size: int = 32
+    sequence_length: int = 128
+
+
+STANDARD = Point()
+
+
+def prune_to_speedup(
+    pruner: Pruner,
+    model: nn.Module,
+    objective: Objective,
+    data: PruningData,
+    speedup: float,
+    sequence_length: float,
+    point: Point = STANDARD,
+    grain: int = 1,
+) -> tuple[Outcome, dict[str, Any]]:
+    """Prune until the pruned model is `speedup` times as fast as the dense one, measured at `point`.
+
+    Args:
+        sequence_length: what FLOPs would be counted at; methods whose costs are milliseconds do not look at it.
+        grain: widths are multiples of so many feature columns.
+
+    Returns:
+        as `corrected`.
+
+    Raises:
+        UserError: the method prunes by FLOPs alone, or the speed-up is none.
+        OutOfReach: the speed-up is beyond what removing all heads and neurons gives.
+    """
+    check_speedup(speedup)
+    check_any_budget(pruner)
+    table = measure_table(model, point.batch_size, point.sequence_length, grain)
+    return corrected(
+        lambda budget: pruner.prune(model, objective, data, budget),
+        model,
+        LatencyBudget(speedup, table, sequence_length, grain),
+        lambda pruned: measure_latency(model, pruned, point.batch_size, point.sequence_length),
+    )
+
+
+def corrected(
+    prune: Callable[[LatencyBudget], Outcome],
+    model: nn.Module,
+    budget: LatencyBudget,
+    measure: Callable[[nn.Module], dict[str, Any]],
+) -> tuple[Outcome, dict[str, Any]]:
+    """Prune, measure, correct the table's scale at most twice; the first within 5 % is taken, else the closest.
+
+    Args:
+        prune: the method, on everything but the budget.
+        model: the dense model.
+        measure: `measure_latency` of the dense and a pruned model.
+
+    Returns:
+        the outcome, whose details say what was tried (`latency_budget`), and its latency.
+    """
+    dense, attempts, closest = adapter_for(model), [], None
+    start = time.perf_counter()
+    for _ in range(1 + CORRECTIONS):
+        outcome = prune(budget)
+        latency = measure(outcome.model)
+        off = abs(latency["speedup"] / budget.speedup - 1)
+        attempts.append({"scale": budget.scale, "speedup": latency["speedup"], "range": latency["speedup_range"]})
+        if closest is None or off < closest[0]:
+            closest = off, outcome, latency
+        if off <= TOLERANCE:
+            break
+        budget = budget.corrected(budget.spent(dense, adapter_for(outcome.model)), latency["speedup"])
+    seconds = time.perf_counter() - start
+    off, outcome, latency = closest
+    outcome.details["latency_budget"] = {
+        "speedup": budget.speedup,
+        "reached": off <= TOLERANCE,
+        "attempts": attempts,
+        "table": {"widths": budget.table.widths, "ms": budget.table.ms, "empty_ms": budget.table.empty_ms},
+    }
+    # Measuring, and the attempts that were put away, are part of what the outcome took.
+    outcome.seconds_by_stage["latency_search"] = max(seconds - sum(outcome.seconds_by_stage.values()), 0.0)
+    outcome.seconds_by_stage["latency_table"] = budget.table.seconds
+    return outcome, latency

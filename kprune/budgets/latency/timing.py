@@ -1,0 +1,95 @@
+"""Measured latency: what is compared alternates in one run, so that all of it sees the same machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kprune.errors import UserError
+from kprune.models.adapter import longest_input, model_inputs
+from kprune.models.copies import frozen_view
+
+
+def rounds(device: torch.device) -> tuple[int, int]:
+    """How many pass unmeasured and how many are measured: a GPU's take milliseconds, and single ones of them scatter."""
+    return (10, 51) if device.type == "cuda" else (2, 9)
+
+
+def alternate(
+    calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int | None = None, warm_up: int | None = None
+) -> list[list[float]]:
+    """Milliseconds of each call, every call once in each of `repeats` rounds after `warm_up` unmeasured ones (`rounds`)."""
+    unmeasured, measured = rounds(device)
+    warm_up = unmeasured if warm_up is None else warm_up
+    repeats = measured if repeats is None else repeats
+    times: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for repeat in range(warm_up + repeats):
+            for call, seen in zip(calls, times, strict=True):
+                start = now(device)
+                call()
+                elapsed = now(device) - start
+                if repeat >= warm_up:
+                    seen.append(1000 * elapsed)
+    return times
+
+
+def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
+    """What a model's forward takes: random tokens without padding, the same for the same shape.
+
+    Raises:
+        UserError: the model reads no sequence as long.
+    """
+    if sequence_length > longest_input(model):
+        raise UserError(
+            f"latency can't be measured on {sequence_length} tokens, the model reads {longest_input(model)}: "
+            "give a shorter length (speedup_at; latency.sequence_length of run.py)"
+        )
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, min(model.config.vocab_size, 1000), (batch_size, sequence_length), generator=generator)
+    tokens = tokens.to(model.device)
+    return model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+
+
+def measure_latency(dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Any]:
+    """Median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
+
+    Returns:
+        device, batch_size, sequence_length, threads, dense_ms, pruned_ms, speedup (the ratio of the medians) and
+        speedup_range (the least and the largest of the single pairs' ratios).
+    """
+    batch = random_batch(dense, batch_size, sequence_length)
+    calls = [lambda model=model: model(**batch) for model in map(frozen_view, (dense, pruned))]
+    times = alternate(calls, dense.device)
+    dense_ms, pruned_ms = map(statistics.median, times)
+    ratios = [d / p for d, p in zip(*times, strict=True)]
+    return {
+        "device": device_name(dense.device),
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "threads": torch.get_num_threads(),
+        "dense_ms": dense_ms,
+        "pruned_ms": pruned_ms,
+        "speedup": dense_ms / pruned_ms,
+        "speedup_range": [min(ratios), max(ratios)],
+    }
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def device_name(device: torch.device) -> str:
+    """Of the GPU or the CPU, as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as cpuinfo:
+            return next(line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "cpu"

@@ -1,0 +1,139 @@
+"""Knowledge measurement: what the model would lose with each head and neuron (K-prune paper, section 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kprune.errors import UserError, check_positive, check_words
+from kprune.models.adapter import Adapter, Sublayer
+from kprune.models.masks import features_and_gradients, mask_gradients
+from kprune.objectives import Objective
+from kprune.streams import CalibrationState
+
+
+@dataclass(frozen=True)
+class KnowledgeSettings:
+    """How knowledge is measured. The defaults are the paper's formulae; the other values are its authors' code.
+
+    Attributes:
+        temperature: γ of eq. 4, above 0.
+        predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero where the student still is the
+            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`), not in the paper.
+        kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
+        gradient: square the gradient of each example, or of the mean over each batch.
+        head: score a head as a whole, or as the mean over its dimensions without their cross terms.
+    """
+
+    temperature: float = 2.0
+    predictive: Literal["divergence", "fisher"] = "divergence"
+    kl: Literal["student_teacher", "teacher_student"] = "student_teacher"
+    gradient: Literal["example", "batch"] = "example"
+    head: Literal["whole", "mean_of_dimensions"] = "whole"
+
+    def __post_init__(self):
+        check_words(self)
+        check_positive(temperature=self.temperature)
+
+
+@dataclass
+class Knowledge:
+    """K_pred and K_rep of every unit of the sublayers from `start` up: per sublayer, [units] in float64."""
+
+    predictive: list[Tensor]
+    representational: list[Tensor]
+
+    def without_lowest(self) -> "Knowledge":
+        """That of the sublayers above the lowest."""
+        return Knowledge(self.predictive[1:], self.representational[1:])
+
+
+@torch.no_grad()
+def measure(
+    adapter: Adapter,
+    start: int,
+    states: Sequence[CalibrationState],
+    teacher: Sequence[Tensor] | None,
+    objective: Objective,
+    settings: KnowledgeSettings,
+) -> Knowledge:
+    """Knowledge of all units of the sublayers from `start` up, in one forward and backward pass from there.
+
+    `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
+    unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
+    `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²` (eq. 5), from the second moments of the features, and over the number of
+    tokens and of hidden dimensions of an average example, as in the authors' code: a factor of the task and model that
+    only changes the unit of λ, which else would have to shrink with the length of the task's examples.
+
+    Args:
+        teacher: what the objective reads of the teacher, per state; None where the student still is the teacher: the
+            KL has no gradient there but for rounding, so K_pred is zero, and there is no backward pass.
+
+    Raises:
+        UserError: the knowledge of a unit is not finite.
+    """
+    sublayers = adapter.sublayers[start:]
+    predictive = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in sublayers]
+    moments = [
+        torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers
+    ]
+    examples = tokens = 0
+    for state, target in zip(states, teacher or [None] * len(states), strict=True):
+
+        def losses(output, state=state, target=target):
+            if target is None:
+                return []
+            logits = objective.read(output, state.batch["attention_mask"])
+            if settings.predictive == "fisher":
+                return [root.sum() for root in objective.fisher_roots(logits, settings.temperature, state.keys)]
+            pair = (logits, target) if settings.kl == "student_teacher" else (target, logits)
+            return [objective.divergence(*pair, settings.temperature).sum()]
+
+        pairs = features_and_gradients(adapter, start, state.student, state.attention_mask, state.batch, losses)
+        real = state.real
+        for sublayer, (f, per_loss), k, m in zip(sublayers, pairs, predictive, moments, strict=True):
+            for g in per_loss:
+                k += _squared(mask_gradients(f, g, sublayer.unit_size), settings)
+            m += _second_moments(f[real], sublayer.unit_size)
+        examples += len(real)
+        tokens += int(real.sum())
+    knowledge = Knowledge(
+        [k / (2 * examples) for k in predictive],
+        [_output_energy(s, m, settings) / tokens for s, m in zip(sublayers, moments, strict=True)],
+    )
+    for sublayer, *both in zip(sublayers, knowledge.predictive, knowledge.representational, strict=True):
+        if not torch.isfinite(torch.cat(both)).all():
+            raise UserError(
+                f"the knowledge of the {sublayer.kind} of layer {sublayer.index} is not finite: check the checkpoint's "
+                "weights for values that overflow"
+            )
+    return knowledge
+
+
+def _squared(gradients: Tensor, settings: KnowledgeSettings) -> Tensor:
+    """Σ of squared mask gradients over a batch: [units], from those of every dimension [B, units, unit_size]."""
+    if settings.gradient == "batch":
+        gradients = gradients.mean(dim=0, keepdim=True)
+    if settings.head == "mean_of_dimensions":
+        return gradients.square().mean(dim=-1).sum(dim=0)
+    return gradients.sum(dim=-1).square().sum(dim=0)
+
+
+def _second_moments(features: Tensor, unit_size: int) -> Tensor:
+    """Σ_t f_i f_iᵀ of every unit: [units, unit_size, unit_size], from features [N, units * unit_size]."""
+    if unit_size == 1:
+        return features.square().sum(dim=0)[:, None, None].double()
+    per_unit = features.unflatten(-1, (-1, unit_size)).transpose(0, 1)
+    return (per_unit.mT @ per_unit).double()
+
+
+def _output_energy(sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings) -> Tensor:
+    """Σ_t ‖W_i f_i‖² of every unit, a mean over the hidden dimensions: [units]."""
+    if sublayer.units == 0:
+        return moments.new_zeros(0)
+    weight = sublayer.projection.weight.double().unflatten(-1, (-1, sublayer.unit_size)).transpose(0, 1)
+    if settings.head == "mean_of_dimensions":
+        return (moments.diagonal(dim1=1, dim2=2) * weight.square().mean(dim=1)).mean(dim=-1)
+    return (weight @ moments * weight).mean(dim=1).sum(dim=1)

@@ -1,0 +1,60 @@
+"""How many units each sublayer keeps: one threshold on error per FLOP over all sublayers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kprune.budgets.flops import UnitCost
+from kprune.solve.mask_search import ROUNDING
+
+
+def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[int]:
+    """Units to keep per sublayer, so that the errors add up to as little as the budget allows.
+
+    Curves are replaced by their lower convex hulls over the cost, on which taking the steps in the order of error saved
+    per cost is optimal. Of the steps that do not fit whole, as many units are taken as do.
+
+    Args:
+        curves: per sublayer, [units + 1] errors with 0, 1, ... units kept, never rising, all in one unit.
+        costs: of a unit, per sublayer: FLOPs or milliseconds.
+        budget: the cost that may be kept.
+    """
+    steps, totals, counts = [], [], []
+    for index, (curve, cost) in enumerate(zip(curves, costs, strict=True)):
+        errors = curve.tolist()
+        totals.append([0.0, *cost.steps(len(errors) - 1).cumsum(0).tolist()])
+        corners = convex_hull(totals[-1], errors)
+        counts.append(corners[0])
+        for low, high in zip(corners, corners[1:], strict=False):
+            gain = (errors[low] - errors[high]) / (totals[-1][high] - totals[-1][low])
+            steps.append((gain, index, low, high))
+    spare = budget * (1 + ROUNDING)
+    for _, index, low, high in sorted(steps, key=lambda step: -step[0]):
+        # Above a step that was taken in part, nothing more of that sublayer is to be had.
+        if counts[index] == low:
+            total = totals[index]
+            counts[index] = max(k for k in range(low, high + 1) if total[k] - total[low] <= spare)
+            spare -= total[counts[index]] - total[low]
+    return counts
+
+
+def convex_hull(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
+    """Corners of the lower convex hull of errors over costs that never fall, as indices; of equal costs the last."""
+    corners: list[int] = []
+    for point in range(len(errors)):
+        if corners and costs[corners[-1]] == costs[point]:
+            corners.pop()
+        while len(corners) >= 2:
+            first, last = corners[-2:]
+            slope = (errors[last] - errors[first]) * (costs[point] - costs[last])
+            if slope < (errors[point] - errors[last]) * (costs[last] - costs[first]):
+                break
+            corners.pop()
+        corners.append(point)
+    return corners
+
+
+def monotone(errors: Tensor) -> Tensor:
+    """[units + 1] errors by units kept, from errors by units removed; never more with one unit more."""
+    return torch.cummax(errors, dim=0).values.flip(0)

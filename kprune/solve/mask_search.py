@@ -1,0 +1,97 @@
+"""KPMS: knowledge-preserving mask search (K-prune paper, Algorithm 1), by sorting and cumulative costs."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kprune.budgets.flops import UnitCost
+
+# Sums of costs are exact in float64 up to this share of the budget.
+ROUNDING = 1e-12
+
+
+def cost_of_each(scores: Sequence[Tensor], costs: Sequence[UnitCost]) -> Tensor:
+    """What every unit adds if each sublayer's are taken in the order of their scores: [units of all sublayers]."""
+    added = []
+    for s, cost in zip(scores, costs, strict=True):
+        of_sublayer = torch.empty(len(s), dtype=torch.float64)
+        of_sublayer[s.double().cpu().argsort(descending=True, stable=True)] = cost.steps(len(s))
+        added.append(of_sublayer)
+    return torch.cat(added)
+
+
+def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float, strict: bool = False) -> float:
+    """The lowest ν for which the units with score ≥ ν fit the budget (Algorithm 1); inf where none fit.
+
+    Args:
+        scores: per sublayer, [units] scores, already divided by the cost of a unit.
+        costs: per sublayer, FLOPs in the paper.
+        budget: what may be kept, in the costs' unit.
+        strict: stop strictly under the budget and prune one unit at least, as the authors' code does.
+    """
+    values, order = torch.cat([s.double().cpu() for s in scores]).sort(descending=True)
+    total = cost_of_each(scores, costs)[order].cumsum(0)
+    fits = total < budget if strict else total <= budget * (1 + ROUNDING)
+    if strict:
+        fits &= values > values[-1]
+    # Units with equal scores are kept or pruned together: only the last of each run of equals can be the cut.
+    fits &= torch.cat([values[:-1] > values[1:], torch.tensor([True])])
+    cuts = fits.nonzero()
+    return values[cuts[-1]].item() if len(cuts) else float("inf")
+
+
+def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
+    """Add the best pruned units that still fit into what is spare: the mask [units] (bool), with them."""
+    further = cost.steps(len(scores))[int(kept.sum()) :].cumsum(0)
+    room = int((further <= max(spare, 0.0) * (1 + ROUNDING)).sum())
+    candidates = scores.double().masked_fill(kept, -float("inf")).argsort(descending=True, stable=True)
+    filled = kept.clone()
+    filled[candidates[:room]] = True
+    return filled
+
+
+def search(
+    scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float, fill_budget: bool = True, strict: bool = False
+) -> tuple[Tensor, float]:
+    """The mask of the first sublayer given, searched over it and all sublayers above it.
+
+    Returns:
+        mask [units] (bool, True = kept) of `scores[0]`, and the threshold ν.
+    """
+    nu = threshold(scores, costs, budget, strict)
+    kept = scores[0].double() >= nu
+    if fill_budget:
+        used = sum(c.of(int((s.double() >= nu).sum()), len(s)) for s, c in zip(scores, costs, strict=True))
+        kept = fill(scores[0], kept, costs[0], budget - used)
+    return kept, nu
+
+
+def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[Tensor]:
+    """Masks of all sublayers at once: units in the order of their scores, each kept if it still fits the budget.
+
+    What is left of the budget is less than any further unit would add.
+
+    Args:
+        scores: per sublayer, [units]; of equal scores, the lower sublayer's and lower unit's comes first.
+        costs: per sublayer.
+        budget: what may be kept, in the costs' unit.
+
+    Returns:
+        per sublayer, [units] (bool, True = kept).
+    """
+    sizes = [len(s) for s in scores]
+    flat = torch.cat([s.double().cpu() for s in scores])
+    cost = cost_of_each(scores, costs)
+    owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    waiting, spare = flat.argsort(descending=True, stable=True), budget * (1 + ROUNDING)
+    while len(waiting):
+        total = cost[waiting].cumsum(0)
+        fitting = int((total <= spare).sum())
+        kept[waiting[:fitting]] = True
+        spare -= float(total[fitting - 1]) if fitting else 0.0
+        # The first unit that does not fit would cost the same later on: its sublayer is done.
+        waiting = waiting[fitting:]
+        waiting = waiting[owner[waiting] != owner[waiting[:1]]]
+    return list(kept.split(sizes))
