@@ -13,8 +13,8 @@ from kprune.clock import Clock
 from kprune.contract import Outcome, PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter, Sublayer, on_device
+from kprune.models import view_of
+from kprune.models import Block, ModelView, on_device
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
 from kprune.objectives import Objective
@@ -50,9 +50,9 @@ class KCM:
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """The FFNs' share of FLOPs: no head is ever removed."""
-        adapter = adapter_for(model)
-        ffn = sum(s.units * s.unit_flops(sequence_length) for s in adapter.sublayers if s.kind == "ffn")
-        return ffn / model_flops(adapter, sequence_length)
+        view = view_of(model)
+        ffn = sum(s.units * s.unit_flops(sequence_length) for s in view.blocks if s.kind == "ffn")
+        return ffn / model_flops(view, sequence_length)
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         """Prune a copy of `model` to the budget.
@@ -61,8 +61,8 @@ class KCM:
             UserError: the model's family is not supported, its activations are not finite, or the budget is beyond
                 `reach`.
         """
-        clock, dense = Clock(), adapter_for(frozen_copy(model))
-        ffns = dense.sublayers[1::2]
+        clock, dense = Clock(), view_of(frozen_copy(model))
+        ffns = dense.blocks[1::2]
 
         def rank_rows(clock: Clock) -> list[tuple[Tensor, int]]:
             with clock("r2"):
@@ -86,14 +86,14 @@ class KCM:
         return Outcome.of(dense.model, kept, clock, {"r2": ranking, **tuning.details()})
 
     @staticmethod
-    def tunes(sublayer: Sublayer) -> bool:
-        """Which sublayers' masks are scaled: the neurons', which alone are masked."""
-        return sublayer.kind == "ffn"
+    def tunes(block: Block) -> bool:
+        """Which blocks' masks are scaled: the neurons', which alone are masked."""
+        return block.kind == "ffn"
 
     @staticmethod
-    def search(adapter: Adapter, scores: list[Tensor], costs: list[UnitCost], limit: float) -> list[Tensor]:
-        """The neurons of highest score that fit beside all heads: masks [units] (bool) of all sublayers."""
-        heads = adapter.sublayers[0::2]
+    def search(view: ModelView, scores: list[Tensor], costs: list[UnitCost], limit: float) -> list[Tensor]:
+        """The neurons of highest score that fit beside all heads: masks [units] (bool) of all blocks."""
+        heads = view.blocks[0::2]
         spare = limit * (1 + ROUNDING) - sum(c.of(s.units, s.units) for c, s in zip(costs[0::2], heads, strict=True))
         if spare < 0:
             raise UserError("the heads alone, which this method keeps, take more than the budget leaves: ask for less")
@@ -102,9 +102,9 @@ class KCM:
         return [mask for layer in zip(everything, kept, strict=True) for mask in layer]
 
 
-def output_rows(ffn: Sublayer) -> Tensor:
+def output_rows(ffn: Block) -> Tensor:
     """The rows of W2ᵀ, one per neuron: [units, d]."""
-    return ffn.projection.weight.T if ffn.units else ffn.projection.bias.new_zeros(0, ffn.hidden_size)
+    return ffn.output.weight.T if ffn.units else ffn.output.bias.new_zeros(0, ffn.hidden_size)
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def convex_update(kernel: Tensor, c: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def data_driven_ranking(adapter: Adapter, calibration: CalibrationSet) -> list[Tensor]:
+def data_driven_ranking(view: ModelView, calibration: CalibrationSet) -> list[Tensor]:
     """D2: `sqrt(Σ_t g_i(t)²)` of every neuron's activation g_i over real tokens, over its mean in the layer.
 
     Returns:
@@ -157,19 +157,19 @@ def data_driven_ranking(adapter: Adapter, calibration: CalibrationSet) -> list[T
     Raises:
         UserError: an activation is not finite.
     """
-    ffns = adapter.sublayers[1::2]
-    energy = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in ffns]
+    ffns = view.blocks[1::2]
+    energy = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in ffns]
     for batch in tqdm(calibration.batches(), desc="D2", unit="batch", disable=None):
-        batch = on_device(batch, adapter.device)
-        hidden, attention_mask = adapter.embed(batch)
+        batch = on_device(batch, view.device)
+        hidden, attention_mask = view.embed(batch)
         real = batch["attention_mask"].bool()
-        for sublayer in adapter.sublayers:
-            if sublayer.kind == "ffn" and sublayer.units:
-                features = sublayer.features(hidden, attention_mask)
-                energy[sublayer.index] += features[real].square().sum(dim=0).double()
-                hidden = sublayer.add(hidden, sublayer.projection(features))
+        for block in view.blocks:
+            if block.kind == "ffn" and block.units:
+                features = block.features(hidden, attention_mask)
+                energy[block.index] += features[real].square().sum(dim=0).double()
+                hidden = block.add(hidden, block.output(features))
             else:
-                hidden = sublayer.run(hidden, attention_mask)
+                hidden = block.run(hidden, attention_mask)
     if not all(torch.isfinite(e).all() for e in energy):
         raise UserError("activations hold NaN or infinity: check the checkpoint's weights")
     norms = [e.sqrt().cpu() for e in energy]

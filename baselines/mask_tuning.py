@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from kprune.budgets.flops import Budget, UnitCost
 from kprune.data import CalibrationSet
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter, Sublayer
+from kprune.models import view_of
+from kprune.models import Block, ModelView
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_masked, scale_units
 from kprune.objectives import Objective
@@ -27,7 +27,7 @@ from kprune.streams import CalibrationState, calibration_states
 class Tuning:
     """What came out.
 
-    scales: the mask values of every sublayer's kept units, [units] in float64; None where they stayed at 1.
+    scales: the mask values of every block's kept units, [units] in float64; None where they stayed at 1.
     stopped: why and where the tuning ended before the top; None where it did not.
     """
 
@@ -41,64 +41,64 @@ class Tuning:
 
 
 def search_with_teacher(
-    search: Callable[[list[UnitCost], float], list[Tensor]], adapter: Adapter, budget: Budget
+    search: Callable[[list[UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Masks within a budget, and those of the model to tune against: at the constraint √c, c being the share of the cost
     of all units that is *kept*.
 
     Args:
-        search: takes the sublayers' costs and what the units kept may cost, gives masks [units] (bool) per sublayer.
+        search: takes the blocks' costs and what the units kept may cost, gives masks [units] (bool) per block.
     """
-    costs, limit = budget.unit_costs(adapter), budget.limit(adapter)
-    constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, adapter.sublayers, strict=True))
+    costs, limit = budget.costs(view), budget.limit(view)
+    constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, view.blocks, strict=True))
     return search(costs, limit), search(costs, limit / sqrt(constraint))
 
 
 def prune_and_tune(
-    dense: Adapter,
+    dense: ModelView,
     masks: Sequence[Tensor],
     teacher_masks: Sequence[Tensor],
     calibration: CalibrationSet,
     objective: Objective,
-    tunes: Callable[[Sublayer], bool],
+    tunes: Callable[[Block], bool],
     damping: float,
     max_scale: float,
 ) -> tuple[list[list[int]], Tuning]:
     """Remove what `masks` [units] (bool) leave out, in place, and tune the rest against a copy pruned by `teacher_masks`.
 
     Returns:
-        indices of the kept units per sublayer, and what `tune_masks` does.
+        indices of the kept units per block, and what `tune_masks` does.
     """
-    teacher = adapter_for(frozen_copy(dense.model))
-    keep_masked(teacher.sublayers, teacher_masks)
-    kept = keep_masked(dense.sublayers, masks)
+    teacher = view_of(frozen_copy(dense.model))
+    keep_masked(teacher.blocks, teacher_masks)
+    kept = keep_masked(dense.blocks, masks)
     return kept, tune_masks(dense, teacher, calibration, objective, tunes, damping, max_scale)
 
 
 @torch.no_grad()
 def tune_masks(
-    student: Adapter,
-    teacher: Adapter,
+    student: ModelView,
+    teacher: ModelView,
     calibration: CalibrationSet,
     objective: Objective,
-    tunes: Callable[[Sublayer], bool],
+    tunes: Callable[[Block], bool],
     damping: float = 1.0,
     max_scale: float = 10.0,
 ) -> Tuning:
-    """Fit every sublayer's mask values so that its output with the residual matches the teacher's; fold them in.
+    """Fit every block's mask values so that its output with the residual matches the teacher's; fold them in.
 
     Both models' states move up together, the student's through what is tuned already. The last FFN is fitted on the
     tokens that the head reads (for a classifier, the first). Where the solver fails or a value is larger than
-    `max_scale`, this and all further sublayers keep their masks at 1.
+    `max_scale`, this and all further blocks keep their masks at 1.
 
     Args:
         student, teacher: physically pruned models with the same embeddings; the student's projections are changed.
-        tunes: says which sublayers are tuned.
+        tunes: says which blocks are tuned.
     """
-    scales: list[Tensor | None] = [None] * len(student.sublayers)
+    scales: list[Tensor | None] = [None] * len(student.blocks)
     states = calibration_states(student, calibration.batches())
-    pairs = list(zip(student.sublayers, teacher.sublayers, strict=True))
-    for index, (mine, theirs) in enumerate(tqdm(pairs, desc="mask tuning", unit="sublayer", disable=None)):
+    pairs = list(zip(student.blocks, teacher.blocks, strict=True))
+    for index, (mine, theirs) in enumerate(tqdm(pairs, desc="mask tuning", unit="block", disable=None)):
         if mine.units and tunes(mine):
             is_last = index == len(pairs) - 1
             tokens = [objective.read_tokens(s.batch["attention_mask"]) if is_last else s.real for s in states]
@@ -110,14 +110,14 @@ def tune_masks(
             scale_units(mine, values)
         else:
             for state in states:
-                state.teacher = theirs.run(state.teacher, state.attention_mask)
+                state.teacher = theirs.run(state.teacher, state.context)
         for state in states:
-            state.student = mine.run(state.student, state.attention_mask)
+            state.student = mine.run(state.student, state.context)
     return Tuning(scales, None)
 
 
 def teacher_residuals(
-    student: Sublayer, teacher: Sublayer, states: Sequence[CalibrationState], tokens: Sequence[Tensor]
+    student: Block, teacher: Block, states: Sequence[CalibrationState], tokens: Sequence[Tensor]
 ) -> LeastSquares:
     """FᵀF and FᵀR of the student's features F and of R, what its units are to add so that its output with the residual
     is the teacher's. The teacher's states move up on the way.
@@ -128,12 +128,12 @@ def teacher_residuals(
         tokens: which ones count, [B, T] (bool) per state.
     """
     intercept = student.kind == "mha"
-    columns = student.units * student.unit_size + intercept
+    columns = student.units * student.width + intercept
     squares = LeastSquares.empty(columns, student.hidden_size, states[0].student.device)
     for state, counted in zip(states, tokens, strict=True):
-        update = teacher.update(state.teacher, state.attention_mask)
-        residual = state.teacher + update - state.student - student.projection.bias
-        features = student.features(state.student, state.attention_mask)[counted]
+        update = teacher.update(state.teacher, state.context)
+        residual = state.teacher + update - state.student - student.output.bias
+        features = student.features(state.student, state.context)[counted]
         if intercept:
             features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         squares.add(features, residual[counted])
@@ -142,18 +142,18 @@ def teacher_residuals(
 
 
 def mask_values(
-    squares: LeastSquares, sublayer: Sublayer, damping: float, max_scale: float
+    squares: LeastSquares, block: Block, damping: float, max_scale: float
 ) -> tuple[Tensor, str | None]:
-    """The fitted mask values [units] of a sublayer in float64, and what is wrong with them, if anything."""
-    gram, cross = normal_equations(squares, sublayer)
+    """The fitted mask values [units] of a block in float64, and what is wrong with them, if anything."""
+    gram, cross = normal_equations(squares, block)
     values, failure = solve_scales(gram, cross, damping)
-    values = values[: sublayer.units]
+    values = values[: block.units]
     if not failure and not values.abs().max() <= max_scale:
         failure = f"a mask value of {values.abs().max():.4g} is larger than {max_scale:g}"
     return values, failure
 
 
-def normal_equations(squares: LeastSquares, sublayer: Sublayer) -> tuple[Tensor, Tensor]:
+def normal_equations(squares: LeastSquares, block: Block) -> tuple[Tensor, Tensor]:
     """AᵀA [m, m] and Aᵀb [m] of `min ‖R − Σ_i m_i F_i W_iᵀ‖_F²` over one number m_i per unit, in float64.
 
     Column i of A is F_i W_iᵀ over all tokens and hidden dimensions, so its products with other columns are sums over
@@ -163,11 +163,11 @@ def normal_equations(squares: LeastSquares, sublayer: Sublayer) -> tuple[Tensor,
     Args:
         squares: FᵀF and FᵀR of the units' features.
     """
-    weight = sublayer.projection.weight.double()
-    owner = torch.arange(sublayer.units, device=weight.device).repeat_interleave(sublayer.unit_size)
+    weight = block.output.weight.double()
+    owner = torch.arange(block.units, device=weight.device).repeat_interleave(block.width)
     if len(squares.lower) > len(owner):
         weight = torch.cat([weight, weight.new_ones(len(weight), 1)], dim=1)
-        owner = torch.cat([owner, owner.new_tensor([sublayer.units])])
+        owner = torch.cat([owner, owner.new_tensor([block.units])])
     unknowns = int(owner[-1]) + 1
     by_dimension = squares.gram * (weight.T @ weight)
     rows = by_dimension.new_zeros(unknowns, len(owner)).index_add_(0, owner, by_dimension)

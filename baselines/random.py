@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from baselines.ranking import Ranking
 from kprune.budgets.flops import Budget
 from kprune.contract import Outcome, PruningData
-from kprune.models.adapter import Adapter
+from kprune.models import ModelView
 from kprune.objectives import Objective
 
 
 @dataclass(frozen=True)
 class Random(Ranking):
-    """Keep units in a random order, a head as likely as a neuron, so that every sublayer keeps about the same share."""
+    """Keep units in a random order, a head as likely as a neuron, so that every block keeps about the same share."""
 
     name: str = "random"
 
@@ -22,7 +22,7 @@ class Random(Ranking):
         """Prune a copy of `model` to the budget; of `data`, the seed alone is read."""
         generator = torch.Generator().manual_seed(data.seed)
 
-        def scores(adapter: Adapter) -> list[Tensor]:
-            return [torch.rand(s.units, dtype=torch.float64, generator=generator) for s in adapter.sublayers]
+        def scores(view: ModelView) -> list[Tensor]:
+            return [torch.rand(s.units, dtype=torch.float64, generator=generator) for s in view.blocks]
 
         return self.keep_best(model, budget, scores)

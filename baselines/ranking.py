@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from kprune.budgets.flops import Budget
 from kprune.clock import Clock
 from kprune.contract import Outcome
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter
+from kprune.models import view_of
+from kprune.models import ModelView
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_masked
 from kprune.solve.mask_search import greedy
@@ -26,18 +26,18 @@ class Ranking:
         """All heads and neurons may go."""
         return 1.0
 
-    def keep_best(self, model: nn.Module, budget: Budget, scores: Callable[[Adapter], list[Tensor]]) -> Outcome:
+    def keep_best(self, model: nn.Module, budget: Budget, scores: Callable[[ModelView], list[Tensor]]) -> Outcome:
         """Prune a copy of `model` to the budget.
 
         Args:
-            scores: gives the scores of all units, [units] per sublayer, bottom to top.
+            scores: gives the scores of all units, [units] per block, bottom to top.
 
         Raises:
             UserError: the model's family is not supported.
         """
-        clock, adapter = Clock(), adapter_for(frozen_copy(model))
+        clock, view = Clock(), view_of(frozen_copy(model))
         with clock("mask_search"):
-            masks = greedy(scores(adapter), budget.unit_costs(adapter), budget.limit(adapter))
+            masks = greedy(scores(view), budget.costs(view), budget.limit(view))
         with clock("surgery"):
-            kept = keep_masked(adapter.sublayers, masks)
-        return Outcome.of(adapter.model, kept, clock, {})
+            kept = keep_masked(view.blocks, masks)
+        return Outcome.of(view.model, kept, clock, {})

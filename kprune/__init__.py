@@ -1,16 +1,45 @@
 """Structured pruning of transformers without retraining: `kprune.prune(model, batches, flops_reduction=0.8)`."""
 
-__all__ = ["load", "prune"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kprune.api import Pruned, prune
+    from kprune.budgets import FlopsBudget, ParametersBudget
+    from kprune.checkpoint import load
+    from kprune.contract import Job, Method, Outcome
+    from kprune.errors import UserError
+    from kprune.plan import Plan
+
+__all__ = [
+    "FlopsBudget",
+    "Job",
+    "Method",
+    "Outcome",
+    "ParametersBudget",
+    "Plan",
+    "Pruned",
+    "UserError",
+    "load",
+    "prune",
+]
+
+_WHERE = {
+    "prune": "kprune.api",
+    "Pruned": "kprune.api",
+    "load": "kprune.checkpoint",
+    "Job": "kprune.contract",
+    "Method": "kprune.contract",
+    "Outcome": "kprune.contract",
+    "Plan": "kprune.plan",
+    "FlopsBudget": "kprune.budgets",
+    "ParametersBudget": "kprune.budgets",
+    "UserError": "kprune.errors",
+}
 
 
-def __getattr__(name: str):
-    # torch and transformers are imported when they are used: the analysis and the command line's errors need neither.
-    if name == "prune":
-        from kprune.api import prune
-
-        return prune
-    if name == "load":
-        from kprune.checkpoint import load
-
-        return load
+def __getattr__(name: str) -> Any:
+    # torch and transformers are imported when they are used: the tables and the command lines' errors need neither.
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'kprune' has no attribute '{name}'")

@@ -1,20 +1,23 @@
-"""What every pruning method takes and gives back."""
+"""What every pruning method takes and gives back. Nothing here touches a disk."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kprune.budgets.flops import Budget
-from kprune.checkpoint.card import python_card
-from kprune.checkpoint.classes import become_pruned
-from kprune.checkpoint.saving import save
+from kprune.budgets import Budget, FlopsBudget
 from kprune.clock import Clock
 from kprune.data import CalibrationSet, Example
-from kprune.errors import UserError
+from kprune.errors import OutOfReach, UserError
+from kprune.models import ModelView
 from kprune.objectives import Objective
+from kprune.plan import Plan
+
+ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
+"""The budgets of a method that reads of a budget its costs and its limit alone."""
 
 
 def _no_training() -> Sequence[Example]:
@@ -29,11 +32,11 @@ class PruningData:
 
     Attributes:
         calibration: for every method.
-        training: labelled, tokenised when called; for the retrained methods alone. Raises a UserError where there are none.
+        training: gives labelled, tokenised examples; for the retrained methods alone. Raises a UserError if there are none.
         workspace: folder where a long training keeps its state, so that it can go on after an interruption. It belongs to
             this model, task and seed; a method names its files by whatever else they depend on.
         seed: of whatever a method draws at random.
-        shared: what methods found out that no budget changes, by key; `Clock.shared` fills and reads it.
+        shared: what methods found out that no budget changes, by key; `once` fills and reads it.
     """
 
     calibration: CalibrationSet
@@ -42,6 +45,37 @@ class PruningData:
     seed: int = 0
     shared: dict[Hashable, tuple[Any, dict[str, float]]] = field(default_factory=dict)
 
+    def once(self, key: Hashable, clock: Clock, compute: Callable[[Clock], Any]) -> Any:
+        """Return `compute(clock)`, done once for these data and kept under `key`.
+
+        The stages that it tells its clock count in full every time. The value must not depend on the budget, and whoever
+        takes it must not change it.
+        """
+        if key not in self.shared:
+            own = Clock()
+            self.shared[key] = compute(own), own.seconds
+        value, seconds = self.shared[key]
+        for stage, taken in seconds.items():
+            clock.seconds[stage] += taken
+        return value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pruning: a dense model, which stays as it is, what its head predicts, data, and what may be left.
+
+    Attributes:
+        model: the dense model.
+        objective: reads and compares what the model's head predicts.
+        data: calibration and training examples.
+        budget: what the pruned model may cost.
+    """
+
+    model: nn.Module
+    objective: Objective
+    data: PruningData
+    budget: Budget
+
 
 @dataclass
 class Outcome:
@@ -49,62 +83,90 @@ class Outcome:
 
     Attributes:
         model: the pruned model, any module that is called like the dense one.
-        kept_heads, kept_neurons: a number per layer, bottom to top (means where they depend on the input).
-        kept_units: indices of the kept units per sublayer, bottom to top (MHA then FFN); None where they vary.
+        plan: what of the dense model is kept.
         seconds_by_stage: wall-clock seconds, everything the method did accounted for.
         details: what the method wants on record (ridge, threshold, warnings); plain JSON values.
-        count_units: where what is computed depends on the input, counts the mean number of units per sublayer over
-            batches. FLOPs and kept units are then those of the evaluation inputs. The model itself computes all of its
-            units and masks them: it has no latency to measure and no smaller checkpoint to save.
+        count_units: if what is computed depends on the input, counts the mean number of units per block over batches.
+            FLOPs and kept units are then those of the evaluation inputs. The model itself computes all of its units and
+            masks them: it has no latency to measure and no smaller checkpoint to save.
     """
 
     model: nn.Module
-    kept_heads: list[float]
-    kept_neurons: list[float]
-    kept_units: list[list[int]] | None = None
+    plan: Plan
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     count_units: Callable[[Iterable[dict[str, Tensor]]], list[float]] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, kept_units: list[list[int]], clock: "Clock", details: dict[str, Any]) -> "Outcome":
-        """The outcome of a method that keeps the same units for every input."""
-        heads, neurons = ([len(units) for units in kept_units[first::2]] for first in (0, 1))
-        model = become_pruned(model.requires_grad_(True))
-        return cls(model, heads, neurons, kept_units, dict(clock.seconds), details)
+    def of(cls, view: ModelView, kept: Sequence[Sequence[int]], clock: Clock, details: dict[str, Any]) -> "Outcome":
+        """Return the outcome of a method that keeps the same units, indices per block, for every input."""
+        return cls(view.model.requires_grad_(True), Plan.of(view, kept), dict(clock.seconds), details)
 
-    def save(
-        self, folder: str | Path, tokenizer=None, card: str | None = None, format: str = "pruned", onnx: bool = False
-    ) -> Path:
-        """Write the model to a folder that plain transformers loads, as `kprune.checkpoint.save` has it.
+    @property
+    def kept_heads(self) -> list[float]:
+        """Return the number of heads that each layer keeps, bottom to top."""
+        return self.plan.per_layer("heads")
 
-        Args:
-            card: text of the model card; without it, one is written from what this outcome knows.
-
-        Raises:
-            UserError: the format is unknown, the folder holds something else or can't be written to.
-        """
-        card = card or python_card(self, format)
-        return save(self.model, folder, tokenizer, card, format, self.kept_units, onnx)
+    @property
+    def kept_neurons(self) -> list[float]:
+        """Return the number of neurons that each layer keeps, bottom to top."""
+        return self.plan.per_layer("neurons")
 
 
-class Pruner(Protocol):
+class Method(ABC):
     """A pruning method. Its settings are its constructor's plain arguments.
 
     Attributes:
-        needs_labels: the calibration examples carry their labels.
-        any_budget: it reads of a budget its `unit_costs` and `limit` alone, and so prunes to a latency as well as to a
-            share of FLOPs, and to whole grains.
+        name: as in `method=` and in results.
+        needs: "labels" if the calibration examples carry theirs; "training" if it trains on the whole training set.
+        budgets: measures that it prunes to: `ANY_BUDGET` if it reads a budget's costs and limit alone, and so rounds
+            widths to whole grains, too.
+        version: raised whenever the same settings give another result; part of a cell's identity.
     """
 
     name: str
-    needs_labels: bool
-    any_budget: bool
+    needs: ClassVar[frozenset[str]] = frozenset()
+    budgets: ClassVar[frozenset[str]] = ANY_BUDGET
+    version: ClassVar[int] = 1
 
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        """Prune `model`; the model passed in is left as it was."""
-        ...
+    @abstractmethod
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model.
+
+        Raises:
+            UserError: the model's family is not supported, or something measured is not finite.
+        """
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """The largest FLOPs reduction this method can do on `model`, in [0, 1]."""
-        ...
+        """Return the largest FLOPs reduction that this method can do on a model, in [0, 1]."""
+        return 1.0
+
+    def check_measure(self, measure: str) -> None:
+        """Check that the method prunes to what a budget measures.
+
+        Raises:
+            UserError: it does not.
+        """
+        if measure not in self.budgets:
+            raise UserError(
+                f"method {self.name} prunes by {' or '.join(sorted(self.budgets))} alone, not by {measure}: ask for a share "
+                "of FLOPs, or use kprune"
+            )
+
+    def check(self, model: nn.Module, budget: Budget) -> None:
+        """Check that a budget is one that the method can prune this model to.
+
+        Raises:
+            OutOfReach: it asks for more than the method can remove.
+            UserError: it measures, or rounds widths to, something that the method does not.
+        """
+        self.check_measure(budget.measure)
+        if budget.grain > 1 and self.budgets != ANY_BUDGET:
+            raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
+        if isinstance(budget, FlopsBudget):
+            reach = self.reach(model, budget.sequence_length)
+            if budget.flops_reduction > reach:
+                raise OutOfReach(
+                    f"method {self.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
+                    f"{budget.flops_reduction:g}: ask for less"
+                )

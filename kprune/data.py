@@ -1,7 +1,7 @@
 """Tokenised examples, and the batches that are made of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,3 +73,24 @@ class CalibrationSet:
                 batches.append([])
             batches[-1].append(example)
         return [collate(batch, self.pad_token_id) for batch in batches]
+
+
+def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
+    """Return nine tenths of the different examples to fit, and one tenth held out: every tenth as drawn.
+
+    Examples are drawn with replacement; all copies of one fall on the same side.
+
+    Raises:
+        UserError: there is only one example.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    sides: tuple[list[Example], list[Example]] = [], []
+    for example in calibration.examples:
+        number = numbers.setdefault(tuple(example["input_ids"]), len(numbers))
+        sides[number % 10 == 0].append(example)
+    if len(numbers) == 1:
+        raise UserError(
+            "λ is chosen on examples that are held out, and there is one example: give more, or one λ (method.lambdas)"
+        )
+    fit, held_out = sides
+    return replace(calibration, examples=fit), replace(calibration, examples=held_out)

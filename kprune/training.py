@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kprune.data import Example, collate
 from kprune.errors import UserError, one_line
 from kprune.files import OTHER_CACHE, write_whole
-from kprune.models.adapter import on_device
+from kprune.models.view import on_device
 
 GROUP = 50
 """Batches whose examples are sorted by length together."""

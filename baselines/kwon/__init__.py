@@ -13,8 +13,8 @@ from baselines.mask_tuning import prune_and_tune, search_with_teacher
 from kprune.budgets.flops import Budget, UnitCost
 from kprune.clock import Clock
 from kprune.contract import Outcome, PruningData
-from kprune.models import adapter_for
-from kprune.models.adapter import Sublayer
+from kprune.models import view_of
+from kprune.models import Block
 from kprune.models.copies import frozen_copy
 from kprune.objectives import Objective
 
@@ -24,7 +24,7 @@ class Kwon:
     """Masks of heads and neurons by the Fisher information of the task loss, then tuned as real numbers.
 
     Three stages, one file each: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each
-    sublayer (`rearrange.py`), and the mask tuning (`baselines/mask_tuning.py`) against the model masked at the
+    block (`rearrange.py`), and the mask tuning (`baselines/mask_tuning.py`) against the model masked at the
     constraint √c, c being the share of FLOPs *kept*. Their masks make nothing faster; here the tuned values are folded
     into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples
     (`calibration.examples`).
@@ -53,7 +53,7 @@ class Kwon:
         Raises:
             UserError: the model's family is not supported, the examples have no labels, or gradients are not finite.
         """
-        clock, dense = Clock(), adapter_for(frozen_copy(model))
+        clock, dense = Clock(), view_of(frozen_copy(model))
 
         def fisher(clock: Clock) -> list[torch.Tensor]:
             with clock("fisher"):
@@ -71,13 +71,13 @@ class Kwon:
         return Outcome.of(dense.model, kept, clock, tuning.details())
 
     @staticmethod
-    def tunes(sublayer: Sublayer) -> bool:
-        """Which sublayers' masks are tuned: all but the first MHA's."""
-        return sublayer.kind == "ffn" or sublayer.index > 0
+    def tunes(block: Block) -> bool:
+        """Which blocks' masks are tuned: all but the first MHA's."""
+        return block.kind == "ffn" or block.index > 0
 
     @staticmethod
     def search(gradients: list[torch.Tensor], costs: list[UnitCost], limit: float) -> list[torch.Tensor]:
-        """The Fisher mask search: masks [units] (bool) of all sublayers, bottom to top."""
+        """The Fisher mask search: masks [units] (bool) of all blocks, bottom to top."""
         scores = [importance(g) for g in gradients]
         heads, neurons = search(scores[0::2], scores[1::2], *costs[:2], limit)
         return [mask for layer in zip(heads, neurons, strict=True) for mask in layer]

@@ -6,18 +6,18 @@ from tqdm import tqdm
 
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
-from kprune.models.adapter import Adapter, on_device
+from kprune.models import ModelView, on_device
 from kprune.models.masks import features_and_gradients, mask_gradients
 from kprune.objectives import Objective
 
 
-def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objective: Objective) -> list[Tensor]:
+def mask_gradients_by_batch(view: ModelView, calibration: CalibrationSet, objective: Objective) -> list[Tensor]:
     """Gradients of the task loss (the mean over a mini-batch) with respect to all masks at 1.
 
     Mini-batches are taken as drawn, not by length: their make-up is part of the estimate.
 
     Returns:
-        G, per sublayer [batches, units] in float64 on the CPU.
+        G, per block [batches, units] in float64 on the CPU.
 
     Raises:
         UserError: the examples have no labels, or a gradient is not finite.
@@ -26,18 +26,18 @@ def mask_gradients_by_batch(adapter: Adapter, calibration: CalibrationSet, objec
     for batch in tqdm(calibration.batches(by_length=False), desc="Fisher", unit="batch", disable=None):
         if "labels" not in batch:
             raise UserError("the task loss needs labels, which the calibration examples lack: give labelled examples")
-        batch = on_device(batch, adapter.device)
+        batch = on_device(batch, view.device)
 
         def loss(output, batch=batch):
             return [objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])]
 
         with torch.no_grad():
-            hidden, attention_mask = adapter.embed(batch)
-        pairs = features_and_gradients(adapter, 0, hidden, attention_mask, batch, loss)
+            hidden, attention_mask = view.embed(batch)
+        pairs = features_and_gradients(view, 0, hidden, attention_mask, batch, loss)
         rows.append(
             [
-                mask_gradients(f, g, sublayer.unit_size).sum(dim=(0, 2)).cpu()
-                for sublayer, (f, (g,)) in zip(adapter.sublayers, pairs, strict=True)
+                mask_gradients(f, g, block.width).sum(dim=(0, 2)).cpu()
+                for block, (f, (g,)) in zip(view.blocks, pairs, strict=True)
             ]
         )
     gradients = [torch.stack(of_sublayer) for of_sublayer in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""Mask rearrangement: interactions between the units of one sublayer, by the block-diagonal Fisher information."""
+"""Mask rearrangement: interactions between the units of one block, by the block-diagonal Fisher information."""
 
 import torch
 from torch import Tensor

@@ -17,19 +17,19 @@ def search(
     largest total importance is kept. Exact for a diagonal Fisher.
 
     Of splits with the same importance the one with the most heads is taken. What is left of the budget is therefore
-    less than the cost of one more unit. Where units are free up to some number, every sublayer pays the base cost and
+    less than the cost of one more unit. Where units are free up to some number, every block pays the base cost and
     keeps its best ones of that number. (The authors' loop starts at one head, and for a latency takes the heads' cost
     off the budget again at every step; this one starts at none and does not.)
 
     Args:
-        heads, neurons: per sublayer, the importance of its units, [units] and not negative.
+        heads, neurons: per block, the importance of its units, [units] and not negative.
         budget: in the costs' unit.
 
     Returns:
-        masks of the heads and of the neurons, per sublayer [units] (bool, True = kept).
+        masks of the heads and of the neurons, per block [units] (bool, True = kept).
 
     Raises:
-        UserError: the budget does not pay for what every sublayer costs at least, or widths are to be rounded.
+        UserError: the budget does not pay for what every block costs at least, or widths are to be rounded.
     """
     if max(head_cost.grain, neuron_cost.grain) > 1:
         raise UserError("the Fisher mask search of Kwon et al. does not round widths: leave grain=1")
@@ -38,7 +38,7 @@ def search(
     spare = budget * (1 + ROUNDING) - sum(len(h) > 0 for h in heads) * head_cost.base
     spare -= sum(len(n) > 0 for n in neurons) * neuron_cost.base
     if spare < 0:
-        raise UserError("the budget is less than what the sublayers cost at least: ask for a smaller reduction")
+        raise UserError("the budget is less than what the blocks cost at least: ask for a smaller reduction")
     left = spare - head_cost.per_unit * torch.arange(len(head_gain), dtype=torch.float64)
     left = left[left >= 0]
     affordable = (left / neuron_cost.per_unit).long().clamp(max=len(neuron_gain) - 1)
@@ -51,10 +51,10 @@ def search(
 
 
 def _ranked(importance: Sequence[Tensor], free: int) -> tuple[Tensor, Tensor, int]:
-    """All sublayers' units in the order they are taken, the `free` best of each sublayer first.
+    """All blocks' units in the order they are taken, the `free` best of each block first.
 
     Returns:
-        indices into the units of all sublayers; the importance that 0, 1, 2, ... units beyond the free ones add up to;
+        indices into the units of all blocks; the importance that 0, 1, 2, ... units beyond the free ones add up to;
         the number of free ones.
     """
     flat = torch.cat([i.double() for i in importance])

@@ -1,4 +1,4 @@
-"""CoFi (Xia, Zhong, Chen, ACL 2022): L0 masks over heads, neurons and whole sublayers, learnt with distillation."""
+"""CoFi (Xia, Zhong, Chen, ACL 2022): L0 masks over heads, neurons and whole blocks, learnt with distillation."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,8 @@ from baselines.retrained.stages import Stages, weights_sha256
 from kprune.budgets.flops import Budget
 from kprune.clock import Clock
 from kprune.contract import Outcome, PruningData
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter
+from kprune.models import view_of
+from kprune.models import ModelView
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.flops import model_flops
 from kprune.models.masks import masked
@@ -28,7 +28,7 @@ LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 BOUND = math.log(100)
 """The masks' logits stay within ±BOUND, as in the authors' code."""
 HEADS_AT_FIRST, NEURONS_AT_FIRST = BOUND, 0.0
-"""Mean logits before training, of heads (and sublayers) and of neurons: the authors' code, 10 but for the bound and the log
+"""Mean logits before training, of heads (and blocks) and of neurons: the authors' code, 10 but for the bound and the log
 odds of its drop rate of 0.5."""
 MISSED = 0.05
 """Expected FLOPs further than this from the request are told: the masks have not decided what goes, chance has."""
@@ -38,14 +38,14 @@ MISSED = 0.05
 class CoFi:
     """Learn masks and weights together under a constraint on FLOPs, prune physically, fine-tune the pruned model.
 
-    The masks multiply: a head's or neuron's with its sublayer's. Their expected share of FLOPs is held at a target, which
+    The masks multiply: a head's or neuron's with its block's. Their expected share of FLOPs is held at a target, which
     rises linearly to the request, by a Lagrangian with two multipliers. The teacher is the fine-tuned model: its logits,
     and four of its layers, each matched to that layer of the student that is closest (a linear map, the identity at
     first, between them) among those whose FFN is there; in fine-tuning among all.
 
     Departures from the paper: the hidden dimension is left whole (no masks on it), and sparsity is of FLOPs where the
     paper's is of parameters. The student starts as the fine-tuned model, the paper's as the pre-trained one, so that its
-    epochs without masks have little to learn. A masked sublayer keeps its output bias. After training, units are kept by
+    epochs without masks have little to learn. A masked block keeps its output bias. After training, units are kept by
     the probability that their masks are open until the budget is full, so that it is met to less than a head; where the
     masks' own expectation is further from it than `MISSED`, as after too few steps, that is printed. The optimizer is not
     started afresh when the masks set in, embeddings are trained, fine-tuning has the pruning's batches and decaying rate,
@@ -98,7 +98,7 @@ class CoFi:
             with_masks,
         )
         with clock("extraction"):
-            expected = expected_reduction(student.masks, adapter_for(student.model), budget).item()
+            expected = expected_reduction(student.masks, view_of(student.model), budget).item()
             kept = extract(student.model, student.masks, budget)
         if expected < budget.flops_reduction - MISSED:
             print(
@@ -121,7 +121,7 @@ class CoFi:
 
     def pruning_losses(self, student: "Student", distil: Callable, budget: Budget) -> Callable:
         """Distillation through sampled masks and the Lagrangian of the constraint."""
-        adapter, masks = adapter_for(student.model), student.masks
+        view, masks = view_of(student.model), student.masks
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             progress = (epochs - self.unmasked_epochs) / max(self.warmup_epochs, 1e-9)
@@ -130,9 +130,9 @@ class CoFi:
                 return
             masks.bound()
             sampled = masks.sample()
-            with masked(adapter, sampled):
+            with masked(view, sampled):
                 distilled = distil(student, batch, sampled)
-            excess = expected_reduction(masks, adapter, budget) - budget.flops_reduction * min(1.0, progress)
+            excess = expected_reduction(masks, view, budget) - budget.flops_reduction * min(1.0, progress)
             yield distilled + masks.multipliers[0] * excess + masks.multipliers[1] * excess**2
 
         return losses
@@ -166,13 +166,13 @@ class Student(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        adapter = adapter_for(model)
+        view = view_of(model)
         self.model = model
-        size = adapter.sublayers[0].hidden_size
+        size = view.blocks[0].hidden_size
         self.transform = nn.Linear(size, size)
         nn.init.eye_(self.transform.weight)
         nn.init.zeros_(self.transform.bias)
-        self.masks = L0Masks([s.units for s in adapter.sublayers])
+        self.masks = L0Masks([s.units for s in view.blocks])
         self.to(model.device, model.dtype)
 
     @property
@@ -181,21 +181,21 @@ class Student(nn.Module):
 
 
 class L0Masks(nn.Module):
-    """Hard-concrete masks of units and sublayers, their product being a unit's, and the constraint's multipliers.
+    """Hard-concrete masks of units and blocks, their product being a unit's, and the constraint's multipliers.
 
     Args:
-        sizes: units of each sublayer, of heads and of neurons by turns.
+        sizes: units of each block, of heads and of neurons by turns.
     """
 
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
         means = (HEADS_AT_FIRST, NEURONS_AT_FIRST)
         self.units = nn.ParameterList(torch.empty(n).normal_(means[i % 2], 0.01) for i, n in enumerate(sizes))
-        self.sublayers = nn.Parameter(torch.empty(len(sizes)).normal_(HEADS_AT_FIRST, 0.01))
+        self.blocks = nn.Parameter(torch.empty(len(sizes)).normal_(HEADS_AT_FIRST, 0.01))
         self.multipliers = nn.Parameter(torch.zeros(2))
 
     def sample(self) -> list[Tensor]:
-        """Masks [units] per sublayer in [0, 1], drawn anew."""
+        """Masks [units] per block in [0, 1], drawn anew."""
         return self._products(lambda a: _stretched((a + _logistic(a)) / TEMPERATURE))
 
     def deterministic(self) -> list[Tensor]:
@@ -203,27 +203,27 @@ class L0Masks(nn.Module):
         return self._products(_stretched)
 
     def log_open(self) -> list[Tensor]:
-        """Log probability that a unit's mask is not zero: [units] per sublayer."""
+        """Log probability that a unit's mask is not zero: [units] per block."""
         shift = TEMPERATURE * math.log(-LOW / HIGH)
         return [
-            F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.sublayers, self.units, strict=True)
+            F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.blocks, self.units, strict=True)
         ]
 
     @torch.no_grad()
     def bound(self) -> None:
-        for logits in (*self.units, self.sublayers):
+        for logits in (*self.units, self.blocks):
             logits.clamp_(-BOUND, BOUND)
 
     def groups(self, lr: float) -> list[dict]:
         """The optimizer's: masks go down the loss, multipliers up."""
         common = {"lr": lr, "weight_decay": 0.0, "free": True}
         return [
-            {"params": [*self.units, self.sublayers], **common},
+            {"params": [*self.units, self.blocks], **common},
             {"params": [self.multipliers], "maximize": True, **common},
         ]
 
     def _products(self, mask: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        whole = mask(self.sublayers)
+        whole = mask(self.blocks)
         return [whole[i] * mask(units) for i, units in enumerate(self.units)]
 
 
@@ -236,11 +236,11 @@ def _stretched(logits: Tensor) -> Tensor:
     return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
 
 
-def expected_reduction(masks: L0Masks, adapter: Adapter, budget: Budget) -> Tensor:
+def expected_reduction(masks: L0Masks, view: ModelView, budget: Budget) -> Tensor:
     """Share of FLOPs that the masks remove in expectation, differentiable."""
-    flops = [s.unit_flops(budget.sequence_length) for s in adapter.sublayers]
+    flops = [s.unit_flops(budget.sequence_length) for s in view.blocks]
     left = sum(p.exp().sum() * f for p, f in zip(masks.log_open(), flops, strict=True))
-    return 1 - left / model_flops(adapter, budget.sequence_length)
+    return 1 - left / model_flops(view, budget.sequence_length)
 
 
 @torch.no_grad()
@@ -253,13 +253,13 @@ def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]
     count on.
 
     Returns:
-        indices of the kept units per sublayer.
+        indices of the kept units per block.
     """
-    adapter = adapter_for(model)
+    view = view_of(model)
     # Masks that the bound holds are equal: chance, not their place, decides between them.
     log_open = masks.log_open()
-    kept = greedy([p + 1e-6 * torch.rand_like(p) for p in log_open], budget.unit_costs(adapter), budget.limit(adapter))
-    for sublayer, mask, p in zip(adapter.sublayers, masks.deterministic(), log_open, strict=True):
-        if sublayer.units:
-            scale_units(sublayer, torch.where(mask > 0, mask, p.exp()))
-    return keep_masked(adapter.sublayers, kept)
+    kept = greedy([p + 1e-6 * torch.rand_like(p) for p in log_open], budget.costs(view), budget.limit(view))
+    for block, mask, p in zip(view.blocks, masks.deterministic(), log_open, strict=True):
+        if block.units:
+            scale_units(block, torch.where(mask > 0, mask, p.exp()))
+    return keep_masked(view.blocks, kept)

@@ -13,8 +13,8 @@ from kprune.budgets.flops import Budget
 from kprune.clock import Clock
 from kprune.contract import Outcome, PruningData
 from kprune.errors import UserError
-from kprune.models import adapter_for
-from kprune.models.adapter import model_inputs, on_device
+from kprune.models import view_of
+from kprune.models.view import model_inputs, on_device
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
 from kprune.objectives import Objective
@@ -33,7 +33,7 @@ THRESHOLD_EXAMPLES = 256
 class EBERT:
     """Train model and predictors together on `task loss + λ (share of FLOPs computed − target)²`.
 
-    The gates are those of the authors' code: a predictor per sublayer, from the mean token (first layer) or the [CLS]
+    The gates are those of the authors' code: a predictor per block, from the mean token (first layer) or the [CLS]
     token through 64 dimensions to a gate for each head or neuron; Gumbel-sigmoid with straight-through in training,
     logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch.
 
@@ -107,7 +107,7 @@ class EBERT:
 
 
 class Predictor(nn.Module):
-    """A sublayer's input to the logits of its gates: [B, T, d] to [B, units]."""
+    """A block's input to the logits of its gates: [B, T, d] to [B, units]."""
 
     def __init__(self, hidden_size: int, units: int, pools: bool):
         super().__init__()
@@ -134,9 +134,9 @@ class GatedModel(nn.Module):
     def __init__(self, model: nn.Module, sequence_length: float):
         super().__init__()
         self.model = model
-        self.adapter = adapter_for(model)
-        self.sublayers = [s for s in self.adapter.sublayers if s.units]
-        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, s.index == 0) for s in self.sublayers)
+        self.view = view_of(model)
+        self.blocks = [s for s in self.view.blocks if s.units]
+        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, s.index == 0) for s in self.blocks)
         self.predictors.to(model.device, model.dtype)
         self.register_buffer("threshold", torch.zeros((), device=model.device))
         self.sequence_length = sequence_length
@@ -147,22 +147,22 @@ class GatedModel(nn.Module):
             return self.model(**inputs)
 
     def open_units(self) -> list[Tensor]:
-        """Mean open gates per sublayer over the last batch, differentiable."""
+        """Mean open gates per block over the last batch, differentiable."""
         gates = iter(self.gates)
         return [
-            next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.adapter.sublayers
+            next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.view.blocks
         ]
 
     def share(self, units: Iterable[Tensor | float]) -> Tensor | float:
-        """Share of the model's FLOPs that so many units per sublayer have."""
-        flops = [n * s.unit_flops(self.sequence_length) for n, s in zip(units, self.adapter.sublayers, strict=True)]
-        return sum(flops) / model_flops(self.adapter, self.sequence_length)
+        """Share of the model's FLOPs that so many units per block have."""
+        flops = [n * s.unit_flops(self.sequence_length) for n, s in zip(units, self.view.blocks, strict=True)]
+        return sum(flops) / model_flops(self.view, self.sequence_length)
 
     @torch.no_grad()
     def count_units(self, batches: Iterable[dict[str, Tensor]]) -> list[float]:
-        """Mean open gates per sublayer over the examples of batches."""
+        """Mean open gates per block over the examples of batches."""
         self.eval()
-        totals, examples = [0.0] * len(self.adapter.sublayers), 0
+        totals, examples = [0.0] * len(self.view.blocks), 0
         for batch in batches:
             size = len(batch["input_ids"])
             self(**on_device(model_inputs(batch), self.model.device))
@@ -180,19 +180,19 @@ class GatedModel(nn.Module):
 
     @contextmanager
     def _gated(self, attention_mask: Tensor) -> Iterator[None]:
-        """Within, the first linear module of a sublayer shows what its predictor reads, and the projection is gated."""
+        """Within, the first linear module of a block shows what its predictor reads, and the projection is gated."""
         self.gates = []
         handles = []
-        for sublayer, predictor in zip(self.sublayers, self.predictors, strict=True):
+        for block, predictor in zip(self.blocks, self.predictors, strict=True):
 
             def predict(module, inputs, predictor=predictor):
                 self.gates.append(self.gate(at_least_float32(predictor(inputs[0], attention_mask))))
 
-            def close(module, inputs, sublayer=sublayer):
-                return (inputs[0] * self.gates[-1].repeat_interleave(sublayer.unit_size, dim=1)[:, None],)
+            def close(module, inputs, block=block):
+                return (inputs[0] * self.gates[-1].repeat_interleave(block.width, dim=1)[:, None],)
 
-            handles.append(sublayer.inputs[0].register_forward_pre_hook(predict))
-            handles.append(sublayer.projection.register_forward_pre_hook(close))
+            handles.append(block.inputs[0].register_forward_pre_hook(predict))
+            handles.append(block.output.register_forward_pre_hook(close))
         try:
             yield
         finally:

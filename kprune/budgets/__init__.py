@@ -1,0 +1,7 @@
+"""Budgets: what a pruned model may cost, in FLOPs, parameters or measured milliseconds."""
+
+from kprune.budgets.costs import Budget, UnitCost
+from kprune.budgets.flops import FlopsBudget
+from kprune.budgets.parameters import ParametersBudget
+
+__all__ = ["Budget", "FlopsBudget", "ParametersBudget", "UnitCost"]

@@ -1,19 +1,19 @@
 """The parts of a model card that every pruned model has."""
 
-AUTO_CLASSES = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
-}
+from torch import nn
+
+from kprune.contract import Outcome
+from kprune.objectives import OBJECTIVES
 
 
-def auto_class_of(model) -> str:
-    """The name of the transformers auto class that loads a model with its head."""
+def auto_class_of(model: nn.Module) -> str:
+    """Return the name of the transformers auto class that loads a model with its head."""
     name = type(model).__name__
-    return next((auto for head, auto in AUTO_CLASSES.items() if name.endswith(head)), "AutoModel")
+    return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffix)), "AutoModel")
 
 
 def loading_section(auto_class: str, format: str) -> str:
-    """How to load a saved model, and what its format means for its speed."""
+    """Return how to load a saved model, and what its format means for its speed, in Markdown."""
     trust = ", trust_remote_code=True" if format == "pruned" else ""
     note = (
         "The layers have the pruned widths: the model is small and fast. `modeling_kprune.py` beside it builds them and needs "
@@ -32,8 +32,8 @@ model = {auto_class}.from_pretrained("this folder"{trust})
 {note}"""
 
 
-def python_card(outcome, format: str) -> str:
-    """The card of an `Outcome` saved from Python, where nothing was scored."""
+def python_card(outcome: Outcome, format: str) -> str:
+    """Return the card of an outcome that is saved from Python, where nothing was scored."""
     reduction = outcome.details.get("flops_reduction")
     rows = {
         "FLOPs removed": f"{100 * reduction:.1f} %" if reduction is not None else None,

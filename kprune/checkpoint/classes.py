@@ -1,14 +1,18 @@
-"""Which class a pruned model is: the shipped modeling file's, so that `save_pretrained` writes what loads anywhere."""
+"""Which class a pruned model is: one of the shipped modeling file's, so that `save_pretrained` writes what loads anywhere."""
 
 from typing import Any
 
+import transformers
 from torch import nn
 
-from kprune.checkpoint import modeling_kprune
 from kprune.errors import UserError
-from kprune.models import adapter_for
+from kprune.models import ModelView, modeling_kprune, view_of
+from kprune.models.modeling_kprune import FORMAT, PREFIX, Pruned, pruned_class, sizes
+from kprune.models.surgery import width_attributes
+from kprune.objectives import OBJECTIVES
 
-HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+ADDED = ("kprune", "auto_map")
+"""What the config of a pruned model has beyond the stock one's."""
 
 
 def become_pruned(model: nn.Module) -> nn.Module:
@@ -17,35 +21,79 @@ def become_pruned(model: nn.Module) -> nn.Module:
     The Trainer, or anything else that calls `save_pretrained`, then writes a folder that loads again.
 
     Raises:
-        UserError: the family or the head is not supported.
+        UserError: the model's class is none of transformers' own.
     """
-    entries = pruned_entries(model)
-    (architecture,) = entries["architectures"]
-    if not hasattr(modeling_kprune, architecture):
-        raise UserError(f"{type(model).__name__} can't be saved pruned: use one of a model, {' or '.join(HEADS)}")
-    model.config.update(entries)
-    model.__class__ = getattr(modeling_kprune, architecture)
+    stock = stock_class(model)
+    model.config.update(pruned_entries(view_of(model), stock))
+    model.__class__ = pruned_class(stock)
     return model
 
 
-def pruned_entries(model: nn.Module) -> dict[str, Any]:
-    """What the config of a pruned model has beyond the stock one's."""
-    sublayers = adapter_for(model).sublayers
-    name = stock_name(model)
-    base = name
-    for head in HEADS:
-        base = base.removesuffix(head)
-    stem = f"Pruned{base.removesuffix('Model')}"
-    auto_map = {f"AutoModel{head}": f"modeling_kprune.{stem}{head}" for head in HEADS}
+def stock_class(model: nn.Module) -> type:
+    """Return the transformers class that a model, pruned or not, comes from.
+
+    Raises:
+        UserError: it is not one of transformers' own, but a class of that name would be written and loaded.
+    """
+    name = type(model).__name__
+    kind = next(base for base in type(model).__mro__ if not is_pruned(base))
+    if getattr(transformers, kind.__name__, None) is not kind:
+        raise UserError(
+            f"{name} is not a class of transformers: what it computes could not be saved; give a model of a class that "
+            "transformers has, such as one that from_pretrained returns"
+        )
+    return kind
+
+
+def is_pruned(kind: type) -> bool:
+    """Tell whether a class comes from a modeling file, this package's or the copy in a checkpoint's folder."""
+    return kind.__name__ == Pruned.__name__ or (
+        kind.__name__.startswith(PREFIX) and any(base.__name__ == Pruned.__name__ for base in kind.__mro__)
+    )
+
+
+def pruned_entries(view: ModelView, stock: type) -> dict[str, Any]:
+    """Return what the config of a pruned model has beyond the stock one's, and its architecture."""
+    modules: dict[str, list[int]] = {}
+    attributes: dict[str, int] = {}
+    for block in view.blocks:
+        prefix = f"{view.family.layers}.{block.layer}"
+        if block.units:
+            for path in (*(rows.path for rows in block.site.inputs), block.site.output):
+                modules[f"{prefix}.{path}"] = list(sizes(block.module.get_submodule(path)))
+        attributes |= {f"{prefix}.{path}": value for path, value in width_attributes(block).items()}
     return {
-        "kprune_format": modeling_kprune.FORMAT,
-        "kept_heads": [sublayer.units for sublayer in sublayers[0::2]],
-        "kept_neurons": [sublayer.units for sublayer in sublayers[1::2]],
-        "architectures": [f"Pruned{name}"],
-        "auto_map": {"AutoModel": f"modeling_kprune.{stem}Model", **auto_map},
+        "kprune": {
+            "format": FORMAT,
+            "layers": view.family.layers,
+            "modules": modules,
+            "emptied": emptied_modules(view),
+            "attributes": attributes,
+        },
+        "architectures": [f"{PREFIX}{stock.__name__}"],
+        "auto_map": auto_map(view.model.config, stock),
     }
 
 
-def stock_name(model: nn.Module) -> str:
-    """The name of the transformers class that a model, pruned or not, comes from."""
-    return type(model).__name__.removeprefix("Pruned")
+def emptied_modules(view: ModelView) -> dict[str, dict[str, Any]]:
+    """Return the modules that stand in for those of blocks without units, and the arguments that build them."""
+    found: dict[str, dict[str, Any]] = {}
+    for layer, module in enumerate(view.layers):
+        for path, inner in module.named_modules():
+            # A stand-in holds another one inside; the classes may be those of a checkpoint's own copy of the file.
+            if hasattr(inner, "arguments") and not any(
+                f"{view.family.layers}.{layer}.{path}".startswith(f"{p}.") for p in found
+            ):
+                found[f"{view.family.layers}.{layer}.{path}"] = inner.arguments()
+    return found
+
+
+def auto_map(config: Any, stock: type) -> dict[str, str]:
+    """Return the pruned class that each auto class of transformers loads a model of this family with."""
+    names = {"AutoModel", *(kind.auto_class for kind in OBJECTIVES.values())}
+    classes = {}
+    for name in sorted(names):
+        family = getattr(transformers, name)._model_mapping.get(type(config), None)
+        if family is not None:
+            classes[name] = f"{modeling_kprune.__name__.rsplit('.', 1)[-1]}.{PREFIX}{family.__name__}"
+    return classes

@@ -1,61 +1,70 @@
-"""The stock architecture with zeros in place of removed units: loads everywhere, costs what the dense model costs."""
+"""The stock architecture with zeros in place of removed units: it loads everywhere, and costs what the dense model costs."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-import transformers
 from torch import nn
 
-from kprune.checkpoint import modeling_kprune
-from kprune.checkpoint.classes import pruned_entries, stock_name
-from kprune.models import adapter_for
-from kprune.models.surgery import unit_columns
+from kprune.checkpoint.classes import ADDED, stock_class
+from kprune.models import Block, view_of
+from kprune.models.modeling_kprune import FORMAT, sizes
+from kprune.models.surgery import input_weight, output_weight, unit_columns, unit_rows
+from kprune.plan import Plan
 
 
 @torch.no_grad()
-def densified(model: nn.Module, kept_units: Sequence[Sequence[int]] | None = None) -> nn.Module:
-    """A stock model on the CPU that computes what a pruned one does, up to rounding.
+def densified(model: nn.Module, plan: Plan | None = None) -> nn.Module:
+    """Return a stock model on the CPU that computes what a pruned one does, up to rounding.
 
     Args:
-        kept_units: the place of every unit in the stock model, per sublayer, bottom to top (MHA then FFN); without it
-            the units come first and the zeros behind them. Layers that the model has dropped whole (DynaBERT's depth) are
-            empty there; the stock model has as many layers as the pruned one.
+        plan: says the place of every unit in the stock model; without it, the units come first and the zeros behind them.
+            Layers that the plan leaves out are missing from the stock model, too.
     """
-    config = copy.deepcopy(model.config)
-    for entry in pruned_entries(model):
+    stock, config = stock_class(model), copy.deepcopy(model.config)
+    for entry in ADDED:
         if hasattr(config, entry):
             delattr(config, entry)
-    config.kprune_format = modeling_kprune.FORMAT
+    config.architectures = [stock.__name__]
+    # So that the folder is known as kprune's own, which `save` may replace.
+    config.kprune_dense = FORMAT
     with torch.random.fork_rng(
         devices=[]
     ):  # a fresh model draws its weights; the caller's random numbers stay as they were
-        dense = getattr(transformers, stock_name(model))(config).to(model.dtype)
+        dense = stock(config).to(model.dtype)
     state, full = model.state_dict(), dense.state_dict()
     dense.load_state_dict(
         {name: tensor for name, tensor in state.items() if full[name].shape == tensor.shape}, strict=False
     )
-    narrow, wide = adapter_for(model).sublayers, adapter_for(dense).sublayers
-    if kept_units is None:
-        kept_units = [range(sublayer.units) for sublayer in narrow]
-    elif len(kept_units) > len(narrow):
-        kept_units = without_empty_layers(kept_units)
-    for sublayer, stock, places in zip(narrow, wide, kept_units, strict=True):
-        for linear in stock.inputs:
-            linear.weight.zero_()
-            linear.bias.zero_()
-        stock.projection.weight.zero_()
-        if sublayer.units == 0:
-            continue
-        columns = unit_columns(torch.tensor(places), sublayer.unit_size)
-        for linear, kept in zip(stock.inputs, sublayer.inputs, strict=True):
-            linear.weight[columns] = kept.weight.cpu()
-            linear.bias[columns] = kept.bias.cpu()
-        stock.projection.weight[:, columns] = sublayer.projection.weight.cpu()
+    narrow, wide = view_of(model).blocks, view_of(dense).blocks
+    places = places_of(narrow, plan)
+    for block, original in zip(narrow, wide, strict=True):
+        widen(block, original, places[block.name])
     return dense.train(model.training)
 
 
-def without_empty_layers(kept_units: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """The sublayers of the layers that have a unit."""
-    layers = zip(kept_units[0::2], kept_units[1::2], strict=True)
-    return [units for layer in layers if any(layer) for units in layer]
+def places_of(blocks: Sequence[Block], plan: Plan | None) -> Mapping[str, Sequence[int]]:
+    """Return the place of every unit in the stock model, by the pruned model's block."""
+    if plan is None or plan.kept is None:
+        return {block.name: range(block.units) for block in blocks}
+    left_out = {str(layer) for layer in plan.layers_left_out}
+    kept = [units for name, units in plan.kept.items() if name.partition(".")[0] not in left_out]
+    return {block.name: units for block, units in zip(blocks, kept, strict=True)}
+
+
+def widen(block: Block, original: Block, places: Sequence[int]) -> None:
+    """Write a pruned block's weights into a stock block, zeros everywhere else, in place."""
+    for module in original.inputs:
+        module.weight.zero_()
+        if module.bias is not None:
+            module.bias.zero_()
+    original.output.weight.zero_()
+    if not block.units:
+        return
+    units = torch.tensor(places)
+    for rows, wide, narrow in zip(block.site.inputs, original.inputs, block.inputs, strict=True):
+        where = unit_rows(units, original.units, sizes(wide)[1], rows.parts)
+        input_weight(wide)[where] = input_weight(narrow).cpu()
+        if wide.bias is not None:
+            wide.bias[where] = narrow.bias.cpu()
+    output_weight(original)[:, unit_columns(units, block.width)] = output_weight(block).cpu()

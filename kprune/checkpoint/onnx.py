@@ -18,14 +18,18 @@ NAME = "model.onnx"
 
 
 def require_onnx() -> None:
-    """Raises a UserError where the packages that an export needs are not installed."""
+    """Check that the packages that an export needs are installed.
+
+    Raises:
+        UserError: one is not.
+    """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"ONNX export needs {package}: pip install 'kprune[onnx]'")
 
 
 def example_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Inputs to trace a model with: int64 [2, 8], the second example padded; token types where the model reads them."""
+    """Return inputs to trace a model with: int64 [2, 8], the second example padded; token types if the model reads them."""
     names = ["input_ids", "attention_mask"]
     if getattr(model.config, "type_vocab_size", 1) > 1:
         names.append("token_type_ids")
@@ -35,7 +39,7 @@ def example_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def dynamic_shapes(model: nn.Module) -> dict[str, dict[int, object]]:
-    """Batch and length of every input are free and shared, for `torch.export` and `torch.onnx`."""
+    """Return free dimensions for the batch and length of every input, shared by all, for `torch.export` and `torch.onnx`."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.max_position_embeddings)
     return {name: {0: batch, 1: length} for name in example_inputs(model)}
 

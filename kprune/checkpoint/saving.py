@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,13 +12,14 @@ from kprune.checkpoint.dense import densified
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.errors import UserError
 from kprune.files import whole_folder
+from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 
 FORMATS = ("pruned", "dense")
 
 
 def check_format(format: str, onnx: bool = False) -> None:
-    """What `save` would refuse, told before a model is pruned.
+    """Check what `save` would refuse, before a model is pruned.
 
     Raises:
         UserError: the format is unknown, or ONNX is asked for and its packages are missing.
@@ -32,10 +33,10 @@ def check_format(format: str, onnx: bool = False) -> None:
 def save(
     model: nn.Module,
     folder: str | Path,
-    tokenizer=None,
+    tokenizer: Any = None,
     card: str | None = None,
     format: str = "pruned",
-    kept_units: Sequence[Sequence[int]] | None = None,
+    plan: Plan | None = None,
     onnx: bool = False,
 ) -> Path:
     """Write safetensors, config, tokenizer and model card; a folder that plain transformers loads.
@@ -48,7 +49,7 @@ def save(
         format: "pruned" (small and fast; the widths in the config and a self-contained modeling file, loaded with
             trust_remote_code=True) or "dense" (the stock architecture with zeros in place of removed units; no code, no
             speed-up).
-        kept_units: for "dense", the removed units' places, as `densified` has it.
+        plan: for "dense", says the place of every unit, as `densified` reads it.
         onnx: write model.onnx, the pruned model, too.
 
     Raises:
@@ -59,7 +60,7 @@ def save(
     _check_replaceable(folder)
     with whole_folder(folder) as temporary:
         with quiet_transformers():
-            (densified(model, kept_units) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
+            (densified(model, plan) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if card is not None:
@@ -70,7 +71,7 @@ def save(
 
 
 def _as_pruned(model: nn.Module) -> nn.Module:
-    """The same modules and weights under the modeling file's class; the model passed in stays what it is."""
+    """Return the same modules and weights under the modeling file's class; the model passed in stays what it is."""
     shell = copy.copy(model)
     shell.config = copy.deepcopy(model.config)
     return become_pruned(shell)
@@ -80,7 +81,8 @@ def _check_replaceable(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        ours = "kprune_format" in json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
+        ours = any(entry in config for entry in ("kprune", "kprune_dense", "kprune_format"))
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:

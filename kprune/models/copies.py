@@ -6,11 +6,11 @@ from torch import nn
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose weights ask for no gradient."""
+    """Return a copy in evaluation mode whose weights ask for no gradient."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def frozen_view(model: nn.Module) -> nn.Module:
-    """As `frozen_copy`, but with the model's own weights in memory: for what is only read."""
+    """Return such a copy with the model's own weights in memory, for what is only read."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, shared | {id(b): b for b in model.buffers()}).eval()

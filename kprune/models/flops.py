@@ -1,32 +1,23 @@
-"""FLOPs and parameters. A multiply and an add count as 2; softmax, norm, bias, embeddings and head are left out
-(K-prune paper, as Kwon et al. 2022)."""
+"""FLOPs and parameters of a model's layers. A multiply and an add count as 2; norm, bias, embeddings and head are left out."""
+
+from kprune.models.view import ModelView
 
 
-def head_flops(sequence_length: float, hidden_size: int, head_size: int) -> float:
-    """F_head = 8 s d d_h + 4 s² d_h: query, key, value and output projections; attention scores and their product."""
-    return 8 * sequence_length * hidden_size * head_size + 4 * sequence_length**2 * head_size
+def model_flops(view: ModelView, sequence_length: float) -> float:
+    """Return the FLOPs of all units present in the model, for one sequence."""
+    return sum(block.units * block.unit_flops(sequence_length) for block in view.blocks)
 
 
-def neuron_flops(sequence_length: float, hidden_size: int) -> float:
-    """F_neuron = 4 s d: one row of the first and one column of the second projection."""
-    return 4 * sequence_length * hidden_size
+def layer_parameters(view: ModelView) -> int:
+    """Return the number of parameters of the layers; embeddings, pooler and head are left out."""
+    return sum(parameter.numel() for parameter in view.layers.parameters())
 
 
-def model_flops(adapter, sequence_length: float) -> float:
-    """FLOPs of all units present in the model, for one sequence."""
-    return sum(sublayer.units * sublayer.unit_flops(sequence_length) for sublayer in adapter.sublayers)
-
-
-def encoder_parameters(adapter) -> int:
-    """Parameters of the encoder's layers (embeddings, pooler and head left out)."""
-    return sum(parameter.numel() for parameter in adapter.encoder.parameters())
-
-
-def flops_reduction(dense, pruned, sequence_length: float) -> float:
-    """Share of FLOPs removed, counted on the two adapters' models as they are."""
+def flops_reduction(dense: ModelView, pruned: ModelView, sequence_length: float) -> float:
+    """Return the share of FLOPs removed, counted on the two models as they are."""
     return 1 - model_flops(pruned, sequence_length) / model_flops(dense, sequence_length)
 
 
-def params_reduction(dense, pruned) -> float:
-    """Share of the encoder's parameters removed, counted on the two adapters' models as they are."""
-    return 1 - encoder_parameters(pruned) / encoder_parameters(dense)
+def params_reduction(dense: ModelView, pruned: ModelView) -> float:
+    """Return the share of the layers' parameters removed, counted on the two models as they are."""
+    return 1 - layer_parameters(pruned) / layer_parameters(dense)

@@ -6,19 +6,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from kprune.models.adapter import Adapter, Sublayer
+from kprune.models.blocks import Block
+from kprune.models.view import Context, ModelView
 
 
 @contextmanager
-def masked(adapter: Adapter, masks: Sequence[Tensor]) -> Iterator[None]:
-    """Within, every unit's features are multiplied by its mask ([units] per sublayer, bottom to top)."""
+def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Within, every unit's features are multiplied by its mask ([units] per block, bottom to top)."""
     handles = []
     try:
-        for sublayer, mask in zip(adapter.sublayers, masks, strict=True):
-            if sublayer.units:
-                columns = mask.repeat_interleave(sublayer.unit_size)
+        for block, mask in zip(view.blocks, masks, strict=True):
+            if block.units:
+                columns = mask.repeat_interleave(block.width)
                 hook = lambda module, inputs, columns=columns: (inputs[0] * columns,)  # noqa: E731
-                handles.append(sublayer.projection.register_forward_pre_hook(hook))
+                handles.append(block.output.register_forward_pre_hook(hook))
         yield
     finally:
         for handle in handles:
@@ -26,9 +27,9 @@ def masked(adapter: Adapter, masks: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def caught(sublayers: Sequence[Sublayer], side: str) -> Iterator[list[Tensor]]:
+def caught(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
     """Within, the inputs or outputs ("input", "output") of the output projections are collected, as leaves or nodes of
-    a graph that begins at the lowest of them; sublayers without units have none."""
+    a graph that begins at the lowest of them; blocks without units have none."""
     seen: list[Tensor] = []
 
     def node(tensor: Tensor) -> Tensor:
@@ -37,13 +38,13 @@ def caught(sublayers: Sequence[Sublayer], side: str) -> Iterator[list[Tensor]]:
         return seen[-1]
 
     handles = []
-    for sublayer in sublayers:
-        if sublayer.units == 0:
+    for block in blocks:
+        if block.units == 0:
             continue
         if side == "input":
-            handles.append(sublayer.projection.register_forward_pre_hook(lambda module, inputs: (node(inputs[0]),)))
+            handles.append(block.output.register_forward_pre_hook(lambda module, inputs: (node(inputs[0]),)))
         else:
-            handles.append(sublayer.projection.register_forward_hook(lambda module, inputs, output: node(output)))
+            handles.append(block.output.register_forward_hook(lambda module, inputs, output: node(output)))
     try:
         yield seen
     finally:
@@ -52,31 +53,31 @@ def caught(sublayers: Sequence[Sublayer], side: str) -> Iterator[list[Tensor]]:
 
 
 def features_and_gradients(
-    adapter: Adapter,
+    view: ModelView,
     start: int,
     hidden: Tensor,
-    attention_mask: Tensor | None,
+    context: Context,
     batch: dict[str, Tensor],
     losses: Callable[..., Sequence[Tensor]],
 ) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-    """Features f of every sublayer from `start` up and the gradients of one or more losses with respect to them.
+    """Features f of every block from `start` up and the gradients of one or more losses with respect to them.
 
     A mask m multiplies a unit's features, so its derivative at m = 1 is the sum of f ∂loss/∂f over the unit's columns
     and the tokens; `mask_gradients` adds up the tokens.
 
     Args:
-        hidden: input of sublayer `start`, [B, T, d].
+        hidden: input of block `start`, [B, T, d].
         losses: takes the model's output, gives scalars; without one there is no backward pass.
 
     Returns:
-        per sublayer, f and a gradient per loss, tensors [B, T, units * unit_size] without graph.
+        per block, f and a gradient per loss, tensors [B, T, units * width] without graph.
     """
-    sublayers = adapter.sublayers[start:]
-    with torch.enable_grad(), caught(sublayers, "input") as features:
-        values = losses(adapter.run(start, hidden, attention_mask, batch))
+    blocks = view.blocks[start:]
+    with torch.enable_grad(), caught(blocks, "input") as features:
+        values = losses(view.run(start, hidden, context, batch))
     pairs = iter(zip((f.detach() for f in features), gradients(values, features), strict=True))
     nothing = hidden.new_zeros(*hidden.shape[:2], 0)
-    return [next(pairs) if sublayer.units else (nothing, (nothing,) * len(values)) for sublayer in sublayers]
+    return [next(pairs) if block.units else (nothing, (nothing,) * len(values)) for block in blocks]
 
 
 def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
@@ -88,6 +89,6 @@ def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[T
     return list(zip(*per_value, strict=True))
 
 
-def mask_gradients(features: Tensor, gradient: Tensor, unit_size: int) -> Tensor:
-    """Gradients of one mask per dimension, for each example: [B, units, unit_size] in float64."""
-    return (features * gradient).sum(dim=1).double().unflatten(-1, (-1, unit_size))
+def mask_gradients(features: Tensor, gradient: Tensor, width: int) -> Tensor:
+    """Gradients of one mask per dimension, for each example: [B, units, width] in float64."""
+    return (features * gradient).sum(dim=1).double().unflatten(-1, (-1, width))

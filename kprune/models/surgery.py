@@ -1,65 +1,136 @@
-"""Physical pruning: linear layers shrink, an emptied sublayer costs nothing."""
+"""Physical pruning: linear modules shrink, and an emptied block costs nothing."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kprune.models.adapter import Adapter, Sublayer
+from kprune.models.blocks import Block
+from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, set_sizes, sizes
+from kprune.models.view import ModelView
 
 
-def unit_columns(units: Tensor, unit_size: int) -> Tensor:
-    """Feature columns of units: indices [k] to [k * unit_size]."""
-    return (units[:, None] * unit_size + torch.arange(unit_size, device=units.device)).flatten()
+def unit_columns(units: Tensor, width: int) -> Tensor:
+    """Return the feature columns of units: indices [k] to [k * width]."""
+    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
+
+
+def unit_rows(units: Tensor, present: int, outputs: int, parts: int) -> Tensor:
+    """Return the rows of an input module that belong to units.
+
+    Args:
+        units: indices [k] among the units present.
+        present: number of units present.
+        outputs: all rows of the module, laid out as [parts, units, rows of one unit].
+        parts: how often the rows of all units are repeated.
+    """
+    rows = torch.arange(outputs, device=units.device).view(parts, present, -1)
+    return rows[:, units].flatten()
 
 
 @torch.no_grad()
-def keep_units(sublayer: Sublayer, units: Tensor) -> None:
+def keep_units(block: Block, units: Tensor) -> None:
     """Keep the units with these indices (sorted, among those present) and remove all others, in place."""
-    if len(units) == sublayer.units:
+    if len(units) == block.units:
         return
     if len(units) == 0:
-        sublayer.empty()
+        empty(block)
         return
-    take_units(sublayer, units)
+    take_units(block, units)
 
 
 @torch.no_grad()
-def take_units(sublayer: Sublayer, units: Tensor) -> None:
-    """Make a sublayer of these units (at least one) in this order, in place; their order does not change its function."""
-    columns = unit_columns(units.to(sublayer.projection.weight.device), sublayer.unit_size)
-    for linear in sublayer.inputs:
-        linear.weight = nn.Parameter(linear.weight[columns].clone(), linear.weight.requires_grad)
-        linear.bias = nn.Parameter(linear.bias[columns].clone(), linear.bias.requires_grad)
-        linear.out_features = len(columns)
-    projection = sublayer.projection
-    projection.weight = nn.Parameter(projection.weight[:, columns].clone(), projection.weight.requires_grad)
-    projection.in_features = len(columns)
+def take_units(block: Block, units: Tensor) -> None:
+    """Make a block of these units (at least one) in this order, in place; their order does not change its function."""
+    output, present = block.output, block.units
+    units = units.to(output.weight.device)
+    for rows, module in zip(block.site.inputs, block.inputs, strict=True):
+        select_outputs(module, unit_rows(units, present, sizes(module)[1], rows.parts))
+    select_inputs(output, unit_columns(units, block.width))
+    set_attributes(block)
 
 
-def keep_masked(sublayers: Sequence[Sublayer], masks: Sequence[Tensor]) -> list[list[int]]:
-    """Keep the units whose mask ([units] per sublayer, bool) is True and remove all others, in place.
+def select_outputs(module: nn.Module, rows: Tensor) -> None:
+    """Keep some outputs of a linear module, in this order, in place."""
+    _replace(module, "weight", module.weight[:, rows] if is_transposed(module) else module.weight[rows])
+    if module.bias is not None:
+        _replace(module, "bias", module.bias[rows])
+    set_sizes(module, *sizes(module))
+
+
+def select_inputs(module: nn.Module, columns: Tensor) -> None:
+    """Keep some inputs of a linear module, in this order, in place."""
+    _replace(module, "weight", module.weight[columns] if is_transposed(module) else module.weight[:, columns])
+    set_sizes(module, *sizes(module))
+
+
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+    setattr(module, name, nn.Parameter(value.clone(), getattr(module, name).requires_grad))
+
+
+def set_attributes(block: Block) -> None:
+    """Set the module attributes that hold a width to what the weights now have."""
+    for path, value in width_attributes(block).items():
+        owner, _, name = path.rpartition(".")
+        setattr(block.module.get_submodule(owner), name, value)
+
+
+def width_attributes(block: Block) -> dict[str, int]:
+    """Return the module attributes of a block with units that hold a width, by their path below the layer."""
+    amounts = {"units": block.units, "columns": block.columns}
+    return {path: amounts[amount] for path, amount in block.site.attributes.items()} if block.units else {}
+
+
+@torch.no_grad()
+def empty(block: Block) -> None:
+    """Take all units out, in place; the residual connection, the norm and the output bias stay."""
+    site, module, pair = block.site, block.module, block.kind == "heads"
+    bias = block.bias()
+    bias = None if bias is None else bias.detach().clone()
+    inside = next((path for path in site.core if site.output.startswith(f"{path}.")), None)
+    for path in site.core:
+        output = site.output.removeprefix(f"{path}.") if path == inside else None
+        layer = getattr(module.get_submodule(path), "layer_idx", None)
+        module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer))
+    if inside is None:
+        module.set_submodule(site.output, OutputBias(bias))
+
+
+def keep_masked(blocks: Sequence[Block], masks: Sequence[Tensor]) -> list[list[int]]:
+    """Keep the units whose mask ([units] per block, bool) is True and remove all others, in place.
 
     Returns:
-        per sublayer, the indices of the kept units among those that were there.
+        per block, the indices of the kept units among those that were there.
     """
     kept = [mask.nonzero()[:, 0] for mask in masks]
-    for sublayer, units in zip(sublayers, kept, strict=True):
-        keep_units(sublayer, units)
+    for block, units in zip(blocks, kept, strict=True):
+        keep_units(block, units)
     return [units.tolist() for units in kept]
 
 
 @torch.no_grad()
-def scale_units(sublayer: Sublayer, scales: Tensor) -> None:
+def scale_units(block: Block, scales: Tensor) -> None:
     """Fold real-valued masks [units] into the output projection's weights, in place."""
-    weight = sublayer.projection.weight
-    weight.mul_(scales.repeat_interleave(sublayer.unit_size).to(weight))
+    weight = output_weight(block)
+    weight.mul_(scales.repeat_interleave(block.width).to(weight))
 
 
-def keep_layers(adapter: Adapter, layers: Sequence[int]) -> None:
+def output_weight(block: Block) -> Tensor:
+    """Return W_out of a block with units as [d, columns], a view of the live weights."""
+    weight = block.output.weight
+    return weight.T if is_transposed(block.output) else weight
+
+
+def input_weight(module: nn.Module) -> Tensor:
+    """Return the weights of a linear module as [outputs, inputs], a view of the live weights."""
+    return module.weight.T if is_transposed(module) else module.weight
+
+
+def keep_layers(view: ModelView, layers: Sequence[int]) -> None:
     """Keep the layers with these indices and drop the others whole, residual connections and norms included, in place.
 
-    The adapter is of the model as it was: make another for what is left.
+    The view is of the model as it was: make another for what is left.
     """
-    adapter.encoder.layer = nn.ModuleList([adapter.encoder.layer[index] for index in layers])
-    adapter.model.config.num_hidden_layers = len(layers)
+    kept = nn.ModuleList([view.layers[index] for index in layers])
+    view.model.base_model.set_submodule(view.family.layers, kept)
+    view.model.config.num_hidden_layers = len(layers)

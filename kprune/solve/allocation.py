@@ -1,23 +1,23 @@
-"""How many units each sublayer keeps: one threshold on error per FLOP over all sublayers."""
+"""How many units each block keeps: one threshold on error per FLOP over all blocks."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kprune.budgets.flops import UnitCost
+from kprune.budgets import UnitCost
 from kprune.solve.mask_search import ROUNDING
 
 
 def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[int]:
-    """Units to keep per sublayer, so that the errors add up to as little as the budget allows.
+    """Return the units to keep per block, so that the errors add up to as little as the budget allows.
 
     Curves are replaced by their lower convex hulls over the cost, on which taking the steps in the order of error saved
     per cost is optimal. Of the steps that do not fit whole, as many units are taken as do.
 
     Args:
-        curves: per sublayer, [units + 1] errors with 0, 1, ... units kept, never rising, all in one unit.
-        costs: of a unit, per sublayer: FLOPs or milliseconds.
+        curves: per block, [units + 1] errors with 0, 1, ... units kept, never rising, all in one unit.
+        costs: of a unit, per block: FLOPs or milliseconds.
         budget: the cost that may be kept.
     """
     steps, totals, counts = [], [], []
@@ -31,7 +31,7 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
             steps.append((gain, index, low, high))
     spare = budget * (1 + ROUNDING)
     for _, index, low, high in sorted(steps, key=lambda step: -step[0]):
-        # Above a step that was taken in part, nothing more of that sublayer is to be had.
+        # Above a step that was taken in part, nothing more of that block is to be had.
         if counts[index] == low:
             total = totals[index]
             counts[index] = max(k for k in range(low, high + 1) if total[k] - total[low] <= spare)
@@ -40,7 +40,7 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
 
 
 def convex_hull(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
-    """Corners of the lower convex hull of errors over costs that never fall, as indices; of equal costs the last."""
+    """Return the corners of the lower convex hull of errors over costs that never fall, as indices; of equal costs the last."""
     corners: list[int] = []
     for point in range(len(errors)):
         if corners and costs[corners[-1]] == costs[point]:
@@ -56,5 +56,5 @@ def convex_hull(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
 
 
 def monotone(errors: Tensor) -> Tensor:
-    """[units + 1] errors by units kept, from errors by units removed; never more with one unit more."""
+    """Return [units + 1] errors by units kept, from errors by units removed; never more with one unit more."""
     return torch.cummax(errors, dim=0).values.flip(0)

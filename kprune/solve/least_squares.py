@@ -1,4 +1,4 @@
-"""KPWT: knowledge-preserving weight tuning, a least squares for one sublayer's output projection."""
+"""KPWT: knowledge-preserving weight tuning, a least squares for one block's output projection."""
 
 from dataclasses import dataclass, replace
 

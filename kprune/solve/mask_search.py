@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kprune.budgets.flops import UnitCost
+from kprune.budgets import UnitCost
 
 # Sums of costs are exact in float64 up to this share of the budget.
 ROUNDING = 1e-12
 
 
 def cost_of_each(scores: Sequence[Tensor], costs: Sequence[UnitCost]) -> Tensor:
-    """What every unit adds if each sublayer's are taken in the order of their scores: [units of all sublayers]."""
+    """What every unit adds if each block's are taken in the order of their scores: [units of all blocks]."""
     added = []
     for s, cost in zip(scores, costs, strict=True):
         of_sublayer = torch.empty(len(s), dtype=torch.float64)
@@ -25,8 +25,8 @@ def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float
     """The lowest ν for which the units with score ≥ ν fit the budget (Algorithm 1); inf where none fit.
 
     Args:
-        scores: per sublayer, [units] scores, already divided by the cost of a unit.
-        costs: per sublayer, FLOPs in the paper.
+        scores: per block, [units] scores, already divided by the cost of a unit.
+        costs: per block, FLOPs in the paper.
         budget: what may be kept, in the costs' unit.
         strict: stop strictly under the budget and prune one unit at least, as the authors' code does.
     """
@@ -54,7 +54,7 @@ def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
 def search(
     scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float, fill_budget: bool = True, strict: bool = False
 ) -> tuple[Tensor, float]:
-    """The mask of the first sublayer given, searched over it and all sublayers above it.
+    """The mask of the first block given, searched over it and all blocks above it.
 
     Returns:
         mask [units] (bool, True = kept) of `scores[0]`, and the threshold ν.
@@ -68,17 +68,17 @@ def search(
 
 
 def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[Tensor]:
-    """Masks of all sublayers at once: units in the order of their scores, each kept if it still fits the budget.
+    """Masks of all blocks at once: units in the order of their scores, each kept if it still fits the budget.
 
     What is left of the budget is less than any further unit would add.
 
     Args:
-        scores: per sublayer, [units]; of equal scores, the lower sublayer's and lower unit's comes first.
-        costs: per sublayer.
+        scores: per block, [units]; of equal scores, the lower block's and lower unit's comes first.
+        costs: per block.
         budget: what may be kept, in the costs' unit.
 
     Returns:
-        per sublayer, [units] (bool, True = kept).
+        per block, [units] (bool, True = kept).
     """
     sizes = [len(s) for s in scores]
     flat = torch.cat([s.double().cpu() for s in scores])
@@ -91,7 +91,7 @@ def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -
         fitting = int((total <= spare).sum())
         kept[waiting[:fitting]] = True
         spare -= float(total[fitting - 1]) if fitting else 0.0
-        # The first unit that does not fit would cost the same later on: its sublayer is done.
+        # The first unit that does not fit would cost the same later on: its block is done.
         waiting = waiting[fitting:]
         waiting = waiting[owner[waiting] != owner[waiting[:1]]]
     return list(kept.split(sizes))

@@ -1,6 +1,6 @@
 """Which unit's loss the re-solve makes good: removal with compensation (optimal brain surgeon, by groups).
 
-A sublayer's output projection W sits at the least-squares optimum of a problem with Gram matrix H. Removing the columns
+A block's output projection W sits at the least-squares optimum of a problem with Gram matrix H. Removing the columns
 g and solving again for the rest raises the error, in a metric S on the output, by
 
     Δ_g = tr(S W_g ([H⁻¹]_gg)⁻¹ W_gᵀ),
@@ -25,7 +25,7 @@ SLACK = 0.2
 
 @dataclass
 class Removal:
-    """A sublayer taken apart, the unit that costs least first.
+    """A block taken apart, the unit that costs least first.
 
     order: [units] indices, the first removed first; those never removed come last. errors: [removed + 1], the error
     added when so many are removed, errors[0] = 0.
@@ -39,30 +39,30 @@ class Removal:
         return self.order[len(self.order) - count :].sort().values
 
 
-def remove_greedily(inverse: Tensor, root: Tensor, unit_size: int, keep: int = 0) -> Removal:
+def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) -> Removal:
     """Take units out, each time those whose removal costs least after the others have been compensated.
 
     Args:
-        inverse: H⁻¹ [n, n], n = units * unit_size; destroyed.
+        inverse: H⁻¹ [n, n], n = units * width; destroyed.
         root: S^{1/2} W [d, n] at the optimum of H; destroyed.
         keep: stop when so many units are left.
 
     Returns:
         The order and the errors added, float64.
     """
-    units = len(inverse) // unit_size
+    units = len(inverse) // width
     present = torch.arange(units, device=inverse.device)  # of the rows that the matrices still have
     alive = torch.ones(units, dtype=torch.bool, device=inverse.device)
     left, order, added = units, [], [torch.zeros(1, dtype=torch.float64, device=inverse.device)]
     while left > keep:
-        scores = unit_errors(inverse, root, unit_size).masked_fill(~alive, float("inf"))
-        count = 1 if unit_size > 1 else min(max(1, int(left * STEP)), left - keep)
+        scores = unit_errors(inverse, root, width).masked_fill(~alive, float("inf"))
+        count = 1 if width > 1 else min(max(1, int(left * STEP)), left - keep)
         gone = scores.argsort(stable=True)[:count]
-        columns = unit_columns(gone, unit_size)
+        columns = unit_columns(gone, width)
         factor = torch.linalg.cholesky(inverse[columns[:, None], columns])
         # L⁻¹ Wᵀ: the error of removing several at once splits into what each adds after those before it.
         whitened = torch.linalg.solve_triangular(factor, root[:, columns].T, upper=False)
-        added.append(whitened.square().sum(dim=1).unflatten(0, (-1, unit_size)).sum(dim=1).double())
+        added.append(whitened.square().sum(dim=1).unflatten(0, (-1, width)).sum(dim=1).double())
         link = torch.linalg.solve_triangular(factor, inverse[columns], upper=False)
         inverse.addmm_(link.T, link, alpha=-1)
         root.addmm_(whitened.T, link, alpha=-1)
@@ -72,21 +72,21 @@ def remove_greedily(inverse: Tensor, root: Tensor, unit_size: int, keep: int = 0
         # What is gone has no links left; a unit matrix in its place keeps the blocks invertible until they are dropped.
         inverse[columns, columns] = 1
         if left < len(alive) * (1 - SLACK):
-            columns = unit_columns(alive.nonzero()[:, 0], unit_size)
+            columns = unit_columns(alive.nonzero()[:, 0], width)
             inverse, root = inverse[columns[:, None], columns], root[:, columns]
             present, alive = present[alive], alive[alive]
     order.append(present[alive])
     return Removal(torch.cat(order), torch.cat(added).cumsum(0))
 
 
-def unit_errors(inverse: Tensor, root: Tensor, unit_size: int) -> Tensor:
+def unit_errors(inverse: Tensor, root: Tensor, width: int) -> Tensor:
     """Δ of every unit present if it alone were removed: [units]."""
-    if unit_size == 1:
+    if width == 1:
         return root.square().sum(dim=0) / inverse.diagonal()
-    units = len(inverse) // unit_size
-    blocks = inverse.unflatten(0, (units, unit_size)).unflatten(2, (units, unit_size))
+    units = len(inverse) // width
+    blocks = inverse.unflatten(0, (units, width)).unflatten(2, (units, width))
     diagonal = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     whitened = torch.linalg.solve_triangular(
-        torch.linalg.cholesky(diagonal), root.unflatten(1, (units, unit_size)).permute(1, 2, 0), upper=False
+        torch.linalg.cholesky(diagonal), root.unflatten(1, (units, width)).permute(1, 2, 0), upper=False
     )
     return whitened.square().sum(dim=(1, 2))

@@ -14,7 +14,7 @@ from kprune.budgets.flops import Budget
 from kprune.clock import Clock
 from kprune.contract import Outcome, PruningData
 from kprune.data import CalibrationSet, Example
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.flops import model_flops
 from kprune.objectives import Objective
@@ -64,9 +64,9 @@ class DynaBERT:
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """What the smallest sub-network saves."""
-        adapter = adapter_for(model)
-        smallest = min(shape.flops(adapter, sequence_length) for shape in self.shapes(self.depths))
-        return 1 - smallest / model_flops(adapter, sequence_length)
+        view = view_of(model)
+        smallest = min(shape.flops(view, sequence_length) for shape in self.shapes(self.depths))
+        return 1 - smallest / model_flops(view, sequence_length)
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         """Take the largest sub-network within the budget out of the trained whole."""
@@ -89,7 +89,7 @@ class DynaBERT:
             shape = self.largest(model, budget)
             pruned = extract(shared, shape)
             order = stages.done["width_stage"].notes["order"]
-            kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(adapter_for(model)), strict=True)]
+            kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(view_of(model)), strict=True)]
         details = {"width": shape.width, "depth": shape.depth, **stages.on_record()}
         return Outcome.of(pruned.eval(), kept, clock, details)
 
@@ -146,9 +146,9 @@ class DynaBERT:
 
     def largest(self, model: nn.Module, budget: Budget) -> Shape:
         """The sub-network with the most FLOPs that fit; of equals, the deepest."""
-        adapter = adapter_for(model)
-        allowed = model_flops(adapter, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
-        sizes = {shape: shape.flops(adapter, budget.sequence_length) for shape in self.shapes(self.depths)}
+        view = view_of(model)
+        allowed = model_flops(view, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
+        sizes = {shape: shape.flops(view, budget.sequence_length) for shape in self.shapes(self.depths)}
         fitting = [shape for shape in sizes if sizes[shape] <= allowed]
         return max(fitting, key=lambda shape: (round(sizes[shape] / allowed, 9), shape.depth))
 
@@ -169,7 +169,7 @@ class DynaBERT:
 
     def depth_losses(self, shared: nn.Module, width_stage: nn.Module, objective: Objective) -> Callable:
         """Of every width and depth against DynaBERT_w at that width; layer by layer where the depth keeps one."""
-        width_stage, count = frozen_copy(width_stage), len(adapter_for(shared).encoder.layer)
+        width_stage, count = frozen_copy(width_stage), len(view_of(shared).encoder.layer)
         teachers = {shape.width: Subnetwork(width_stage, shape) for shape in self.shapes([1.0])}
         networks = {shape: Subnetwork(shared, shape) for shape in self.shapes(self.depths)}
 

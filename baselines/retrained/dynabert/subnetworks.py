@@ -1,4 +1,4 @@
-"""Sub-networks of one shared set of weights: a prefix of every sublayer's units, and evenly spread layers."""
+"""Sub-networks of one shared set of weights: a prefix of every block's units, and evenly spread layers."""
 
 import copy
 import math
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter
+from kprune.models import view_of
+from kprune.models import ModelView
 from kprune.models.surgery import keep_layers, keep_units
 
 
@@ -25,27 +25,27 @@ class Shape:
         return [math.floor(i / self.depth + 1e-9) for i in range(max(1, round(self.depth * count)))]
 
     def units(self, count: int) -> int:
-        """How many of a sublayer's units stay; one at least where there is one."""
+        """How many of a block's units stay; one at least where there is one."""
         return min(count, max(1, round(self.width * count)))
 
-    def kept(self, adapter: Adapter) -> list[int]:
-        """Units of every sublayer of the whole model, 0 in a dropped layer."""
-        layers = set(self.layers(len(adapter.encoder.layer)))
-        return [self.units(s.units) if s.index in layers else 0 for s in adapter.sublayers]
+    def kept(self, view: ModelView) -> list[int]:
+        """Units of every block of the whole model, 0 in a dropped layer."""
+        layers = set(self.layers(len(view.encoder.layer)))
+        return [self.units(s.units) if s.index in layers else 0 for s in view.blocks]
 
-    def flops(self, adapter: Adapter, sequence_length: float) -> float:
+    def flops(self, view: ModelView, sequence_length: float) -> float:
         """FLOPs on one sequence, by the library's count."""
-        units = self.kept(adapter)
-        return sum(n * s.unit_flops(sequence_length) for n, s in zip(units, adapter.sublayers, strict=True))
+        units = self.kept(view)
+        return sum(n * s.unit_flops(sequence_length) for n, s in zip(units, view.blocks, strict=True))
 
 
 def extract(shared: nn.Module, shape: Shape) -> nn.Module:
     """The sub-network as a smaller model of its own, weights copied."""
     model = copy.deepcopy(shared)
-    adapter = adapter_for(model)
-    for sublayer in adapter.sublayers:
-        keep_units(sublayer, torch.arange(shape.units(sublayer.units)))
-    keep_layers(adapter, shape.layers(len(adapter.encoder.layer)))
+    view = view_of(model)
+    for block in view.blocks:
+        keep_units(block, torch.arange(shape.units(block.units)))
+    keep_layers(view, shape.layers(len(view.encoder.layer)))
     return model
 
 
@@ -58,8 +58,8 @@ class Subnetwork:
         # A copy of the modules around the same tensors: its names are the skeleton's once the layers are dropped.
         tensors = [*shared.parameters(), *shared.buffers()]
         whole = copy.deepcopy(shared, {id(tensor): tensor for tensor in tensors})
-        adapter = adapter_for(whole)
-        keep_layers(adapter, shape.layers(len(adapter.encoder.layer)))
+        view = view_of(whole)
+        keep_layers(view, shape.layers(len(view.encoder.layer)))
         self.tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
         sizes = dict(self.skeleton.named_parameters()) | dict(self.skeleton.named_buffers())
         self.slices = {name: tuple(slice(size) for size in sizes[name].shape) for name in self.tensors}

@@ -1,6 +1,6 @@
 """Measured latency, and pruning until a measured speed-up is reached."""
 
-from kprune.budgets.latency.budget import LatencyBudget, check_any_budget, check_speedup
+from kprune.budgets.latency.budget import LatencyBudget, check_speedup
 from kprune.budgets.latency.search import STANDARD, Point, prune_to_speedup
 from kprune.budgets.latency.table import LatencyTable, measure_table
 from kprune.budgets.latency.timing import measure_latency
@@ -10,7 +10,6 @@ __all__ = [
     "LatencyBudget",
     "LatencyTable",
     "Point",
-    "check_any_budget",
     "check_speedup",
     "measure_latency",
     "measure_table",

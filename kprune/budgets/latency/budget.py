@@ -2,21 +2,20 @@
 
 from dataclasses import dataclass, replace
 
-from kprune.budgets.flops import UnitCost, check_grain, units_in
+from kprune.budgets.costs import UnitCost, check_grain, units_in
 from kprune.budgets.latency.table import LatencyTable, scaled
-from kprune.contract import Pruner
 from kprune.errors import OutOfReach, UserError
-from kprune.models.adapter import Adapter
+from kprune.models import ModelView
 
 
 @dataclass(frozen=True)
 class LatencyBudget:
-    """A speed-up by the measured times of a table, in place of `kprune.budgets.flops.Budget`.
+    """A speed-up by the measured times of a table, in place of a share of FLOPs.
 
     Attributes:
-        sequence_length: as a FLOPs budget's, where a method counts FLOPs for its report.
+        sequence_length: as a FLOPs budget's, if a method counts FLOPs for its report.
         grain: widths are multiples of so many columns.
-        scale: of the table's costs: a pruned model tells how far its sublayers are from the table.
+        scale: of the table's costs: a pruned model tells how far its blocks are from the table.
 
     Raises:
         UserError: the speed-up is none.
@@ -28,6 +27,7 @@ class LatencyBudget:
     sequence_length: float
     grain: int = 1
     scale: float = 1.0
+    measure: str = "latency"
 
     def __post_init__(self):
         check_speedup(self.speedup)
@@ -39,37 +39,37 @@ class LatencyBudget:
                 "here, by what its embeddings, norms and head take: ask for less"
             )
 
-    def unit_costs(self, adapter: Adapter) -> list[UnitCost]:
-        """Milliseconds, per sublayer, bottom to top."""
-        return [
-            replace(scaled(cost, self.scale), grain=units_in(self.grain, sublayer))
-            for cost, sublayer in zip(self.table.unit_costs(adapter), adapter.sublayers, strict=True)
-        ]
+    def costs(self, view: ModelView) -> dict[str, UnitCost]:
+        """Return the milliseconds of a unit, by block."""
+        costs = self.table.costs(view)
+        return {
+            block.name: replace(scaled(costs[block.name], self.scale), grain=units_in(self.grain, block))
+            for block in view.blocks
+        }
 
-    def limit(self, adapter: Adapter) -> float:
-        """Milliseconds that the units kept may take in all."""
+    def limit(self, view: ModelView) -> float:
+        """Return the milliseconds that the units kept may take in all."""
         return self.table.dense_ms / self.speedup - self.table.empty_ms
 
-    def spent(self, dense: Adapter, pruned: Adapter) -> float:
-        """What the table says that the units of a pruned model take, in milliseconds."""
-        rows = zip(self.unit_costs(dense), dense.sublayers, pruned.sublayers, strict=True)
-        return sum(cost.of(after.units, before.units) for cost, before, after in rows)
+    def spent(self, dense: ModelView, pruned: ModelView) -> float:
+        """Return what the table says that the units of a pruned model take, in milliseconds."""
+        costs = self.costs(dense)
+        pairs = zip(dense.blocks, pruned.blocks, strict=True)
+        return sum(costs[before.name].of(after.units, before.units) for before, after in pairs)
 
     def corrected(self, spent_ms: float, measured_speedup: float) -> "LatencyBudget":
-        """The same request with costs scaled to what a pruned model was measured at."""
+        """Return the same request with costs scaled to what a pruned model was measured at."""
         units_ms = self.table.dense_ms / measured_speedup - self.table.empty_ms
         # A measurement at the edge of what the clock can tell must not run away with the scale.
         factor = min(max(units_ms / spent_ms, 0.5), 2.0) if spent_ms else 1.0
         return replace(self, scale=self.scale * factor)
 
 
-def check_any_budget(pruner: Pruner) -> None:
-    """Raises a UserError where a method counts FLOPs and nothing else."""
-    if not pruner.any_budget:
-        raise UserError(f"method {pruner.name} prunes by FLOPs alone: leave budget=flops or use method=kprune")
-
-
 def check_speedup(speedup: float | None) -> None:
-    """Raises a UserError where a speed-up is none."""
+    """Check that a speed-up is a factor above 1.
+
+    Raises:
+        UserError: it is not.
+    """
     if not isinstance(speedup, (int, float)) or speedup <= 1:
         raise UserError(f"speedup={speedup} asks for no speed-up: give a factor above 1, such as speedup=3")

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from kprune.budgets.latency.budget import LatencyBudget, check_any_budget, check_speedup
+from kprune.budgets.latency.budget import LatencyBudget, check_speedup
 from kprune.budgets.latency.table import measure_table
 from kprune.budgets.latency.timing import measure_latency
-from kprune.contract import Outcome, Pruner, PruningData
-from kprune.models import adapter_for
+from kprune.contract import Job, Method, Outcome, PruningData
+from kprune.models import view_of
 from kprune.objectives import Objective
 
 TOLERANCE = 0.05
@@ -30,7 +30,7 @@ STANDARD = Point()
 
 
 def prune_to_speedup(
-    pruner: Pruner,
+    method: Method,
     model: nn.Module,
     objective: Objective,
     data: PruningData,
@@ -53,10 +53,10 @@ def prune_to_speedup(
         OutOfReach: the speed-up is beyond what removing all heads and neurons gives.
     """
     check_speedup(speedup)
-    check_any_budget(pruner)
+    method.check_measure("latency")
     table = measure_table(model, point.batch_size, point.sequence_length, grain)
     return corrected(
-        lambda budget: pruner.prune(model, objective, data, budget),
+        lambda budget: method.prune(Job(model, objective, data, budget)),
         model,
         LatencyBudget(speedup, table, sequence_length, grain),
         lambda pruned: measure_latency(model, pruned, point.batch_size, point.sequence_length),
@@ -69,7 +69,7 @@ def corrected(
     budget: LatencyBudget,
     measure: Callable[[nn.Module], dict[str, Any]],
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Prune, measure, correct the table's scale at most twice; the first within 5 % is taken, else the closest.
+    """Prune, measure, correct the table's scale at most twice; take the first within 5 %, or the closest.
 
     Args:
         prune: the method, on everything but the budget.
@@ -79,7 +79,7 @@ def corrected(
     Returns:
         the outcome, whose details say what was tried (`latency_budget`), and its latency.
     """
-    dense, attempts, closest = adapter_for(model), [], None
+    dense, attempts, closest = view_of(model), [], None
     start = time.perf_counter()
     for _ in range(1 + CORRECTIONS):
         outcome = prune(budget)
@@ -90,7 +90,7 @@ def corrected(
             closest = off, outcome, latency
         if off <= TOLERANCE:
             break
-        budget = budget.corrected(budget.spent(dense, adapter_for(outcome.model)), latency["speedup"])
+        budget = budget.corrected(budget.spent(dense, view_of(outcome.model)), latency["speedup"])
     seconds = time.perf_counter() - start
     off, outcome, latency = closest
     outcome.details["latency_budget"] = {

@@ -1,4 +1,4 @@
-"""Milliseconds by sublayer width, measured on a model's own sublayers, and the line fitted to them."""
+"""Milliseconds by block width, measured on a model's own blocks, and the line fitted to them."""
 
 import copy
 import statistics
@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from kprune.budgets.flops import UnitCost
+from kprune.budgets.costs import UnitCost, whole_cost
 from kprune.budgets.latency.timing import alternate, random_batch
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter, Sublayer
+from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units
 
-# Widths measured, as shares of a sublayer's units: dense where a strongly pruned sublayer ends up.
+# Widths measured, as shares of a block's units: dense where a strongly pruned block ends up.
 SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 ROUNDS = 5
 
@@ -26,7 +25,7 @@ class LatencyTable:
     """What was measured on one machine at one batch size and length.
 
     Attributes:
-        widths, ms: per kind of sublayer ("mha", "ffn") that has units, units kept and milliseconds beyond those of none.
+        widths, ms: per kind of unit ("heads", "neurons") that the model has, units kept and milliseconds beyond those of none.
         seconds: what measuring took.
         dense_ms, empty_ms: a forward pass of the whole model, and of what is left of it without any head and neuron
             (embeddings, residual connections, norms, head).
@@ -38,22 +37,22 @@ class LatencyTable:
     empty_ms: float
     seconds: float = 0.0
 
-    def unit_costs(self, adapter: Adapter) -> list[UnitCost]:
-        """Milliseconds per sublayer, the fits scaled so that the dense model's add up to what it was measured at."""
+    def costs(self, view: ModelView) -> dict[str, UnitCost]:
+        """Return milliseconds by block, the fits scaled so that the dense model's add up to what it was measured at."""
         fits = {kind: fit(self.widths[kind], self.ms[kind]) for kind in self.widths}
         # A kind that was not measured has no units in any layer.
-        costs = [fits.get(sublayer.kind, UnitCost(0.0)) for sublayer in adapter.sublayers]
-        total = sum(cost.of(s.units, s.units) for cost, s in zip(costs, adapter.sublayers, strict=True))
-        return [scaled(cost, (self.dense_ms - self.empty_ms) / total) for cost in costs]
+        costs = {block.name: fits.get(block.kind, UnitCost(0.0)) for block in view.blocks}
+        factor = (self.dense_ms - self.empty_ms) / whole_cost(view, costs)
+        return {name: scaled(cost, factor) for name, cost in costs.items()}
 
 
 def scaled(cost: UnitCost, factor: float) -> UnitCost:
-    """The same shape of cost, `factor` times as dear."""
+    """Return the same shape of cost, `factor` times as dear."""
     return replace(cost, per_unit=cost.per_unit * factor, base=cost.base * factor)
 
 
 def fit(widths: Sequence[int], ms: Sequence[float]) -> UnitCost:
-    """Constant up to some width and linear from there, by least squares of the relative errors.
+    """Fit a cost that is constant up to some width and linear from there, by least squares of the relative errors.
 
     Kwon et al. (2022, section 4.1) fit the same shape to a measured latency.
 
@@ -62,7 +61,7 @@ def fit(widths: Sequence[int], ms: Sequence[float]) -> UnitCost:
         ms: the times beyond those of no unit.
     """
     x = torch.tensor(list(widths), dtype=torch.float64)
-    # A sublayer too small to be told from none by the clock still costs something: the searches divide by it.
+    # A block too small to be told from none by the clock still costs something: the searches divide by it.
     y = torch.tensor(list(ms), dtype=torch.float64).clamp(min=1e-9)
     bends = torch.arange(widths[-1], dtype=torch.float64)[:, None]
     rise, weight = (x - bends).clamp(min=0), y**-2
@@ -88,35 +87,35 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
     Widths are multiples of `grain` feature columns.
     """
     start, dense, empty = time.perf_counter(), frozen_copy(model), frozen_copy(model)
-    adapter, batch = adapter_for(dense), random_batch(model, batch_size, sequence_length)
+    view, batch = view_of(dense), random_batch(model, batch_size, sequence_length)
     with torch.inference_mode():
-        hidden, attention_mask = adapter.embed(batch)
+        hidden, context = view.enter(batch)
     calls, widths = [], {}
-    for kind in ("mha", "ffn"):
-        widest = max((s for s in adapter.sublayers if s.kind == kind), key=lambda s: s.units)
+    for kind in dict.fromkeys(block.kind for block in view.blocks):
+        widest = max(view.of_kind(kind), key=lambda block: block.units)
         if widest.units:
             widths[kind] = _widths(widest, grain)
             narrowed = [_narrowed(widest, width) for width in (0, *widths[kind])]
-            calls += [lambda s=s: s.run(hidden, attention_mask) for s in narrowed]
+            calls += [lambda s=s: s.run(hidden, context) for s in narrowed]
     medians = iter(map(statistics.median, alternate(calls, model.device, ROUNDS)))
     ms = {}
     for kind, measured in widths.items():
         none = next(medians)
         ms[kind] = [next(medians) - none for _ in measured]
-    for sublayer in adapter_for(empty).sublayers:
-        sublayer.empty()
+    for block in view_of(empty).blocks:
+        keep_units(block, torch.arange(0))
     whole = alternate([lambda m=m: m(**batch) for m in (dense, empty)], model.device)
     return LatencyTable(widths, ms, *map(statistics.median, whole), seconds=time.perf_counter() - start)
 
 
-def _widths(sublayer: Sublayer, grain: int) -> list[int]:
-    step = -(-grain // sublayer.unit_size)
-    widths = {min(max(round(share * sublayer.units / step), 1) * step, sublayer.units) for share in SHARES}
+def _widths(block: Block, grain: int) -> list[int]:
+    step = -(-grain // block.width)
+    widths = {min(max(round(share * block.units / step), 1) * step, block.units) for share in SHARES}
     return sorted(widths)
 
 
-def _narrowed(sublayer: Sublayer, width: int) -> Sublayer:
-    narrowed = copy.copy(sublayer)
-    narrowed.layer = copy.deepcopy(sublayer.layer)
+def _narrowed(block: Block, width: int) -> Block:
+    narrowed = copy.copy(block)
+    narrowed.module = copy.deepcopy(block.module)
     keep_units(narrowed, torch.arange(width))
     return narrowed

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kprune.errors import UserError
-from kprune.models.adapter import longest_input, model_inputs
 from kprune.models.copies import frozen_view
+from kprune.models.view import longest_input, model_inputs
 
 
 def rounds(device: torch.device) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dic
     if sequence_length > longest_input(model):
         raise UserError(
             f"latency can't be measured on {sequence_length} tokens, the model reads {longest_input(model)}: "
-            "give a shorter length (speedup_at; latency.sequence_length of run.py)"
+            "give a shorter length"
         )
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(5, min(model.config.vocab_size, 1000), (batch_size, sequence_length), generator=generator)

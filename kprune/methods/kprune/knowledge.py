@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kprune.errors import UserError, check_positive, check_words
-from kprune.models.adapter import Adapter, Sublayer
+from kprune.models import Block, ModelView
 from kprune.models.masks import features_and_gradients, mask_gradients
+from kprune.models.surgery import output_weight
 from kprune.objectives import Objective
 from kprune.streams import CalibrationState
 
@@ -40,26 +41,26 @@ class KnowledgeSettings:
 
 @dataclass
 class Knowledge:
-    """K_pred and K_rep of every unit of the sublayers from `start` up: per sublayer, [units] in float64."""
+    """K_pred and K_rep of every unit of the blocks from `start` up: per block, [units] in float64."""
 
     predictive: list[Tensor]
     representational: list[Tensor]
 
     def without_lowest(self) -> "Knowledge":
-        """That of the sublayers above the lowest."""
+        """That of the blocks above the lowest."""
         return Knowledge(self.predictive[1:], self.representational[1:])
 
 
 @torch.no_grad()
 def measure(
-    adapter: Adapter,
+    view: ModelView,
     start: int,
     states: Sequence[CalibrationState],
     teacher: Sequence[Tensor] | None,
     objective: Objective,
     settings: KnowledgeSettings,
 ) -> Knowledge:
-    """Knowledge of all units of the sublayers from `start` up, in one forward and backward pass from there.
+    """Measure the knowledge of all units of the blocks from `start` up, in one forward and backward pass from there.
 
     `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
     unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
@@ -68,17 +69,15 @@ def measure(
     only changes the unit of λ, which else would have to shrink with the length of the task's examples.
 
     Args:
-        teacher: what the objective reads of the teacher, per state; None where the student still is the teacher: the
+        teacher: what the objective reads of the teacher, per state; None if the student still is the teacher: the
             KL has no gradient there but for rounding, so K_pred is zero, and there is no backward pass.
 
     Raises:
         UserError: the knowledge of a unit is not finite.
     """
-    sublayers = adapter.sublayers[start:]
-    predictive = [torch.zeros(s.units, dtype=torch.float64, device=adapter.device) for s in sublayers]
-    moments = [
-        torch.zeros(s.units, s.unit_size, s.unit_size, dtype=torch.float64, device=adapter.device) for s in sublayers
-    ]
+    blocks = view.blocks[start:]
+    predictive = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in blocks]
+    moments = [torch.zeros(s.units, s.width, s.width, dtype=torch.float64, device=view.device) for s in blocks]
     examples = tokens = 0
     for state, target in zip(states, teacher or [None] * len(states), strict=True):
 
@@ -91,29 +90,29 @@ def measure(
             pair = (logits, target) if settings.kl == "student_teacher" else (target, logits)
             return [objective.divergence(*pair, settings.temperature).sum()]
 
-        pairs = features_and_gradients(adapter, start, state.student, state.attention_mask, state.batch, losses)
+        pairs = features_and_gradients(view, start, state.student, state.context, state.batch, losses)
         real = state.real
-        for sublayer, (f, per_loss), k, m in zip(sublayers, pairs, predictive, moments, strict=True):
+        for block, (f, per_loss), k, m in zip(blocks, pairs, predictive, moments, strict=True):
             for g in per_loss:
-                k += _squared(mask_gradients(f, g, sublayer.unit_size), settings)
-            m += _second_moments(f[real], sublayer.unit_size)
+                k += _squared(mask_gradients(f, g, block.width), settings)
+            m += _second_moments(f[real], block.width)
         examples += len(real)
         tokens += int(real.sum())
     knowledge = Knowledge(
         [k / (2 * examples) for k in predictive],
-        [_output_energy(s, m, settings) / tokens for s, m in zip(sublayers, moments, strict=True)],
+        [_output_energy(s, m, settings) / tokens for s, m in zip(blocks, moments, strict=True)],
     )
-    for sublayer, *both in zip(sublayers, knowledge.predictive, knowledge.representational, strict=True):
+    for block, *both in zip(blocks, knowledge.predictive, knowledge.representational, strict=True):
         if not torch.isfinite(torch.cat(both)).all():
             raise UserError(
-                f"the knowledge of the {sublayer.kind} of layer {sublayer.index} is not finite: check the checkpoint's "
+                f"the knowledge of the {block.kind} of layer {block.layer} is not finite: check the checkpoint's "
                 "weights for values that overflow"
             )
     return knowledge
 
 
 def _squared(gradients: Tensor, settings: KnowledgeSettings) -> Tensor:
-    """Σ of squared mask gradients over a batch: [units], from those of every dimension [B, units, unit_size]."""
+    """Return the sum of squared mask gradients over a batch: [units], from those of every dimension [B, units, width]."""
     if settings.gradient == "batch":
         gradients = gradients.mean(dim=0, keepdim=True)
     if settings.head == "mean_of_dimensions":
@@ -121,19 +120,19 @@ def _squared(gradients: Tensor, settings: KnowledgeSettings) -> Tensor:
     return gradients.sum(dim=-1).square().sum(dim=0)
 
 
-def _second_moments(features: Tensor, unit_size: int) -> Tensor:
-    """Σ_t f_i f_iᵀ of every unit: [units, unit_size, unit_size], from features [N, units * unit_size]."""
-    if unit_size == 1:
+def _second_moments(features: Tensor, width: int) -> Tensor:
+    """Return Σ_t f_i f_iᵀ of every unit: [units, width, width], from features [N, units * width]."""
+    if width == 1:
         return features.square().sum(dim=0)[:, None, None].double()
-    per_unit = features.unflatten(-1, (-1, unit_size)).transpose(0, 1)
+    per_unit = features.unflatten(-1, (-1, width)).transpose(0, 1)
     return (per_unit.mT @ per_unit).double()
 
 
-def _output_energy(sublayer: Sublayer, moments: Tensor, settings: KnowledgeSettings) -> Tensor:
-    """Σ_t ‖W_i f_i‖² of every unit, a mean over the hidden dimensions: [units]."""
-    if sublayer.units == 0:
+def _output_energy(block: Block, moments: Tensor, settings: KnowledgeSettings) -> Tensor:
+    """Return Σ_t ‖W_i f_i‖² of every unit, a mean over the hidden dimensions: [units]."""
+    if block.units == 0:
         return moments.new_zeros(0)
-    weight = sublayer.projection.weight.double().unflatten(-1, (-1, sublayer.unit_size)).transpose(0, 1)
+    weight = output_weight(block).double().unflatten(-1, (-1, block.width)).transpose(0, 1)
     if settings.head == "mean_of_dimensions":
         return (moments.diagonal(dim1=1, dim2=2) * weight.square().mean(dim=1)).mean(dim=-1)
     return (weight @ moments * weight).mean(dim=1).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Refit: what is left of a sublayer, fitted to what the teacher adds there, input weights included."""
+"""The refit: what is left of a block, fitted to what the teacher adds there, input weights included."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from kprune.errors import UserError
-from kprune.models.adapter import Sublayer
+from kprune.models import Block
 from kprune.streams import CalibrationState
 
 
 @torch.no_grad()
 def refit(
-    sublayer: Sublayer,
+    block: Block,
     states: Sequence[CalibrationState],
     weights: Sequence[Tensor],
     root: Tensor,
@@ -20,35 +20,35 @@ def refit(
     lr: float,
     solve: Callable[[], float | None],
 ) -> float | None:
-    """Steps of Adam on Σ_t w_t ‖R (X_T + Sub_T(X_T) − X_S − Sub_S(X_S))_t‖² over the sublayer's own weights, in place.
+    """Take steps of Adam on Σ_t w_t ‖R (X_T + Sub_T(X_T) − X_S − Sub_S(X_S))_t‖² over the block's own weights, in place.
 
     The re-solve's least squares, in a metric: the metric makes no difference to the best output projection of features that
-    are given, but it does to features that are too few for their target. No gradient leaves the sublayer. Where the sum is
+    are given, but it does to features that are too few for their target. No gradient leaves the block. If the sum is
     no smaller in the end, after `solve`, the weights stay as they were.
 
     Args:
-        states: a step each; `student` at the sublayer's input X_S, `teacher` at X_T + Sub_T(X_T), before the norm.
+        states: a step each; `student` at the block's input X_S, `teacher` at X_T + Sub_T(X_T), before a norm that comes last.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
         solve: the re-solve of the output projection for the new features; gives its ridge.
 
     Returns:
-        what `solve` gave; None where the weights stay as they were.
+        what `solve` gave; None if the weights stay as they were.
 
     Raises:
         UserError: the steps lead to what is not finite.
     """
-    parameters = [p for linear in (*sublayer.inputs, sublayer.projection) for p in (linear.weight, linear.bias)]
+    parameters = [p for module in (*block.inputs, block.output) for p in module.parameters()]
     metric = root.T @ root
     metric = (metric / metric.diagonal().mean()).to(parameters[0].dtype)
     batches = [(state, w * state.real) for state, w in zip(states, weights, strict=True)]
-    before, was = sum(error(sublayer, *batch, metric).item() for batch in batches), [p.clone() for p in parameters]
-    descend(sublayer, batches, metric, parameters, epochs, lr)
+    before, was = sum(error(block, *batch, metric).item() for batch in batches), [p.clone() for p in parameters]
+    descend(block, batches, metric, parameters, epochs, lr)
     if not all(torch.isfinite(p).all() for p in parameters):
-        raise UserError(f"the refit of a sublayer leads to no finite weights: lower refit_lr={lr:g}")
+        raise UserError(f"the refit of a block leads to no finite weights: lower refit_lr={lr:g}")
     ridge = solve()
-    after = sum(error(sublayer, *batch, metric).item() for batch in batches)
+    after = sum(error(block, *batch, metric).item() for batch in batches)
     if after < before:
         return ridge
     for parameter, value in zip(parameters, was, strict=True):
@@ -57,7 +57,7 @@ def refit(
 
 
 def descend(
-    sublayer: Sublayer,
+    block: Block,
     batches: Sequence[tuple[CalibrationState, Tensor]],
     metric: Tensor,
     parameters: Sequence[Tensor],
@@ -74,29 +74,29 @@ def descend(
     for _ in range(epochs):
         for index in torch.randperm(len(batches), generator=generator).tolist():
             optimiser.zero_grad()
-            differentiate(sublayer, *batches[index], metric, len(batches) / tokens)
+            differentiate(block, *batches[index], metric, len(batches) / tokens)
             optimiser.step()
             schedule.step()
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
 
 
-def missing(sublayer: Sublayer, state: CalibrationState) -> Tensor:
+def missing(block: Block, state: CalibrationState) -> Tensor:
     """X_T + Sub_T(X_T) − X_S − Sub_S(X_S), [B, T, d]."""
-    return state.teacher - state.student - sublayer.update(state.student, state.attention_mask)
+    return state.teacher - state.student - block.update(state.student, state.context)
 
 
-def error(sublayer: Sublayer, state: CalibrationState, weights: Tensor, metric: Tensor) -> Tensor:
+def error(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor) -> Tensor:
     """The sum of `refit` over a state's tokens, M = RᵀR its metric: a scalar. `weights` are 0 at padding."""
-    m = missing(sublayer, state)
+    m = missing(block, state)
     return (weights * (m @ metric * m).sum(dim=-1)).sum()
 
 
-def differentiate(sublayer: Sublayer, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
-    """Add the gradient of `factor` times `error` to those of the sublayer's weights.
+def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
+    """Add the gradient of `factor` times `error` to those of the block's weights.
 
     With respect to what is missing, m, it is 2 w M m; autograd through `error` would multiply by M once more.
     """
     with torch.enable_grad():
-        m = missing(sublayer, state)
+        m = missing(block, state)
     m.backward(2 * factor * weights[..., None] * (m.detach() @ metric))

@@ -1,0 +1,92 @@
+"""What units cost, in whatever a budget is measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kprune.errors import UserError
+from kprune.models import Block, ModelView
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """The cost of k units of one block: nothing for none, else `base + per_unit * max(k' - free, 0)`.
+
+    k' is k rounded up to the grain (at most all units): units within a grain come free, so that a search which leaves
+    nothing of its budget unused ends on whole grains. FLOPs are linear (base = free = 0). A measured latency is
+    constant up to some number of units and linear from there.
+    """
+
+    per_unit: float
+    base: float = 0.0
+    free: int = 0
+    grain: int = 1
+
+    def steps(self, units: int) -> Tensor:
+        """Return what the first, second, ... of a block's units kept adds: [units] in float64."""
+        counts = torch.arange(units + 1)
+        rounded = ((counts + self.grain - 1) // self.grain * self.grain).clamp(max=units)
+        steps = self.per_unit * (rounded - self.free).clamp(min=0).diff().double()
+        steps[:1] += self.base
+        return steps
+
+    def of(self, kept: int, units: int) -> float:
+        """Return what `kept` of `units` units cost."""
+        return self.steps(units)[:kept].sum().item()
+
+
+class Budget(Protocol):
+    """What a pruned model may cost.
+
+    Attributes:
+        measure: "flops", "parameters" or "latency".
+        grain: widths are multiples of so many columns, for the hardware's sake; the budget is held nevertheless.
+    """
+
+    measure: str
+    grain: int
+
+    def costs(self, view: ModelView) -> Mapping[str, UnitCost]:
+        """Return what a unit costs, by the name of its block, bottom to top."""
+        ...
+
+    def limit(self, view: ModelView) -> float:
+        """Return what the units that are kept may cost in all."""
+        ...
+
+
+def whole_cost(view: ModelView, costs: Mapping[str, UnitCost]) -> float:
+    """Return what all units of a model cost."""
+    return sum(costs[block.name].of(block.units, block.units) for block in view.blocks)
+
+
+def units_in(grain: int, block: Block) -> int:
+    """Return a grain of feature columns in units: the fewest heads or neurons that make up as many."""
+    return -(-grain // block.width)
+
+
+def check_grain(grain: int) -> None:
+    """Check that a grain is a whole number of columns.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(grain, int) or grain < 1:
+        raise UserError(
+            f"grain={grain} is no width to round to: give a whole number of columns, such as 16, or 1 for none"
+        )
+
+
+def check_share(name: str, share: float, of: str) -> None:
+    """Check that a share to remove is between 0 and 1.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        raise UserError(f"{name}={share!r} is not a number: give the share of {of} to remove, such as 0.8")
+    if not 0 < share < 1:
+        raise UserError(f"{name}={share:g} is outside (0, 1): give the share of {of} to remove, such as 0.8")

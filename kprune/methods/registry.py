@@ -1,0 +1,162 @@
+"""The methods of this package, as data, and how any method is made from its entry; a method is imported when it is made."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from kprune.errors import UserError
+
+if TYPE_CHECKING:
+    from kprune.contract import Method
+
+Group = Literal["ours", "retraining-free", "floor", "retrained"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the command line, tables and figures know of a method.
+
+    Attributes:
+        label: its name in tables and figures.
+        group: "ours" for K-prune and K-prune+ with their presets, "retraining-free" for their competitors, "floor" for
+            what says nothing unless it is beaten, "retrained" for what trains on the whole training set.
+        path: "module:Class". The class is a frozen dataclass; its fields are the settings, all with defaults, `name` among
+            them.
+        settings: values that differ from the class's defaults; of nested settings, those alone that differ.
+    """
+
+    label: str
+    group: Group
+    path: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+KPRUNE, KPRUNE_PLUS = "kprune.methods.kprune.algorithm:KPrune", "kprune.methods.kprune_plus.algorithm:KPrunePlus"
+# The authors' code: every departure from the paper switched on (docs/differences_from_the_paper.md).
+OFFICIAL = {
+    "lambdas": (2.5e-4,),
+    "mu": 64.0,
+    "knowledge": {"kl": "teacher_student", "gradient": "batch", "head": "mean_of_dimensions"},
+    "fill_budget": False,
+    "strict_threshold": True,
+    "solve": "float32",
+    "ridge": 0.0,
+    "keep_bias": False,
+    "drawn_batches": True,
+    "span_padding": True,
+}
+
+METHODS: dict[str, Entry] = {
+    "kprune_plus": Entry("K-prune+", "ours", KPRUNE_PLUS),
+    "kprune_plus_fast": Entry("K-prune+, fast", "ours", KPRUNE_PLUS, {"refit_epochs": 0}),
+    "kprune": Entry("K-prune", "ours", KPRUNE),
+    "kprune_official": Entry("K-prune, authors' code", "ours", KPRUNE, OFFICIAL),
+    "kprune_fast": Entry("K-prune, fast", "ours", KPRUNE, {"measure_every": 2, "measure_examples": 8}),
+}
+"""This package's own methods, in the order that tables show them in. `baselines.registry.METHODS` has all."""
+
+
+def find_method(name: str) -> "Method":
+    """Return the method of a name, with the settings of its entry.
+
+    Raises:
+        UserError: the method is unknown, or it is none of this package's and there is no clone of the repository.
+    """
+    return build(name, {})
+
+
+def build(name: str, settings: Mapping[str, Any]) -> "Method":
+    """Return a method with some of its settings changed.
+
+    Args:
+        settings: plain values, nested as in conf/method/<name>.yaml; a list for a tuple.
+
+    Raises:
+        UserError: the method or a setting is unknown, or a value is none that the setting takes.
+    """
+    entry = find(name)
+    module, _, attribute = entry.path.partition(":")
+    method = getattr(importlib.import_module(module), attribute)()
+    preset = changed(method, entry.settings, name)
+    return changed(preset, {**settings, "name": name}, name)
+
+
+def find(name: str) -> Entry:
+    """Return the entry of a name, from this package or from a clone's `baselines`.
+
+    Raises:
+        UserError: as of `find_method`.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    try:
+        known = importlib.import_module("baselines.registry").METHODS
+    except ModuleNotFoundError as error:
+        if error.name not in ("baselines", "baselines.registry"):
+            raise
+        raise UserError(
+            f"method '{name}' is none of the package's own ({', '.join(METHODS)}): "
+            "for the others, put a clone of kprune's repository on the Python path"
+        ) from error
+    if name not in known:
+        raise UserError(f"method '{name}' is unknown: use one of {', '.join(known)}")
+    return known[name]
+
+
+def changed(settings: Any, changes: Mapping[str, Any], method: str, group: str = "") -> Any:
+    """Return a dataclass of settings with some of them changed; nested ones keep what their mapping does not name.
+
+    Args:
+        method, group: what messages call the settings: the method's name, "recipe." for those of its recipe.
+
+    Raises:
+        UserError: a setting is unknown, or its value is of another type than its field.
+    """
+    known = {entry.name: entry.type for entry in fields(settings)}
+    values = {}
+    for key, value in changes.items():
+        if key not in known:
+            names = ", ".join(group + name for name in known if name != "name")
+            raise UserError(
+                f"method {method} has no setting {group}{key}: {f'use {names}' if names else 'it has none'}"
+            )
+        current, kind = getattr(settings, key), known[key]
+        if is_dataclass(current) and isinstance(value, Mapping):
+            if callable(getattr(current, "prune", None)):  # a method within the method
+                inner = {"name": current.name, **value}
+                values[key] = build(inner.pop("name"), inner)
+            else:
+                values[key] = changed(current, value, method, f"{group}{key}.")
+        elif is_dataclass(value) if is_dataclass(current) else fits(value, kind):
+            values[key] = tuple(value) if isinstance(value, list) else value
+        elif is_dataclass(current):
+            names = ", ".join(f"{group}{key}.{entry.name}" for entry in fields(current))
+            raise UserError(f"method {method}: {group}{key}={value} is no group of settings: use {names}")
+        else:
+            raise UserError(f"method {method}: {group}{key}={value} is not {described(kind)}: the default is {current}")
+    return replace(settings, **values)
+
+
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of a field's type. Of a Literal, the class itself says which words it takes."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(fits(value, option) for option in get_args(kind))
+    if get_origin(kind) is Sequence:
+        return isinstance(value, (list, tuple)) and all(fits(entry, get_args(kind)[0]) for entry in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return kind not in WORDS or isinstance(value, kind)
+
+
+def described(kind: Any) -> str:
+    """Return what a field takes, in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(described, get_args(kind)))
+    if get_origin(kind) is Sequence:
+        return f"a list, each {described(get_args(kind)[0])}"
+    return WORDS.get(kind, str(kind))

@@ -1,0 +1,161 @@
+"""A block: one sublayer of one layer, taken apart into units."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from kprune.models.families import Kind, Placement, Rows, Site
+from kprune.models.modeling_kprune import sizes
+
+
+class Block:
+    """One attention or feed-forward network with its norm and residual connection.
+
+    With x the residual stream: features f = core(read(x)), update u = W_out f, and join(x, u) is what the next block reads.
+    `read` and `join` hold the norm, wherever the family has it. All properties read the live modules, so they follow surgery.
+
+    Attributes:
+        site: what the family says of this kind of block.
+        layer: index of the layer, from 0 at the bottom.
+        width: columns of the output projection that one unit owns.
+    """
+
+    def __init__(self, module: nn.Module, layer: int, site: Site, placement: Placement, config: Any):
+        self.module, self.layer, self.site, self.placement = module, layer, site, placement
+        self.width = site.width(config)
+        self._hidden_size = config.hidden_size
+
+    @property
+    def name(self) -> str:
+        """Return the block's name in plans and messages, such as "3.attention"."""
+        return f"{self.layer}.{self.site.name}"
+
+    @property
+    def kind(self) -> Kind:
+        """Return what the units are."""
+        return self.site.kind
+
+    @property
+    def inputs(self) -> list[nn.Module]:
+        """Return the linear modules whose rows belong to the units: query, key and value, or the first of an FFN."""
+        return [self.module.get_submodule(rows.path) for rows in self.site.inputs]
+
+    @property
+    def output(self) -> nn.Module:
+        """Return the output projection (W_out in the paper), or what stands in for it if no unit is left."""
+        return self.module.get_submodule(self.site.output)
+
+    @property
+    def norm(self) -> nn.Module:
+        """Return the norm, for `read` and `settle` alone."""
+        return self.module.get_submodule(self.site.norm)
+
+    @property
+    def columns(self) -> int:
+        """Return the inputs of the output projection: all units' columns."""
+        return sizes(self.output)[0] if hasattr(self.output, "weight") else 0
+
+    @property
+    def units(self) -> int:
+        """Return the number of units present."""
+        return self.columns // self.width
+
+    @property
+    def hidden_size(self) -> int:
+        """Return d, the width of the residual stream."""
+        return sizes(self.output)[1] if self.columns else self._hidden_size
+
+    def rows_per_unit(self, rows: Rows) -> int:
+        """Return the rows of an input module that belong to one unit, all parts together."""
+        return sizes(self.module.get_submodule(rows.path))[1] // self.units
+
+    def bias(self) -> Tensor | None:
+        """Return the bias of the output projection, if it has one."""
+        return self.output.bias
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return what the input weights see: x, or norm(x) if the norm comes first."""
+        return self.norm(x) if self.placement == "before" else x
+
+    def features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
+        """Return f(x), the input of the output projection: [B, T, units * width]."""
+        hidden = self.read(x)
+        for path in self.site.core:
+            core = self.module.get_submodule(path)
+            settings = accepted(type(core), context[self.layer]) if self.kind == "heads" else {}
+            with self._stepped_over(path):
+                hidden = core(hidden, **settings)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return hidden
+
+    def update(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
+        """Return Sub(x), what the block adds to the residual stream: [B, T, d], or what broadcasts to it without units."""
+        return self.output(self.features(x, context) if self.units else x)
+
+    def settle(self, total: Tensor) -> Tensor:
+        """Return what the next block reads, from x + Sub(x)."""
+        return self.norm(total) if self.placement == "after" else total
+
+    def join(self, x: Tensor, update: Tensor) -> Tensor:
+        """Return what the next block reads: x + u, or norm(x + u) if the norm comes last. [B, T, d]."""
+        return self.settle(x + update)
+
+    def run(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
+        """Return the whole block's output without dropout: [B, T, d] to [B, T, d]."""
+        return self.join(x, self.update(x, context))
+
+    def unit_flops(self, sequence_length: float) -> float:
+        """Return the FLOPs of one unit on one sequence.
+
+        A multiply and an add count as 2; softmax, norm and bias are left out (K-prune paper, as Kwon et al. 2022). A head
+        costs 8 s d d_h + 4 s² d_h: its projections, attention scores and their product with the values; a neuron 4 s d.
+        """
+        if not self.units:
+            return 0.0
+        products = 2 * sequence_length * (self._input_weights() + self.hidden_size * self.width)
+        return products + (4 * sequence_length**2 * self.width if self.kind == "heads" else 0)
+
+    def unit_parameters(self) -> int:
+        """Return the weights and biases that one unit owns; 0 if no unit is left."""
+        if not self.units:
+            return 0
+        biases = sum(self.rows_per_unit(rows) for rows, module in self._owned() if module.bias is not None)
+        return self._input_weights() + biases + self.hidden_size * self.width
+
+    def _input_weights(self) -> int:
+        return sum(self.rows_per_unit(rows) * sizes(module)[0] for rows, module in self._owned())
+
+    def _owned(self) -> Iterator[tuple[Rows, nn.Module]]:
+        return zip(self.site.inputs, self.inputs, strict=True)
+
+    @contextmanager
+    def _stepped_over(self, core: str) -> Iterator[None]:
+        """Within, a core that has the output projection inside it returns the features."""
+        if not self.site.output.startswith(f"{core}."):
+            yield
+            return
+        output = self.output
+        self.module.set_submodule(self.site.output, nn.Identity())
+        try:
+            yield
+        finally:
+            self.module.set_submodule(self.site.output, output)
+
+
+def accepted(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that a module of this class takes."""
+    names = parameter_names(kind)
+    return settings if names is None else {name: value for name, value in settings.items() if name in names}
+
+
+@cache
+def parameter_names(kind: type) -> frozenset[str] | None:
+    """Return the names of the arguments of a module class's forward; None if it takes any."""
+    parameters = inspect.signature(kind.forward).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return frozenset(parameters)

@@ -1,0 +1,140 @@
+"""What kprune knows of each model family, as data: the names of modules, and the rows and columns that units own.
+
+To add a family, add an entry to `FAMILIES` (docs/how_to/add_a_family.md).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["heads", "neurons"]
+Placement = Literal["before", "after"]
+Amount = Literal["units", "columns"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A module whose output rows belong to units.
+
+    The rows are laid out as [parts, units, rows of one unit]: a fused query-key-value projection has three parts, a fused
+    gate and up projection two. How many rows a unit owns follows from the weights, so modules of one site may differ:
+    grouped-query attention has fewer key than query rows.
+
+    Attributes:
+        path: of the module, below the layer.
+        parts: how often the rows of all units are repeated.
+    """
+
+    path: str
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Site:
+    """One kind of sublayer that every layer of a family has.
+
+    Attributes:
+        name: of the sublayer, in block names such as "3.attention".
+        kind: what its units are.
+        inputs: modules that own rows of the units.
+        output: path of the output projection (W_out in the paper), whose columns belong to the units.
+        norm: path of the norm.
+        core: paths of the modules that turn what the inputs read into the units' features, in the order of their calls. If
+            the output projection lies inside one of them, it is stepped over.
+        width: gives the columns of the output projection that one unit owns, from the model's config.
+        attributes: paths of module attributes that hold a width, and whether it counts units or columns.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[Rows, ...]
+    output: str
+    norm: str
+    core: tuple[str, ...]
+    width: Callable[[Any], int]
+    attributes: Mapping[str, Amount] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The layers of a model family.
+
+    Attributes:
+        layers: path of the list of layers, below the base model.
+        sites: the sublayers of a layer, bottom to top.
+        norm_first: whether a sublayer's norm comes before it; or the name of the config's flag that says so.
+        positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
+    """
+
+    layers: str
+    sites: tuple[Site, ...]
+    norm_first: bool | str = False
+    positions_after_padding: bool = False
+
+    def placement(self, config: Any) -> Placement:
+        """Return where the norms of a model with this config are."""
+        first = getattr(config, self.norm_first) if isinstance(self.norm_first, str) else self.norm_first
+        return "before" if first else "after"
+
+
+def head_size(config: Any) -> int:
+    """Return the columns of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def group_size(config: Any) -> int:
+    """Return the columns of one key/value head's group of query heads."""
+    return head_size(config) * (config.num_attention_heads // config.num_key_value_heads)
+
+
+def one(config: Any) -> int:
+    """Return the single column of a neuron."""
+    return 1
+
+
+def attention(
+    paths: tuple[str, ...], output: str, norm: str, core: str, width: Callable[[Any], int] = head_size, **more: Any
+) -> Site:
+    """Describe an attention with separate projections."""
+    return Site("attention", "heads", tuple(map(Rows, paths)), output, norm, (core,), width, **more)
+
+
+def ffn(first: tuple[str, ...], output: str, norm: str, core: tuple[str, ...], parts: int = 1) -> Site:
+    """Describe a feed-forward network; `first` has two modules, or two parts in one, if it is gated."""
+    return Site("ffn", "neurons", tuple(Rows(path, parts) for path in first), output, norm, core, one)
+
+
+BERT = Family(
+    layers="encoder.layer",
+    sites=(
+        attention(
+            ("attention.self.query", "attention.self.key", "attention.self.value"),
+            output="attention.output.dense",
+            norm="attention.output.LayerNorm",
+            core="attention.self",
+        ),
+        ffn(("intermediate.dense",), output="output.dense", norm="output.LayerNorm", core=("intermediate",)),
+    ),
+)
+ROBERTA = Family(BERT.layers, BERT.sites, positions_after_padding=True)
+DISTILBERT = Family(
+    layers="transformer.layer",
+    sites=(
+        attention(
+            ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            output="attention.out_lin",
+            norm="sa_layer_norm",
+            core="attention",
+        ),
+        ffn(("ffn.lin1",), output="ffn.lin2", norm="output_layer_norm", core=("ffn",)),
+    ),
+)
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "electra": BERT,
+    "distilbert": DISTILBERT,
+}
+"""Families by `config.model_type`."""

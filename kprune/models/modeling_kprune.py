@@ -1,0 +1,239 @@
+"""Transformers whose layers have different widths. Shipped with every pruned checkpoint: needs torch and transformers alone.
+
+The config of a pruned model has an entry `kprune`, whose paths are below the base model:
+
+- `format`: 2;
+- `layers`: path of the list of layers;
+- `modules`: {path: [inputs, outputs]}, the size of every linear module of a block;
+- `emptied`: {path: arguments}, the modules that stand in for those of a block without units;
+- `attributes`: {path: value}, module attributes that hold a width.
+
+`PrunedBertForSequenceClassification`, or any other `Pruned` before the name of a transformers class, is made when it is asked
+for: the stock class is built first, then its modules get these sizes. A model saved with `save_pretrained`, as the Trainer
+does, takes this file along.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+FORMAT = 2
+"""Of a pruned checkpoint. It is raised if older code would read a new checkpoint wrongly."""
+PREFIX = "Pruned"
+
+
+class OutputBias(nn.Module):
+    """Stand in for an output projection without inputs: its bias, for all positions alike; 0 if it has none."""
+
+    def __init__(self, bias: torch.Tensor | None):
+        super().__init__()
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.new_zeros(()) if self.bias is None else self.bias
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what config.json says of this module."""
+        return {"bias": None if self.bias is None else len(self.bias)}
+
+
+class Emptied(nn.Module):
+    """Stand in for a module of a block without units.
+
+    Args:
+        output: name of the output projection inside the module, of which the bias is left; without one, the module hands on
+            its input.
+        bias: of that output projection.
+        pair: whether the module returns a second value, as an attention does.
+        layer: index of an attention's layer, which the cache of a generating model goes by.
+    """
+
+    def __init__(self, output: str | None, bias: torch.Tensor | None, pair: bool, layer: int | None):
+        super().__init__()
+        self.output, self.pair, self.layer = output, pair, layer
+        if output is not None:
+            self.add_module(output, OutputBias(bias))
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        if past_key_values is not None and self.layer is not None:
+            # The cache counts positions by its first layer, so a layer without heads must not leave it empty.
+            nothing = hidden_states.new_zeros(*hidden_states.shape[:1], 1, hidden_states.shape[1], 1)
+            past_key_values.update(nothing, nothing, self.layer)
+        result = hidden_states if self.output is None else self.get_submodule(self.output)(hidden_states)
+        return (result, None) if self.pair else result
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what config.json says of this module."""
+        left = {} if self.output is None else self.get_submodule(self.output).arguments()
+        return {"output": self.output, "pair": self.pair, "layer": self.layer, **left}
+
+
+def stand_in(arguments: dict[str, Any]) -> nn.Module:
+    """Build the module that stands in for another one, its bias not yet loaded.
+
+    Raises:
+        ValueError: the arguments are not those of one.
+    """
+    size = arguments.get("bias")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"an emptied module's bias has size {size}")
+    bias = None if size is None else torch.zeros(size)
+    if "output" not in arguments:
+        return OutputBias(bias)
+    output = arguments["output"]
+    if output is not None and not (isinstance(output, str) and output.isidentifier()):
+        raise ValueError(f"an emptied module's output is {output}")
+    return Emptied(output, bias, arguments.get("pair") is True, arguments.get("layer"))
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Tell whether a linear module keeps its weight as [inputs, outputs], as GPT-2's does."""
+    return hasattr(module, "nf")
+
+
+def resize(module: nn.Module, inputs: int, outputs: int) -> None:
+    """Give a linear module another size, with new weights of zeros."""
+    shape = (inputs, outputs) if is_transposed(module) else (outputs, inputs)
+    module.weight = nn.Parameter(module.weight.new_zeros(shape))
+    if module.bias is not None:
+        module.bias = nn.Parameter(module.bias.new_zeros(outputs))
+    set_sizes(module, inputs, outputs)
+
+
+def set_sizes(module: nn.Module, inputs: int, outputs: int) -> None:
+    """Set the attributes of a linear module that tell its size."""
+    if is_transposed(module):
+        module.nx, module.nf = inputs, outputs
+    else:
+        module.in_features, module.out_features = inputs, outputs
+
+
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """Return the inputs and outputs of a linear module, by its weight."""
+    first, second = module.weight.shape
+    return (first, second) if is_transposed(module) else (second, first)
+
+
+def entry_of(config: Any) -> dict[str, Any]:
+    """Return a config's entry `kprune`.
+
+    Raises:
+        ValueError: there is none, or not one that this file can read.
+    """
+    entry = getattr(config, "kprune", None)
+    if not isinstance(entry, dict):
+        raise ValueError("config.json has no entry kprune")
+    if entry.get("format") != FORMAT:
+        raise ValueError(
+            f"config.json has kprune format {entry.get('format')}, this code reads {FORMAT}: another version of kprune saved it"
+        )
+    for name in ("modules", "emptied", "attributes"):
+        if not isinstance(entry.get(name), dict):
+            raise ValueError(f"config.json has no table kprune.{name}")
+    if not isinstance(entry.get("layers"), str):
+        raise ValueError("config.json has no path kprune.layers")
+    return entry
+
+
+def reshape(base: nn.Module) -> None:
+    """Give the modules of a freshly built stock model the sizes that its config lists, in place.
+
+    Raises:
+        ValueError: the config lists a module, a size or an attribute that the model does not have.
+    """
+    entry = entry_of(base.config)
+    for path, pair in entry["modules"].items():
+        module = module_at(base, path)
+        if getattr(module, "weight", None) is None or module.weight.dim() != 2:
+            raise ValueError(f"config.json lists a size for {path}, which is no linear module")
+        whole = [isinstance(size, int) and size > 0 for size in pair] if isinstance(pair, list) else []
+        if whole != [True, True] or any(size > most for size, most in zip(pair, sizes(module), strict=True)):
+            raise ValueError(f"config.json lists the size {pair} for {path}, of {list(sizes(module))} at most")
+        if tuple(pair) != sizes(module):
+            resize(module, *pair)
+    for path, arguments in entry["emptied"].items():
+        module_at(base, path)
+        if not isinstance(arguments, dict):
+            raise ValueError(f"config.json lists {arguments} for {path}, which has no units")
+        base.set_submodule(path, stand_in(arguments))
+    for path, value in entry["attributes"].items():
+        owner, _, name = path.rpartition(".")
+        if not isinstance(getattr(module_at(base, owner), name, None), int) or not isinstance(value, int):
+            raise ValueError(
+                f"config.json lists {value} for the attribute {path}, which is no whole number of the model"
+            )
+        setattr(base.get_submodule(owner), name, value)
+
+
+def module_at(base: nn.Module, path: Any) -> nn.Module:
+    """Return the module at a path below the base model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return base.get_submodule(path)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"config.json lists the module {path}, which the model does not have") from error
+
+
+class Pruned:
+    """Build a stock class, then give its modules their sizes; mixed in before it."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        reshape(self.base_model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Any,
+        *args: Any,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load the model as any other.
+
+        Raises:
+            ValueError: weights don't have the sizes in the config; transformers would go on with freshly drawn ones.
+        """
+        model, info = super().from_pretrained(
+            folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        resized = [entry[0] for entry in info["mismatched_keys"]]
+        layers = f"{model.config.kprune['layers']}."
+        wrong = [key for key in (*info["missing_keys"], *info["unexpected_keys"], *resized) if layers in key]
+        wrong += [] if ignore_mismatched_sizes else resized
+        if wrong:
+            raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        # Before the weights, since `push_to_hub=True` uploads the folder at once.
+        folder = Path(save_directory)
+        if not folder.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            target = folder / "modeling_kprune.py"
+            if not (target.exists() and target.samefile(__file__)):
+                shutil.copy(__file__, target)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def pruned_class(stock: type) -> type:
+    """Return the class of pruned models of a transformers class."""
+    name = f"{PREFIX}{stock.__name__}"
+    if name not in globals():
+        globals()[name] = type(name, (Pruned, stock), {"__module__": __name__, "__qualname__": name})
+    return globals()[name]
+
+
+def __getattr__(name: str) -> type:
+    stock = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if not (isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pruned_class(stock)

@@ -1,0 +1,184 @@
+"""A model as its first block's input, a list of blocks, and what comes after the last."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kprune.errors import UserError
+from kprune.models.blocks import Block
+from kprune.models.families import FAMILIES, Family
+
+NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position", "labels")
+"""Arguments of a layer that belong to generation: a block that is run alone must not fill a cache."""
+
+
+class Context(Mapping[int, dict[str, Any]]):
+    """The keyword arguments that each layer is called with, apart from its input: masks, positions, rotary embeddings."""
+
+    def __init__(self, by_layer: Sequence[dict[str, Any]], examples: int):
+        self._by_layer, self._examples = by_layer, examples
+
+    def __getitem__(self, layer: int) -> dict[str, Any]:
+        return self._by_layer[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._by_layer)))
+
+    def __len__(self) -> int:
+        return len(self._by_layer)
+
+    def rows(self, which: slice) -> "Context":
+        """Return the context of some of the batch's examples."""
+        seen: dict[int, Any] = {}
+
+        def cut(value: Any) -> Any:
+            if id(value) not in seen:
+                seen[id(value)] = self._cut(value, which, cut)
+            return seen[id(value)]
+
+        by_layer = [{name: cut(value) for name, value in settings.items()} for settings in self._by_layer]
+        return Context(by_layer, len(range(self._examples)[which]))
+
+    def _cut(self, value: Any, which: slice, cut: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(cut, value))
+        # What has one row, or as many as there are positions, is shared by all examples.
+        if isinstance(value, Tensor) and value.dim() > 1 and len(value) == self._examples > 1:
+            return value[which]
+        return value
+
+
+class Recorder(nn.Module):
+    """Stand in for a layer: keep what it is called with, and hand on its input, or a tensor given."""
+
+    def __init__(self, layer: nn.Module, result: Tensor | None = None):
+        super().__init__()
+        # As a plain attribute: a registered module would be found by hooks and counts.
+        object.__setattr__(self, "layer", layer)
+        object.__setattr__(self, "result", result)
+        self.seen: dict[str, Any] = {}
+        self.hidden: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.layer, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        bound = inspect.signature(self.layer.forward).bind(*args, **kwargs)
+        arguments = {**bound.arguments}
+        for parameter in bound.signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
+        self.hidden = arguments.pop(next(iter(bound.signature.parameters)))
+        self.seen = {name: value for name, value in arguments.items() if name not in NOT_CONTEXT}
+        return self.hidden if self.result is None else self.result
+
+
+class ModelView:
+    """A model seen as blocks, bottom to top."""
+
+    def __init__(self, model: nn.Module, family: Family):
+        self.model, self.family = model, family
+        config = model.config
+        placement = family.placement(config)
+        self.blocks = [
+            Block(layer, index, site, placement, config)
+            for index, layer in enumerate(self.layers)
+            for site in family.sites
+        ]
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Return the model's layers, bottom to top."""
+        return self.model.base_model.get_submodule(self.family.layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is."""
+        return self.model.device
+
+    def named(self, name: str) -> Block:
+        """Return the block with this name."""
+        return next(block for block in self.blocks if block.name == name)
+
+    def of_kind(self, kind: str) -> list[Block]:
+        """Return the blocks whose units are heads, or neurons, bottom to top."""
+        return [block for block in self.blocks if block.kind == kind]
+
+    def enter(self, batch: dict[str, Tensor]) -> tuple[Tensor, Context]:
+        """Return the first block's input [B, T, d], and all keyword arguments that the layers are called with."""
+        with self._layers_replaced([Recorder(layer) for layer in self.layers]) as recorders:
+            self.model(**model_inputs(batch))
+        return recorders[0].hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
+
+    def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
+        """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
+        with self._layers_replaced([Recorder(layer, x) for layer in self.layers]):
+            return self.model(**model_inputs(batch))
+
+    def run(self, start: int, x: Tensor, context: Context, batch: dict[str, Tensor]) -> Any:
+        """Return the model's output for the input of block `start`."""
+        for block in self.blocks[start:]:
+            x = block.run(x, context)
+        return self.leave(x, batch)
+
+    @contextmanager
+    def _layers_replaced(self, layers: list[Recorder]) -> Iterator[list[Recorder]]:
+        # The model's own forward makes masks, embeddings and head; only what lies between them is taken over.
+        owner, _, name = self.family.layers.rpartition(".")
+        parent = self.model.base_model.get_submodule(owner)
+        own = getattr(parent, name)
+        setattr(parent, name, nn.ModuleList(layers))
+        try:
+            yield layers
+        finally:
+            setattr(parent, name, own)
+
+
+def family_of(model: nn.Module) -> Family:
+    """Return what kprune knows of a model's family.
+
+    Raises:
+        UserError: the family is not supported.
+    """
+    family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if family not in FAMILIES:
+        raise UserError(f"model family '{family}' is not supported: use one of {', '.join(FAMILIES)}")
+    return FAMILIES[family]
+
+
+def view_of(model: nn.Module) -> ModelView:
+    """Return the view of a transformers model.
+
+    Raises:
+        UserError: the family is not supported, or layers share weights.
+    """
+    view = ModelView(model, family_of(model))
+    weights = [p for _, p in view.layers.named_parameters(remove_duplicate=False)]
+    if len({id(weight) for weight in weights}) < len(weights):
+        raise UserError(
+            "layers of the model share weights, and each is pruned on its own: give every layer its own copy"
+        )
+    return view
+
+
+def longest_input(model: nn.Module) -> int:
+    """Return the number of tokens that a model reads at most."""
+    config = model.config
+    return config.max_position_embeddings - (config.pad_token_id + 1 if family_of(model).positions_after_padding else 0)
+
+
+def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
+    """Return a collated batch where the model is."""
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a collated batch that a model's forward takes."""
+    return {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}

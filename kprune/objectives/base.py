@@ -1,0 +1,104 @@
+"""What a model's head predicts: how far a student is from its teacher, and the loss on labels."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Objective(ABC):
+    """One kind of head, and all that it implies.
+
+    The rest of the library never asks which kind it has: it reads the head's logits with `read` and compares them with
+    `divergence`. Labels are a tensor [B], or [B, k] if there are k `label_keys`.
+
+    Attributes:
+        name: as in `task=`.
+        class_suffix: end of the names of the transformers classes that have this head.
+        auto_class: name of the transformers auto class that loads a model with this head.
+        label_keys: names under which transformers' batches carry the labels.
+    """
+
+    name: ClassVar[str]
+    class_suffix: ClassVar[str]
+    auto_class: ClassVar[str]
+    label_keys: ClassVar[tuple[str, ...]] = ("labels",)
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        """Tell whether a transformers model's head is of this kind.
+
+        Raises:
+            UserError: the head looks like it, but asks for something that this kind does not compare.
+        """
+        return type(model).__name__.endswith(cls.class_suffix)
+
+    @abstractmethod
+    def read(self, output: Any, attention_mask: Tensor) -> Tensor:
+        """Return the logits of a transformers model output that `divergence` and `loss` compare, batch first."""
+
+    def read_tokens(self, attention_mask: Tensor) -> Tensor:
+        """Return which of the last layer's tokens the head reads: [B, T] bool. A classifier reads the first alone."""
+        first = torch.zeros_like(attention_mask, dtype=torch.bool)
+        first[:, 0] = True
+        return first
+
+    def crop(self, logits: Tensor, length: int) -> Tensor:
+        """Return one example's logits without those of its padding; only a head that predicts per token has any."""
+        return logits
+
+    def with_padding(self, keep: bool) -> "Objective":
+        """Return the same objective with padded positions in its softmax, or without; only a span has any there."""
+        return self
+
+    @abstractmethod
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `read`."""
+
+    @abstractmethod
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        """Return linear functions of the logits whose squared gradients add up to the Fisher of `divergence` at equality.
+
+        For a change δ of an example's logits, `divergence` is ½ Σ_k (root_k(δ))² to second order (exactly so, or in
+        expectation over random signs if the exact sum would need one root per class or position).
+
+        Args:
+            keys: an integer per example, [B], that its random signs are drawn with.
+
+        Returns:
+            one or more tensors [B], differentiable in the logits.
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the task loss, the mean over the batch: a scalar."""
+
+
+def softmax_roots(logits: Tensor, temperature: float, signs: Tensor) -> Tensor:
+    """Return `vᵀz` [..., K] of logits z [..., C] for `v_k = B s_k`, B Bᵀ = diag(p) − p pᵀ, p the tempered softmax of z.
+
+    With signs [..., C, K] the identity matrix, the squares add up to the quadratic form exactly; with independent
+    random signs and K = 1 they do in expectation.
+    """
+    p = F.softmax(logits.detach() / temperature, dim=-1)
+    root = p.sqrt()
+    v = root[..., None] * signs - p[..., None] * (root[..., None] * signs).sum(dim=-2, keepdim=True)
+    return (v * logits[..., None]).sum(dim=-2)
+
+
+def random_signs(keys: Tensor, size: int, stream: int) -> Tensor:
+    """Return ±1 [B, size], the same for an example wherever it stands and however far it is padded."""
+    positions = torch.arange(size, device=keys.device)
+    mixed = (keys[:, None] * 2654435761 + positions * 40503 + stream * 97) % (1 << 31)
+    for _ in range(3):  # xorshift and a multiplication: neighbouring positions end up unrelated
+        mixed = ((mixed ^ (mixed >> 15)) * 739982445) % (1 << 31)
+    return ((mixed >> 16) & 1) * 2.0 - 1.0
+
+
+def kl_divergence(p_logits: Tensor, q_logits: Tensor, temperature: float) -> Tensor:
+    """Return γ² KL(softmax(p/γ) ‖ softmax(q/γ)) over the last dimension."""
+    log_p = F.log_softmax(p_logits / temperature, dim=-1)
+    log_q = F.log_softmax(q_logits / temperature, dim=-1)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=-1)

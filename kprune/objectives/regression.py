@@ -1,0 +1,40 @@
+"""Regression: values in place of classes."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kprune.objectives.base import Objective
+
+
+class Regression(Objective):
+    """Compare values [B], or [B, outputs] of several, by their squared error, summed over the outputs, in place of the KL.
+
+    The temperature has no meaning here.
+    """
+
+    name = "regression"
+    class_suffix = "ForSequenceClassification"
+    auto_class = "AutoModelForSequenceClassification"
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        return super().fits(model) and (model.config.problem_type == "regression" or model.config.num_labels == 1)
+
+    def read(self, output: Any, attention_mask: Tensor) -> Tensor:
+        return output.logits.squeeze(-1)
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return _outputs((student - teacher) ** 2).sum(dim=1)
+
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        return [2**0.5 * value for value in _outputs(logits).unbind(dim=1)]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(logits, labels.to(logits.dtype))
+
+
+def _outputs(values: Tensor) -> Tensor:
+    """Return values as [B, outputs], from [B] if there is one output."""
+    return values.reshape(len(values), -1)

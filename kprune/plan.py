@@ -1,0 +1,56 @@
+"""The answer of every pruning method, as data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kprune.models.families import Kind
+from kprune.models.view import ModelView
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a model is kept.
+
+    Attributes:
+        kinds: what the units of each block are, by the block's name ("3.attention"), bottom to top.
+        units: number of units kept of each block; a mean if it depends on the input.
+        kept: indices of the kept units of each block, in the dense model's numbering; None if they depend on the input.
+        layers_left_out: layers of the dense model that are gone whole, norms and residual connections included.
+    """
+
+    kinds: Mapping[str, Kind]
+    units: Mapping[str, float]
+    kept: Mapping[str, Sequence[int]] | None
+    layers_left_out: tuple[int, ...] = field(default=())
+
+    @classmethod
+    def of(cls, view: ModelView, kept: Iterable[Sequence[int]], layers_left_out: Iterable[int] = ()) -> "Plan":
+        """Return the plan that keeps these units of the dense model's blocks, bottom to top."""
+        units = {block.name: list(which) for block, which in zip(view.blocks, kept, strict=True)}
+        counts = {name: len(which) for name, which in units.items()}
+        return cls({block.name: block.kind for block in view.blocks}, counts, units, tuple(layers_left_out))
+
+    @classmethod
+    def of_means(cls, view: ModelView, units: Iterable[float]) -> "Plan":
+        """Return the plan of a method that keeps other units for every input, from their mean numbers, bottom to top."""
+        names = [block.name for block in view.blocks]
+        return cls({block.name: block.kind for block in view.blocks}, dict(zip(names, units, strict=True)), None)
+
+    def per_layer(self, kind: Kind) -> list[float]:
+        """Return the number of heads, or of neurons, that each layer keeps, bottom to top."""
+        return [count for name, count in self.units.items() if self.kinds[name] == kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values; `from_json` reads them."""
+        return {
+            "kinds": dict(self.kinds),
+            "units": dict(self.units),
+            "kept": None if self.kept is None else {name: list(units) for name, units in self.kept.items()},
+            "layers_left_out": list(self.layers_left_out),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        """Return the plan of such values."""
+        return cls(values["kinds"], values["units"], values["kept"], tuple(values["layers_left_out"]))
