@@ -1,5 +1,6 @@
 """KCM: Nova, Dai, Schuurmans, "Gradient-Free Structured Pruning with Unlabeled Data" (ICML 2023, arXiv 2303.04185)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,21 +9,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from baselines.mask_tuning import prune_and_tune, search_with_teacher
-from kprune.budgets.flops import Budget, UnitCost
+from kprune.budgets import UnitCost
 from kprune.clock import Clock
-from kprune.contract import Outcome, PruningData
+from kprune.contract import Job, Method, Outcome
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
-from kprune.models import view_of
-from kprune.models import Block, ModelView, on_device
+from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
-from kprune.objectives import Objective
+from kprune.models.surgery import output_weight
+from kprune.models.view import on_device, view_of
 from kprune.solve.mask_search import ROUNDING, greedy
 
 
 @dataclass(frozen=True)
-class KCM:
+class KCM(Method):
     """FFN neurons by representative (R2) times data-driven (D2) ranking, without gradients or labels; heads stay.
 
     The top-k over all layers fit the FLOPs budget, less than one neuron's FLOPs is left. Then the neurons' masks are
@@ -45,24 +46,21 @@ class KCM:
     max_scale: float = 10.0
     name: str = "kcm"
 
-    needs_labels = False
-    any_budget = True
-
     def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """The FFNs' share of FLOPs: no head is ever removed."""
+        """Return the neurons' share of FLOPs: no head is ever removed."""
         view = view_of(model)
-        ffn = sum(s.units * s.unit_flops(sequence_length) for s in view.blocks if s.kind == "ffn")
+        ffn = sum(s.units * s.unit_flops(sequence_length) for s in view.of_kind("neurons"))
         return ffn / model_flops(view, sequence_length)
 
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        """Prune a copy of `model` to the budget.
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model.
 
         Raises:
             UserError: the model's family is not supported, its activations are not finite, or the budget is beyond
                 `reach`.
         """
-        clock, dense = Clock(), view_of(frozen_copy(model))
-        ffns = dense.blocks[1::2]
+        clock, dense, data = Clock(), view_of(frozen_copy(job.model)), job.data
+        ffns = dense.of_kind("neurons")
 
         def rank_rows(clock: Clock) -> list[tuple[Tensor, int]]:
             with clock("r2"):
@@ -73,38 +71,40 @@ class KCM:
             with clock("d2"):
                 return data_driven_ranking(dense, data.calibration)
 
-        r2 = clock.shared(data, ("kcm", "r2", self.sigma, self.alpha), rank_rows)
-        d2 = clock.shared(data, ("kcm", "d2"), rank_activations)
+        r2 = data.once(("kcm", "r2", self.sigma, self.alpha), clock, rank_rows)
+        d2 = data.once(("kcm", "d2"), clock, rank_activations)
         with clock("mask_search"):
             scores = [r * d for (r, _), d in zip(r2, d2, strict=True)]
-            masks, teacher_masks = search_with_teacher(partial(self.search, dense, scores), dense, budget)
+            masks, teacher_masks = search_with_teacher(partial(self.search, dense, scores), dense, job.budget)
         with clock("scaling"):
             kept, tuning = prune_and_tune(
-                dense, masks, teacher_masks, data.calibration, objective, self.tunes, self.damping, self.max_scale
+                dense, masks, teacher_masks, data.calibration, job.objective, self.tunes, self.damping, self.max_scale
             )
         ranking = {"sigma": self.sigma, "alpha": self.alpha, "iterations": [count for _, count in r2]}
-        return Outcome.of(dense.model, kept, clock, {"r2": ranking, **tuning.details()})
+        return Outcome.of(dense, kept, clock, {"r2": ranking, **tuning.details()})
 
     @staticmethod
     def tunes(block: Block) -> bool:
-        """Which blocks' masks are scaled: the neurons', which alone are masked."""
-        return block.kind == "ffn"
+        """Tell whether a block's masks are scaled: the neurons' are, which alone are masked."""
+        return block.kind == "neurons"
 
     @staticmethod
-    def search(view: ModelView, scores: list[Tensor], costs: list[UnitCost], limit: float) -> list[Tensor]:
-        """The neurons of highest score that fit beside all heads: masks [units] (bool) of all blocks."""
-        heads = view.blocks[0::2]
-        spare = limit * (1 + ROUNDING) - sum(c.of(s.units, s.units) for c, s in zip(costs[0::2], heads, strict=True))
+    def search(view: ModelView, scores: list[Tensor], costs: Mapping[str, UnitCost], limit: float) -> list[Tensor]:
+        """Keep the neurons of highest score that fit beside all heads: masks [units] (bool) of all blocks."""
+        spare = limit * (1 + ROUNDING) - sum(costs[s.name].of(s.units, s.units) for s in view.of_kind("heads"))
         if spare < 0:
             raise UserError("the heads alone, which this method keeps, take more than the budget leaves: ask for less")
-        kept = greedy(scores, costs[1::2], spare)
-        everything = [torch.ones(s.units, dtype=torch.bool) for s in heads]
-        return [mask for layer in zip(everything, kept, strict=True) for mask in layer]
+        ffns = view.of_kind("neurons")
+        kept = iter(greedy(scores, [costs[ffn.name] for ffn in ffns], spare))
+        return [
+            next(kept) if block.kind == "neurons" else torch.ones(block.units, dtype=torch.bool)
+            for block in view.blocks
+        ]
 
 
 def output_rows(ffn: Block) -> Tensor:
-    """The rows of W2ᵀ, one per neuron: [units, d]."""
-    return ffn.output.weight.T if ffn.units else ffn.output.bias.new_zeros(0, ffn.hidden_size)
+    """Return the rows of W2ᵀ, one per neuron: [units, d]."""
+    return output_weight(ffn).T if ffn.units else torch.zeros(0, ffn.hidden_size)
 
 
 @torch.no_grad()
@@ -157,20 +157,21 @@ def data_driven_ranking(view: ModelView, calibration: CalibrationSet) -> list[Te
     Raises:
         UserError: an activation is not finite.
     """
-    ffns = view.blocks[1::2]
-    energy = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in ffns]
+    energy = {
+        ffn.name: torch.zeros(ffn.units, dtype=torch.float64, device=view.device) for ffn in view.of_kind("neurons")
+    }
     for batch in tqdm(calibration.batches(), desc="D2", unit="batch", disable=None):
         batch = on_device(batch, view.device)
-        hidden, attention_mask = view.embed(batch)
+        hidden, context = view.enter(batch)
         real = batch["attention_mask"].bool()
         for block in view.blocks:
-            if block.kind == "ffn" and block.units:
-                features = block.features(hidden, attention_mask)
-                energy[block.index] += features[real].square().sum(dim=0).double()
-                hidden = block.add(hidden, block.output(features))
+            if block.kind == "neurons" and block.units:
+                features = block.features(hidden, context)
+                energy[block.name] += features[real].square().sum(dim=0).double()
+                hidden = block.join(hidden, block.output(features))
             else:
-                hidden = block.run(hidden, attention_mask)
-    if not all(torch.isfinite(e).all() for e in energy):
+                hidden = block.run(hidden, context)
+    if not all(torch.isfinite(e).all() for e in energy.values()):
         raise UserError("activations hold NaN or infinity: check the checkpoint's weights")
-    norms = [e.sqrt().cpu() for e in energy]
+    norms = [e.sqrt().cpu() for e in energy.values()]
     return [norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny) for norm in norms]

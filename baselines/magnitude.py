@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from baselines.ranking import Ranking
-from kprune.budgets.flops import Budget
-from kprune.contract import Outcome, PruningData
+from kprune.contract import Job, Outcome
 from kprune.models import Block, ModelView
-from kprune.objectives import Objective
+from kprune.models.surgery import input_weight, output_weight
 
 
 @dataclass(frozen=True)
@@ -17,22 +17,22 @@ class Magnitude(Ranking):
 
     name: str = "magnitude"
 
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        """Prune a copy of `model` to the budget; neither objective nor data are read."""
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model; neither objective nor data are read."""
 
         def scores(view: ModelView) -> list[Tensor]:
-            costs = budget.costs(view)
-            return [squared_weights(s) / cost.per_unit for s, cost in zip(view.blocks, costs, strict=True)]
+            costs = job.budget.costs(view)
+            return [squared_weights(block) / costs[block.name].per_unit for block in view.blocks]
 
-        return self.keep_best(model, budget, scores)
+        return self.keep_best(job, scores)
 
 
 def squared_weights(block: Block) -> Tensor:
-    """Sum of squares of all weights that a unit owns (its rows of every input linear module and its columns of the
-    output projection, biases left out): [units] in float64."""
+    """Return the sum of squares of all weights that a unit owns, biases left out: [units] in float64."""
     if block.units == 0:
-        return block.output.bias.new_zeros(0)
-    squares = block.output.weight.double().square().sum(dim=0)
-    for linear in block.inputs:
-        squares = squares + linear.weight.double().square().sum(dim=1)
-    return squares.unflatten(0, (-1, block.width)).sum(dim=1)
+        return torch.zeros(0, dtype=torch.float64)
+    squares = output_weight(block).double().square().sum(dim=0).unflatten(0, (-1, block.width)).sum(dim=1)
+    for rows, module in zip(block.site.inputs, block.inputs, strict=True):
+        by_row = input_weight(module).double().square().sum(dim=1)
+        squares = squares + by_row.view(rows.parts, block.units, -1).sum(dim=(0, 2))
+    return squares

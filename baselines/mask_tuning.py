@@ -3,7 +3,7 @@
 KCM's scaling is the same. The masks are folded into the output projections as they are found.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kprune.budgets.flops import Budget, UnitCost
+from kprune.budgets import Budget, UnitCost
+from kprune.budgets.costs import whole_cost
 from kprune.data import CalibrationSet
-from kprune.models import view_of
-from kprune.models import Block, ModelView
+from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
-from kprune.models.surgery import keep_masked, scale_units
+from kprune.models.surgery import keep_masked, output_weight, scale_units
 from kprune.objectives import Objective
 from kprune.solve.least_squares import LeastSquares
 from kprune.streams import CalibrationState, calibration_states
@@ -41,16 +41,16 @@ class Tuning:
 
 
 def search_with_teacher(
-    search: Callable[[list[UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
+    search: Callable[[Mapping[str, UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Masks within a budget, and those of the model to tune against: at the constraint √c, c being the share of the cost
     of all units that is *kept*.
 
     Args:
-        search: takes the blocks' costs and what the units kept may cost, gives masks [units] (bool) per block.
+        search: takes the blocks' costs by name and what the units kept may cost, gives masks [units] (bool) per block.
     """
     costs, limit = budget.costs(view), budget.limit(view)
-    constraint = limit / sum(c.of(s.units, s.units) for c, s in zip(costs, view.blocks, strict=True))
+    constraint = limit / whole_cost(view, costs)
     return search(costs, limit), search(costs, limit / sqrt(constraint))
 
 
@@ -105,7 +105,7 @@ def tune_masks(
             squares = teacher_residuals(mine, theirs, states, tokens)
             values, failure = mask_values(squares, mine, damping, max_scale)
             if failure:
-                return Tuning(scales, f"{mine.kind} of layer {mine.index}: {failure}")
+                return Tuning(scales, f"{mine.kind} of layer {mine.layer}: {failure}")
             scales[index] = values
             scale_units(mine, values)
         else:
@@ -127,23 +127,23 @@ def teacher_residuals(
     Args:
         tokens: which ones count, [B, T] (bool) per state.
     """
-    intercept = student.kind == "mha"
-    columns = student.units * student.width + intercept
+    intercept = student.kind == "heads"
+    columns = student.columns + intercept
     squares = LeastSquares.empty(columns, student.hidden_size, states[0].student.device)
     for state, counted in zip(states, tokens, strict=True):
         update = teacher.update(state.teacher, state.context)
-        residual = state.teacher + update - state.student - student.output.bias
+        residual = state.teacher + update - state.student
+        if student.bias() is not None:
+            residual = residual - student.bias()
         features = student.features(state.student, state.context)[counted]
         if intercept:
             features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         squares.add(features, residual[counted])
-        state.teacher = teacher.add(state.teacher, update)
+        state.teacher = teacher.join(state.teacher, update)
     return squares
 
 
-def mask_values(
-    squares: LeastSquares, block: Block, damping: float, max_scale: float
-) -> tuple[Tensor, str | None]:
+def mask_values(squares: LeastSquares, block: Block, damping: float, max_scale: float) -> tuple[Tensor, str | None]:
     """The fitted mask values [units] of a block in float64, and what is wrong with them, if anything."""
     gram, cross = normal_equations(squares, block)
     values, failure = solve_scales(gram, cross, damping)
@@ -163,7 +163,7 @@ def normal_equations(squares: LeastSquares, block: Block) -> tuple[Tensor, Tenso
     Args:
         squares: FᵀF and FᵀR of the units' features.
     """
-    weight = block.output.weight.double()
+    weight = output_weight(block).double()
     owner = torch.arange(block.units, device=weight.device).repeat_interleave(block.width)
     if len(squares.lower) > len(owner):
         weight = torch.cat([weight, weight.new_ones(len(weight), 1)], dim=1)

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.ranking import Ranking
-from kprune.budgets.flops import Budget
-from kprune.contract import Outcome, PruningData
+from kprune.contract import Job, Outcome
 from kprune.models import ModelView
-from kprune.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -18,11 +16,11 @@ class Random(Ranking):
 
     name: str = "random"
 
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        """Prune a copy of `model` to the budget; of `data`, the seed alone is read."""
-        generator = torch.Generator().manual_seed(data.seed)
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model; of its data, the seed alone is read."""
+        generator = torch.Generator().manual_seed(job.data.seed)
 
         def scores(view: ModelView) -> list[Tensor]:
             return [torch.rand(s.units, dtype=torch.float64, generator=generator) for s in view.blocks]
 
-        return self.keep_best(model, budget, scores)
+        return self.keep_best(job, scores)

@@ -2,32 +2,22 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from kprune.budgets.flops import Budget
 from kprune.clock import Clock
-from kprune.contract import Outcome
-from kprune.models import view_of
-from kprune.models import ModelView
+from kprune.contract import Job, Method, Outcome
+from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_masked
 from kprune.solve.mask_search import greedy
 
 
-class Ranking:
+class Ranking(Method):
     """Keep the units with the highest scores; one that does not fit what is left of the budget is passed over, so that
     less is left than one unit costs."""
 
-    name: str
-    needs_labels = False
-    any_budget = True
-
-    def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """All heads and neurons may go."""
-        return 1.0
-
-    def keep_best(self, model: nn.Module, budget: Budget, scores: Callable[[ModelView], list[Tensor]]) -> Outcome:
-        """Prune a copy of `model` to the budget.
+    def keep_best(self, job: Job, scores: Callable[[ModelView], list[Tensor]]) -> Outcome:
+        """Prune a copy of the job's model.
 
         Args:
             scores: gives the scores of all units, [units] per block, bottom to top.
@@ -35,9 +25,9 @@ class Ranking:
         Raises:
             UserError: the model's family is not supported.
         """
-        clock, view = Clock(), view_of(frozen_copy(model))
+        clock, view = Clock(), view_of(frozen_copy(job.model))
         with clock("mask_search"):
-            masks = greedy(scores(view), budget.costs(view), budget.limit(view))
+            masks = greedy(scores(view), list(job.budget.costs(view).values()), job.budget.limit(view))
         with clock("surgery"):
             kept = keep_masked(view.blocks, masks)
-        return Outcome.of(view.model, kept, clock, {})
+        return Outcome.of(view, kept, clock, {})

@@ -1,26 +1,24 @@
 """Kwon et al., "A Fast Post-Training Pruning Framework for Transformers" (NeurIPS 2022, arXiv 2204.09656)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 
 from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from baselines.kwon.rearrange import rearrange
 from baselines.kwon.search import search
 from baselines.mask_tuning import prune_and_tune, search_with_teacher
-from kprune.budgets.flops import Budget, UnitCost
+from kprune.budgets import UnitCost
 from kprune.clock import Clock
-from kprune.contract import Outcome, PruningData
-from kprune.models import view_of
-from kprune.models import Block
+from kprune.contract import Job, Method, Outcome
+from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
-from kprune.objectives import Objective
 
 
 @dataclass(frozen=True)
-class Kwon:
+class Kwon(Method):
     """Masks of heads and neurons by the Fisher information of the task loss, then tuned as real numbers.
 
     Three stages, one file each: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each
@@ -40,44 +38,49 @@ class Kwon:
     max_scale: float = 10.0
     name: str = "kwon"
 
-    needs_labels = True
-    any_budget = True
+    needs = frozenset({"labels"})
 
-    def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """All heads and neurons may go."""
-        return 1.0
-
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        """Prune a copy of `model` to the budget.
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model.
 
         Raises:
             UserError: the model's family is not supported, the examples have no labels, or gradients are not finite.
         """
-        clock, dense = Clock(), view_of(frozen_copy(model))
+        clock, dense, data, objective = Clock(), view_of(frozen_copy(job.model)), job.data, job.objective
 
         def fisher(clock: Clock) -> list[torch.Tensor]:
             with clock("fisher"):
                 return mask_gradients_by_batch(dense, data.calibration, objective)
 
-        gradients = clock.shared(data, ("kwon", "fisher"), fisher)
+        gradients = data.once(("kwon", "fisher"), clock, fisher)
         with clock("mask_search"):
-            masks, teacher_masks = search_with_teacher(partial(self.search, gradients), dense, budget)
+            masks, teacher_masks = search_with_teacher(partial(self.search, dense, gradients), dense, job.budget)
         with clock("rearrangement"):
             masks = [rearrange(mask, g) for mask, g in zip(masks, gradients, strict=True)]
         with clock("mask_tuning"):
             kept, tuning = prune_and_tune(
                 dense, masks, teacher_masks, data.calibration, objective, self.tunes, self.damping, self.max_scale
             )
-        return Outcome.of(dense.model, kept, clock, tuning.details())
+        return Outcome.of(dense, kept, clock, tuning.details())
 
     @staticmethod
     def tunes(block: Block) -> bool:
-        """Which blocks' masks are tuned: all but the first MHA's."""
-        return block.kind == "ffn" or block.index > 0
+        """Tell whether a block's masks are tuned: all but those of the lowest layer's heads are."""
+        return block.kind == "neurons" or block.layer > 0
 
     @staticmethod
-    def search(gradients: list[torch.Tensor], costs: list[UnitCost], limit: float) -> list[torch.Tensor]:
-        """The Fisher mask search: masks [units] (bool) of all blocks, bottom to top."""
-        scores = [importance(g) for g in gradients]
-        heads, neurons = search(scores[0::2], scores[1::2], *costs[:2], limit)
-        return [mask for layer in zip(heads, neurons, strict=True) for mask in layer]
+    def search(
+        view: ModelView, gradients: list[torch.Tensor], costs: Mapping[str, UnitCost], limit: float
+    ) -> list[torch.Tensor]:
+        """Search masks [units] (bool) of all blocks, bottom to top, by the Fisher information.
+
+        All blocks of a kind cost the same, as in their paper.
+        """
+        scores = {block.name: importance(g) for block, g in zip(view.blocks, gradients, strict=True)}
+        of_kind = [[block.name for block in view.of_kind(kind)] for kind in ("heads", "neurons")]
+        kinds = [[scores[name] for name in names] for names in of_kind]
+        found = search(*kinds, *(costs[names[0]] for names in of_kind), limit)
+        masks = {
+            name: mask for names, of in zip(of_kind, found, strict=True) for name, mask in zip(names, of, strict=True)
+        }
+        return [masks[block.name] for block in view.blocks]

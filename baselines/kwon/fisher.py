@@ -6,8 +6,9 @@ from tqdm import tqdm
 
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
-from kprune.models import ModelView, on_device
+from kprune.models import ModelView
 from kprune.models.masks import features_and_gradients, mask_gradients
+from kprune.models.view import on_device
 from kprune.objectives import Objective
 
 
@@ -32,8 +33,8 @@ def mask_gradients_by_batch(view: ModelView, calibration: CalibrationSet, object
             return [objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])]
 
         with torch.no_grad():
-            hidden, attention_mask = view.embed(batch)
-        pairs = features_and_gradients(view, 0, hidden, attention_mask, batch, loss)
+            hidden, context = view.enter(batch)
+        pairs = features_and_gradients(view, 0, hidden, context, batch, loss)
         rows.append(
             [
                 mask_gradients(f, g, block.width).sum(dim=(0, 2)).cpu()

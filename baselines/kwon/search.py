@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kprune.budgets.flops import UnitCost
+from kprune.budgets import UnitCost
 from kprune.errors import UserError
 from kprune.solve.mask_search import ROUNDING
 

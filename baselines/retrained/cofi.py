@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from baselines.retrained.distillation import Seen, hidden_loss, logit_loss, see
 from baselines.retrained.stages import Stages, weights_sha256
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.clock import Clock
-from kprune.contract import Outcome, PruningData
-from kprune.models import view_of
-from kprune.models import ModelView
+from kprune.contract import Job, Method, Outcome
+from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.flops import model_flops
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_masked, scale_units
 from kprune.objectives import Objective
+from kprune.plan import Plan
 from kprune.solve.mask_search import greedy
 from kprune.training import Recipe, parameter_groups
 
@@ -35,7 +35,7 @@ MISSED = 0.05
 
 
 @dataclass(frozen=True)
-class CoFi:
+class CoFi(Method):
     """Learn masks and weights together under a constraint on FLOPs, prune physically, fine-tune the pruned model.
 
     The masks multiply: a head's or neuron's with its block's. Their expected share of FLOPs is held at a target, which
@@ -75,14 +75,12 @@ class CoFi:
     bf16: bool = False
     name: str = "cofi"
 
-    needs_labels = False
-    any_budget = False
+    needs = frozenset({"training"})
+    budgets = frozenset({"flops"})
 
-    def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """All heads and neurons may go."""
-        return 1.0
-
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+    def prune(self, job: Job) -> Outcome:
+        """Train a masked copy of the job's model, prune it by its masks, and fine-tune it."""
+        model, objective, data, budget = job.model, job.objective, job.data, job.budget
         clock, settings = Clock(), (self, budget)
         stages = Stages(self.name, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
@@ -103,7 +101,7 @@ class CoFi:
         if expected < budget.flops_reduction - MISSED:
             print(
                 f"cofi: the masks came to {expected:.1%} of FLOPs in place of {budget.flops_reduction:.1%}, so that chance "
-                "chose a part of the units: raise method.recipe.epochs or method.mask_lr"
+                "chose a part of the units: raise recipe.epochs or mask_lr"
             )
         if self.finetuning_epochs:
             recipe = replace(self.recipe, epochs=self.finetuning_epochs)
@@ -117,10 +115,12 @@ class CoFi:
                 parameter_groups(student.weights, recipe),
             )
         details = {"expected_flops_reduction": expected, **stages.on_record()}
-        return Outcome.of(student.model.eval(), kept, clock, details)
+        return Outcome(
+            student.model.eval().requires_grad_(True), Plan.of(view_of(model), kept), dict(clock.seconds), details
+        )
 
-    def pruning_losses(self, student: "Student", distil: Callable, budget: Budget) -> Callable:
-        """Distillation through sampled masks and the Lagrangian of the constraint."""
+    def pruning_losses(self, student: "Student", distil: Callable, budget: FlopsBudget) -> Callable:
+        """Return the losses: distillation through sampled masks and the Lagrangian of the constraint."""
         view, masks = view_of(student.model), student.masks
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
@@ -138,13 +138,13 @@ class CoFi:
         return losses
 
     def distillation(self, teacher: nn.Module, objective: Objective) -> Callable:
-        """The loss of a student on a batch, given its masks (None where it has none)."""
+        """Return the loss of a student on a batch, given its masks (None where it has none)."""
 
         def loss(student: "Student", batch: dict[str, Tensor], masks: Sequence[Tensor] | None) -> Tensor:
             with torch.no_grad():
                 target = see(teacher, batch, objective, self.bf16)
             seen = see(student.model, batch, objective, self.bf16)
-            present = [True] * (len(seen.hidden) - 1) if masks is None else [bool((m > 0).any()) for m in masks[1::2]]
+            present = student.present(masks, len(seen.hidden) - 1)
             layers = layer_loss(student.transform, seen, target, present)
             logits = logit_loss(objective, seen, target, self.temperature)
             return self.logit_weight * logits + (1 - self.logit_weight) * layers
@@ -153,7 +153,7 @@ class CoFi:
 
 
 def layer_loss(transform: nn.Module, student: Seen, teacher: Seen, present: Sequence[bool]) -> Tensor:
-    """Four evenly spread layers of the teacher, each against the closest of the student's layers that are present."""
+    """Match four evenly spread layers of the teacher, each against the closest of the student's layers that are present."""
     count = len(teacher.hidden) - 1
     layers = [transform(h) for h, there in zip(student.hidden[1:], present, strict=True) if there or not any(present)]
     chosen = sorted({math.ceil(count * quarter / 4) for quarter in (1, 2, 3, 4)})
@@ -162,7 +162,7 @@ def layer_loss(transform: nn.Module, student: Seen, teacher: Seen, present: Sequ
 
 
 class Student(nn.Module):
-    """What CoFi trains: the model, the map from its hidden states to the teacher's, and the masks."""
+    """Hold what CoFi trains: the model, the map from its hidden states to the teacher's, and the masks."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -172,8 +172,15 @@ class Student(nn.Module):
         self.transform = nn.Linear(size, size)
         nn.init.eye_(self.transform.weight)
         nn.init.zeros_(self.transform.bias)
-        self.masks = L0Masks([s.units for s in view.blocks])
+        self.kinds = [block.kind for block in view.blocks]
+        self.masks = L0Masks([block.units for block in view.blocks], self.kinds)
         self.to(model.device, model.dtype)
+
+    def present(self, masks: Sequence[Tensor] | None, layers: int) -> list[bool]:
+        """Tell of each layer whether masks leave a neuron of its FFN; all do without masks."""
+        if masks is None:
+            return [True] * layers
+        return [bool((mask > 0).any()) for mask, kind in zip(masks, self.kinds, strict=True) if kind == "neurons"]
 
     @property
     def weights(self) -> nn.Module:
@@ -184,30 +191,30 @@ class L0Masks(nn.Module):
     """Hard-concrete masks of units and blocks, their product being a unit's, and the constraint's multipliers.
 
     Args:
-        sizes: units of each block, of heads and of neurons by turns.
+        sizes: units of each block.
+        kinds: what they are, "heads" or "neurons".
     """
 
-    def __init__(self, sizes: Sequence[int]):
+    def __init__(self, sizes: Sequence[int], kinds: Sequence[str]):
         super().__init__()
-        means = (HEADS_AT_FIRST, NEURONS_AT_FIRST)
-        self.units = nn.ParameterList(torch.empty(n).normal_(means[i % 2], 0.01) for i, n in enumerate(sizes))
+        means = {"heads": HEADS_AT_FIRST, "neurons": NEURONS_AT_FIRST}
+        pairs = zip(sizes, kinds, strict=True)
+        self.units = nn.ParameterList(torch.empty(n).normal_(means[kind], 0.01) for n, kind in pairs)
         self.blocks = nn.Parameter(torch.empty(len(sizes)).normal_(HEADS_AT_FIRST, 0.01))
         self.multipliers = nn.Parameter(torch.zeros(2))
 
     def sample(self) -> list[Tensor]:
-        """Masks [units] per block in [0, 1], drawn anew."""
+        """Return masks [units] per block in [0, 1], drawn anew."""
         return self._products(lambda a: _stretched((a + _logistic(a)) / TEMPERATURE))
 
     def deterministic(self) -> list[Tensor]:
-        """Masks without the noise, as after training."""
+        """Return masks without the noise, as after training."""
         return self._products(_stretched)
 
     def log_open(self) -> list[Tensor]:
-        """Log probability that a unit's mask is not zero: [units] per block."""
+        """Return the log probability that a unit's mask is not zero: [units] per block."""
         shift = TEMPERATURE * math.log(-LOW / HIGH)
-        return [
-            F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.blocks, self.units, strict=True)
-        ]
+        return [F.logsigmoid(s - shift) + F.logsigmoid(u - shift) for s, u in zip(self.blocks, self.units, strict=True)]
 
     @torch.no_grad()
     def bound(self) -> None:
@@ -215,7 +222,7 @@ class L0Masks(nn.Module):
             logits.clamp_(-BOUND, BOUND)
 
     def groups(self, lr: float) -> list[dict]:
-        """The optimizer's: masks go down the loss, multipliers up."""
+        """Return the optimizer's groups: masks go down the loss, multipliers up."""
         common = {"lr": lr, "weight_decay": 0.0, "free": True}
         return [
             {"params": [*self.units, self.blocks], **common},
@@ -236,15 +243,15 @@ def _stretched(logits: Tensor) -> Tensor:
     return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
 
 
-def expected_reduction(masks: L0Masks, view: ModelView, budget: Budget) -> Tensor:
-    """Share of FLOPs that the masks remove in expectation, differentiable."""
+def expected_reduction(masks: L0Masks, view: ModelView, budget: FlopsBudget) -> Tensor:
+    """Return the share of FLOPs that the masks remove in expectation, differentiable."""
     flops = [s.unit_flops(budget.sequence_length) for s in view.blocks]
     left = sum(p.exp().sum() * f for p, f in zip(masks.log_open(), flops, strict=True))
     return 1 - left / model_flops(view, budget.sequence_length)
 
 
 @torch.no_grad()
-def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]:
+def extract(model: nn.Module, masks: L0Masks, budget: FlopsBudget) -> list[list[int]]:
     """Prune the model in place to the budget, its units by the probability of an open mask.
 
     A kept unit's deterministic mask becomes a factor of its columns of the output projection. Where that mask is 0, the
@@ -258,7 +265,8 @@ def extract(model: nn.Module, masks: L0Masks, budget: Budget) -> list[list[int]]
     view = view_of(model)
     # Masks that the bound holds are equal: chance, not their place, decides between them.
     log_open = masks.log_open()
-    kept = greedy([p + 1e-6 * torch.rand_like(p) for p in log_open], budget.costs(view), budget.limit(view))
+    jittered = [p + 1e-6 * torch.rand_like(p) for p in log_open]
+    kept = greedy(jittered, list(budget.costs(view).values()), budget.limit(view))
     for block, mask, p in zip(view.blocks, masks.deterministic(), log_open, strict=True):
         if block.units:
             scale_units(block, torch.where(mask > 0, mask, p.exp()))

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from baselines.retrained.distillation import at_least_float32, task_loss
 from baselines.retrained.stages import Stages
-from kprune.budgets.flops import Budget
 from kprune.clock import Clock
-from kprune.contract import Outcome, PruningData
+from kprune.contract import Job, Method, Outcome
 from kprune.errors import UserError
 from kprune.models import view_of
-from kprune.models.view import model_inputs, on_device
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
+from kprune.models.view import model_inputs, on_device
 from kprune.objectives import Objective
+from kprune.plan import Plan
 from kprune.training import Recipe, parameter_groups
 
 BOTTLENECK = 64
@@ -30,7 +30,7 @@ THRESHOLD_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
-class EBERT:
+class EBERT(Method):
     """Train model and predictors together on `task loss + λ (share of FLOPs computed − target)²`.
 
     The gates are those of the authors' code: a predictor per block, from the mean token (first layer) or the [CLS]
@@ -59,15 +59,13 @@ class EBERT:
     bf16: bool = False
     name: str = "ebert"
 
-    needs_labels = False
-    any_budget = False
+    needs = frozenset({"training"})
+    budgets = frozenset({"flops"})
 
-    def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """All gates may close."""
-        return 1.0
-
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        clock, target = Clock(), 1 - budget.flops_reduction
+    def prune(self, job: Job) -> Outcome:
+        """Train a gated copy of the job's model, and set the threshold of its gates."""
+        clock, target = Clock(), 1 - job.budget.flops_reduction
+        model, objective, data, budget = job.model, job.objective, job.data, job.budget
         stages = Stages(self.name, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         gated = GatedModel(frozen_copy(model).requires_grad_(True), budget.sequence_length)
@@ -93,10 +91,10 @@ class EBERT:
             "flops_reduction_at_threshold_0": 1 - float(untouched),
             **stages.on_record(),
         }
-        return Outcome(gated, units[0::2], units[1::2], None, dict(clock.seconds), details, gated.count_units)
+        return Outcome(gated, Plan.of_means(gated.view, units), dict(clock.seconds), details, gated.count_units)
 
     def losses(self, gated: "GatedModel", objective: Objective, target: float) -> Callable:
-        """The task's, and the penalty on the share of FLOPs that the gates of the batch leave."""
+        """Return the losses: the task's, and the penalty on the share of FLOPs that the gates of the batch leave."""
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             task = task_loss(gated, batch, objective, self.bf16)
@@ -107,7 +105,7 @@ class EBERT:
 
 
 class Predictor(nn.Module):
-    """A block's input to the logits of its gates: [B, T, d] to [B, units]."""
+    """Map a block's input to the logits of its gates: [B, T, d] to [B, units]."""
 
     def __init__(self, hidden_size: int, units: int, pools: bool):
         super().__init__()
@@ -136,7 +134,7 @@ class GatedModel(nn.Module):
         self.model = model
         self.view = view_of(model)
         self.blocks = [s for s in self.view.blocks if s.units]
-        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, s.index == 0) for s in self.blocks)
+        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, s.layer == 0) for s in self.blocks)
         self.predictors.to(model.device, model.dtype)
         self.register_buffer("threshold", torch.zeros((), device=model.device))
         self.sequence_length = sequence_length
@@ -147,20 +145,18 @@ class GatedModel(nn.Module):
             return self.model(**inputs)
 
     def open_units(self) -> list[Tensor]:
-        """Mean open gates per block over the last batch, differentiable."""
+        """Return the mean open gates per block over the last batch, differentiable."""
         gates = iter(self.gates)
-        return [
-            next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.view.blocks
-        ]
+        return [next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.view.blocks]
 
     def share(self, units: Iterable[Tensor | float]) -> Tensor | float:
-        """Share of the model's FLOPs that so many units per block have."""
+        """Return the share of the model's FLOPs that so many units per block have."""
         flops = [n * s.unit_flops(self.sequence_length) for n, s in zip(units, self.view.blocks, strict=True)]
         return sum(flops) / model_flops(self.view, self.sequence_length)
 
     @torch.no_grad()
     def count_units(self, batches: Iterable[dict[str, Tensor]]) -> list[float]:
-        """Mean open gates per block over the examples of batches."""
+        """Return the mean open gates per block over the examples of batches."""
         self.eval()
         totals, examples = [0.0] * len(self.view.blocks), 0
         for batch in batches:
@@ -171,7 +167,7 @@ class GatedModel(nn.Module):
         return [total / examples for total in totals]
 
     def gate(self, logits: Tensor) -> Tensor:
-        """Hard gates 0 or 1, [B, units]; in training drawn, and with the gradient of the sigmoid."""
+        """Return hard gates 0 or 1, [B, units]; in training drawn, and with the gradient of the sigmoid."""
         if not self.training:
             return (logits > self.threshold).to(logits.dtype)
         uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
@@ -201,7 +197,7 @@ class GatedModel(nn.Module):
 
 
 def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], target: float) -> None:
-    """The lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target.
+    """Set the lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target.
 
     Raises:
         UserError: gates stay open whatever the threshold.
@@ -215,6 +211,6 @@ def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], targe
             high = gated.threshold.item()
     if high == HIGHEST:
         raise UserError(
-            f"EBERT's gates leave over {target:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower method.predictor_lr"
+            f"EBERT's gates leave over {target:.1%} of FLOPs at any threshold up to {HIGHEST:g}: lower predictor_lr"
         )
     gated.threshold.fill_(high)

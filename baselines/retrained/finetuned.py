@@ -1,23 +1,23 @@
 """A retraining-free method, then a short fine-tuning of the pruned model: what a little training adds, and what it costs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from baselines.retrained.distillation import logit_loss, see
 from baselines.retrained.stages import Stages, weights_sha256
-from kprune.budgets.flops import Budget
 from kprune.clock import Clock
-from kprune.contract import Outcome, Pruner, PruningData
+from kprune.contract import Job, Method, Outcome
+from kprune.methods.kprune import KPrune
 from kprune.models.copies import frozen_view
 from kprune.objectives import Objective
 from kprune.training import Recipe
 
 
 @dataclass(frozen=True)
-class FineTuned:
+class FineTuned(Method):
     """Prune with `pruner`, then train the physically smaller model against the dense one and the labels.
 
     Attributes:
@@ -27,7 +27,7 @@ class FineTuned:
         bf16: linear layers in bfloat16 while training.
     """
 
-    pruner: Pruner
+    pruner: Method = field(default_factory=KPrune)
     recipe: Recipe = Recipe(epochs=1, lr=2e-5, warmup=0.1)
     distillation: float = 0.5
     temperature: float = 2.0
@@ -36,21 +36,25 @@ class FineTuned:
     name: str = "kprune_finetuned"
 
     @property
-    def needs_labels(self) -> bool:
-        return self.pruner.needs_labels
+    def needs(self) -> frozenset[str]:
+        """Return what the pruner needs, and the training set."""
+        return self.pruner.needs | {"training"}
 
     @property
-    def any_budget(self) -> bool:
-        return self.pruner.any_budget
+    def budgets(self) -> frozenset[str]:
+        """Return the pruner's."""
+        return self.pruner.budgets
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
+        """Return the pruner's."""
         return self.pruner.reach(model, sequence_length)
 
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        outcome = self.pruner.prune(model, objective, data, budget)
-        clock = Clock()
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model with the pruner, and train what is left."""
+        outcome = self.pruner.prune(job)
+        clock, data, objective = Clock(), job.data, job.objective
         stages = Stages(self.name, data, self.max_examples, clock)
-        teacher, student = frozen_view(model), outcome.model.requires_grad_(True)
+        teacher, student = frozen_view(job.model), outcome.model.requires_grad_(True)
         settings = (
             self.recipe,
             self.distillation,
@@ -71,7 +75,7 @@ class FineTuned:
         return outcome
 
     def losses(self, student: nn.Module, teacher: nn.Module, objective: Objective) -> Callable:
-        """The teacher's logits and the labels."""
+        """Return the losses: the teacher's logits and the labels."""
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():

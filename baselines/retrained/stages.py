@@ -99,7 +99,7 @@ class Stages:
                 trained = self._run(name, learner, losses_of(learner), recipe, state, None, notes)
                 return learner.requires_grad_(False), trained
 
-        learner, self.done[name] = self.clock.shared(self.data, (name, settings), training)
+        learner, self.done[name] = self.data.once((name, settings), self.clock, training)
         self.clock.seconds[name] += self.done[name].earlier_seconds
         return learner
 

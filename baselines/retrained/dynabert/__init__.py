@@ -10,20 +10,21 @@ from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_
 from baselines.retrained.dynabert.rewiring import rewire
 from baselines.retrained.dynabert.subnetworks import Shape, Subnetwork, extract
 from baselines.retrained.stages import Stages, first_of_shuffled
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.clock import Clock
-from kprune.contract import Outcome, PruningData
+from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.data import CalibrationSet, Example
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.flops import model_flops
 from kprune.objectives import Objective
+from kprune.plan import Plan
 from kprune.solve.mask_search import ROUNDING
 from kprune.training import Recipe
 
 
 @dataclass(frozen=True)
-class DynaBERT:
+class DynaBERT(Method):
     """Rewire, train all widths at once, then all widths and depths, and take the largest sub-network within the budget.
 
     Stage w: the fine-tuned model is the fixed teacher of every width, by logits and by embeddings and hidden states. Stage
@@ -55,30 +56,30 @@ class DynaBERT:
     bf16: bool = False
     name: str = "dynabert_d"
 
-    needs_labels = False
-    any_budget = False
+    needs = frozenset({"training"})
+    budgets = frozenset({"flops"})
 
     def shapes(self, depths: Sequence[float]) -> list[Shape]:
         """All sub-networks, the largest first, as the paper's training goes through them."""
         return [Shape(w, d) for d in sorted(depths, reverse=True) for w in sorted(self.widths, reverse=True)]
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """What the smallest sub-network saves."""
+        """Return what the smallest sub-network saves."""
         view = view_of(model)
         smallest = min(shape.flops(view, sequence_length) for shape in self.shapes(self.depths))
         return 1 - smallest / model_flops(view, sequence_length)
 
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
+    def prune(self, job: Job) -> Outcome:
         """Take the largest sub-network within the budget out of the trained whole."""
-        clock = Clock()
+        clock, model, objective, data = Clock(), job.model, job.objective, job.data
         stages = Stages(self.name, data, self.max_examples, clock)
 
         def rewiring(clock: Clock) -> tuple[nn.Module, list[list[int]]]:
             with clock("rewiring"):
                 return rewire(model, objective, self.rewiring_batches(stages.examples, data))
 
-        rewired, order = clock.shared(
-            data, ("rewiring", self.max_examples, self.rewiring_examples, self.recipe.batch_size), rewiring
+        rewired, order = data.once(
+            ("rewiring", self.max_examples, self.rewiring_examples, self.recipe.batch_size), clock, rewiring
         )
         shared = self.width_stage(stages, rewired, order, model, objective)
         if list(self.depths) != [1.0]:
@@ -86,16 +87,19 @@ class DynaBERT:
         if self.final_epochs:
             shared = self.final_stage(stages, shared, objective)
         with clock("extraction"):
-            shape = self.largest(model, budget)
+            shape = self.largest(model, job.budget)
             pruned = extract(shared, shape)
             order = stages.done["width_stage"].notes["order"]
-            kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(view_of(model)), strict=True)]
+            dense = view_of(model)
+            kept = [sorted(units[:n]) for units, n in zip(order, shape.kept(dense), strict=True)]
+            gone = set(range(len(dense.layers))) - set(shape.layers(len(dense.layers)))
         details = {"width": shape.width, "depth": shape.depth, **stages.on_record()}
-        return Outcome.of(pruned.eval(), kept, clock, details)
+        plan = Plan.of(dense, kept, sorted(gone))
+        return Outcome(pruned.eval().requires_grad_(True), plan, dict(clock.seconds), details)
 
     @property
     def width_settings(self) -> tuple:
-        """What DynaBERT_w depends on."""
+        """Return what DynaBERT_w depends on."""
         return (
             tuple(self.widths),
             self.width_hidden_weight,
@@ -107,13 +111,13 @@ class DynaBERT:
 
     @property
     def depth_settings(self) -> tuple:
-        """What DynaBERT depends on."""
+        """Return what DynaBERT depends on."""
         return (*self.width_settings, tuple(self.depths), self.depth_hidden_weight)
 
     def width_stage(
         self, stages: Stages, rewired: nn.Module, order: list[list[int]], model: nn.Module, objective: Objective
     ) -> nn.Module:
-        """DynaBERT_w, from the rewired model; the units' order is kept with it."""
+        """Train DynaBERT_w, from the rewired model; the units' order is kept with it."""
         return stages.train_once(
             "width_stage",
             rewired,
@@ -124,7 +128,7 @@ class DynaBERT:
         )
 
     def depth_stage(self, stages: Stages, width_stage: nn.Module, objective: Objective) -> nn.Module:
-        """DynaBERT, from DynaBERT_w."""
+        """Train DynaBERT, from DynaBERT_w."""
         return stages.train_once(
             "depth_stage",
             width_stage,
@@ -134,7 +138,7 @@ class DynaBERT:
         )
 
     def final_stage(self, stages: Stages, trained: nn.Module, objective: Objective) -> nn.Module:
-        """Fine-tuned on the labels."""
+        """Fine-tune on the labels."""
         recipe, settings = replace(self.recipe, epochs=self.final_epochs), (*self.depth_settings, self.final_epochs)
         return stages.train_once(
             "final_fine_tuning", trained, lambda shared: self.task_losses(shared, objective), recipe, settings
@@ -144,8 +148,8 @@ class DynaBERT:
         some = first_of_shuffled(examples, self.rewiring_examples, data.seed)
         return CalibrationSet(some, self.recipe.batch_size, data.calibration.pad_token_id).batches()
 
-    def largest(self, model: nn.Module, budget: Budget) -> Shape:
-        """The sub-network with the most FLOPs that fit; of equals, the deepest."""
+    def largest(self, model: nn.Module, budget: FlopsBudget) -> Shape:
+        """Return the sub-network with the most FLOPs that fit; of equals, the deepest."""
         view = view_of(model)
         allowed = model_flops(view, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
         sizes = {shape: shape.flops(view, budget.sequence_length) for shape in self.shapes(self.depths)}
@@ -153,7 +157,7 @@ class DynaBERT:
         return max(fitting, key=lambda shape: (round(sizes[shape] / allowed, 9), shape.depth))
 
     def width_losses(self, shared: nn.Module, model: nn.Module, objective: Objective) -> Callable:
-        """Of every width against the fine-tuned model: logits, embeddings and hidden states."""
+        """Return the losses of every width against the fine-tuned model: logits, embeddings and hidden states."""
         teacher, networks = frozen_view(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:

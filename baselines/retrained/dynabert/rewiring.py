@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from baselines.retrained.distillation import task_loss
-from kprune.models import view_of
-from kprune.models import Block, ModelView, on_device
+from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.masks import masked
 from kprune.models.surgery import take_units
+from kprune.models.view import on_device
 from kprune.objectives import Objective
 
 
 def rewire(
     model: nn.Module, objective: Objective, batches: Iterable[dict[str, Tensor]]
 ) -> tuple[nn.Module, list[list[int]]]:
-    """A copy of the model, the same function, with its units in the order of their importance.
+    """Return a copy of the model, the same function, with its units in the order of their importance.
 
     Returns:
         the copy, and per block the index in `model` of each of its units.
@@ -33,8 +33,11 @@ def rewire(
 
 
 def importance(view: ModelView, objective: Objective, batches: Iterable[dict[str, Tensor]]) -> list[Tensor]:
-    """Per block [units]: how much the task loss would change without a unit, to first order, absolute values summed over
-    batches. |Σ h ∂L/∂h| for a head; |w₁ ∂L/∂w₁ + b₁ ∂L/∂b₁| + |w₂ ∂L/∂w₂| for a neuron, as in the authors' code."""
+    """Return how much the task loss would change without a unit, per block [units], to first order.
+
+    Absolute values are summed over batches: |Σ h ∂L/∂h| for a head; |w₁ ∂L/∂w₁ + b₁ ∂L/∂b₁| + |w₂ ∂L/∂w₂| for a
+    neuron, as in the authors' code.
+    """
     totals = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in view.blocks]
     for batch in batches:
         batch = on_device(batch, view.device)
@@ -44,7 +47,7 @@ def importance(view: ModelView, objective: Objective, batches: Iterable[dict[str
             task_loss(view.model, batch, objective).backward()
         for block, mask, total in zip(view.blocks, masks, totals, strict=True):
             if block.units:
-                total += mask.grad.abs() if block.kind == "mha" else _neuron_changes(block)
+                total += mask.grad.abs() if block.kind == "heads" else _neuron_changes(block)
     view.model.zero_grad(set_to_none=True)
     return totals
 

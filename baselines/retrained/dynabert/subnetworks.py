@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from kprune.models import view_of
-from kprune.models import ModelView
+from kprune.models import ModelView, view_of
 from kprune.models.surgery import keep_layers, keep_units
 
 
@@ -21,31 +20,31 @@ class Shape:
     depth: float
 
     def layers(self, count: int) -> list[int]:
-        """Which of `count` layers stay: ⌊i / depth⌋, as in the authors' code."""
+        """Return which of `count` layers stay: ⌊i / depth⌋, as in the authors' code."""
         return [math.floor(i / self.depth + 1e-9) for i in range(max(1, round(self.depth * count)))]
 
     def units(self, count: int) -> int:
-        """How many of a block's units stay; one at least where there is one."""
+        """Return how many of a block's units stay; one at least if there is one."""
         return min(count, max(1, round(self.width * count)))
 
     def kept(self, view: ModelView) -> list[int]:
-        """Units of every block of the whole model, 0 in a dropped layer."""
-        layers = set(self.layers(len(view.encoder.layer)))
-        return [self.units(s.units) if s.index in layers else 0 for s in view.blocks]
+        """Return the units of every block of the whole model, 0 in a dropped layer."""
+        layers = set(self.layers(len(view.layers)))
+        return [self.units(s.units) if s.layer in layers else 0 for s in view.blocks]
 
     def flops(self, view: ModelView, sequence_length: float) -> float:
-        """FLOPs on one sequence, by the library's count."""
+        """Return the FLOPs on one sequence, by the library's count."""
         units = self.kept(view)
         return sum(n * s.unit_flops(sequence_length) for n, s in zip(units, view.blocks, strict=True))
 
 
 def extract(shared: nn.Module, shape: Shape) -> nn.Module:
-    """The sub-network as a smaller model of its own, weights copied."""
+    """Return the sub-network as a smaller model of its own, weights copied."""
     model = copy.deepcopy(shared)
     view = view_of(model)
     for block in view.blocks:
         keep_units(block, torch.arange(shape.units(block.units)))
-    keep_layers(view, shape.layers(len(view.encoder.layer)))
+    keep_layers(view, shape.layers(len(view.layers)))
     return model
 
 
@@ -59,7 +58,7 @@ class Subnetwork:
         tensors = [*shared.parameters(), *shared.buffers()]
         whole = copy.deepcopy(shared, {id(tensor): tensor for tensor in tensors})
         view = view_of(whole)
-        keep_layers(view, shape.layers(len(view.encoder.layer)))
+        keep_layers(view, shape.layers(len(view.layers)))
         self.tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
         sizes = dict(self.skeleton.named_parameters()) | dict(self.skeleton.named_buffers())
         self.slices = {name: tuple(slice(size) for size in sizes[name].shape) for name in self.tensors}
