@@ -18,13 +18,13 @@ from experiments.speed import latency_table
 from experiments.speed.bench.child import measured
 from experiments.speed.shapes import SHAPES, random_model
 from kprune import checkpoint
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
-from kprune.contract import PruningData
-from kprune.models import adapter_for
-from kprune.models.adapter import on_device
+from kprune.contract import Job, PruningData
+from kprune.models import view_of
 from kprune.models.flops import flops_reduction
+from kprune.models.view import on_device
 from kprune.objectives import objective_of
 
 pytestmark = pytest.mark.gpu
@@ -40,7 +40,7 @@ def pruned(pruner, device, head="classification", dtype=torch.float64, workspace
     torch.manual_seed(0)
     calibration = tiny_labelled(head, examples=48, batch_size=8)
     data = PruningData(calibration, lambda: calibration.examples, workspace)
-    return pruner.prune(model, objective_of(model), data, Budget(0.3 if pruner.name == "kcm" else 0.6, 8.0))
+    return pruner.prune(Job(model, objective_of(model), data, FlopsBudget(0.3 if pruner.name == "kcm" else 0.6, 8.0)))
 
 
 def outputs(model):
@@ -52,7 +52,7 @@ def outputs(model):
 @pytest.mark.parametrize("name", CLOSED_FORM)
 def test_the_same_units_and_the_same_function_as_on_the_cpu(name, head):
     here, there = (pruned(method_with(name), device, head) for device in ("cpu", "cuda"))
-    assert there.model.device.type == "cuda" and here.kept_units == there.kept_units
+    assert there.model.device.type == "cuda" and here.plan.kept == there.plan.kept
     for a, b in zip(outputs(here.model), outputs(there.model), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -61,7 +61,7 @@ def test_the_same_units_and_the_same_function_as_on_the_cpu(name, head):
 def test_what_is_not_the_same_twice_keeps_its_budget(name):
     outcome = pruned(method_with(name), "cuda")
     assert all(torch.isfinite(value).all() for value in outputs(outcome.model))
-    assert flops_reduction(adapter_for(tiny_model()), adapter_for(outcome.model), 8.0) >= 0.6 - 1e-9
+    assert flops_reduction(view_of(tiny_model()), view_of(outcome.model), 8.0) >= 0.6 - 1e-9
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -73,7 +73,7 @@ def test_a_retrained_method_keeps_its_budget_and_is_the_same_function_on_the_cpu
         data = tiny_labelled(examples=48, batch_size=8)
         assert outcome.model.share(outcome.count_units(data.batches())) == pytest.approx(0.4, abs=0.05)
         return
-    removed = flops_reduction(adapter_for(tiny_model(dtype=torch.float32)), adapter_for(outcome.model), 8.0)
+    removed = flops_reduction(view_of(tiny_model(dtype=torch.float32)), view_of(outcome.model), 8.0)
     assert removed >= 0.6 - 1e-9
     loaded = checkpoint.load(checkpoint.save(outcome.model, tmp_path / "model"))
     for a, b in zip(outputs(loaded), outputs(outcome.model), strict=True):

@@ -16,9 +16,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from kprune.checkpoint.classes import become_pruned
+from kprune.checkpoint import become_pruned
 from kprune.data import CalibrationSet
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.surgery import keep_units
 
 SHAPE = dict(
@@ -74,15 +74,15 @@ def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return tiny_calibration(seed=seed).batches()[1]
 
 
-# Heads and neurons kept per sublayer; an MHA and an FFN lose everything, and one keeps all.
+# Heads and neurons kept per block; an MHA and an FFN lose everything, and one keeps all.
 KEPT_UNITS = [[], [1, 5, 40], [0, 2], [], [0, 1, 2, 3], list(range(0, 48, 3))]
 
 
 def narrowed(family: str = "bert", head: str = "classification", kept_units=KEPT_UNITS):
     """A tiny pruned model in float32."""
     model = tiny_model(family, head, dtype=torch.float32)
-    for sublayer, units in zip(adapter_for(model).sublayers, kept_units, strict=True):
-        keep_units(sublayer, torch.tensor(units, dtype=torch.long))
+    for block, units in zip(view_of(model).blocks, kept_units, strict=True):
+        keep_units(block, torch.tensor(units, dtype=torch.long))
     return become_pruned(model)
 
 

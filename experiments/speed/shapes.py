@@ -1,4 +1,4 @@
-"""Encoders of random weights, and how much of each sublayer a pruned one keeps: what speed is measured on."""
+"""Encoders of random weights, and how much of each block a pruned one keeps: what speed is measured on."""
 
 import copy
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.config.composing import CONF
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.flops import model_flops
 from kprune.models.surgery import keep_units
 
@@ -72,7 +72,7 @@ def kept_counts(
     """
     head_shares, neuron_shares = ALLOCATIONS[allocation](shape)
     heads = [round(share * shape.heads) for share in head_shares]
-    attention, ffn = adapter_for(random_model(Shape(1, shape.hidden, shape.heads, 1))).sublayers
+    attention, ffn = view_of(random_model(Shape(1, shape.hidden, shape.heads, 1))).blocks
     head, neuron = attention.unit_flops(sequence_length), ffn.unit_flops(sequence_length)
     budget = (1 - reduction) * shape.layers * (shape.heads * head + shape.neurons * neuron)
     room = int((budget * (1 + 1e-12) - sum(heads) * head) // neuron)
@@ -93,12 +93,12 @@ def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) ->
     """A copy with the first so many heads and neurons of each layer: which ones makes no difference to the clock."""
     pruned = copy.deepcopy(model)
     widths = [width for layer in zip(heads, neurons, strict=True) for width in layer]
-    for sublayer, width in zip(adapter_for(pruned).sublayers, widths, strict=True):
-        keep_units(sublayer, torch.arange(width))
+    for block, width in zip(view_of(pruned).blocks, widths, strict=True):
+        keep_units(block, torch.arange(width))
     return pruned
 
 
 def flops_ratio(dense: nn.Module, pruned: nn.Module, sequence_length: int) -> float:
     """How many times fewer FLOPs the pruned model has at a length."""
-    a, b = (model_flops(adapter_for(model), sequence_length) for model in (dense, pruned))
+    a, b = (model_flops(view_of(model), sequence_length) for model in (dense, pruned))
     return a / b

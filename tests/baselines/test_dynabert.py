@@ -7,8 +7,8 @@ from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 from baselines.retrained.dynabert import DynaBERT
 from baselines.retrained.dynabert.rewiring import importance, rewire
 from baselines.retrained.dynabert.subnetworks import Shape, Subnetwork, extract
-from kprune.budgets.flops import Budget
-from kprune.models import adapter_for
+from kprune.budgets import FlopsBudget
+from kprune.models import view_of
 from kprune.models.flops import model_flops
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units
@@ -45,32 +45,32 @@ def test_rewiring_leaves_the_function_as_it_was(family, head):
 def test_importance_is_the_first_order_change_of_the_loss():
     """Against finite differences of masks, for heads; for a neuron, those of its weights scaled."""
     model, (batch,) = tiny_model(), labelled(batches=1)
-    objective, adapter = objective_of(model), adapter_for(copy.deepcopy(model))
-    scores = importance(adapter, objective, [batch])
+    objective, view = objective_of(model), view_of(copy.deepcopy(model))
+    scores = importance(view, objective, [batch])
     labels, eps = batch["labels"], 1e-5
 
     def loss(net):
         return objective.loss(objective.read(net(**{k: v for k, v in batch.items() if k != "labels"}), None), labels)
 
     with torch.no_grad():
-        masks = [torch.ones(s.units, dtype=torch.float64) for s in adapter.sublayers]
+        masks = [torch.ones(s.units, dtype=torch.float64) for s in view.blocks]
         values = []
         for step in (eps, -eps):
             masks[2][1] = 1 + step
-            with masked(adapter, masks):
-                values.append(loss(adapter.model))
+            with masked(view, masks):
+                values.append(loss(view.model))
         torch.testing.assert_close(scores[2][1], ((values[0] - values[1]) / (2 * eps)).abs(), rtol=1e-4, atol=1e-9)
         changes = []
         for incoming in (True, False):
             values = []
             for step in (eps, -eps):
-                copied = adapter_for(copy.deepcopy(model))
-                ffn = copied.sublayers[3]
+                copied = view_of(copy.deepcopy(model))
+                ffn = copied.blocks[3]
                 if incoming:
                     ffn.inputs[0].weight[5] *= 1 + step
                     ffn.inputs[0].bias[5] *= 1 + step
                 else:
-                    ffn.projection.weight[:, 5] *= 1 + step
+                    ffn.output.weight[:, 5] *= 1 + step
                 values.append(loss(copied.model))
             changes.append(((values[0] - values[1]) / (2 * eps)).abs())
         torch.testing.assert_close(scores[3][5], sum(changes), rtol=1e-4, atol=1e-9)
@@ -85,16 +85,16 @@ def test_slices_of_the_shared_weights_are_the_extracted_model(family, shape):
     torch.testing.assert_close(
         logits(Subnetwork(model, shape)(**batch)), logits(extracted(**batch)), rtol=0, atol=1e-12
     )
-    assert model_flops(adapter_for(extracted), 8.0) == shape.flops(adapter_for(model), 8.0)
+    assert model_flops(view_of(extracted), 8.0) == shape.flops(view_of(model), 8.0)
     assert extracted.config.num_hidden_layers == round(3 * shape.depth)
 
 
 @torch.no_grad()
 def test_a_narrow_network_is_the_masked_one():
     model, batch = tiny_model(), tiny_batch()
-    adapter = adapter_for(model)
-    masks = [(torch.arange(s.units) < s.units // 2).double() for s in adapter.sublayers]
-    with masked(adapter, masks):
+    view = view_of(model)
+    masks = [(torch.arange(s.units) < s.units // 2).double() for s in view.blocks]
+    with masked(view, masks):
         expected = logits(model(**batch))
     torch.testing.assert_close(logits(Subnetwork(model, Shape(0.5, 1.0))(**batch)), expected, rtol=0, atol=1e-12)
 
@@ -119,12 +119,12 @@ def test_dropped_layers_are_spread_as_the_authors_have_them():
 )
 def test_the_largest_network_within_the_budget(reduction, expected):
     method, model = DynaBERT(depths=(1.0,)), tiny_model()
-    assert method.largest(model, Budget(reduction, 8.0)) == expected
+    assert method.largest(model, FlopsBudget(reduction, 8.0)) == expected
     assert method.reach(model, 8.0) == pytest.approx(0.75)
 
 
 def test_an_emptied_sublayer_stays_empty():
     model = tiny_model()
-    keep_units(adapter_for(model).sublayers[1], torch.tensor([], dtype=torch.long))
+    keep_units(view_of(model).blocks[1], torch.tensor([], dtype=torch.long))
     rewired, order = rewire(model, objective_of(model), labelled())
     assert order[1] == [] and extract(rewired, Shape(0.5, 1.0)).bert.encoder.layer[0].output.dense.bias is not None

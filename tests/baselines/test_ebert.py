@@ -3,9 +3,10 @@ import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
 from baselines.retrained.ebert import EBERT, GatedModel, set_threshold
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job
 from kprune.errors import UserError
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.objectives import objective_of
 from kprune.training import Recipe
 
@@ -57,8 +58,8 @@ def test_units_are_counted_as_they_open():
         gated(input_ids=torch.tensor([example["input_ids"]]), attention_mask=torch.ones(1, len(example["input_ids"])))
         by_hand.append([gates.sum().item() for gates in gated.gates])
     assert counted == pytest.approx(torch.tensor(by_hand).mean(dim=0).tolist())
-    flops = [s.unit_flops(8.0) for s in adapter_for(gated.model).sublayers]
-    units = [s.units for s in adapter_for(gated.model).sublayers]
+    flops = [s.unit_flops(8.0) for s in view_of(gated.model).blocks]
+    units = [s.units for s in view_of(gated.model).blocks]
     share = sum(n * f for n, f in zip(counted, flops, strict=True)) / sum(
         n * f for n, f in zip(units, flops, strict=True)
     )
@@ -91,7 +92,7 @@ def test_gates_pass_gradients_straight_through():
 def test_the_penalty_pulls_the_flops_to_the_target(data_for):
     model = tiny_model(dtype=torch.float32)
     method = EBERT(recipe=Recipe(epochs=20, lr=1e-3, batch_size=8), penalty=50.0)
-    outcome = method.prune(model, objective_of(model), data_for(), Budget(0.6, 8.0))
+    outcome = method.prune(Job(model, objective_of(model), data_for(), FlopsBudget(0.6, 8.0)))
     assert outcome.details["flops_reduction_at_threshold_0"] == pytest.approx(0.6, abs=0.15)
     losses = [loss for _, loss in outcome.details["losses"]["training"]]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])

@@ -4,7 +4,7 @@ from tiny import FAMILIES, HEADS, tiny_calibration, tiny_labelled, tiny_model
 
 from baselines.kwon.fisher import importance, mask_gradients_by_batch
 from kprune.errors import UserError
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units
@@ -15,20 +15,20 @@ from kprune.objectives import objective_of
 @pytest.mark.parametrize("head", HEADS)
 def test_gradients_are_those_of_explicit_masks_under_transformers_own_loss(family, head):
     model = tiny_model(family, head)
-    adapter, calibration = adapter_for(frozen_copy(model)), tiny_labelled(head, examples=7, batch_size=3)
-    ours = mask_gradients_by_batch(adapter, calibration, objective_of(model))
+    view, calibration = view_of(frozen_copy(model)), tiny_labelled(head, examples=7, batch_size=3)
+    ours = mask_gradients_by_batch(view, calibration, objective_of(model))
     batches = calibration.batches(by_length=False)
     assert [len(batch["labels"]) for batch in batches] == [3, 3, 1]
     for row, batch in enumerate(batches):
-        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in adapter.sublayers]
+        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in view.blocks]
         if head == "span":
             # Alone, an example has no padding, which transformers' loss would let into the softmax.
             singles = [
                 {k: v[i : i + 1, :n] for k, v in batch.items()} for i, n in enumerate(batch["attention_mask"].sum(1))
             ]
-            with masked(adapter, masks):
+            with masked(view, masks):
                 losses = [
-                    adapter.model(
+                    view.model(
                         input_ids=s["input_ids"],
                         attention_mask=s["attention_mask"],
                         start_positions=s["labels"][:, 0],
@@ -39,8 +39,8 @@ def test_gradients_are_those_of_explicit_masks_under_transformers_own_loss(famil
             loss = torch.stack(losses).mean()
         else:
             labels = batch["labels"].double() if head == "regression" else batch["labels"]
-            with masked(adapter, masks):
-                loss = adapter.model(
+            with masked(view, masks):
+                loss = view.model(
                     input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
                 ).loss
         for g, literal in zip(ours, torch.autograd.grad(loss, masks), strict=True):
@@ -54,21 +54,21 @@ def test_importance_is_the_sum_of_squares_over_batches():
 
 def test_an_emptied_sublayer_has_no_gradients():
     model = tiny_model()
-    adapter = adapter_for(frozen_copy(model))
-    keep_units(adapter.sublayers[2], torch.tensor([], dtype=torch.long))
-    gradients = mask_gradients_by_batch(adapter, tiny_labelled(), objective_of(model))
+    view = view_of(frozen_copy(model))
+    keep_units(view.blocks[2], torch.tensor([], dtype=torch.long))
+    gradients = mask_gradients_by_batch(view, tiny_labelled(), objective_of(model))
     assert [g.shape[1] for g in gradients] == [4, 48, 0, 48, 4, 48]
 
 
 def test_examples_without_labels():
     model = tiny_model()
     with pytest.raises(UserError, match="labels"):
-        mask_gradients_by_batch(adapter_for(frozen_copy(model)), tiny_calibration(), objective_of(model))
+        mask_gradients_by_batch(view_of(frozen_copy(model)), tiny_calibration(), objective_of(model))
 
 
 def test_gradients_that_are_not_finite():
     model = tiny_model()
-    adapter = adapter_for(frozen_copy(model))
-    adapter.sublayers[3].projection.weight[0, 0] = float("inf")
+    view = view_of(frozen_copy(model))
+    view.blocks[3].output.weight[0, 0] = float("inf")
     with pytest.raises(UserError, match="NaN or infinity"):
-        mask_gradients_by_batch(adapter, tiny_labelled(), objective_of(model))
+        mask_gradients_by_batch(view, tiny_labelled(), objective_of(model))

@@ -3,10 +3,10 @@ import torch
 from tiny import tiny_calibration, tiny_model
 
 from baselines.kcm import KCM, convex_update, data_driven_ranking, gaussian_kernel, representative_ranking
-from kprune.budgets.flops import Budget
-from kprune.contract import PruningData
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job, PruningData
 from kprune.errors import UserError
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import flops_reduction
 from kprune.models.surgery import keep_units
@@ -91,39 +91,41 @@ def test_equal_rows_share_their_score():
 
 @torch.no_grad()
 def test_d2_is_its_definition():
-    adapter, calibration = adapter_for(frozen_copy(tiny_model("distilbert"))), tiny_calibration(7, 3)
+    view, calibration = view_of(frozen_copy(tiny_model("distilbert"))), tiny_calibration(7, 3)
     expected = [torch.zeros(48, dtype=torch.float64) for _ in range(3)]
     for example in calibration.examples:
-        hidden, mask = adapter.embed({"input_ids": torch.tensor([example["input_ids"]])})
-        for sublayer in adapter.sublayers:
-            if sublayer.kind == "ffn":
-                ffn = sublayer.layer.ffn
+        hidden, mask = view.enter({"input_ids": torch.tensor([example["input_ids"]])})
+        for block in view.blocks:
+            if block.kind == "neurons":
+                ffn = block.layer.ffn
                 for token in range(hidden.shape[1]):
-                    expected[sublayer.index] += ffn.activation(ffn.lin1(hidden[0, token])) ** 2
-            hidden = sublayer.run(hidden, mask)
-    for ours, energy in zip(data_driven_ranking(adapter, calibration), expected, strict=True):
+                    expected[block.index] += ffn.activation(ffn.lin1(hidden[0, token])) ** 2
+            hidden = block.run(hidden, mask)
+    for ours, energy in zip(data_driven_ranking(view, calibration), expected, strict=True):
         torch.testing.assert_close(ours, energy.sqrt() / (energy.sqrt().sum() / 48), rtol=1e-9, atol=0)
 
 
 def test_activations_that_are_not_finite():
-    adapter = adapter_for(frozen_copy(tiny_model()))
-    adapter.sublayers[3].inputs[0].bias[0] = float("inf")
+    view = view_of(frozen_copy(tiny_model()))
+    view.blocks[3].inputs[0].bias[0] = float("inf")
     with pytest.raises(UserError, match="NaN or infinity"):
-        data_driven_ranking(adapter, tiny_calibration())
+        data_driven_ranking(view, tiny_calibration())
 
 
 def prune(model, reduction, data=None):
-    return KCM().prune(model, objective_of(model), data or PruningData(tiny_calibration(24)), Budget(reduction, 8.0))
+    return KCM().prune(
+        Job(model, objective_of(model), data or PruningData(tiny_calibration(24)), FlopsBudget(reduction, 8.0))
+    )
 
 
 def test_the_kept_neurons_are_the_best_of_all_layers_and_heads_stay():
     model, calibration = tiny_model(), tiny_calibration(24)
     outcome = prune(model, 0.3, PruningData(calibration))
-    adapter = adapter_for(frozen_copy(model))
-    d2 = data_driven_ranking(adapter, calibration)
-    r2 = [representative_ranking(s.projection.weight.T, 1.0, 0.01) for s in adapter.sublayers[1::2]]
+    view = view_of(frozen_copy(model))
+    d2 = data_driven_ranking(view, calibration)
+    r2 = [representative_ranking(s.output.weight.T, 1.0, 0.01) for s in view.blocks[1::2]]
     scores = torch.cat([r * d for (r, _), d in zip(r2, d2, strict=True)])
-    kept = {48 * layer + unit for layer in range(3) for unit in outcome.kept_units[2 * layer + 1]}
+    kept = {48 * layer + unit for layer in range(3) for unit in outcome.plan.kept[2 * layer + 1]}
     assert kept == set(scores.argsort(descending=True)[: len(kept)].tolist())
     assert outcome.kept_heads == [4, 4, 4]
     assert outcome.details["r2"] == {"sigma": 1.0, "alpha": 0.01, "iterations": [count for _, count in r2]}
@@ -134,7 +136,7 @@ def test_reach_is_the_share_of_the_ffns():
     reach = KCM().reach(model, 8.0)
     outcome = prune(model, reach)
     assert outcome.kept_neurons == [0, 0, 0] and outcome.kept_heads == [4, 4, 4]
-    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) == pytest.approx(reach)
+    assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) == pytest.approx(reach)
 
 
 def test_beyond_its_reach():
@@ -145,6 +147,6 @@ def test_beyond_its_reach():
 
 def test_an_emptied_ffn_is_passed_over():
     model = tiny_model()
-    keep_units(adapter_for(model).sublayers[1], torch.tensor([], dtype=torch.long))
+    keep_units(view_of(model).blocks[1], torch.tensor([], dtype=torch.long))
     outcome = prune(model, 0.2)
     assert outcome.kept_neurons[0] == 0 and outcome.details["r2"]["iterations"][0] == 0

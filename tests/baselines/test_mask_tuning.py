@@ -5,7 +5,7 @@ from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 from baselines import mask_tuning
 from baselines.mask_tuning import normal_equations, solve_scales, tune_masks
 from kprune.data import CalibrationSet
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_masked
@@ -13,10 +13,10 @@ from kprune.objectives import objective_of
 from kprune.solve.least_squares import LeastSquares
 
 
-def some_masks(adapter, share, seed):
+def some_masks(view, share, seed):
     """The second FFN loses everything in the student."""
     generator = torch.Generator().manual_seed(seed)
-    masks = [torch.rand(s.units, generator=generator) < share for s in adapter.sublayers]
+    masks = [torch.rand(s.units, generator=generator) < share for s in view.blocks]
     for mask in masks:
         mask[0] = True
     if share < 0.6:
@@ -25,15 +25,15 @@ def some_masks(adapter, share, seed):
 
 
 def pruned(model, masks):
-    adapter = adapter_for(frozen_copy(model))
-    keep_masked(adapter.sublayers, masks)
-    return adapter
+    view = view_of(frozen_copy(model))
+    keep_masked(view.blocks, masks)
+    return view
 
 
 def tuned(family="bert", head="classification", calibration=None, tunes=lambda s: True, **settings):
     """A tuned student; its masks and the teacher's."""
     model = tiny_model(family, head)
-    masks, teacher_masks = (some_masks(adapter_for(model), share, 3) for share in (0.5, 0.7))
+    masks, teacher_masks = (some_masks(view_of(model), share, 3) for share in (0.5, 0.7))
     student = pruned(model, masks)
     tuning = tune_masks(
         student,
@@ -62,7 +62,7 @@ def test_folded_and_removed_equals_masked(family, head):
     assert sum(scale is not None for scale in tuning.scales) >= 4, tuning.stopped
     assert any((scale - 1).abs().max() > 0.1 for scale in tuning.scales if scale is not None)
     batch = tiny_calibration(9, 9, seed=5).batches()[0]
-    with masked(adapter_for(model), real_valued(masks, tuning.scales)):
+    with masked(view_of(model), real_valued(masks, tuning.scales)):
         expected = model(**batch)
     for ours, literal in zip(student.model(**batch).to_tuple(), expected.to_tuple(), strict=True):
         assert (ours - literal).abs().max() <= 1e-9 * literal.abs().max()
@@ -75,32 +75,32 @@ def test_every_sublayer_is_the_literal_least_squares(head):
     calibration = tiny_calibration(24)
     model, _, masks, teacher_masks, tuning = tuned("bert", head, calibration)
     assert sum(scale is not None for scale in tuning.scales) >= 4
-    dense = adapter_for(frozen_copy(model))
+    dense = view_of(frozen_copy(model))
     values = real_valued(masks, tuning.scales)
     last = len(masks) - 1
-    for index, sublayer in enumerate(dense.sublayers):
+    for index, block in enumerate(dense.blocks):
         if tuning.scales[index] is None:
             continue
         columns, targets = [], []
         for example in calibration.examples:
             batch = {"input_ids": torch.tensor([example["input_ids"]])}
-            hidden, attention_mask = dense.embed(batch)
+            hidden, context = dense.embed(batch)
             student = teacher = hidden
             with masked(dense, values):
-                for below in dense.sublayers[:index]:
+                for below in dense.blocks[:index]:
                     student = below.run(student, attention_mask)
             with masked(dense, [m.double() for m in teacher_masks]):
-                for below in dense.sublayers[:index]:
+                for below in dense.blocks[:index]:
                     teacher = below.run(teacher, attention_mask)
-                target = teacher + sublayer.update(teacher, attention_mask)
-            residual = (target - student - sublayer.projection.bias)[0]
-            features = sublayer.features(student, attention_mask)[0]
+                target = teacher + block.update(teacher, attention_mask)
+            residual = (target - student - block.output.bias)[0]
+            features = block.features(student, attention_mask)[0]
             outputs = [
-                features[:, unit * sublayer.unit_size : (unit + 1) * sublayer.unit_size]
-                @ sublayer.projection.weight[:, unit * sublayer.unit_size : (unit + 1) * sublayer.unit_size].T
+                features[:, unit * block.width : (unit + 1) * block.width]
+                @ block.output.weight[:, unit * block.width : (unit + 1) * block.width].T
                 for unit in masks[index].nonzero()[:, 0].tolist()
             ]
-            if sublayer.kind == "mha":
+            if block.kind == "heads":
                 outputs.append(torch.ones_like(residual))
             tokens = slice(0, 1) if head == "classification" and index == last else slice(None)
             columns.append(torch.stack([output[tokens].flatten() for output in outputs], dim=1))
@@ -128,49 +128,49 @@ def test_the_solution_is_that_of_a_dense_damped_least_squares(damping):
 @pytest.mark.parametrize("index", [0, 1])
 @torch.no_grad()
 def test_normal_equations_are_those_of_the_units_outputs(index):
-    adapter = adapter_for(tiny_model())
-    sublayer, generator = adapter.sublayers[index], torch.Generator().manual_seed(0)
-    size = sublayer.unit_size
-    features = torch.randn(20, sublayer.units * size, generator=generator, dtype=torch.float64)
+    view = view_of(tiny_model())
+    block, generator = view.blocks[index], torch.Generator().manual_seed(0)
+    size = block.width
+    features = torch.randn(20, block.units * size, generator=generator, dtype=torch.float64)
     residual = torch.randn(20, 32, generator=generator, dtype=torch.float64)
     outputs = [
-        (features[:, u * size : (u + 1) * size] @ sublayer.projection.weight[:, u * size : (u + 1) * size].T).flatten()
-        for u in range(sublayer.units)
+        (features[:, u * size : (u + 1) * size] @ block.output.weight[:, u * size : (u + 1) * size].T).flatten()
+        for u in range(block.units)
     ]
-    if sublayer.kind == "mha":
+    if block.kind == "heads":
         features = torch.cat([features, torch.ones(20, 1, dtype=torch.float64)], dim=1)
         outputs.append(torch.ones(20 * 32, dtype=torch.float64))
     a = torch.stack(outputs, dim=1)
     squares = LeastSquares.empty(features.shape[1], 32, "cpu")
     squares.add(features, residual)
-    gram, cross = normal_equations(squares, sublayer)
+    gram, cross = normal_equations(squares, block)
     torch.testing.assert_close(gram, a.T @ a, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(cross, a.T @ residual.flatten(), rtol=1e-9, atol=1e-9)
 
 
 def test_a_student_like_its_teacher_keeps_its_masks():
     model = tiny_model()
-    masks = some_masks(adapter_for(model), 0.7, 3)
+    masks = some_masks(view_of(model), 0.7, 3)
     student = pruned(model, masks)
     tuning = tune_masks(student, pruned(model, masks), tiny_calibration(), objective_of(model), lambda s: True)
     assert all((scale - 1).abs().max() < 1e-6 for scale in tuning.scales)
 
 
 def test_sublayers_that_are_not_tuned_stay_at_one():
-    *_, tuning = tuned(tunes=lambda s: s.kind == "ffn")
+    *_, tuning = tuned(tunes=lambda s: s.kind == "neurons")
     assert [scale is None for scale in tuning.scales] == [True, False, True, True, True, False]
 
 
 @torch.no_grad()
 def test_a_large_value_ends_the_tuning_there():
     largest = [0 if s is None else s.abs().max().item() for s in tuned()[-1].scales]
-    assert largest[0] < 1.1 < largest[1] and largest[2] < 1.1, "the limit must fall between two sublayers"
+    assert largest[0] < 1.1 < largest[1] and largest[2] < 1.1, "the limit must fall between two blocks"
     model, student, masks, _, tuning = tuned(max_scale=1.1)
     assert tuning.stopped == f"ffn of layer 0: a mask value of {largest[1]:.4g} is larger than 1.1"
     assert [s is None for s in tuning.scales] == [False, True, True, True, True, True]
-    for ours, theirs in zip(student.sublayers[1:], pruned(model, masks).sublayers[1:], strict=True):
-        assert torch.equal(ours.projection.bias, theirs.projection.bias)
-        assert ours.units == 0 or torch.equal(ours.projection.weight, theirs.projection.weight)
+    for ours, theirs in zip(student.blocks[1:], pruned(model, masks).blocks[1:], strict=True):
+        assert torch.equal(ours.output.bias, theirs.output.bias)
+        assert ours.units == 0 or torch.equal(ours.output.weight, theirs.output.weight)
 
 
 def test_a_failed_solve_ends_the_tuning_there(monkeypatch):

@@ -11,10 +11,10 @@ from baselines.magnitude import squared_weights
 from baselines.random import Random
 from experiments.config.composing import file_settings
 from experiments.config.methods import build_method
-from kprune.budgets.flops import Budget
-from kprune.contract import PruningData
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.flops import flops_reduction, head_flops, model_flops
 from kprune.objectives import objective_of
 
@@ -39,11 +39,11 @@ def method(name):
 def prune(name, model, reduction, data=None, head="classification"):
     torch.manual_seed(0)
     data = data or PruningData(tiny_labelled(head, examples=24))
-    return method(name).prune(model, objective_of(model), data, Budget(reduction, 8.0))
+    return method(name).prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
 
 
 def same(one, two):
-    assert one.kept_units == two.kept_units and one.details == two.details
+    assert one.plan.kept == two.plan.kept and one.details == two.details
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
 
 
@@ -58,11 +58,11 @@ def test_the_budget_is_met_by_less_than_a_head(name, head, family):
         if reduction > method(name).reach(model, 8.0):
             continue
         outcome = prune(name, model, reduction, data, head)
-        dense, pruned = adapter_for(model), adapter_for(outcome.model)
+        dense, pruned = view_of(model), view_of(outcome.model)
         achieved = flops_reduction(dense, pruned, 8.0)
         assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
-        assert outcome.kept_heads == [s.units for s in pruned.sublayers[0::2]]
-        assert outcome.kept_neurons == [s.units for s in pruned.sublayers[1::2]]
+        assert outcome.kept_heads == [s.units for s in pruned.blocks[0::2]]
+        assert outcome.kept_neurons == [s.units for s in pruned.blocks[1::2]]
         assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -90,7 +90,7 @@ def test_padding_makes_no_difference(name, head):
     model, plain = tiny_model(head=head), tiny_labelled(head, examples=24)
     padded = WidelyPadded(plain.examples, plain.batch_size, plain.pad_token_id)
     one, two = (prune(name, model, 0.35, PruningData(c), head) for c in (plain, padded))
-    assert one.kept_units == two.kept_units
+    assert one.plan.kept == two.plan.kept
     for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -99,7 +99,7 @@ def test_padding_makes_no_difference(name, head):
 def test_a_pruned_model_is_pruned_again(name):
     once = prune(name, tiny_model(dtype=torch.float32), 0.9).model
     twice = prune(name, once, 0.5)
-    assert flops_reduction(adapter_for(once), adapter_for(twice.model), 8.0) >= 0.5
+    assert flops_reduction(view_of(once), view_of(twice.model), 8.0) >= 0.5
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
 
@@ -108,8 +108,8 @@ def test_only_kwon_asks_for_labels():
 
 
 def test_kwon_tunes_every_mask_but_the_first_mhas():
-    sublayers = adapter_for(tiny_model()).sublayers
-    assert [Kwon.tunes(s) for s in sublayers] == [False, True, True, True, True, True]
+    blocks = view_of(tiny_model()).blocks
+    assert [Kwon.tunes(s) for s in blocks] == [False, True, True, True, True, True]
 
 
 def test_kwon_records_how_the_tuning_went():
@@ -121,7 +121,7 @@ def test_kwon_records_how_the_tuning_went():
 def test_magnitude_is_the_squares_of_all_weights_a_unit_owns():
     model = tiny_model()
     layer = model.bert.encoder.layer[1]
-    mha, ffn = adapter_for(model).sublayers[2:4]
+    mha, ffn = view_of(model).blocks[2:4]
     attention, rows = layer.attention, slice(16, 24)
     head = sum(
         linear.weight[rows].square().sum()
@@ -135,31 +135,31 @@ def test_magnitude_is_the_squares_of_all_weights_a_unit_owns():
 
 def test_magnitude_keeps_the_largest_per_flop():
     model = tiny_model()
-    kept, sublayers = prune("magnitude", model, 0.5).kept_units, adapter_for(model).sublayers
-    per_flop = [squared_weights(s) / s.unit_flops(8.0) for s in sublayers]
+    kept, blocks = prune("magnitude", model, 0.5).plan.kept, view_of(model).blocks
+    per_flop = [squared_weights(s) / s.unit_flops(8.0) for s in blocks]
     lowest_kept = min(score[units].min() for score, units in zip(per_flop, kept, strict=True) if units)
     # Better ones are passed over where they no longer fit: heads alone, since all neurons cost the same.
     passed_over = [
         (s.kind, u)
-        for s, score, units in zip(sublayers, per_flop, kept, strict=True)
+        for s, score, units in zip(blocks, per_flop, kept, strict=True)
         for u in range(s.units)
         if u not in units and score[u] > lowest_kept
     ]
-    assert all(kind == "mha" for kind, _ in passed_over)
-    assert squared_weights(sublayers[0]).min() > squared_weights(sublayers[1]).max(), "FLOPs make no difference"
+    assert all(kind == "heads" for kind, _ in passed_over)
+    assert squared_weights(blocks[0]).min() > squared_weights(blocks[1]).max(), "FLOPs make no difference"
 
 
 def test_magnitude_removes_units_without_weights_first():
     model = tiny_model()
-    sublayers = adapter_for(model).sublayers
+    blocks = view_of(model).blocks
     with torch.no_grad():
-        for linear in sublayers[2].inputs:
+        for linear in blocks[2].inputs:
             linear.weight[8:16] = 0
-        sublayers[2].projection.weight[:, 8:16] = 0
-        sublayers[5].inputs[0].weight[:10] = 0
-        sublayers[5].projection.weight[:, :10] = 0
+        blocks[2].output.weight[:, 8:16] = 0
+        blocks[5].inputs[0].weight[:10] = 0
+        blocks[5].output.weight[:, :10] = 0
     outcome = prune("magnitude", model, 0.3)
-    assert 1 not in outcome.kept_units[2] and min(outcome.kept_units[5]) >= 10
+    assert 1 not in outcome.plan.kept[2] and min(outcome.plan.kept[5]) >= 10
 
 
 def test_random_follows_the_datas_seed_and_nothing_else():
@@ -167,8 +167,8 @@ def test_random_follows_the_datas_seed_and_nothing_else():
     kept = []
     for seed in (0, 0, 1):
         data = PruningData(calibration, seed=seed)
-        kept.append(Random().prune(model, objective, data, Budget(0.5, 8.0)).kept_units)
+        kept.append(Random().prune(Job(model, objective, data, FlopsBudget(0.5, 8.0))).plan.kept)
     assert kept[0] == kept[1] != kept[2]
     before = torch.get_rng_state()
-    Random().prune(model, objective, data, Budget(0.5, 8.0))
+    Random().prune(Job(model, objective, data, FlopsBudget(0.5, 8.0)))
     assert torch.equal(torch.get_rng_state(), before)

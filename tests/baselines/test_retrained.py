@@ -16,10 +16,11 @@ from baselines.retrained.finetuned import FineTuned
 from experiments.config.composing import file_settings
 from experiments.config.methods import build_method
 from kprune import checkpoint
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.flops import flops_reduction, head_flops, model_flops
 from kprune.objectives import objective_of
 from kprune.training import Training
@@ -27,7 +28,7 @@ from kprune.training import Training
 
 def prune(name, data, family="bert", head="classification", reduction=0.7):
     model = tiny_model(family, head, dtype=torch.float32)
-    return RETRAINED[name].prune(model, objective_of(model), data, Budget(reduction, 8.0))
+    return RETRAINED[name].prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
 
 
 def weights(outcome):
@@ -54,7 +55,7 @@ def test_every_family_and_head(name, family, head, data_for):
     """The model passed in is left as it was; what comes out is finite, counted right and on record."""
     data, model = data_for(head), tiny_model(family, head, dtype=torch.float32)
     before = copy.deepcopy(model.state_dict())
-    outcome = RETRAINED[name].prune(model, objective_of(model), data, Budget(0.7, 8.0))
+    outcome = RETRAINED[name].prune(Job(model, objective_of(model), data, FlopsBudget(0.7, 8.0)))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert len(outcome.kept_heads) == len(outcome.kept_neurons) == 3
@@ -66,9 +67,10 @@ def test_every_family_and_head(name, family, head, data_for):
 
 @pytest.mark.parametrize("name", RETRAINED)
 def test_products_in_bfloat16_leave_float32_weights(name, data_for):
-    model, budget = tiny_model(dtype=torch.float32), Budget(0.7, 8.0)
+    model, budget = tiny_model(dtype=torch.float32), FlopsBudget(0.7, 8.0)
     half, whole = (
-        replace(RETRAINED[name], bf16=b).prune(model, objective_of(model), data_for(), budget) for b in (True, False)
+        replace(RETRAINED[name], bf16=b).prune(Job(model, objective_of(model), data_for(), budget))
+        for b in (True, False)
     )
     logits = half.model(**tiny_batch()).logits
     assert torch.isfinite(logits).all() and not torch.equal(logits, whole.model(**tiny_batch()).logits)
@@ -77,8 +79,8 @@ def test_products_in_bfloat16_leave_float32_weights(name, data_for):
 
 @pytest.mark.parametrize("name", ["cofi", "kprune_finetuned"])
 def test_the_budget_is_met_by_less_than_a_head(name, data_for):
-    dense = adapter_for(tiny_model(dtype=torch.float32))
-    pruned = adapter_for(prune(name, data_for()).model)
+    dense = view_of(tiny_model(dtype=torch.float32))
+    pruned = view_of(prune(name, data_for()).model)
     assert 0.7 - 1e-9 <= flops_reduction(dense, pruned, 8.0) <= 0.7 + head_flops(8.0, 32, 8) / model_flops(dense, 8.0)
 
 
@@ -86,8 +88,8 @@ def test_the_budget_is_met_by_less_than_a_head(name, data_for):
 def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
     """And the model is saved and loads as the same function, whole layers dropped or not."""
     outcome = prune(name, data_for(), reduction=0.75)
-    sizes = [sublayer.units for sublayer in adapter_for(outcome.model).sublayers]
-    counts = [len(units) for units in outcome.kept_units]
+    sizes = [block.units for block in view_of(outcome.model).blocks]
+    counts = [len(units) for units in outcome.plan.kept]
     kept = list(zip(counts[0::2], counts[1::2], strict=True))
     assert kept == list(zip(outcome.kept_heads, outcome.kept_neurons, strict=True))
     assert [n for pair in kept if name != "dynabert_d" or any(pair) for n in pair] == sizes
@@ -126,7 +128,7 @@ def test_a_state_of_other_settings_is_not_taken(data_for, tmp_path):
 def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_for, tmp_path):
     data, objective = data_for(workspace=tmp_path), objective_of(tiny_model())
     model = tiny_model(dtype=torch.float32)
-    small, large = (RETRAINED["dynabert_w"].prune(model, objective, data, Budget(r, 8.0)) for r in (0.7, 0.2))
+    small, large = (RETRAINED["dynabert_w"].prune(Job(model, objective, data, FlopsBudget(r, 8.0))) for r in (0.7, 0.2))
     assert sum(small.kept_neurons) < sum(large.kept_neurons)
     assert len(list(tmp_path.iterdir())) == 1
     for stage in ("rewiring", "width_stage"):
@@ -134,9 +136,11 @@ def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_
     (state,) = tmp_path.iterdir()
     assert 0 < stored_seconds(state) <= large.seconds_by_stage["width_stage"]
     store_seconds(state, 1000.0)  # more than any time it takes to find it
-    elsewhere = RETRAINED["dynabert_w"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.2, 8.0))
+    elsewhere = RETRAINED["dynabert_w"].prune(
+        Job(model, objective, data_for(workspace=tmp_path), FlopsBudget(0.2, 8.0))
+    )
     assert elsewhere.seconds_by_stage["width_stage"] > 1000
-    wider = RETRAINED["dynabert_d"].prune(model, objective, data_for(workspace=tmp_path), Budget(0.7, 8.0))
+    wider = RETRAINED["dynabert_d"].prune(Job(model, objective, data_for(workspace=tmp_path), FlopsBudget(0.7, 8.0)))
     assert set(wider.details["training"]) == {"width_stage", "depth_stage", "final_fine_tuning"}
     assert len(list(tmp_path.iterdir())) == 3, "the width stage is DynaBERT_w's"
 
@@ -173,10 +177,10 @@ def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, m
 
 def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
     """Widths in whole grains, which only those are given that prune to any budget."""
-    model, budget = tiny_model(dtype=torch.float32), Budget(0.6, 8.0, grain=16)
+    model, budget = tiny_model(dtype=torch.float32), FlopsBudget(0.6, 8.0, grain=16)
     assert RETRAINED["kprune_finetuned"].any_budget and not FineTuned(RETRAINED["ebert"]).any_budget
     budget.check_reach(RETRAINED["kprune_finetuned"], model)
-    outcome = RETRAINED["kprune_finetuned"].prune(model, objective_of(model), data_for(), budget)
+    outcome = RETRAINED["kprune_finetuned"].prune(Job(model, objective_of(model), data_for(), budget))
     assert all(heads % 2 == 0 for heads in outcome.kept_heads) and all(n % 16 == 0 for n in outcome.kept_neurons)
     assert "fine_tuning" in outcome.seconds_by_stage
 
@@ -184,5 +188,5 @@ def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
 def test_a_cap_is_on_record(data_for):
     method = FineTuned(KPrune(), recipe=RECIPE, max_examples=20)
     model = tiny_model(dtype=torch.float32)
-    outcome = method.prune(model, objective_of(model), data_for(), Budget(0.5, 8.0))
+    outcome = method.prune(Job(model, objective_of(model), data_for(), FlopsBudget(0.5, 8.0)))
     assert outcome.details["training"]["fine_tuning"] == {"steps": 4, "epochs": 2, "examples": 20, "capped": True}

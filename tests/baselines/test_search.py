@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.kwon.search import search
-from kprune.budgets.flops import UnitCost
+from kprune.budgets import UnitCost
 from kprune.errors import UserError
 
 
@@ -23,7 +23,7 @@ def cost_of(kept: list[int], cost: UnitCost) -> float:
 
 
 def subsets(importance: list[torch.Tensor], cost: UnitCost):
-    """(importance, cost) of every subset that leaves each sublayer its free units."""
+    """(importance, cost) of every subset that leaves each block its free units."""
     for bits in itertools.product([False, True], repeat=sum(map(len, importance))):
         masks = torch.tensor(bits).split([len(i) for i in importance])
         kept = [int(m.sum()) for m in masks]
@@ -76,5 +76,5 @@ def test_a_budget_for_neither_head_nor_neuron_keeps_nothing():
 
 def test_a_budget_below_the_least_cost():
     importance = random_importance(1, (2, 2))
-    with pytest.raises(UserError, match="less than what the sublayers cost"):
+    with pytest.raises(UserError, match="less than what the blocks cost"):
         search(importance, importance, UnitCost(1.0, base=3.0, free=1), UnitCost(1.0), 5.9)

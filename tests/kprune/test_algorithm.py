@@ -7,15 +7,15 @@ from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_m
 
 from experiments.config.composing import file_settings
 from experiments.config.methods import build_method
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.checkpoint.dense import densified
-from kprune.contract import PruningData
+from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.flops import flops_reduction, head_flops, model_flops
 from kprune.models.masks import masked
@@ -28,7 +28,7 @@ OFFICIAL = build_method(file_settings("method", "kprune_official"))
 
 def prune(model, reduction, pruner=None, calibration=None):
     data = PruningData(calibration or tiny_calibration(24))
-    return (pruner or KPrune()).prune(model, objective_of(model), data, Budget(reduction, 8.0))
+    return (pruner or KPrune()).prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,11 +39,11 @@ def test_the_budget_is_met_by_less_than_a_head(family, head, pruner):
     before = copy.deepcopy(model.state_dict())
     for reduction in (0.3, 0.6, 0.9):
         outcome = prune(model, reduction, pruner)
-        dense, pruned = adapter_for(model), adapter_for(outcome.model)
+        dense, pruned = view_of(model), view_of(outcome.model)
         achieved = flops_reduction(dense, pruned, 8.0)
         assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
-        assert outcome.kept_heads == [s.units for s in pruned.sublayers[0::2]]
-        assert outcome.kept_neurons == [s.units for s in pruned.sublayers[1::2]]
+        assert outcome.kept_heads == [s.units for s in pruned.blocks[0::2]]
+        assert outcome.kept_neurons == [s.units for s in pruned.blocks[1::2]]
         assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -56,9 +56,9 @@ def test_tuning_brings_the_student_closer_to_the_teacher():
 
     class Untuned(KPrune):
         def tune(self, student, teacher, states):
-            weight = copy.deepcopy(student.projection.state_dict())
+            weight = copy.deepcopy(student.output.state_dict())
             super().tune(student, teacher, states)
-            student.projection.load_state_dict(weight)
+            student.output.load_state_dict(weight)
 
     untuned = prune(model, 0.5, Untuned(), calibration)
     fresh = tiny_calibration(100, 32, seed=9)
@@ -68,7 +68,7 @@ def test_tuning_brings_the_student_closer_to_the_teacher():
 
 def test_two_runs_are_identical():
     one, two = (prune(tiny_model(dtype=torch.float32), 0.6) for _ in range(2))
-    assert one.kept_units == two.kept_units
+    assert one.plan.kept == two.plan.kept
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
 
 
@@ -76,7 +76,7 @@ def test_kprune_does_not_depend_on_batches():
     model, calibration = tiny_model(), tiny_calibration(24)
     other = CalibrationSet(calibration.examples[::-1], 7, 1)
     pruner = KPrune(lambdas=(0.1,))
-    assert prune(model, 0.6, pruner, calibration).kept_units == prune(model, 0.6, pruner, other).kept_units
+    assert prune(model, 0.6, pruner, calibration).plan.kept == prune(model, 0.6, pruner, other).plan.kept
 
 
 def test_several_lambdas_are_chosen_among_by_held_out_divergence():
@@ -86,7 +86,7 @@ def test_several_lambdas_are_chosen_among_by_held_out_divergence():
     assert len(set(divergences.values())) > 1, "the λs make no difference here, so the choice proves nothing"
     assert outcome.details["lambda"] == float(min(divergences, key=divergences.get))
     fit, held_out = split(calibration)
-    assert outcome.kept_units == prune(model, 0.6, KPrune(lambdas=(outcome.details["lambda"],)), fit).kept_units
+    assert outcome.plan.kept == prune(model, 0.6, KPrune(lambdas=(outcome.details["lambda"],)), fit).plan.kept
     assert len(fit.examples) + len(held_out.examples) == 40 and len(held_out.examples) == 4
 
 
@@ -117,14 +117,14 @@ def test_a_divergence_that_is_not_finite_is_never_chosen(monkeypatch):
 def test_an_emptied_sublayer_keeps_its_bias_unless_told():
     for keep_bias in (True, False):
         outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
-        empty = [s for s in adapter_for(outcome.model).sublayers if s.units == 0]
-        assert empty and all((s.projection.bias.abs().max() > 0) == keep_bias for s in empty)
+        empty = [s for s in view_of(outcome.model).blocks if s.units == 0]
+        assert empty and all((s.output.bias.abs().max() > 0) == keep_bias for s in empty)
 
 
 @pytest.mark.parametrize("reduction", [0.0, 1.0, -0.5, 80])
 def test_a_reduction_out_of_range(reduction):
     with pytest.raises(UserError, match="outside \\(0, 1\\)"):
-        Budget(reduction, 8.0)
+        FlopsBudget(reduction, 8.0)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_empty_calibration_set():
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_pruned_model_is_pruned_again(family):
-    """Emptied sublayers among those it comes with; the reduction counts from the model given."""
+    """Emptied blocks among those it comes with; the reduction counts from the model given."""
     once = prune(tiny_model(family), 0.9)
     assert 0 in once.kept_heads + once.kept_neurons
     twice = prune(once.model, 0.5)
-    assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
+    assert flops_reduction(view_of(once.model), view_of(twice.model), 8.0) >= 0.5
     assert all(a >= b for a, b in zip(once.kept_neurons, twice.kept_neurons, strict=True))
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
@@ -167,10 +167,10 @@ def test_a_pruned_model_is_pruned_again(family):
 def test_a_model_whose_top_is_empty_is_pruned_again(empty, pruner):
     model = tiny_model()
     for index in empty:
-        keep_units(adapter_for(model).sublayers[index], torch.tensor([], dtype=torch.long))
+        keep_units(view_of(model).blocks[index], torch.tensor([], dtype=torch.long))
     outcome = prune(model, 0.5, pruner)
-    assert all(outcome.kept_units[index] == [] for index in empty)
-    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    assert all(outcome.plan.kept[index] == [] for index in empty)
+    assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= 0.5
     assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
 
 
@@ -184,28 +184,28 @@ def test_ablations_differ_from_the_method_and_from_one_another():
         KPrune(lambdas=(0.0,), knowledge=fisher),
         KPrune(measure_every=None, knowledge=fisher),
     ]
-    kept = [prune(model, 0.6, ablation, calibration).kept_units for ablation in ablations]
+    kept = [prune(model, 0.6, ablation, calibration).plan.kept for ablation in ablations]
     assert all(kept[i] != kept[j] for i in range(5) for j in range(i))
 
 
 def test_without_tuning_weights_are_the_models_own():
     model = tiny_model()
     outcome = prune(model, 0.5, KPrune(tuning=False))
-    for sublayer, pruned, units in zip(
-        adapter_for(model).sublayers, adapter_for(outcome.model).sublayers, outcome.kept_units, strict=True
+    for block, pruned, units in zip(
+        view_of(model).blocks, view_of(outcome.model).blocks, outcome.plan.kept, strict=True
     ):
         if units:
-            columns = unit_columns(torch.tensor(units), sublayer.unit_size)
-            assert torch.equal(pruned.projection.weight, sublayer.projection.weight[:, columns])
+            columns = unit_columns(torch.tensor(units), block.width)
+            assert torch.equal(pruned.output.weight, block.output.weight[:, columns])
 
 
 def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_bottom():
     model = tiny_model()
     alone = prune(model, 0.5, KPrune(lambdas=(0.0,)))
-    lost = [len(kept) < s.units for kept, s in zip(alone.kept_units, adapter_for(model).sublayers, strict=True)]
+    lost = [len(kept) < s.units for kept, s in zip(alone.plan.kept, view_of(model).blocks, strict=True)]
     first = lost.index(True)
-    assert alone.kept_units[first] == list(range(len(alone.kept_units[first]))), "ties are broken by index"
-    assert first > 0, "sublayer 0 stays whole, so that rounding is all the K_pred there is above it, too"
+    assert alone.plan.kept[first] == list(range(len(alone.plan.kept[first]))), "ties are broken by index"
+    assert first > 0, "block 0 stays whole, so that rounding is all the K_pred there is above it, too"
     assert alone.details["no_signal"] == list(range(first + 1))
     assert prune(model, 0.5, KPrune(lambdas=(None,))).details["no_signal"] == []
     assert (
@@ -221,25 +221,25 @@ def test_the_backward_passes_are_those_of_the_sublayers_where_student_and_teache
     grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or grad(*a, **k))
     outcome = prune(model, 0.6, KPrune(), calibration)
-    sublayers, pieces = len(outcome.kept_units), len(calibration.batches())
-    assert len(calls) == (sublayers - 1) * pieces
+    blocks, pieces = len(outcome.plan.kept), len(calibration.batches())
+    assert len(calls) == (blocks - 1) * pieces
     prune(model, 0.6, KPrune(measure_every=2), calibration)
-    assert len(calls) == (sublayers - 1 + sublayers // 2 - 1) * pieces
+    assert len(calls) == (blocks - 1 + blocks // 2 - 1) * pieces
 
 
 def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
     model, calibration = tiny_model(), tiny_calibration(48)
     for pruner in (KPrune(measure_every=2), KPrune(measure_every=4, measure_examples=3), KPrune(measure_every=None)):
         outcome = prune(model, 0.6, pruner, calibration)
-        assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.6 - 1e-9
+        assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= 0.6 - 1e-9
 
 
 def test_pieces_and_batches_make_no_difference_and_every_kth_example_is_measured(monkeypatch):
     model, calibration = tiny_model(), tiny_calibration(24, batch_size=6)
-    whole = prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).kept_units
+    whole = prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).plan.kept
     monkeypatch.setattr("kprune.methods.kprune.algorithm.PIECE", 20)
-    assert prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).kept_units == whole
-    states = calibration_states(adapter_for(frozen_copy(model)), calibration.batches())
+    assert prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).plan.kept == whole
+    states = calibration_states(view_of(frozen_copy(model)), calibration.batches())
     measured = KPrune(measure_examples=2).measured(states)
     assert all(state.student.shape[0] == 1 or state.student.shape[:2].numel() <= 20 for state in measured)
     ids = [row.tolist() for state in measured for row in state.batch["input_ids"]]
@@ -251,15 +251,15 @@ def test_pieces_and_batches_make_no_difference_and_every_kth_example_is_measured
 def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
     """Two classes would be one root; three classes are three, added up."""
     model = frozen_copy(tiny_model())
-    adapter, objective, calibration = adapter_for(model), objective_of(model), tiny_calibration(4, 2)
-    states = calibration_states(adapter, calibration.batches())
-    logits = teacher_logits(adapter, states, objective)
-    measured = measure(adapter, 0, states, logits, objective, KnowledgeSettings(predictive="fisher")).predictive
-    expected = [torch.zeros(s.units, dtype=torch.float64) for s in adapter.sublayers]
+    view, objective, calibration = view_of(model), objective_of(model), tiny_calibration(4, 2)
+    states = calibration_states(view, calibration.batches())
+    logits = teacher_logits(view, states, objective)
+    measured = measure(view, 0, states, logits, objective, KnowledgeSettings(predictive="fisher")).predictive
+    expected = [torch.zeros(s.units, dtype=torch.float64) for s in view.blocks]
     for example in calibration.examples:
         batch = collate([example], 1)
-        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in adapter.sublayers]
-        with masked(adapter, masks):
+        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in view.blocks]
+        with masked(view, masks):
             log_p = torch.log_softmax(model(**batch).logits / 2.0, dim=1)[0]
         for label in range(3):
             for total, g in zip(expected, torch.autograd.grad(log_p[label], masks, retain_graph=True), strict=True):
@@ -286,12 +286,12 @@ def test_the_model_passed_in_is_left_as_it_was(pruner):
 @pytest.mark.parametrize("pruner", [KPrune(), KPrunePlus()], ids=lambda pruner: pruner.name)
 @pytest.mark.parametrize("reduction", [0.1, 0.5])
 def test_a_dense_copy_of_a_pruned_model_is_pruned_again(reduction, pruner):
-    """The removed units are there as zeros, whole sublayers of them."""
+    """The removed units are there as zeros, whole blocks of them."""
     dense = densified(narrowed())
-    assert {0, 3} == {i for i, s in enumerate(adapter_for(dense).sublayers) if not s.projection.weight.any()}
+    assert {0, 3} == {i for i, s in enumerate(view_of(dense).blocks) if not s.output.weight.any()}
     outcome = prune(dense, reduction, pruner)
-    weights = [s.projection.weight for s in adapter_for(outcome.model).sublayers if s.units]
+    weights = [s.output.weight for s in view_of(outcome.model).blocks if s.units]
     assert all(torch.isfinite(w).all() for w in weights) and torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     for index in (0, 3):
-        sublayer = adapter_for(outcome.model).sublayers[index]
-        assert sublayer.units == 0 or sublayer.projection.weight.abs().max() == 0
+        block = view_of(outcome.model).blocks[index]
+        assert block.units == 0 or block.output.weight.abs().max() == 0

@@ -19,14 +19,14 @@ from baselines.retrained.dynabert import DynaBERT
 from baselines.retrained.ebert import EBERT
 from baselines.retrained.finetuned import FineTuned
 from kprune.api import calibration_set
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
 from kprune.checkpoint import save
-from kprune.contract import PruningData
+from kprune.contract import Job, PruningData
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.objectives import Regression, objective_of
 
 ROOT = Path(__file__).parents[2]
@@ -73,9 +73,9 @@ def test_it_is_the_method_on_the_examples_without_padding(family, head):
     model = tiny_model(family, head, dtype=torch.float32)
     outcome = kprune.prune(model, batches(model), flops_reduction=0.6)
     calibration = tiny_calibration(24)
-    budget = Budget(0.6, calibration.tokens / 24)
-    same = KPrune().prune(model, objective_of(model), PruningData(calibration), budget)
-    assert outcome.kept_units == same.kept_units
+    budget = FlopsBudget(0.6, calibration.tokens / 24)
+    same = KPrune().prune(Job(model, objective_of(model), PruningData(calibration), budget))
+    assert outcome.plan.kept == same.plan.kept
     assert outcome.details["flops_reduction"] >= 0.6
     assert outcome.details["sequence_length"] == budget.sequence_length
 
@@ -93,7 +93,7 @@ class Recorder:
 
     def prune(self, model, objective, data, budget):
         self.objective, self.examples = objective, data.calibration.examples
-        return KPrune().prune(model, objective, data, budget)
+        return KPrune().prune(Job(model, objective, data, budget))
 
 
 def test_methods_and_tasks_of_ones_own():
@@ -118,7 +118,7 @@ def test_several_labels_at_once_are_compared_as_values(method):
     outcome = kprune.prune(model, batches(model), 0.5, method, task="regression")
     assert outcome.details["flops_reduction"] >= 0.5
     model.config.problem_type = "regression"
-    assert kprune.prune(model, batches(model), 0.5, method).kept_units == outcome.kept_units
+    assert kprune.prune(model, batches(model), 0.5, method).plan.kept == outcome.plan.kept
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -160,7 +160,7 @@ def test_a_speedup_of_a_model_that_reads_less_than_the_standard_length(family, m
     model, points = tiny_model(family, dtype=torch.float32), []
     monkeypatch.setattr(
         "kprune.api.prune_to_speedup",
-        lambda *a: points.append(a[-1]) or (KPrune().prune(*a[1:4], Budget(0.5, 8.0)), {}),
+        lambda *a: points.append(a[-1]) or (KPrune().prune(*a[1:4], FlopsBudget(0.5, 8.0)), {}),
     )
     kprune.prune(model, batches(model), speedup=1.1)
     longest = {"bert": 64, "roberta": 62}[family]
@@ -179,8 +179,8 @@ def test_a_method_that_trains_is_told_where_it_can():
 
 def test_a_model_without_any_unit():
     model = tiny_model(dtype=torch.float32)
-    for sublayer in adapter_for(model).sublayers:
-        sublayer.empty()
+    for block in view_of(model).blocks:
+        block.empty()
     for budget in (dict(flops_reduction=0.5), dict(speedup=2)):
         with pytest.raises(UserError, match="no head and no neuron left"):
             kprune.prune(model, batches(model), **budget)
@@ -237,7 +237,7 @@ def test_models_and_settings_that_do_not_work():
 
 
 def test_a_model_built_by_a_checkpoints_own_code_is_pruned_again(tmp_path, monkeypatch):
-    """As with trust_remote_code=True: the classes of emptied sublayers are not kprune's."""
+    """As with trust_remote_code=True: the classes of emptied blocks are not kprune's."""
     folder = save(narrowed(), tmp_path / "model")
     spec = importlib.util.spec_from_file_location("shipped_modeling", folder / "modeling_kprune.py")
     module = importlib.util.module_from_spec(spec)

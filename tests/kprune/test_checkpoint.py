@@ -16,13 +16,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.checkpoint import load, save
 from kprune.checkpoint.dense import densified
-from kprune.contract import PruningData
+from kprune.contract import Job, PruningData
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.surgery import keep_layers, keep_units
 from kprune.objectives import objective_of
 
@@ -165,14 +165,12 @@ def test_dense_is_the_stock_model_with_zeros_at_the_removed_units(family, tmp_pa
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     assert type(loaded) is type(stock)
     torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
-    for ours, theirs, units in zip(
-        adapter_for(loaded).sublayers, adapter_for(stock).sublayers, KEPT_UNITS, strict=True
-    ):
+    for ours, theirs, units in zip(view_of(loaded).blocks, view_of(stock).blocks, KEPT_UNITS, strict=True):
         for linear, original in zip(ours.inputs, theirs.inputs, strict=True):
-            kept = torch.zeros(theirs.units, ours.unit_size)
+            kept = torch.zeros(theirs.units, ours.width)
             kept[units] = 1
             assert torch.equal(linear.weight, original.weight * kept.view(-1, 1))
-        assert torch.equal(ours.projection.bias, theirs.projection.bias)
+        assert torch.equal(ours.output.bias, theirs.output.bias)
     packed = densified(model)  # without the places, the units come first
     torch.testing.assert_close(packed(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
 
@@ -181,20 +179,17 @@ def test_dense_of_a_model_with_dropped_layers(tmp_path):
     """As DynaBERT's: the kept units of all layers, none in the one that is gone."""
     kept_units, batch = [[1, 3], [1, 5, 40], [], [], [0], [0, 9]], tiny_batch()
     model = narrowed(kept_units=kept_units)
-    keep_layers(adapter_for(model), [0, 2])
+    keep_layers(view_of(model), [0, 2])
     folder = save(model, tmp_path / "model", format="dense", kept_units=kept_units)
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, rtol=1e-5, atol=1e-5)
-    places = [
-        s.projection.weight.any(dim=0).nonzero()[:: s.unit_size, 0] // s.unit_size
-        for s in adapter_for(loaded).sublayers
-    ]
+    places = [s.output.weight.any(dim=0).nonzero()[:: s.width, 0] // s.width for s in view_of(loaded).blocks]
     assert [units.tolist() for units in places] == [[1, 3], [1, 5, 40], [0], [0, 9]]
 
 
 def test_a_dense_copy_is_pruned_again(tmp_path):
     dense = AutoModelForSequenceClassification.from_pretrained(save(narrowed(), tmp_path / "model", format="dense"))
-    keep_units(adapter_for(dense).sublayers[0], torch.tensor([0]))
+    keep_units(view_of(dense).blocks[0], torch.tensor([0]))
     assert load(save(dense, tmp_path / "again")).config.kept_heads == [1, 4, 4]
 
 
@@ -206,7 +201,7 @@ def test_a_pruned_model_is_fine_tuned_by_the_trainer(tmp_path):
         for i in range(32)
     ]
     model = tiny_model(dtype=torch.float32)
-    outcome = KPrune().prune(model, objective_of(model), PruningData(tiny_calibration()), Budget(0.8, 8.0))
+    outcome = KPrune().prune(Job(model, objective_of(model), PruningData(tiny_calibration()), FlopsBudget(0.8, 8.0)))
     arguments = TrainingArguments(
         tmp_path / "run",
         max_steps=30,

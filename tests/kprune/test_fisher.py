@@ -7,7 +7,7 @@ from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
 from kprune.data import CalibrationSet, collate
 from kprune.methods.kprune_plus.fisher import measure_fisher, metric_root
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.objectives import Classification, Regression, Span, objective_of, random_signs, softmax_roots
 from kprune.streams import calibration_states
@@ -16,8 +16,8 @@ GAMMA = 2.0
 
 
 def measured(model, calibration):
-    adapter = adapter_for(frozen_copy(model))
-    return measure_fisher(adapter, calibration_states(adapter, calibration.batches()), objective_of(model), GAMMA)
+    view = view_of(frozen_copy(model))
+    return measure_fisher(view, calibration_states(view, calibration.batches()), objective_of(model), GAMMA)
 
 
 def quadratic(objective, logits, change):
@@ -71,20 +71,20 @@ def test_covariance_and_energies_by_their_definition(family):
     """One unpadded example at a time, by adding a free variable to each projection's output."""
     model, calibration = tiny_model(family), tiny_calibration(5, 3)
     fishers, squares = measured(model, calibration)
-    adapter = adapter_for(frozen_copy(model))
-    covariances = [torch.zeros(32, 32, dtype=torch.float64) for _ in adapter.sublayers]
+    view = view_of(frozen_copy(model))
+    covariances = [torch.zeros(32, 32, dtype=torch.float64) for _ in view.blocks]
     grams = [torch.zeros_like(s.gram) for s in squares]
     for example in calibration.examples:
         batch = collate([example], 1)
         length = len(example["input_ids"])
-        free = [torch.zeros(1, length, 32, dtype=torch.float64, requires_grad=True) for _ in adapter.sublayers]
+        free = [torch.zeros(1, length, 32, dtype=torch.float64, requires_grad=True) for _ in view.blocks]
         features, hooks = [], []
-        for sublayer, variable in zip(adapter.sublayers, free, strict=True):
+        for block, variable in zip(view.blocks, free, strict=True):
             hooks.append(
-                sublayer.projection.register_forward_pre_hook(lambda _, f, seen=features: seen.append(f[0].detach()[0]))
+                block.output.register_forward_pre_hook(lambda _, f, seen=features: seen.append(f[0].detach()[0]))
             )
-            hooks.append(sublayer.projection.register_forward_hook(lambda _, f, out, v=variable: out + v))
-        log_p = F.log_softmax(adapter.model(**batch).logits / GAMMA, dim=1)[0]
+            hooks.append(block.output.register_forward_hook(lambda _, f, out, v=variable: out + v))
+        log_p = F.log_softmax(view.model(**batch).logits / GAMMA, dim=1)[0]
         for hook in hooks:
             hook.remove()
         energies = [torch.zeros(length, dtype=torch.float64) for _ in free]

@@ -12,7 +12,7 @@ from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
 from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units
@@ -23,21 +23,21 @@ OFFICIAL = KnowledgeSettings(kl="teacher_student", gradient="batch", head="mean_
 
 
 def student_and_teacher(family="bert", head="classification"):
-    """A student that lost half of its first sublayer, so that K_pred is not zero."""
+    """A student that lost half of its first block, so that K_pred is not zero."""
     teacher = tiny_model(family, head)
     student = copy.deepcopy(teacher)
-    keep_units(adapter_for(student).sublayers[0], torch.tensor([0, 2]))
-    return adapter_for(frozen_copy(student)), adapter_for(frozen_copy(teacher))
+    keep_units(view_of(student).blocks[0], torch.tensor([0, 2]))
+    return view_of(frozen_copy(student)), view_of(frozen_copy(teacher))
 
 
 def states_of(student, teacher, objective, batches, start=1):
-    """Both models' states at the input of sublayer `start`, and the teacher's logits."""
+    """Both models' states at the input of block `start`, and the teacher's logits."""
     states = calibration_states(teacher, batches)
     logits = teacher_logits(teacher, states, objective)
     with torch.no_grad():
         for state in states:
             for index in range(start):
-                state.student = student.sublayers[index].run(state.student, state.attention_mask)
+                state.student = student.blocks[index].run(state.student, state.context)
     return states, logits
 
 
@@ -64,10 +64,10 @@ def test_predictive_knowledge_is_half_the_mean_squared_mask_gradient(family, hea
     calibration, objective = tiny_calibration(5, 3), objective_of(student.model)
     states = states_of(student, teacher, objective, calibration.batches())
     measured = measure(student, 1, *states, objective, KnowledgeSettings()).predictive
-    expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.blocks]
     for example in calibration.examples:
         batch = collate([example], 1)
-        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in student.sublayers]
+        masks = [torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in student.blocks]
         with torch.no_grad():
             target = teacher.model(**batch)
         with masked(student, masks):
@@ -87,18 +87,18 @@ def test_representational_knowledge_is_the_energy_of_a_unit(family):
     states = states_of(student, teacher, objective, calibration.batches())
     measured = measure(student, 1, *states, objective, KnowledgeSettings()).representational
     tokens = sum(len(example["input_ids"]) for example in calibration.examples)
-    expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    expected = [torch.zeros(s.units, dtype=torch.float64) for s in student.blocks]
     with torch.no_grad():
         for example in calibration.examples:
             batch = collate([example], 1)
             hidden, mask = student.embed(batch)
-            for sublayer, total in zip(student.sublayers, expected, strict=True):
-                features = sublayer.features(hidden, mask)[0]
-                for unit in range(sublayer.units):
-                    columns = slice(unit * sublayer.unit_size, (unit + 1) * sublayer.unit_size)
-                    output = features[:, columns] @ sublayer.projection.weight[:, columns].T
+            for block, total in zip(student.blocks, expected, strict=True):
+                features = block.features(hidden, mask)[0]
+                for unit in range(block.units):
+                    columns = slice(unit * block.width, (unit + 1) * block.width)
+                    output = features[:, columns] @ block.output.weight[:, columns].T
                     total[unit] += output.square().mean(dim=1).sum() / tokens
-                hidden = sublayer.run(hidden, mask)
+                hidden = block.run(hidden, mask)
     for ours, literal in zip(measured, expected[1:], strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-9, atol=0)
 
@@ -109,29 +109,27 @@ def test_official_knowledge_is_the_authors_arithmetic():
     calibration, objective = tiny_calibration(7, 3), objective_of(student.model)
     states = states_of(student, teacher, objective, calibration.batches(by_length=False))
     measured = measure(student, 1, *states, objective, OFFICIAL)
-    predictive = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
-    representational = [torch.zeros(s.units, dtype=torch.float64) for s in student.sublayers]
+    predictive = [torch.zeros(s.units, dtype=torch.float64) for s in student.blocks]
+    representational = [torch.zeros(s.units, dtype=torch.float64) for s in student.blocks]
     for state, target in zip(*states, strict=True):
-        masks = [
-            torch.ones(s.projection.in_features, dtype=torch.float64, requires_grad=True) for s in student.sublayers
-        ]
+        masks = [torch.ones(s.output.in_features, dtype=torch.float64, requires_grad=True) for s in student.blocks]
         handles, features = [], []
-        for sublayer, mask in zip(student.sublayers, masks, strict=True):
+        for block, mask in zip(student.blocks, masks, strict=True):
 
             def apply(module, inputs, mask=mask):
                 features.append(inputs[0].detach()[state.batch["attention_mask"].bool()])  # noqa: B023
                 return (inputs[0] * mask,)
 
-            handles.append(sublayer.projection.register_forward_pre_hook(apply))
+            handles.append(block.output.register_forward_pre_hook(apply))
         log_student = F.log_softmax(student.model(**state.batch).logits / 2, dim=1)
         loss = F.kl_div(log_student, F.softmax(target / 2, dim=1), reduction="batchmean") * 4
         for handle in handles:
             handle.remove()
         for index, gradient in enumerate(torch.autograd.grad(loss, masks)):
-            sublayer = student.sublayers[index]
-            predictive[index] += (gradient**2 / 2).view(-1, sublayer.unit_size).mean(dim=1)
-            energy = (features[index] ** 2).sum(dim=0) * (sublayer.projection.weight**2).mean(dim=0)
-            representational[index] += energy.view(-1, sublayer.unit_size).mean(dim=1)
+            block = student.blocks[index]
+            predictive[index] += (gradient**2 / 2).view(-1, block.width).mean(dim=1)
+            energy = (features[index] ** 2).sum(dim=0) * (block.output.weight**2).mean(dim=0)
+            representational[index] += energy.view(-1, block.width).mean(dim=1)
     for index in range(1, 6):
         torch.testing.assert_close(measured.predictive[index - 1], predictive[index] / 7, rtol=1e-6, atol=0)
         torch.testing.assert_close(
@@ -170,7 +168,7 @@ def test_keeping_padding_in_a_span_changes_its_scores():
 
 
 def test_no_predictive_signal_where_the_student_is_the_teacher():
-    model = adapter_for(frozen_copy(tiny_model()))
+    model = view_of(frozen_copy(tiny_model()))
     objective = objective_of(model.model)
     states = calibration_states(model, tiny_calibration().batches())
     knowledge = measure(model, 0, states, teacher_logits(model, states, objective), objective, KnowledgeSettings())

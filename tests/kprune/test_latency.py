@@ -13,15 +13,15 @@ from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
 from experiments.config.composing import file_settings
 from experiments.config.methods import build_method
-from kprune.budgets.flops import Budget, UnitCost
+from kprune.budgets import FlopsBudget, UnitCost
 from kprune.budgets.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
 from kprune.budgets.latency.search import corrected
 from kprune.budgets.latency.table import fit
-from kprune.contract import PruningData
+from kprune.contract import Job, PruningData
 from kprune.errors import OutOfReach, UserError
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
 from kprune.solve.mask_search import threshold
@@ -29,7 +29,9 @@ from kprune.solve.mask_search import threshold
 ROOT = Path(__file__).parents[2]
 
 WIDTHS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48]
-TABLE = LatencyTable({"mha": [1, 2, 3, 4], "ffn": WIDTHS}, {"mha": [6, 8, 10, 12], "ffn": WIDTHS}, 210.0, 30.0)
+TABLE = LatencyTable(
+    {"heads": [1, 2, 3, 4], "neurons": WIDTHS}, {"heads": [6, 8, 10, 12], "neurons": WIDTHS}, 210.0, 30.0
+)
 """A tiny model's three layers: an MHA takes 4 + 2 k, an FFN k milliseconds, 180 in all."""
 
 
@@ -59,9 +61,9 @@ def test_times_without_a_slope_still_cost_something(ms):
 
 
 def test_the_costs_of_a_dense_model_add_up_to_what_it_takes():
-    table, adapter = replace(TABLE, dense_ms=390.0), adapter_for(tiny_model())
-    costs = table.unit_costs(adapter)
-    assert sum(c.of(s.units, s.units) for c, s in zip(costs, adapter.sublayers, strict=True)) == pytest.approx(360.0)
+    table, view = replace(TABLE, dense_ms=390.0), view_of(tiny_model())
+    costs = table.costs(view)
+    assert sum(c.of(s.units, s.units) for c, s in zip(costs, view.blocks, strict=True)) == pytest.approx(360.0)
     assert costs[0].of(2, 4) == pytest.approx(16.0) and costs[1].of(5, 48) == pytest.approx(10.0)
 
 
@@ -74,14 +76,14 @@ def test_more_than_everything():
 
 
 class FakeMachine:
-    """Runs a model in time by its widths: the table's times, sublayers `factor` times as slow."""
+    """Runs a model in time by its widths: the table's times, blocks `factor` times as slow."""
 
     def __init__(self, factor):
         self.factor, self.seen = factor, []
 
     def __call__(self, pruned):
-        widths = [(s.kind, s.units) for s in adapter_for(pruned).sublayers]
-        units = sum((4 + 2 * k if kind == "mha" else k) for kind, k in widths if k)
+        widths = [(s.kind, s.units) for s in view_of(pruned).blocks]
+        units = sum((4 + 2 * k if kind == "heads" else k) for kind, k in widths if k)
         speedup = 210.0 / (30.0 + self.factor * units)
         self.seen.append(speedup)
         return {"speedup": speedup, "speedup_range": [0.9 * speedup, 1.1 * speedup]}
@@ -89,7 +91,7 @@ class FakeMachine:
 
 def pruned_to(speedup, machine, grain=1, pruner=None):
     model, data = tiny_model(dtype=torch.float32), PruningData(tiny_calibration())
-    prune = lambda budget: (pruner or KPrune()).prune(model, objective_of(model), data, budget)  # noqa: E731
+    prune = lambda budget: (pruner or KPrune()).prune(Job(model, objective_of(model), data, budget))  # noqa: E731
     return corrected(prune, model, LatencyBudget(speedup, TABLE, 8.0, grain), machine)
 
 
@@ -126,26 +128,26 @@ def test_widths_are_whole_grains_within_the_budget():
     assert all(n % 16 == 0 for n in outcome.kept_neurons) and all(h % 2 == 0 for h in outcome.kept_heads)
     model = tiny_model(dtype=torch.float32)
     for grain, reduction in itertools.product((16, 32), (0.3, 0.6, 0.9)):
-        budget = Budget(reduction, 8.0, grain)
-        outcome = KPrune().prune(model, objective_of(model), PruningData(tiny_calibration()), budget)
-        assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= reduction - 1e-9
+        budget = FlopsBudget(reduction, 8.0, grain)
+        outcome = KPrune().prune(Job(model, objective_of(model), PruningData(tiny_calibration()), budget))
+        assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= reduction - 1e-9
         assert all(n % grain == 0 or n == 48 for n in outcome.kept_neurons)
         assert all(8 * h % grain == 0 for h in outcome.kept_heads)
     with pytest.raises(UserError, match="grain=0"):
-        Budget(0.5, 8.0, 0)
+        FlopsBudget(0.5, 8.0, 0)
 
 
 def test_the_search_is_as_good_as_any_threshold():
     """Against every threshold there is, on the scores of the first search: none keeps more within the milliseconds."""
-    adapter = adapter_for(tiny_model())
+    view = view_of(tiny_model())
     budget = LatencyBudget(3, TABLE, 8.0)
-    costs, limit = budget.unit_costs(adapter), budget.limit(adapter)
+    costs, limit = budget.costs(view), budget.limit(view)
     assert limit == pytest.approx(40.0)
     generator = torch.Generator().manual_seed(0)
-    scores = [torch.rand(s.units, generator=generator, dtype=torch.float64) for s in adapter.sublayers]
+    scores = [torch.rand(s.units, generator=generator, dtype=torch.float64) for s in view.blocks]
     kept_at = lambda nu: [int((s >= nu).sum()) for s in scores]  # noqa: E731
     taken = lambda kept: sum(  # noqa: E731
-        (4 + 2 * k if s.kind == "mha" else k) for k, s in zip(kept, adapter.sublayers, strict=True) if k
+        (4 + 2 * k if s.kind == "heads" else k) for k, s in zip(kept, view.blocks, strict=True) if k
     )
     fitting = [nu for nu in torch.cat(scores).tolist() if taken(kept_at(nu)) <= 40.0 + 1e-9]
     assert threshold(scores, costs, limit) == min(fitting)
@@ -153,20 +155,22 @@ def test_the_search_is_as_good_as_any_threshold():
 
 def test_a_table_of_a_tiny_model():
     table = measure_table(tiny_model(dtype=torch.float32), 2, 8, grain=16)
-    assert table.widths["mha"] == [2, 4] and table.widths["ffn"] == [16, 32, 48]
+    assert table.widths["heads"] == [2, 4] and table.widths["neurons"] == [16, 32, 48]
     assert 0 < table.empty_ms < table.dense_ms and table.seconds > 0
-    assert [len(table.ms[kind]) for kind in ("mha", "ffn")] == [2, 3]
+    assert [len(table.ms[kind]) for kind in ("heads", "neurons")] == [2, 3]
 
 
 def test_a_table_of_a_model_without_heads():
     model = tiny_model(dtype=torch.float32)
-    for sublayer in adapter_for(model).sublayers[0::2]:
-        sublayer.empty()
-    costs = measure_table(model, 2, 8).unit_costs(adapter_for(model))
+    for block in view_of(model).blocks[0::2]:
+        block.empty()
+    costs = measure_table(model, 2, 8).costs(view_of(model))
     assert [cost.of(0, 0) for cost in costs[0::2]] == [0, 0, 0]
-    table = LatencyTable({"ffn": TABLE.widths["ffn"]}, {"ffn": TABLE.ms["ffn"]}, 174.0, 30.0)
+    table = LatencyTable({"neurons": TABLE.widths["neurons"]}, {"neurons": TABLE.ms["neurons"]}, 174.0, 30.0)
     for pruner in (KPrune(), KPrunePlus(), Kwon(), Magnitude()):
-        outcome = pruner.prune(model, objective_of(model), PruningData(tiny_labelled()), LatencyBudget(2, table, 8.0))
+        outcome = pruner.prune(
+            Job(model, objective_of(model), PruningData(tiny_labelled()), LatencyBudget(2, table, 8.0))
+        )
         assert outcome.kept_heads == [0, 0, 0]
         assert 55 <= sum(outcome.kept_neurons) <= 57
 
@@ -180,7 +184,7 @@ def test_a_method_that_counts_flops_alone():
         prune_to_speedup(Counting(), model, None, None, 2, 8.0, Point(2, 8))
     Counting.reach = lambda *_: 1.0
     with pytest.raises(UserError, match="counting does not round widths"):
-        Budget(0.5, 8.0, 16).check_reach(Counting(), model)
+        FlopsBudget(0.5, 8.0, 16).check_reach(Counting(), model)
 
 
 def test_measuring_leaves_the_models_in_the_mode_they_were_in():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from kprune.budgets.flops import UnitCost
+from kprune.budgets import UnitCost
 from kprune.solve.mask_search import fill, greedy, search, threshold
 
 
@@ -96,7 +96,7 @@ def test_fill_takes_the_best_that_fit(seed):
 @pytest.mark.parametrize("kind", COSTS)
 @pytest.mark.parametrize("seed", range(20))
 def test_sublayer_by_sublayer_the_budget_is_kept_on_whole_grains(seed, kind):
-    """As K-prune goes up: less is left in the end than one more unit of the last sublayer would cost."""
+    """As K-prune goes up: less is left in the end than one more unit of the last block would cost."""
     scores, costs, budget = random_case(2 * seed, kind)
     remaining, masks = budget, []
     for index, (of_sublayer, cost) in enumerate(zip(scores, costs, strict=True)):

@@ -1,4 +1,4 @@
-"""Exported programs against the model they were made of: any batch, any length, padding, emptied sublayers."""
+"""Exported programs against the model they were made of: any batch, any length, padding, emptied blocks."""
 
 import numpy as np
 import pytest

@@ -6,15 +6,15 @@ import pytest
 import torch
 from tiny import FAMILIES, HEADS, tiny_batch, tiny_calibration, tiny_model
 
-from kprune.budgets.flops import Budget
-from kprune.contract import PruningData
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune_plus import algorithm as plus
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.fisher import measure_fisher
-from kprune.models import adapter_for
+from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import flops_reduction, head_flops, model_flops
 from kprune.models.surgery import keep_units
@@ -26,7 +26,7 @@ from kprune.streams import calibration_states, held_out_divergence
 
 def prune(model, reduction, pruner=None, calibration=None, data=None):
     data = data or PruningData(calibration or tiny_calibration(24))
-    return (pruner or KPrunePlus()).prune(model, objective_of(model), data, Budget(reduction, 8.0))
+    return (pruner or KPrunePlus()).prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,10 +37,10 @@ def test_the_budget_is_met_by_less_than_a_head(family, head):
     data = PruningData(tiny_calibration(24))
     for reduction in (0.3, 0.6, 0.9, 0.97):
         outcome = prune(model, reduction, data=data)
-        dense, pruned = adapter_for(model), adapter_for(outcome.model)
+        dense, pruned = view_of(model), view_of(outcome.model)
         achieved = flops_reduction(dense, pruned, 8.0)
         assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
-        assert outcome.kept_heads == [s.units for s in pruned.sublayers[0::2]]
+        assert outcome.kept_heads == [s.units for s in pruned.blocks[0::2]]
         assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -48,7 +48,7 @@ def test_the_budget_is_met_by_less_than_a_head(family, head):
 def test_reductions_share_the_first_pass_and_its_seconds():
     model, data = tiny_model(), PruningData(tiny_calibration(24))
     fresh, shared = prune(model, 0.6), [prune(model, reduction, data=data) for reduction in (0.3, 0.6)]
-    assert shared[1].kept_units == fresh.kept_units
+    assert shared[1].plan.kept == fresh.plan.kept
     assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), shared[1].model.parameters(), strict=True))
     for stage in ("fisher", "curves"):
         assert shared[0].seconds_by_stage[stage] == shared[1].seconds_by_stage[stage] > 0
@@ -70,7 +70,7 @@ def test_neither_batches_nor_the_order_drawn_matter(head, monkeypatch):
     model, calibration = tiny_model(head=head), tiny_calibration(24)
     assert len(calibration.steps(64)) > 3
     others = [prune(model, 0.6, calibration=c) for c in (calibration, CalibrationSet(calibration.examples[::-1], 7, 1))]
-    assert others[0].kept_units == others[1].kept_units
+    assert others[0].plan.kept == others[1].plan.kept
     assert all(torch.equal(a, b) for a, b in zip(*(other.model.parameters() for other in others), strict=True))
 
 
@@ -82,26 +82,21 @@ def test_padding_does_not_matter(head, monkeypatch):
         found.append(prune(model, 0.6, KPrunePlus(refit_epochs=0), calibration))
     alone, *padded = found
     for other in padded:
-        assert other.kept_units == alone.kept_units
+        assert other.plan.kept == alone.plan.kept
         for a, b in zip(other.model.parameters(), alone.model.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("pruner", [KPrunePlus(), KPrunePlus(refit_epochs=0)], ids=["refit", "fast"])
 def test_nothing_is_made_up_for_below_the_first_loss(pruner):
-    """The bottom sublayers that keep every unit keep their weights, to the bit."""
+    """The bottom blocks that keep every unit keep their weights, to the bit."""
     model = tiny_model()
     pruned = prune(model, 1e-9, pruner)
-    whole = [
-        len(units) == sublayer.units
-        for units, sublayer in zip(pruned.kept_units, adapter_for(model).sublayers, strict=True)
-    ]
+    whole = [len(units) == block.units for units, block in zip(pruned.plan.kept, view_of(model).blocks, strict=True)]
     first = whole.index(False)
     assert 0 < first < len(whole) and pruned.details["ridge"][:first] == [None] * first
-    for ours, theirs in list(zip(adapter_for(pruned.model).sublayers, adapter_for(model).sublayers, strict=True))[
-        :first
-    ]:
-        for a, b in zip((*ours.inputs, ours.projection), (*theirs.inputs, theirs.projection), strict=True):
+    for ours, theirs in list(zip(view_of(pruned.model).blocks, view_of(model).blocks, strict=True))[:first]:
+        for a, b in zip((*ours.inputs, ours.output), (*theirs.inputs, theirs.output), strict=True):
             assert torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
 
 
@@ -120,32 +115,32 @@ def test_closer_to_the_teacher_than_kprune():
 
 def test_curves_fall_to_zero_with_all_units():
     model, calibration = tiny_model(), tiny_calibration(300, 32)
-    adapter = adapter_for(frozen_copy(model))
-    states = calibration_states(adapter, calibration.batches())
+    view = view_of(frozen_copy(model))
+    states = calibration_states(view, calibration.batches())
     pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8)
-    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
+    measured = zip(view.blocks, *measure_fisher(view, states, objective_of(model), 2.0), strict=True)
     curves = [monotone(pruner.removal(*row).errors) for row in measured]
-    for curve, sublayer in zip(curves, adapter.sublayers, strict=True):
-        assert len(curve) == sublayer.units + 1
+    for curve, block in zip(curves, view.blocks, strict=True):
+        assert len(curve) == block.units + 1
         assert curve[-1] == 0 and (curve.diff() <= 0).all() and curve[0] > 0
 
 
 def test_input_map_undoes_an_affine_change_of_the_state():
     """Where the student's state is an affine image of the teacher's, its inputs see the teacher's state again."""
     model = frozen_copy(tiny_model())
-    adapter = adapter_for(model)
-    sublayer = adapter.sublayers[1]
-    states = calibration_states(adapter, tiny_calibration(60, 16).batches())
+    view = view_of(model)
+    block = view.blocks[1]
+    states = calibration_states(view, tiny_calibration(60, 16).batches())
     generator = torch.Generator().manual_seed(0)
     mixing = torch.eye(32) + 0.1 * torch.randn(32, 32, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        expected = [sublayer.features(s.teacher, s.attention_mask) for s in states]
+        expected = [block.features(s.teacher, s.context) for s in states]
         for state in states:
             state.student = state.teacher @ mixing + 0.3
-        before = [sublayer.features(s.student, s.attention_mask) for s in states]
+        before = [block.features(s.student, s.context) for s in states]
         weights = [torch.ones_like(s.teacher[..., 0]) for s in states]
-        KPrunePlus(input_ridge=1e-12).map_input(sublayer, states, weights)
-        after = [sublayer.features(s.student, s.attention_mask) for s in states]
+        KPrunePlus(input_ridge=1e-12).map_input(block, states, weights)
+        after = [block.features(s.student, s.context) for s in states]
     for state, a, b, e in zip(states, after, before, expected, strict=True):
         real = state.real
         assert (b[real] - e[real]).abs().max() > 0.1
@@ -172,7 +167,7 @@ def test_tuning_with_a_constant_is_the_weighted_least_squares_of_all_tokens():
 def test_a_pruned_model_is_pruned_again(family):
     once = prune(tiny_model(family), 0.9)
     twice = prune(once.model, 0.5)
-    assert flops_reduction(adapter_for(once.model), adapter_for(twice.model), 8.0) >= 0.5
+    assert flops_reduction(view_of(once.model), view_of(twice.model), 8.0) >= 0.5
     assert torch.isfinite(twice.model(**tiny_batch())[0]).all()
 
 
@@ -185,29 +180,29 @@ def test_without_a_ridge_on_the_metric(head):
 
 def test_an_empty_sublayer_below_is_no_obstacle():
     model = tiny_model()
-    keep_units(adapter_for(model).sublayers[2], torch.tensor([], dtype=torch.long))
-    assert prune(model, 0.5).kept_units[2] == []
+    keep_units(view_of(model).blocks[2], torch.tensor([], dtype=torch.long))
+    assert prune(model, 0.5).plan.kept[2] == []
 
 
 def test_a_sublayer_that_nothing_is_felt_of_may_go_for_nothing():
     """The classifier ignores everything."""
     model = tiny_model()
     model.classifier.weight.data.zero_()
-    adapter = adapter_for(frozen_copy(model))
-    states = calibration_states(adapter, tiny_calibration(24).batches())
-    measured = zip(adapter.sublayers, *measure_fisher(adapter, states, objective_of(model), 2.0), strict=True)
-    for sublayer, fisher, squares in measured:
-        errors = KPrunePlus().removal(sublayer, fisher, squares).errors
-        assert torch.equal(errors, torch.zeros(sublayer.units + 1).double())
+    view = view_of(frozen_copy(model))
+    states = calibration_states(view, tiny_calibration(24).batches())
+    measured = zip(view.blocks, *measure_fisher(view, states, objective_of(model), 2.0), strict=True)
+    for block, fisher, squares in measured:
+        errors = KPrunePlus().removal(block, fisher, squares).errors
+        assert torch.equal(errors, torch.zeros(block.units + 1).double())
     outcome = prune(model, 0.5)
-    assert flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) >= 0.5
+    assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= 0.5
     torch.testing.assert_close(outcome.model(**tiny_batch()).logits, model(**tiny_batch()).logits)
 
 
 def test_a_sublayer_that_does_nothing_may_go_for_nothing():
     """Weights that no feature ever reaches."""
     model = tiny_model()
-    ffn = adapter_for(model).sublayers[3]
+    ffn = view_of(model).blocks[3]
     ffn.inputs[0].weight.data.zero_(), ffn.inputs[0].bias.data.zero_()
     outcome = prune(model, 0.3)
     assert outcome.kept_neurons[1] == 0

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from kprune.budgets.flops import UnitCost
+from kprune.budgets import UnitCost
 from kprune.methods.kprune_plus.fisher import metric_root
 from kprune.models.surgery import unit_columns
 from kprune.solve import removal
@@ -14,10 +14,10 @@ from kprune.solve.least_squares import LeastSquares
 from kprune.solve.removal import remove_greedily, unit_errors
 
 
-def problem(units=8, unit_size=1, hidden=5, tokens=200, seed=0, mixing=1.0):
+def problem(units=8, width=1, hidden=5, tokens=200, seed=0, mixing=1.0):
     """A least squares with correlated features, and a metric on its output."""
     generator = torch.Generator().manual_seed(seed)
-    n = units * unit_size
+    n = units * width
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     features = draw(tokens, n) @ (mixing * draw(n, n) + torch.eye(n))
     squares = LeastSquares.empty(n, hidden, features.device)
@@ -34,22 +34,20 @@ def error(squares, columns, root):
     return torch.trace(root @ inner @ root.T).item()
 
 
-def taken_apart(squares, root, unit_size, keep=0):
+def taken_apart(squares, root, width, keep=0):
     weight = torch.linalg.solve(squares.gram, squares.cross).T
-    return remove_greedily(torch.linalg.inv(squares.gram), root @ weight, unit_size, keep)
+    return remove_greedily(torch.linalg.inv(squares.gram), root @ weight, width, keep)
 
 
-@pytest.mark.parametrize("unit_size", [1, 3])
+@pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_order_and_errors_are_those_of_solving_again_after_each_removal(unit_size, seed):
-    squares, root = problem(unit_size=unit_size, seed=seed)
-    found = taken_apart(squares, root, unit_size)
-    present, base = list(range(8)), error(squares, torch.arange(8 * unit_size), root)
+def test_order_and_errors_are_those_of_solving_again_after_each_removal(width, seed):
+    squares, root = problem(width=width, seed=seed)
+    found = taken_apart(squares, root, width)
+    present, base = list(range(8)), error(squares, torch.arange(8 * width), root)
     for step, unit in enumerate(found.order.tolist()):
         after = {
-            u: error(
-                squares, unit_columns(torch.tensor([v for v in present if v != u], dtype=torch.long), unit_size), root
-            )
+            u: error(squares, unit_columns(torch.tensor([v for v in present if v != u], dtype=torch.long), width), root)
             for u in present
         }
         assert unit == min(after, key=after.get)
@@ -57,16 +55,16 @@ def test_order_and_errors_are_those_of_solving_again_after_each_removal(unit_siz
         present.remove(unit)
 
 
-@pytest.mark.parametrize("unit_size", [1, 2])
-def test_error_of_one_unit_is_the_increase_of_the_least_squares_error(unit_size):
+@pytest.mark.parametrize("width", [1, 2])
+def test_error_of_one_unit_is_the_increase_of_the_least_squares_error(width):
     """S' = I."""
-    squares, _ = problem(unit_size=unit_size)
+    squares, _ = problem(width=width)
     identity = torch.eye(5, dtype=torch.float64)
     weight, _ = squares.solve(0.0)
-    errors = unit_errors(torch.linalg.inv(squares.gram), weight.clone(), unit_size)
+    errors = unit_errors(torch.linalg.inv(squares.gram), weight.clone(), width)
     for unit in range(8):
-        rest = unit_columns(torch.tensor([u for u in range(8) if u != unit]), unit_size)
-        increase = error(squares, rest, identity) - error(squares, torch.arange(8 * unit_size), identity)
+        rest = unit_columns(torch.tensor([u for u in range(8) if u != unit]), width)
+        increase = error(squares, rest, identity) - error(squares, torch.arange(8 * width), identity)
         assert errors[unit].item() == pytest.approx(increase, rel=1e-8)
 
 

@@ -32,7 +32,7 @@ from kprune.errors import UserError
 
 COLUMNS = (
     "shape",
-    "sublayers",
+    "blocks",
     "method",
     "flops_reduction",
     "examples",

@@ -16,12 +16,12 @@ from experiments.config.methods import method_with
 from experiments.inputs.subject import pick_device
 from experiments.speed.bench.reference import WholeModel
 from experiments.speed.shapes import SHAPES, random_model
-from kprune.budgets.flops import Budget
+from kprune.budgets import FlopsBudget
 from kprune.budgets.latency.timing import now
-from kprune.contract import PruningData
+from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
-from kprune.models import adapter_for
-from kprune.models.adapter import model_inputs, on_device
+from kprune.models import view_of
+from kprune.models.view import model_inputs, on_device
 from kprune.objectives import Classification
 from kprune.solve.least_squares import LeastSquares
 from kprune.streams import calibration_states
@@ -56,14 +56,14 @@ def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) ->
 
 
 def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
-    """Gram matrices over all tokens and solves, every sublayer at the share of its units that is kept."""
+    """Gram matrices over all tokens and solves, every block at the share of its units that is kept."""
     seconds = 0.0
     torch.linalg.cholesky(torch.eye(2, dtype=torch.float64, device=model.device))  # a GPU's first solve sets things up
-    states = calibration_states(adapter_for(model), calibration.batches())
-    for sublayer in adapter_for(model).sublayers:
-        width = max(round((1 - REDUCTION) * sublayer.units), 1) * sublayer.unit_size
+    states = calibration_states(view_of(model), calibration.batches())
+    for block in view_of(model).blocks:
+        width = max(round((1 - REDUCTION) * block.units), 1) * block.width
         features = [torch.randn(int(state.real.sum()), width, device=model.device) for state in states]
-        squares = LeastSquares.empty(width, sublayer.hidden_size, model.device)
+        squares = LeastSquares.empty(width, block.hidden_size, model.device)
         start = now(model.device)
         for f, state in zip(features, states, strict=True):
             squares.add(f, state.student[state.real])
@@ -73,9 +73,9 @@ def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
 
 
 def floor_units(model: nn.Module, calibration: CalibrationSet, forward: float) -> float:
-    """Forwards that the exact method can't do without: from each of L sublayers up a forward and an input-only
+    """Forwards that the exact method can't do without: from each of L blocks up a forward and an input-only
     backward pass as dear, in all L + 1; one for the teacher, one for moving the student; Gram matrices and solves."""
-    return len(adapter_for(model).sublayers) + 3 + solve_seconds(model, calibration) / forward
+    return len(view_of(model).blocks) + 3 + solve_seconds(model, calibration) / forward
 
 
 def resident_mb(device: torch.device) -> float:
@@ -103,7 +103,7 @@ def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[s
         "tokens": calibration.tokens,
         "padded_tokens_sorted": sum(batch["input_ids"].numel() for batch in batches),
         "padded_tokens_drawn": sum(batch["input_ids"].numel() for batch in calibration.batches(by_length=False)),
-        "sublayers": len(adapter_for(model).sublayers),
+        "blocks": len(view_of(model).blocks),
     }
     before = resident_mb(device)
     forwards = forward_seconds(model, batches)
@@ -113,9 +113,9 @@ def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[s
     pruner = WholeModel() if name == "whole_model" else method_with(name)
     length = calibration.tokens / len(calibration.examples)
     reduction = min(REDUCTION, math.floor(100 * pruner.reach(model, length)) / 100)
-    budget = Budget(reduction, length)
+    budget = FlopsBudget(reduction, length)
     start = now(device)
-    outcome = pruner.prune(model, Classification(), PruningData(calibration), budget)
+    outcome = pruner.prune(Job(model, Classification(), PruningData(calibration), budget))
     seconds = now(device) - start
     peak = peak_mb(device) - before
     forward = statistics.median(forwards + forward_seconds(model, batches))

@@ -1,6 +1,6 @@
-"""The whole model forward and backward for each sublayer: what K-prune's authors do, written out for its cost.
+"""The whole model forward and backward for each block: what K-prune's authors do, written out for its cost.
 
-As in their code: batches as drawn; the teacher's outputs of every sublayer held for all tokens; for each sublayer one
+As in their code: batches as drawn; the teacher's outputs of every block held for all tokens; for each block one
 forward and one backward pass of the whole model, into the weights too, that also collect the features which the least
 squares take as one matrix. Their threshold loop, quadratic in the units, is left out: a sort takes its place.
 """
@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kprune.budgets.flops import Budget
 from kprune.clock import Clock
 from kprune.contract import Outcome, PruningData
-from kprune.models import adapter_for
-from kprune.models.adapter import Adapter, Sublayer, on_device
+from kprune.models import Block, ModelView, on_device, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units, unit_columns
 from kprune.objectives import Objective
@@ -37,12 +35,12 @@ class WholeModel:
 
     def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
         clock = Clock()
-        student, teacher = adapter_for(frozen_copy(model).requires_grad_(True)), adapter_for(frozen_copy(model))
+        student, teacher = view_of(frozen_copy(model).requires_grad_(True)), view_of(frozen_copy(model))
         batches = [on_device(batch, model.device) for batch in data.calibration.batches(by_length=False)]
         with clock("teacher"):
             logits, outputs = self.teacher(teacher, batches, objective)
-        remaining, costs, kept_units = budget.limit(student), budget.unit_costs(student), []
-        for index, sublayer in enumerate(student.sublayers):
+        remaining, costs, kept_units = budget.limit(student), budget.costs(student), []
+        for index, block in enumerate(student.blocks):
             with clock("knowledge"):
                 scores, features, residuals = self.measure(student, index, batches, logits, objective)
             with clock("mask_search"):
@@ -50,56 +48,56 @@ class WholeModel:
                 kept = search(scores, costs[index:], remaining)[0].nonzero()[:, 0]
                 remaining -= costs[index].of(len(kept), len(scores[0]))
             with clock("weight_tuning"), torch.no_grad():
-                self.tune(sublayer, kept, features, outputs[index] - residuals)
+                self.tune(block, kept, features, outputs[index] - residuals)
             kept_units.append(kept.tolist())
         return Outcome.of(student.model, kept_units, clock, {})
 
     @torch.no_grad()
-    def teacher(self, adapter: Adapter, batches, objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits per batch, and X + Sub(X) of every sublayer over all tokens: [N, d] each."""
-        logits, outputs = [], [[] for _ in adapter.sublayers]
+    def teacher(self, view: ModelView, batches, objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits per batch, and X + Sub(X) of every block over all tokens: [N, d] each."""
+        logits, outputs = [], [[] for _ in view.blocks]
         for batch in batches:
-            hidden, mask = adapter.embed(batch)
-            for sublayer, seen in zip(adapter.sublayers, outputs, strict=True):
-                moved = hidden + sublayer.update(hidden, mask)
+            hidden, mask = view.enter(batch)
+            for block, seen in zip(view.blocks, outputs, strict=True):
+                moved = hidden + block.update(hidden, mask)
                 seen.append(moved.flatten(0, 1))
-                hidden = sublayer.add(moved, torch.zeros((), device=moved.device))
-            logits.append(objective.read(adapter.head(hidden, batch), batch["attention_mask"]))
+                hidden = block.add(moved, torch.zeros((), device=moved.device))
+            logits.append(objective.read(view.head(hidden, batch), batch["attention_mask"]))
         return logits, [torch.cat(seen) for seen in outputs]
 
-    def measure(self, adapter: Adapter, at: int, batches, logits, objective: Objective):
-        """Scores of all sublayers' units; features [N, n] and residual input [N, d] of sublayer `at` over all tokens."""
-        device = adapter.device
-        masks = [torch.ones(s.units * s.unit_size, device=device, requires_grad=True) for s in adapter.sublayers]
-        scores = [torch.zeros(s.units, dtype=torch.float64, device=device) for s in adapter.sublayers]
+    def measure(self, view: ModelView, at: int, batches, logits, objective: Objective):
+        """Scores of all blocks' units; features [N, n] and residual input [N, d] of block `at` over all tokens."""
+        device = view.device
+        masks = [torch.ones(s.units * s.width, device=device, requires_grad=True) for s in view.blocks]
+        scores = [torch.zeros(s.units, dtype=torch.float64, device=device) for s in view.blocks]
         features, residuals = [], []
         for batch, target in zip(batches, logits, strict=True):
-            hidden, attention_mask = adapter.embed(batch)
-            for index, (sublayer, mask) in enumerate(zip(adapter.sublayers, masks, strict=True)):
-                if sublayer.units:
-                    f = sublayer.features(hidden, attention_mask) * mask
-                    update = sublayer.projection(f)
+            hidden, context = view.enter(batch)
+            for index, (block, mask) in enumerate(zip(view.blocks, masks, strict=True)):
+                if block.units:
+                    f = block.features(hidden, context) * mask
+                    update = block.output(f)
                 else:
-                    f, update = hidden[..., :0], sublayer.projection.bias
+                    f, update = hidden[..., :0], block.output.bias
                 if index == at:
                     features.append(f.detach().flatten(0, 1))
                     residuals.append(hidden.detach().flatten(0, 1))
-                hidden = sublayer.add(hidden, update)
-            read = objective.read(adapter.head(hidden, batch), batch["attention_mask"])
+                hidden = block.add(hidden, update)
+            read = objective.read(view.head(hidden, batch), batch["attention_mask"])
             objective.divergence(read, target, self.temperature).mean().backward()
-            for sublayer, mask, score in zip(adapter.sublayers, masks, scores, strict=True):
-                if sublayer.units:
-                    score += mask.grad.double().square().unflatten(0, (-1, sublayer.unit_size)).mean(dim=1)
+            for block, mask, score in zip(view.blocks, masks, scores, strict=True):
+                if block.units:
+                    score += mask.grad.double().square().unflatten(0, (-1, block.width)).mean(dim=1)
                     mask.grad = None
-            adapter.model.zero_grad(set_to_none=True)
+            view.model.zero_grad(set_to_none=True)
         return scores, torch.cat(features), torch.cat(residuals)
 
     @staticmethod
-    def tune(sublayer: Sublayer, kept: Tensor, features: Tensor, targets: Tensor) -> None:
+    def tune(block: Block, kept: Tensor, features: Tensor, targets: Tensor) -> None:
         """Float32 normal equations over the features kept."""
-        columns = unit_columns(kept, sublayer.unit_size)
-        keep_units(sublayer, kept)
+        columns = unit_columns(kept, block.width)
+        keep_units(block, kept)
         if len(kept):
             chosen = features[:, columns]
-            gram, cross = chosen.T @ chosen, chosen.T @ (targets - sublayer.projection.bias)
-            sublayer.projection.weight.data.copy_(torch.linalg.lstsq(gram, cross).solution.T)
+            gram, cross = chosen.T @ chosen, chosen.T @ (targets - block.output.bias)
+            block.output.weight.data.copy_(torch.linalg.lstsq(gram, cross).solution.T)
