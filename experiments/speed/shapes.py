@@ -92,9 +92,9 @@ def _dealt(shares: Sequence[float], room: int, most: int, grain: int) -> list[in
 def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) -> nn.Module:
     """A copy with the first so many heads and neurons of each layer: which ones makes no difference to the clock."""
     pruned = copy.deepcopy(model)
-    widths = [width for layer in zip(heads, neurons, strict=True) for width in layer]
-    for block, width in zip(view_of(pruned).blocks, widths, strict=True):
-        keep_units(block, torch.arange(width))
+    kept = {"heads": heads, "neurons": neurons}
+    for block in view_of(pruned).blocks:
+        keep_units(block, torch.arange(kept[block.kind][block.layer]))
     return pruned
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import transformers
 from torch import Tensor
 
 from experiments.scoring.predictions import Predictions
@@ -58,7 +59,6 @@ class Task:
         batch_size: examples in a batch.
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.
-        auto_class: the transformers Auto class that loads a model with this head.
         finetuning: settings of the fine-tuning that are not the standard recipe's.
     """
 
@@ -70,11 +70,15 @@ class Task:
     batch_size: int
     objective: Objective
     label_names: list[str] | None
-    auto_class: type
     finetuning: dict[str, float] | None = None
 
     def __init__(self):
         self._tokenised: WeakKeyDictionary = WeakKeyDictionary()
+
+    @property
+    def auto_class(self) -> type:
+        """Return the transformers auto class that loads a model with this head."""
+        return getattr(transformers, self.objective.auto_class)
 
     @property
     def num_labels(self) -> int | None:

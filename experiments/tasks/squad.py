@@ -9,7 +9,6 @@ import torch
 from datasets import DatasetDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForQuestionAnswering
 
 from experiments.inputs.hub import find_dataset
 from experiments.scoring import metrics
@@ -56,7 +55,6 @@ class SquadTask(Task):
 
     metric = "f1"
     label_names = None
-    auto_class = AutoModelForQuestionAnswering
 
     def __init__(
         self,

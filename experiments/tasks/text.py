@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
@@ -51,7 +50,6 @@ class TextTask(Task):
     """
 
     evaluation_split: str
-    auto_class = AutoModelForSequenceClassification
 
     def __init__(
         self, name: str, problem: str, metric: str, max_length: int, average_length: float | None, batch_size: int

@@ -110,12 +110,12 @@ def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[s
     if name == "floor":
         forward = statistics.median(forwards)
         return result | {"forward_seconds": forward, "units": floor_units(model, calibration, forward)}
-    pruner = WholeModel() if name == "whole_model" else method_with(name)
+    method = WholeModel() if name == "whole_model" else method_with(name)
     length = calibration.tokens / len(calibration.examples)
-    reduction = min(REDUCTION, math.floor(100 * pruner.reach(model, length)) / 100)
+    reduction = min(REDUCTION, math.floor(100 * method.reach(model, length)) / 100)
     budget = FlopsBudget(reduction, length)
     start = now(device)
-    outcome = pruner.prune(Job(model, Classification(), PruningData(calibration), budget))
+    outcome = method.prune(Job(model, Classification(), PruningData(calibration), budget))
     seconds = now(device) - start
     peak = peak_mb(device) - before
     forward = statistics.median(forwards + forward_seconds(model, batches))

@@ -8,38 +8,33 @@ squares take as one matrix. Their threshold loop, quadratic in the units, is lef
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.clock import Clock
-from kprune.contract import Outcome, PruningData
-from kprune.models import Block, ModelView, on_device, view_of
+from kprune.contract import Job, Method, Outcome
+from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units, unit_columns
+from kprune.models.view import on_device
 from kprune.objectives import Objective
 from kprune.solve.mask_search import search
 
 
 @dataclass(frozen=True)
-class WholeModel:
+class WholeModel(Method):
     """K-prune by whole passes; the scores are K_pred alone, of single dimensions."""
 
     temperature: float = 2.0
     name: str = "whole_model"
 
-    needs_labels = False
-    any_budget = True
-
-    def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """All heads and neurons may go."""
-        return 1.0
-
-    def prune(self, model: nn.Module, objective: Objective, data: PruningData, budget: Budget) -> Outcome:
-        clock = Clock()
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model, block by block, each time by passes over the whole model."""
+        clock, model, objective, budget = Clock(), job.model, job.objective, job.budget
         student, teacher = view_of(frozen_copy(model).requires_grad_(True)), view_of(frozen_copy(model))
-        batches = [on_device(batch, model.device) for batch in data.calibration.batches(by_length=False)]
+        batches = [on_device(batch, model.device) for batch in job.data.calibration.batches(by_length=False)]
         with clock("teacher"):
             logits, outputs = self.teacher(teacher, batches, objective)
-        remaining, costs, kept_units = budget.limit(student), budget.costs(student), []
+        remaining, costs, kept_units = budget.limit(student), list(budget.costs(student).values()), []
         for index, block in enumerate(student.blocks):
             with clock("knowledge"):
                 scores, features, residuals = self.measure(student, index, batches, logits, objective)
@@ -50,23 +45,23 @@ class WholeModel:
             with clock("weight_tuning"), torch.no_grad():
                 self.tune(block, kept, features, outputs[index] - residuals)
             kept_units.append(kept.tolist())
-        return Outcome.of(student.model, kept_units, clock, {})
+        return Outcome.of(student, kept_units, clock, {})
 
     @torch.no_grad()
     def teacher(self, view: ModelView, batches, objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits per batch, and X + Sub(X) of every block over all tokens: [N, d] each."""
+        """Return logits per batch, and X + Sub(X) of every block over all tokens: [N, d] each."""
         logits, outputs = [], [[] for _ in view.blocks]
         for batch in batches:
-            hidden, mask = view.enter(batch)
+            hidden, context = view.enter(batch)
             for block, seen in zip(view.blocks, outputs, strict=True):
-                moved = hidden + block.update(hidden, mask)
+                moved = hidden + block.update(hidden, context)
                 seen.append(moved.flatten(0, 1))
-                hidden = block.add(moved, torch.zeros((), device=moved.device))
-            logits.append(objective.read(view.head(hidden, batch), batch["attention_mask"]))
+                hidden = block.settle(moved)
+            logits.append(objective.read(view.leave(hidden, batch), batch["attention_mask"]))
         return logits, [torch.cat(seen) for seen in outputs]
 
     def measure(self, view: ModelView, at: int, batches, logits, objective: Objective):
-        """Scores of all blocks' units; features [N, n] and residual input [N, d] of block `at` over all tokens."""
+        """Return scores of all blocks' units; features [N, n] and residual input [N, d] of block `at` over all tokens."""
         device = view.device
         masks = [torch.ones(s.units * s.width, device=device, requires_grad=True) for s in view.blocks]
         scores = [torch.zeros(s.units, dtype=torch.float64, device=device) for s in view.blocks]
@@ -82,8 +77,8 @@ class WholeModel:
                 if index == at:
                     features.append(f.detach().flatten(0, 1))
                     residuals.append(hidden.detach().flatten(0, 1))
-                hidden = block.add(hidden, update)
-            read = objective.read(view.head(hidden, batch), batch["attention_mask"])
+                hidden = block.join(hidden, update)
+            read = objective.read(view.leave(hidden, batch), batch["attention_mask"])
             objective.divergence(read, target, self.temperature).mean().backward()
             for block, mask, score in zip(view.blocks, masks, scores, strict=True):
                 if block.units:
