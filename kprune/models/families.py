@@ -63,12 +63,14 @@ class Family:
         layers: path of the list of layers, below the base model.
         sites: the sublayers of a layer, bottom to top.
         norm_first: whether a sublayer's norm comes before it; or the name of the config's flag that says so.
+        returns_pair: whether a layer returns a second value beside its output.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
     """
 
     layers: str
     sites: tuple[Site, ...]
     norm_first: bool | str = False
+    returns_pair: bool = False
     positions_after_padding: bool = False
 
     def placement(self, config: Any) -> Placement:
@@ -129,6 +131,79 @@ DISTILBERT = Family(
         ffn(("ffn.lin1",), output="ffn.lin2", norm="output_layer_norm", core=("ffn",)),
     ),
 )
+DEBERTA_V2 = Family(
+    layers="encoder.layer",
+    sites=(
+        attention(
+            ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+            output="attention.output.dense",
+            norm="attention.output.LayerNorm",
+            core="attention.self",
+            attributes={"attention.self.num_attention_heads": "units", "attention.self.all_head_size": "columns"},
+        ),
+        BERT.sites[1],
+    ),
+    returns_pair=True,
+)
+MODERNBERT = Family(
+    layers="layers",
+    sites=(
+        Site("attention", "heads", (Rows("attn.Wqkv", parts=3),), "attn.Wo", "attn_norm", ("attn",), head_size),
+        ffn(("mlp.Wi",), output="mlp.Wo", norm="mlp_norm", core=("mlp",), parts=2),
+    ),
+    norm_first=True,
+)
+OPT = Family(
+    layers="decoder.layers",
+    sites=(
+        attention(
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            output="self_attn.out_proj",
+            norm="self_attn_layer_norm",
+            core="self_attn",
+            attributes={"self_attn.num_heads": "units"},
+        ),
+        ffn(("fc1",), output="fc2", norm="final_layer_norm", core=("fc1", "activation_fn")),
+    ),
+    norm_first="do_layer_norm_before",
+)
+GPT2 = Family(
+    layers="h",
+    sites=(
+        Site(
+            "attention",
+            "heads",
+            (Rows("attn.c_attn", parts=3),),
+            "attn.c_proj",
+            "ln_1",
+            ("attn",),
+            head_size,
+            attributes={"attn.num_heads": "units", "attn.split_size": "columns"},
+        ),
+        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",)),
+    ),
+    norm_first=True,
+)
+LLAMA = Family(
+    layers="layers",
+    sites=(
+        # A unit is a key/value head with its group of query heads: fewer query heads in a group attend to the wrong keys.
+        attention(
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            output="self_attn.o_proj",
+            norm="input_layernorm",
+            core="self_attn",
+            width=group_size,
+        ),
+        ffn(
+            ("mlp.gate_proj", "mlp.up_proj"),
+            output="mlp.down_proj",
+            norm="post_attention_layernorm",
+            core=("mlp",),
+        ),
+    ),
+    norm_first=True,
+)
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "roberta": ROBERTA,
@@ -136,5 +211,15 @@ FAMILIES: dict[str, Family] = {
     "camembert": ROBERTA,
     "electra": BERT,
     "distilbert": DISTILBERT,
+    "deberta-v2": DEBERTA_V2,
+    "modernbert": MODERNBERT,
+    "opt": OPT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "smollm3": LLAMA,
+    "gemma": LLAMA,
 }
 """Families by `config.model_type`."""

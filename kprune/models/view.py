@@ -55,8 +55,9 @@ class Context(Mapping[int, dict[str, Any]]):
 class Recorder(nn.Module):
     """Stand in for a layer: keep what it is called with, and hand on its input, or a tensor given."""
 
-    def __init__(self, layer: nn.Module, result: Tensor | None = None):
+    def __init__(self, layer: nn.Module, pair: bool, result: Tensor | None = None):
         super().__init__()
+        self.pair = pair
         # As a plain attribute: a registered module would be found by hooks and counts.
         object.__setattr__(self, "layer", layer)
         object.__setattr__(self, "result", result)
@@ -69,7 +70,7 @@ class Recorder(nn.Module):
         except AttributeError:
             return getattr(self.layer, name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(self.layer.forward).bind(*args, **kwargs)
         arguments = {**bound.arguments}
         for parameter in bound.signature.parameters.values():
@@ -77,7 +78,8 @@ class Recorder(nn.Module):
                 arguments |= arguments.pop(parameter.name, {})
         self.hidden = arguments.pop(next(iter(bound.signature.parameters)))
         self.seen = {name: value for name, value in arguments.items() if name not in NOT_CONTEXT}
-        return self.hidden if self.result is None else self.result
+        result = self.hidden if self.result is None else self.result
+        return (result, None) if self.pair else result
 
 
 class ModelView:
@@ -113,13 +115,13 @@ class ModelView:
 
     def enter(self, batch: dict[str, Tensor]) -> tuple[Tensor, Context]:
         """Return the first block's input [B, T, d], and all keyword arguments that the layers are called with."""
-        with self._layers_replaced([Recorder(layer) for layer in self.layers]) as recorders:
+        with self._layers_replaced([Recorder(layer, self.family.returns_pair) for layer in self.layers]) as recorders:
             self.model(**model_inputs(batch))
         return recorders[0].hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
-        with self._layers_replaced([Recorder(layer, x) for layer in self.layers]):
+        with self._layers_replaced([Recorder(layer, self.family.returns_pair, x) for layer in self.layers]):
             return self.model(**model_inputs(batch))
 
     def run(self, start: int, x: Tensor, context: Context, batch: dict[str, Tensor]) -> Any:

@@ -1,0 +1,173 @@
+"""Every family: blocks one by one equal the model, masked equals physically pruned, and what is saved is what was pruned."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from kprune.checkpoint import become_pruned, load, save
+from kprune.models import view_of
+from kprune.models.flops import layer_parameters, model_flops
+from kprune.models.masks import masked
+from kprune.models.surgery import keep_units
+
+SHAPE = dict(
+    vocab_size=99,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    initializer_range=0.3,
+    pad_token_id=1,
+    bos_token_id=2,
+    eos_token_id=3,
+    num_labels=3,
+)
+GROUPED = {"num_key_value_heads": 2}
+CONFIGS = {
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "camembert": {},
+    "electra": {"embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+    },
+    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
+    "opt, norm last": {"ffn_dim": 48, "word_embed_proj_dim": 16, "init_std": 0.3, "do_layer_norm_before": False},
+    "gpt2": {"n_inner": 48},
+    "llama": GROUPED,
+    "mistral": GROUPED | {"sliding_window": 5},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 16},
+    "smollm3": GROUPED,
+    "gemma": GROUPED | {"head_dim": 16},
+}
+
+
+def tiny(case: str, dtype: torch.dtype = torch.float64, attention: str = "eager"):
+    torch.manual_seed(0)
+    settings = SHAPE | CONFIGS[case]
+    if case == "distilbert":
+        settings = {name: value for name, value in settings.items() if name not in ("intermediate_size",)}
+    config = AutoConfig.for_model(case.partition(",")[0], **settings)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms and biases at their initial values hide what they do
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return model.to(dtype).eval()
+
+
+def batch():
+    ids = torch.randint(5, 99, (3, 10), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    # Less padding than a local attention's window: beyond it, transformers' own eager attention gives NaN.
+    mask[1, 8:], mask[2, 7:] = 0, 0
+    return {"input_ids": torch.where(mask.bool(), ids, 1), "attention_mask": mask}
+
+
+def some_masks(view):
+    """Random masks; an attention in the first layer and an FFN in the second lose everything."""
+    generator = torch.Generator().manual_seed(1)
+    masks = {
+        block.name: (torch.rand(block.units, generator=generator) < 0.5).to(view.model.dtype) for block in view.blocks
+    }
+    for block in view.blocks:
+        if block.name not in ("0.attention", "1.ffn"):
+            masks[block.name][-1] = 1
+        else:
+            masks[block.name].zero_()
+    return list(masks.values())
+
+
+def pruned_like(model, masks):
+    pruned = copy.deepcopy(model)
+    for block, mask in zip(view_of(pruned).blocks, masks, strict=True):
+        keep_units(block, mask.nonzero()[:, 0])
+    return pruned
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_running_the_blocks_is_running_the_model(case, attention):
+    if case == "deberta-v2" and attention == "sdpa":
+        pytest.skip("DeBERTa has eager attention alone")
+    model, view = tiny(case, attention=attention), None
+    view = view_of(model)
+    ours = view.run(0, *view.enter(batch()), batch()).logits
+    torch.testing.assert_close(ours, model(**batch()).logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+@torch.no_grad()
+def test_masked_equals_physically_pruned(case):
+    model = tiny(case, attention="eager")
+    view, dense = view_of(model), model(**batch()).logits
+    masks = some_masks(view)
+    with masked(view, masks):
+        expected = model(**batch()).logits
+    scale = expected.abs().max()
+    assert (expected - dense).abs().max() > 0.05 * scale, "the mask does nothing, so the test proves nothing"
+    pruned = pruned_like(model, masks)
+    assert (pruned(**batch()).logits - expected).abs().max() <= 1e-9 * scale
+    view = view_of(pruned)
+    again = view.run(0, *view.enter(batch()), batch()).logits
+    assert (again - expected).abs().max() <= 1e-9 * scale
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+@torch.no_grad()
+def test_what_is_saved_is_what_was_pruned(case, tmp_path):
+    model = tiny(case, torch.float32, "eager")
+    pruned = become_pruned(pruned_like(model, some_masks(view_of(model))))
+    expected = pruned(**batch()).logits
+    save(pruned, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    loaded.set_attn_implementation("eager")
+    torch.testing.assert_close(loaded(**batch()).logits, expected, rtol=0, atol=1e-6)
+    save(pruned, tmp_path / "dense", format="dense")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "dense", attn_implementation="eager").eval()
+    assert type(stock) is type(model)
+    torch.testing.assert_close(stock(**batch()).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_units_own_what_goes_with_them(case):
+    """FLOPs and parameters of a unit, against what taking one away removes from the modules."""
+    model = tiny(case)
+    view, length = view_of(model), 10
+    flops, parameters = model_flops(view, length), layer_parameters(view)
+    for block in view.blocks:
+        per_unit = block.unit_flops(length), block.unit_parameters()
+        keep_units(block, torch.arange(block.units - 1))
+        assert model_flops(view, length) == pytest.approx(flops - per_unit[0])
+        assert layer_parameters(view) == parameters - per_unit[1]
+        flops, parameters = model_flops(view, length), layer_parameters(view)
+
+
+DECODERS = ("opt", "opt, norm last", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma")
+
+
+@pytest.mark.parametrize("case", DECODERS)
+@torch.no_grad()
+def test_generation_with_a_cache_equals_generation_without(case):
+    """The first layer has no head left: the cache that positions are counted by must not stay empty."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(case.partition(",")[0], **(SHAPE | CONFIGS[case]))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+    view = view_of(model)
+    pruned = become_pruned(pruned_like(model, some_masks(view)))
+    prompt = torch.randint(5, 99, (2, 4), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(prompt)
+    settings = dict(attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=None)
+    cached = pruned.generate(prompt, use_cache=True, **settings)
+    assert cached.tolist() == pruned.generate(prompt, use_cache=False, **settings).tolist()
+    assert cached.tolist() != model.generate(prompt, **settings).tolist()
