@@ -15,6 +15,7 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView
 from kprune.objectives import Objective
 from kprune.plan import Plan
+from kprune.precision import full_precision
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
 """The budgets of a method that reads of a budget its costs and its limit alone."""
@@ -129,9 +130,15 @@ class Method(ABC):
     budgets: ClassVar[frozenset[str]] = ANY_BUDGET
     version: ClassVar[int] = 1
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Make `prune` run in full precision, so that no method can forget to."""
+        super().__init_subclass__(**arguments)
+        if "prune" in vars(cls):
+            cls.prune = full_precision()(cls.prune)
+
     @abstractmethod
     def prune(self, job: Job) -> Outcome:
-        """Prune a copy of the job's model.
+        """Prune a copy of the job's model. It runs in full precision, whatever the caller has set.
 
         Raises:
             UserError: the model's family is not supported, or something measured is not finite.

@@ -2,7 +2,7 @@
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -12,5 +12,10 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 def frozen_view(model: nn.Module) -> nn.Module:
     """Return such a copy with the model's own weights in memory, for what is only read."""
-    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    return copy.deepcopy(model, shared | {id(b): b for b in model.buffers()}).eval()
+    shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
+
+
+def trackable(tensor: Tensor) -> Tensor:
+    """Return a tensor that gradients can flow past: a copy if it was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
