@@ -109,7 +109,7 @@ def output_rows(ffn: Block) -> Tensor:
 
 @torch.no_grad()
 def representative_ranking(rows: Tensor, sigma: float, alpha: float) -> tuple[Tensor, int]:
-    """R2: how much each row is needed to represent all rows in the space of a Gaussian kernel.
+    """Rank by R2: how much each row is needed to represent all rows in the space of a Gaussian kernel.
 
     `K_ij = exp(−‖x_i − x_j‖² / σ²)`, C starts at 1/N and is updated until ‖C' − C‖ ≤ α ‖C‖ (Frobenius); the score is
     diag(C). For distinct rows the limit is C = I, which ranks nothing: the score *is* the early-stopped iterate. An
@@ -131,7 +131,7 @@ def representative_ranking(rows: Tensor, sigma: float, alpha: float) -> tuple[Te
 
 
 def gaussian_kernel(rows: Tensor, sigma: float) -> Tensor:
-    """K [N, N] in the rows' precision; distances are taken in float64, where close rows do not cancel."""
+    """Return K [N, N] in the rows' precision; distances are taken in float64, where close rows do not cancel."""
     x = rows.double()
     squares = x.square().sum(dim=1)
     distances = (squares[:, None] + squares - 2 * x @ x.T).clamp_min_(0).fill_diagonal_(0)
@@ -139,7 +139,7 @@ def gaussian_kernel(rows: Tensor, sigma: float) -> Tensor:
 
 
 def convex_update(kernel: Tensor, c: Tensor) -> Tensor:
-    """C ∘ sqrt(K / (K C)), the multiplicative update that lowers ‖φ(X) − φ(X) C‖² and keeps C from going negative.
+    """Return C ∘ sqrt(K / (K C)), the multiplicative update that lowers ‖φ(X) − φ(X) C‖² and keeps C from going negative.
 
     Where K and K C underflow to zero, C goes to zero.
     """
@@ -149,7 +149,7 @@ def convex_update(kernel: Tensor, c: Tensor) -> Tensor:
 
 @torch.no_grad()
 def data_driven_ranking(view: ModelView, calibration: CalibrationSet) -> list[Tensor]:
-    """D2: `sqrt(Σ_t g_i(t)²)` of every neuron's activation g_i over real tokens, over its mean in the layer.
+    """Rank by D2: `sqrt(Σ_t g_i(t)²)` of every neuron's activation g_i over real tokens, over its mean in the layer.
 
     Returns:
         per FFN, [units] in float64 on the CPU.

@@ -35,7 +35,7 @@ class Tuning:
     stopped: str | None
 
     def details(self) -> dict[str, Any]:
-        """For the record of a result."""
+        """Return what goes on record."""
         largest = [None if s is None else s.abs().max().item() for s in self.scales]
         return {"mask_tuning_stopped": self.stopped, "largest_scale": largest}
 
@@ -43,7 +43,7 @@ class Tuning:
 def search_with_teacher(
     search: Callable[[Mapping[str, UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Masks within a budget, and those of the model to tune against: at the constraint √c, c being the share of the cost
+    """Return masks within a budget, and those of the model to tune against: at the constraint √c, c being the share of the cost
     of all units that is *kept*.
 
     Args:
@@ -119,7 +119,7 @@ def tune_masks(
 def teacher_residuals(
     student: Block, teacher: Block, states: Sequence[CalibrationState], tokens: Sequence[Tensor]
 ) -> LeastSquares:
-    """FᵀF and FᵀR of the student's features F and of R, what its units are to add so that its output with the residual
+    """Return FᵀF and FᵀR of the student's features F and of R, what its units are to add so that its output with the residual
     is the teacher's. The teacher's states move up on the way.
 
     An MHA has an intercept, one more feature that is 1 (and is dropped from the solution).
@@ -144,7 +144,7 @@ def teacher_residuals(
 
 
 def mask_values(squares: LeastSquares, block: Block, damping: float, max_scale: float) -> tuple[Tensor, str | None]:
-    """The fitted mask values [units] of a block in float64, and what is wrong with them, if anything."""
+    """Return the fitted mask values [units] of a block in float64, and what is wrong with them, if anything."""
     gram, cross = normal_equations(squares, block)
     values, failure = solve_scales(gram, cross, damping)
     values = values[: block.units]
@@ -154,7 +154,7 @@ def mask_values(squares: LeastSquares, block: Block, damping: float, max_scale: 
 
 
 def normal_equations(squares: LeastSquares, block: Block) -> tuple[Tensor, Tensor]:
-    """AᵀA [m, m] and Aᵀb [m] of `min ‖R − Σ_i m_i F_i W_iᵀ‖_F²` over one number m_i per unit, in float64.
+    """Return AᵀA [m, m] and Aᵀb [m] of `min ‖R − Σ_i m_i F_i W_iᵀ‖_F²` over one number m_i per unit, in float64.
 
     Column i of A is F_i W_iᵀ over all tokens and hidden dimensions, so its products with other columns are sums over
     unit blocks of FᵀF ∘ WᵀW. One feature more than the units have is the constant 1 of an intercept, which adds the
@@ -177,7 +177,7 @@ def normal_equations(squares: LeastSquares, block: Block) -> tuple[Tensor, Tenso
 
 
 def solve_scales(gram: Tensor, cross: Tensor, damping: float) -> tuple[Tensor, str | None]:
-    """m, of which x = m − 1 minimises `‖gram x − (cross − gram 1)‖² + damping² ‖x‖²`.
+    """Return m, of which x = m − 1 minimises `‖gram x − (cross − gram 1)‖² + damping² ‖x‖²`.
 
     This is what the authors run LSMR on, with its tolerances of 1e-6 and in float32. Here it is solved exactly in
     float64: gram is symmetric, so x = Λ / (Λ² + δ²) in its eigenbasis, which is the real part of (gram − iδ)⁻¹ applied

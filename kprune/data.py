@@ -55,7 +55,7 @@ class CalibrationSet:
         return sum(len(example["input_ids"]) for example in self.examples)
 
     def batches(self, by_length: bool = True) -> list[dict[str, Tensor]]:
-        """Padded batches on the CPU; sorted by length, so that little is padded, or in the order drawn."""
+        """Return padded batches on the CPU; sorted by length, so that little is padded, or in the order drawn."""
         examples = list(self.examples)
         if by_length:
             examples.sort(key=lambda example: len(example["input_ids"]))
@@ -63,7 +63,7 @@ class CalibrationSet:
         return [collate(examples[start : start + self.batch_size], self.pad_token_id) for start in starts]
 
     def steps(self, tokens: int) -> list[dict[str, Tensor]]:
-        """Padded batches of at most so many tokens, padding counted, of one example at least, whatever `batch_size` is.
+        """Return padded batches of at most so many tokens, padding counted, of one example at least, whatever `batch_size` is.
 
         In an order that is the examples' own, by length first, so that it does not matter in which they were drawn.
         """

@@ -16,7 +16,7 @@ class OutOfReach(UserError):
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
-    """What a foreign error says, in one line that is not too long; its kind where it says nothing."""
+    """Return what a foreign error says, in one line that is not too long; its kind if it says nothing."""
     return " ".join(str(error).split())[:length] or type(error).__name__
 
 

@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path, remedy: str = OTHER_FOLDER) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder` at the end; nothing is left of it where that is not reached.
+    """Give a folder to fill, which takes the place of `folder` at the end; nothing is left of it if that is not reached.
 
     Raises:
         UserError: it is not writable, or the disk full; with the remedy.

@@ -8,7 +8,7 @@ import transformers
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no load reports: what matters in them is checked and raised by the caller."""
+    """Show no progress bars and no load reports: what matters in them is checked and raised by the caller."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

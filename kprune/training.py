@@ -47,7 +47,7 @@ class Recipe:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """The optimizer's groups of a model's parameters: biases and norms are not decayed."""
+    """Return the optimizer's groups of a model's parameters: biases and norms are not decayed."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     return [
@@ -116,7 +116,7 @@ class Training:
                     pause, saved = self.save(state, pause)
 
     def update(self, batch: dict[str, Tensor]) -> float:
-        """One step of the optimizer; the loss before it."""
+        """Take one step of the optimizer, and return the loss before it."""
         factor = rate(self.step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * (1.0 if group["free"] else factor)
@@ -209,14 +209,14 @@ class Training:
             print(f"training goes on from step {self.step} of {self.steps}")
 
     def losses_on_record(self) -> list[tuple[int, float]]:
-        """The loss curve in at most `LOSS_POINTS` stretches: (last step, mean)."""
+        """Return the loss curve in at most `LOSS_POINTS` stretches: (last step, mean)."""
         stretch = max(1, math.ceil(len(self.seen) / LOSS_POINTS))
         parts = (self.seen[start : start + stretch] for start in range(0, len(self.seen), stretch))
         return [(min((i + 1) * stretch, len(self.seen)), sum(part) / len(part)) for i, part in enumerate(parts)]
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Entries named `prefix.` something, by that something."""
+    """Return the entries named `prefix.` something, by that something."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 
@@ -227,7 +227,7 @@ def rate(step: int, steps: int, warmup: float) -> float:
 
 
 def batch_order(examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of an epoch's batches: random, but of examples of like length."""
+    """Return the indices of an epoch's batches: random, but of examples of like length."""
     generator = torch.Generator().manual_seed(1000 * seed + epoch)
     order = torch.randperm(len(examples), generator=generator).tolist()
     batches = []

@@ -13,7 +13,7 @@ from kprune.objectives import Objective
 
 
 def mask_gradients_by_batch(view: ModelView, calibration: CalibrationSet, objective: Objective) -> list[Tensor]:
-    """Gradients of the task loss (the mean over a mini-batch) with respect to all masks at 1.
+    """Return gradients of the task loss (the mean over a mini-batch) with respect to all masks at 1.
 
     Mini-batches are taken as drawn, not by length: their make-up is part of the estimate.
 
@@ -48,5 +48,5 @@ def mask_gradients_by_batch(view: ModelView, calibration: CalibrationSet, object
 
 
 def importance(gradients: Tensor) -> Tensor:
-    """The diagonal of the Fisher information, Σ_batches g²: [units], from G [batches, units]."""
+    """Return the diagonal of the Fisher information, Σ_batches g²: [units], from G [batches, units]."""
     return gradients.square().sum(dim=0)

@@ -39,5 +39,5 @@ def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _by_importance(units: Tensor, gradients: Tensor) -> Tensor:
-    """The least important first."""
+    """Return units with the least important first."""
     return units[gradients[:, units].square().sum(dim=0).argsort(stable=True)]

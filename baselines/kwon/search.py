@@ -13,7 +13,9 @@ from kprune.solve.mask_search import ROUNDING
 def search(
     heads: Sequence[Tensor], neurons: Sequence[Tensor], head_cost: UnitCost, neuron_cost: UnitCost, budget: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """For every number of heads kept, the rest of the budget goes to the most important neurons; the split with the
+    """Search the split of the budget between heads and neurons with the largest total importance.
+
+    For every number of heads kept, the rest of the budget goes to the most important neurons; the split with the
     largest total importance is kept. Exact for a diagonal Fisher.
 
     Of splits with the same importance the one with the most heads is taken. What is left of the budget is therefore
@@ -51,7 +53,7 @@ def search(
 
 
 def _ranked(importance: Sequence[Tensor], free: int) -> tuple[Tensor, Tensor, int]:
-    """All blocks' units in the order they are taken, the `free` best of each block first.
+    """Return all blocks' units in the order they are taken, the `free` best of each block first.
 
     Returns:
         indices into the units of all blocks; the importance that 0, 1, 2, ... units beyond the free ones add up to;

@@ -31,18 +31,18 @@ def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: b
 
 
 def task_loss(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Tensor:
-    """The loss on a batch's labels."""
+    """Return the loss on a batch's labels."""
     logits = objective.read(_run(model, batch, bf16), batch["attention_mask"])
     return objective.loss(at_least_float32(logits), batch["labels"])
 
 
 def logit_loss(objective: Objective, student: Seen, teacher: Seen, temperature: float) -> Tensor:
-    """Mean divergence of the student's logits from the teacher's: KL(teacher ‖ student), or the squared error."""
+    """Return the mean divergence of the student's logits from the teacher's: KL(teacher ‖ student), or the squared error."""
     return objective.divergence(teacher.logits, student.logits, temperature).mean()
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
-    """Mean squared error over the real tokens and the hidden dimensions of two hidden states [B, T, d]."""
+    """Return the mean squared error over the real tokens and the hidden dimensions of two hidden states [B, T, d]."""
     return (at_least_float32(student[real]) - at_least_float32(teacher[real])).square().mean()
 
 
@@ -52,5 +52,5 @@ def _run(model: Callable, batch: dict[str, Tensor], bf16: bool, **settings):
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """bfloat16 is for products, not for sums."""
+    """Return a tensor in float32 if it is in bfloat16, which is for products, not for sums."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -38,7 +38,7 @@ class Trained:
     notes: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """For the result file."""
+        """Return what goes into the result file."""
         capped = self.examples < self.available
         return {"steps": self.steps, "epochs": self.epochs, "examples": self.examples, "capped": capped}
 
@@ -84,7 +84,7 @@ class Stages:
         settings: Hashable,
         notes: dict[str, Any] | None = None,
     ) -> nn.Module:
-        """A trained copy of `start`, which no budget changes: done once for the data or found in their workspace, and
+        """Return a trained copy of `start`, which no budget changes: done once for the data or found in their workspace, and
         its cost counted in full each time.
 
         Args:
@@ -104,12 +104,12 @@ class Stages:
         return learner
 
     def state_file(self, name: str, settings: Hashable) -> Path | None:
-        """Where a training with these settings keeps its state; None without a workspace."""
+        """Return where a training with these settings keeps its state; None without a workspace."""
         digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
         return self.data.workspace / f"{name}-{digest}.safetensors" if self.data.workspace else None
 
     def on_record(self) -> dict[str, Any]:
-        """What an outcome's details tell: steps, epochs, examples, whether capped; and the loss curves."""
+        """Return what an outcome's details tell: steps, epochs, examples, whether capped; and the loss curves."""
         return {
             "training": {name: trained.record() for name, trained in self.done.items()},
             "losses": {name: trained.losses for name, trained in self.done.items()},
@@ -147,7 +147,7 @@ def train(run: Training, description: str, state: Path | None, available: int) -
 
 
 def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
-    """At most `count` examples, drawn without replacement; all of them where None."""
+    """Return at most `count` examples, drawn without replacement; all of them if None."""
     if count is None or count >= len(examples):
         return examples
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
@@ -155,7 +155,7 @@ def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int)
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Names the pruned model that a training starts from."""
+    """Name the pruned model that a training starts from."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())

@@ -70,7 +70,7 @@ def eager(model: nn.Module, folder: Path) -> Model:
 
 
 def graph(model: nn.Module, folder: Path) -> Model:
-    """A CUDA graph: the kernels of a forward pass, started without Python."""
+    """Return a CUDA graph: the kernels of a forward pass, started without Python."""
 
     def at(*shape: int):
         batch, stream = random_batch(model, *shape), torch.cuda.Stream()
@@ -105,7 +105,7 @@ def compiled(model: nn.Module, folder: Path) -> Model:
 
 @functools.cache
 def one_arena() -> None:
-    """Dense and pruned sessions share their memory: with an arena each, batch 128 of 384 tokens needs more than 24 GB."""
+    """Let dense and pruned sessions share their memory: with an arena each, batch 128 of 384 tokens needs more than 24 GB."""
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
@@ -140,7 +140,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def timed(calls: list[Callable[[], Any]], device: torch.device, seconds: float) -> list[list[float]]:
-    """Milliseconds of the calls in turn, as many rounds as fit; a round before them warms up."""
+    """Return milliseconds of the calls in turn, as many rounds as fit; a round before them warms up."""
     first = alternate(calls, device, repeats=1, warm_up=1)
     round_seconds = sum(ms for (ms,) in first) / 1000
     further = min(int(seconds / round_seconds), rounds(device)[1]) - 1
@@ -148,13 +148,13 @@ def timed(calls: list[Callable[[], Any]], device: torch.device, seconds: float) 
 
 
 def available(device: torch.device, dtype: str) -> list[str]:
-    """The runtimes of a device; ONNX is in float32."""
+    """Return the runtimes of a device; ONNX is in float32."""
     names = ON_GPU if device.type == "cuda" else ON_CPU
     return [name for name in names if name != "onnx" or dtype == "float32"]
 
 
 def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[tuple[str, int, int]]:
-    """(runtime, batch, length) in the order measured: the goals, then by tokens."""
+    """Return (runtime, batch, length) in the order measured: the goals, then by tokens."""
     shapes = sorted(itertools.product(batches, lengths), key=lambda s: (s not in GOALS, s[0] * s[1]))
     goals, others = ([s for s in shapes if (s in GOALS) == goal] for goal in (True, False))
     return [(runtime, *shape) for part in (goals, others) for runtime in runtimes for shape in part]
@@ -212,7 +212,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def row(dense: list[float], pruned: list[float]) -> dict[str, Any]:
-    """What one pair of models adds to a cell."""
+    """Return what one pair of models adds to a cell."""
     ratios = [d / p for d, p in zip(dense, pruned, strict=True)]
     dense_ms, pruned_ms = statistics.median(dense), statistics.median(pruned)
     return {
@@ -234,7 +234,7 @@ def line(r: dict[str, Any]) -> str:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """What would fail after something has been measured.
+    """Check what would fail after something has been measured.
 
     Raises:
         UserError: an option is wrong, or the file can't be written.

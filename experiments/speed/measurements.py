@@ -31,7 +31,7 @@ def make_room(file: Path, columns: Sequence[str]) -> None:
 
 
 def read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a file, none where there is no file.
+    """Return the rows of a file; none if there is no file.
 
     Raises:
         UserError: the file is damaged or has other columns.

@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def random_model(shape: Shape) -> nn.Module:
-    """A sequence classifier with weights drawn with seed 0, in evaluation mode."""
+    """Return a sequence classifier with weights drawn with seed 0, in evaluation mode."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=shape.hidden,
@@ -45,13 +45,13 @@ def random_model(shape: Shape) -> nn.Module:
 
 
 def even_shares(shape: Shape, kept: float) -> tuple[list[float], list[float]]:
-    """The same share of heads and of neurons in every layer; whole heads are dealt out evenly."""
+    """Return the same share of heads and of neurons in every layer; whole heads are dealt out evenly."""
     edges = [round(kept * shape.heads * layer) for layer in range(shape.layers + 1)]
     return [(b - a) / shape.heads for a, b in zip(edges, edges[1:], strict=False)], [kept] * shape.layers
 
 
 def reference_shares(shape: Shape) -> tuple[list[float], list[float]]:
-    """Those of the MRPC reference, its layers stretched over this shape's."""
+    """Return those of the MRPC reference, its layers stretched over this shape's."""
     reference = yaml.safe_load((CONF / "allocation" / "mrpc_reference.yaml").read_text())
     source = [layer * len(reference["kept_heads"]) // shape.layers for layer in range(shape.layers)]
     return (
@@ -66,7 +66,7 @@ ALLOCATIONS = {"even": lambda shape: even_shares(shape, 0.2), "mrpc_reference": 
 def kept_counts(
     shape: Shape, allocation: str, sequence_length: int, grain: int = 1, reduction: float = 0.8
 ) -> tuple[list[int], list[int]]:
-    """Heads and neurons per layer: the allocation's heads, and its neurons scaled together to the FLOPs that are left.
+    """Return heads and neurons per layer: the allocation's heads, and its neurons scaled together to the FLOPs that are left.
 
     Neurons are multiples of `grain`, within the FLOPs.
     """
@@ -80,7 +80,7 @@ def kept_counts(
 
 
 def _dealt(shares: Sequence[float], room: int, most: int, grain: int) -> list[int]:
-    """At most `room` neurons by shares, in grains; what rounding down leaves goes to those who lost most by it."""
+    """Deal out at most `room` neurons by shares, in grains; what rounding down leaves goes to those who lost most by it."""
     exact = [share * room / sum(shares) for share in shares]
     dealt = [min(int(count // grain) * grain, most) for count in exact]
     for layer in sorted(range(len(exact)), key=lambda i: dealt[i] - exact[i]):
@@ -90,7 +90,7 @@ def _dealt(shares: Sequence[float], room: int, most: int, grain: int) -> list[in
 
 
 def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) -> nn.Module:
-    """A copy with the first so many heads and neurons of each layer: which ones makes no difference to the clock."""
+    """Return a copy with the first so many heads and neurons of each layer: which ones makes no difference to the clock."""
     pruned = copy.deepcopy(model)
     kept = {"heads": heads, "neurons": neurons}
     for block in view_of(pruned).blocks:
@@ -99,6 +99,6 @@ def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) ->
 
 
 def flops_ratio(dense: nn.Module, pruned: nn.Module, sequence_length: int) -> float:
-    """How many times fewer FLOPs the pruned model has at a length."""
+    """Return how many times fewer FLOPs the pruned model has at a length."""
     a, b = (model_flops(view_of(model), sequence_length) for model in (dense, pruned))
     return a / b

@@ -18,7 +18,7 @@ __all__ = ["EvaluationSet", "Task", "build_task"]
 
 
 def build_task(settings: dict[str, Any]) -> Task:
-    """The task of a config: `kind` picks the class; `finetuning` is the recipe's; the others are its constructor's arguments.
+    """Build the task of a config: `kind` picks the class; `finetuning` is the recipe's; the others are its constructor's arguments.
 
     Raises:
         UserError: the kind is unknown, or a setting is wrong.

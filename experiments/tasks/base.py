@@ -36,11 +36,11 @@ class EvaluationSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Of tokens and gold: the same for two models that are scored on the same items."""
+        """Return the hash of tokens and gold: the same for two models that are scored on the same items."""
         return hashlib.sha256(json.dumps([list(self.examples), list(self.gold)]).encode()).hexdigest()
 
     def predictions(self, logits: list[Tensor]) -> Predictions:
-        """Of each item; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
+        """Return what is predicted for each item; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
         raise NotImplementedError
 
     def score(self, logits: list[Tensor]) -> float:
@@ -82,11 +82,11 @@ class Task:
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of the head: classes, 1 for regression, None for spans."""
+        """Return the outputs of the head: classes, 1 for regression, None for spans."""
         return None if self.label_names is None else len(self.label_names)
 
     def training(self, tokenizer) -> Sequence[Example]:
-        """The labelled training set, tokenised once per tokenizer.
+        """Return the labelled training set, tokenised once per tokenizer.
 
         Raises:
             UserError: the data are not to be had, or a column or label is wrong.
@@ -94,7 +94,7 @@ class Task:
         return self._once(tokenizer, "training", self.tokenise_training)
 
     def evaluation(self, tokenizer) -> EvaluationSet:
-        """The evaluation set, tokenised once per tokenizer.
+        """Return the evaluation set, tokenised once per tokenizer.
 
         Raises:
             UserError: the data are not to be had, or a column or label is wrong.

@@ -16,7 +16,7 @@ SPLIT_SEED = 0
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
-    """Line by line: pandas' own reader turns columns with certain names into dates."""
+    """Read line by line: pandas' own reader turns columns with certain names into dates."""
     with path.open(encoding="utf-8") as lines:
         return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
 
@@ -103,7 +103,7 @@ class CustomTask(TextTask):
 
     @cached_property
     def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Training and evaluation rows; their index counts the rows of the file."""
+        """Return training and evaluation rows; their index counts the rows of the file."""
         train = self._train_frame
         if self.evaluation_file:
             return train, read_table(self.evaluation_file, [*self.text, self.label])
@@ -142,7 +142,7 @@ class CustomTask(TextTask):
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """The rows of a CSV, JSON-lines or parquet file, the index counting them from 1, without a CSV file's header.
+    """Return the rows of a CSV, JSON-lines or parquet file, the index counting them from 1, without a CSV file's header.
 
     Raises:
         UserError: no such file, of another kind, unreadable, empty, or without one of `columns`.
@@ -173,7 +173,7 @@ def _missing(label, row: int, path: Path) -> None:
 
 
 def _class_name(label, row: int, path: Path) -> str:
-    """A label as text; 1.0, which a file makes of 1, is 1. A negative number marks unlabelled rows by convention."""
+    """Return a label as text; 1.0, which a file makes of 1, is 1. A negative number marks unlabelled rows by convention."""
     _missing(label, row, path)
     if isinstance(label, (float, np.floating)) and float(label).is_integer():
         label = int(label)

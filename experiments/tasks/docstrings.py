@@ -59,7 +59,7 @@ class Library:
     names: Sequence[str]
 
     def folder(self) -> Path:
-        """The sources.
+        """Return the folder of the sources.
 
         Raises:
             UserError: the library is not installed.
@@ -114,12 +114,12 @@ class DocstringsTask(TextTask):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that the paragraphs are taken from."""
+        """Return versions of the libraries that the paragraphs are taken from."""
         return {label: library.version() for label, library in self.libraries.items()}
 
     @property
     def record(self) -> dict:
-        """What the data were built from: versions of the libraries, number of modules and paragraphs per split."""
+        """Return what the data were built from: versions of the libraries, number of modules and paragraphs per split."""
         return self._data["record"]
 
     def training_table(self) -> Table:
@@ -134,7 +134,7 @@ class DocstringsTask(TextTask):
 
     @cached_property
     def _data(self) -> dict:
-        """{"record": ..., "train": {"text": [...], "label": [...], "module": [...]}, "evaluation": ...}."""
+        """Return {"record": ..., "train": {"text": [...], "label": [...], "module": [...]}, "evaluation": ...}."""
         built_from = {
             "format": FORMAT,
             "versions": self.versions,
@@ -182,7 +182,7 @@ class DocstringsTask(TextTask):
 
 
 def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
-    """First paragraphs of the docstrings in a folder of sources; `job` is the class, the folder, the module's name.
+    """Return the first paragraphs of the docstrings in a folder of sources; `job` is the class, the folder, the module's name.
 
     Files are read in the order of their modules' hashes until there is enough.
     """
@@ -214,7 +214,7 @@ def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
 
 
 def first_paragraphs(tree: ast.Module) -> list[str]:
-    """The docstrings of a module, its classes and functions, up to the first empty line, on one line each."""
+    """Return the docstrings of a module, its classes and functions, up to the first empty line, on one line each."""
     texts = []
     statements: list[ast.AST] = [tree]
     while statements:  # ast.walk would visit every expression, too
@@ -231,7 +231,7 @@ def first_paragraphs(tree: ast.Module) -> list[str]:
 
 
 def masker(names: Sequence[str]) -> Callable[[str], str]:
-    """A function that puts MASK in place of the names: long ones anywhere, short ones as words of their own."""
+    """Return a function that puts MASK in place of the names: long ones anywhere, short ones as words of their own."""
     ordered = sorted(map(re.escape, names), key=len, reverse=True)
     anywhere = [name for name in ordered if len(name) >= 4]
     alone = [rf"(?<![a-z]){name}(?![a-z])" for name in ordered if len(name) < 4]
@@ -240,7 +240,7 @@ def masker(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def plain_words(text: str) -> list[str]:
-    """Words of prose; identifiers and numbers, which is where near-copies differ, are left out."""
+    """Return words of prose; identifiers and numbers, which is where near-copies differ, are left out."""
     return [
         word.lower()
         for word in re.findall(r"[^\s/,;:()\[\]=\"'`*]+", text)
@@ -249,7 +249,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
-    """One of the paragraphs that have the same words, and none of those that two libraries share."""
+    """Return one of the paragraphs that have the same words, and none of those that two libraries share."""
     by_words = defaultdict(list)
     for paragraph in paragraphs:
         by_words[" ".join(plain_words(paragraph.text))].append(paragraph)
@@ -257,7 +257,7 @@ def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
 
 
 def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, list[Paragraph]]:
-    """Whole modules go to one side, in the order of their names' hashes, until evaluation has its share of a library."""
+    """Split whole modules to one side each, in the order of their names' hashes, until evaluation has its share of a library."""
     by_library = defaultdict(lambda: defaultdict(list))
     for paragraph in paragraphs:
         by_library[paragraph.label][paragraph.module].append(paragraph)
@@ -274,7 +274,7 @@ def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, l
 
 
 def without_near_copies(paragraphs: list[Paragraph], training: list[Paragraph]) -> list[Paragraph]:
-    """Those of which less than half the runs of SHINGLE words occur in training."""
+    """Return those of which less than half the runs of SHINGLE words occur in training."""
     seen = {run for paragraph in training for run in shingles(paragraph.text)}
     kept = []
     for paragraph in paragraphs:

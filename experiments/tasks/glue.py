@@ -76,7 +76,7 @@ class GlueTask(TextTask):
 
 
 def split_with_columns(data: DatasetDict, source: str, split: str, columns: list[str]):
-    """One split of `data`.
+    """Return one split of `data`.
 
     Raises:
         UserError: there is no such split, or it lacks one of `columns`.

@@ -146,7 +146,7 @@ class SpanEvaluation(EvaluationSet):
         return Predictions("f1", metrics.squad(self.texts(logits), self.answers, self.no_answers)[1])
 
     def texts(self, logits: list[Tensor]) -> list[str]:
-        """The answer to each question: the best span of its windows, or "" where there is none to be had, or where
+        """Return the answer to each question: the best span of its windows, or "" where there is none to be had, or where
         "no answer" scores higher (2.0; its score is the lowest of the windows', as in the reference implementation)."""
         score, begin, end = best_spans(logits, self.windows, self.max_answer_length)
         null = np.array([float(row[0, w.cls] + row[1, w.cls]) for row, w in zip(logits, self.windows, strict=True)])
@@ -162,7 +162,7 @@ class SpanEvaluation(EvaluationSet):
 def windows(
     tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> Iterator[Window]:
-    """Windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared."""
+    """Return windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared."""
     for start in range(0, len(questions), CHUNK):
         # Some questions begin with much white space, which would leave no room for the paragraph.
         encoded = tokenizer(
@@ -187,7 +187,7 @@ def windows(
 
 
 def answer_tokens(window: Window, begin: int | None, end: int | None) -> tuple[int, int]:
-    """First and last token of the answer at characters [begin, end); [CLS] twice where the window does not hold it."""
+    """Return the first and last token of the answer at characters [begin, end); [CLS] twice if the window does not hold it."""
     offsets = window.offsets
     if begin is None or len(offsets) == 0 or begin < offsets[0, 0] or end > offsets[-1, 1]:
         return window.cls, window.cls

@@ -92,7 +92,7 @@ class TextTask(Task):
         return TextEvaluation(self.evaluation_split, examples, labels, self.metric)
 
     def checked_labels(self, table: Table) -> list[int | float]:
-        """The labels as the loss wants them: class numbers, or finite values.
+        """Return the labels as the loss wants them: class numbers, or finite values.
 
         Raises:
             UserError: a label is missing or out of range; the message names its row, counted from 0.
@@ -128,7 +128,7 @@ class TextEvaluation(EvaluationSet):
 
 
 def tokenise(tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[Example]:
-    """Examples of one column of texts or of two, the longer text of a pair cut first."""
+    """Return examples of one column of texts or of two, the longer text of a pair cut first."""
     examples: list[Example] = []
     for start in range(0, len(texts[0]), CHUNK):
         columns = [list(column[start : start + CHUNK]) for column in texts]

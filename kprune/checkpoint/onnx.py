@@ -85,7 +85,7 @@ def export_onnx(model: nn.Module, file: str | Path) -> Path:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter warns of packages that it would use for other models."""
+    """Silence the exporter, which warns of packages that it would use for other models."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

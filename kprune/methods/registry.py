@@ -143,7 +143,7 @@ WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a plain value is of a field's type. Of a Literal, the class itself says which words it takes."""
+    """Tell whether a plain value is of a field's type. Of a Literal, the class itself says which words it takes."""
     if get_origin(kind) in (Union, UnionType):
         return any(fits(value, option) for option in get_args(kind))
     if get_origin(kind) is Sequence:

@@ -60,7 +60,7 @@ def features_and_gradients(
     batch: dict[str, Tensor],
     losses: Callable[..., Sequence[Tensor]],
 ) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-    """Features f of every block from `start` up and the gradients of one or more losses with respect to them.
+    """Return features f of every block from `start` up and the gradients of one or more losses with respect to them.
 
     A mask m multiplies a unit's features, so its derivative at m = 1 is the sum of f ∂loss/∂f over the unit's columns
     and the tokens; `mask_gradients` adds up the tokens.
@@ -81,7 +81,7 @@ def features_and_gradients(
 
 
 def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Per node, the gradient of every one of some scalars of the same graph; without nodes there is no graph."""
+    """Return, per node, the gradient of every one of some scalars of the same graph; without nodes there is no graph."""
     if not nodes or not values:
         return [()] * len(nodes)
     last = len(values) - 1
@@ -90,5 +90,5 @@ def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[T
 
 
 def mask_gradients(features: Tensor, gradient: Tensor, width: int) -> Tensor:
-    """Gradients of one mask per dimension, for each example: [B, units, width] in float64."""
+    """Return gradients of one mask per dimension, for each example: [B, units, width] in float64."""
     return (features * gradient).sum(dim=1).double().unflatten(-1, (-1, width))

@@ -24,7 +24,7 @@ def add_lower(gram: Tensor, features: Tensor, weighted: Tensor) -> None:
 
 
 def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
-    """Cholesky factor of a Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
+    """Return the Cholesky factor of a Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
 
     Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2. The factor of
     a matrix of zeros is the identity.
@@ -90,11 +90,11 @@ class LeastSquares:
 
     @property
     def gram(self) -> Tensor:
-        """Σ w f fᵀ [n, n], whole."""
+        """Return Σ w f fᵀ [n, n], whole."""
         return self.lower.tril() + self.lower.tril(-1).T
 
     def centred(self) -> "LeastSquares":
-        """The same problem with the best constant c taken out of it; itself where no token has weight."""
+        """Return the same problem with the best constant c taken out of it; itself if no token has weight."""
         if not self.weight:
             return self
         mean = self.features / self.weight
@@ -108,26 +108,26 @@ class LeastSquares:
         )
 
     def of(self, columns: Tensor) -> "LeastSquares":
-        """The problem with some of the features alone, [k] sorted indices."""
+        """Return the problem with some of the features alone, [k] sorted indices."""
         lower = self.lower[columns[:, None], columns]
         return replace(self, lower=lower, cross=self.cross[columns], features=self.features[columns])
 
     def constant(self, weight: Tensor) -> Tensor:
-        """The best constant c [d] for a matrix W [d, n]."""
+        """Return the best constant c [d] for a matrix W [d, n]."""
         return (self.targets - weight @ self.features) / self.weight
 
     @property
     def dead(self) -> bool:
-        """Whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
+        """Tell whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
         return bool(self.lower.diagonal().sum() <= 0)
 
     def solve(self, ridge: float) -> tuple[Tensor, float]:
-        """W [d, n] in float64, zero where features are, and the ridge that was used; see `ridged_cholesky`."""
+        """Return W [d, n] in float64, zero for features that are zero, and the ridge that was used; see `ridged_cholesky`."""
         factor, ridge = ridged_cholesky(self.lower, ridge)
         return torch.cholesky_solve(self.cross, factor).T, ridge
 
     def solve_float32(self) -> Tensor:
-        """W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.
+        """Return W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.
 
         Raises:
             UserError: the equations or their solution are not finite, as where a square is too large for float32 or, by

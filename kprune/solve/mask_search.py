@@ -12,7 +12,7 @@ ROUNDING = 1e-12
 
 
 def cost_of_each(scores: Sequence[Tensor], costs: Sequence[UnitCost]) -> Tensor:
-    """What every unit adds if each block's are taken in the order of their scores: [units of all blocks]."""
+    """Return what every unit adds if each block's are taken in the order of their scores: [units of all blocks]."""
     added = []
     for s, cost in zip(scores, costs, strict=True):
         of_sublayer = torch.empty(len(s), dtype=torch.float64)
@@ -22,7 +22,7 @@ def cost_of_each(scores: Sequence[Tensor], costs: Sequence[UnitCost]) -> Tensor:
 
 
 def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float, strict: bool = False) -> float:
-    """The lowest ν for which the units with score ≥ ν fit the budget (Algorithm 1); inf where none fit.
+    """Return the lowest ν for which the units with score ≥ ν fit the budget (Algorithm 1); inf if none fits.
 
     Args:
         scores: per block, [units] scores, already divided by the cost of a unit.
@@ -54,7 +54,7 @@ def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
 def search(
     scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float, fill_budget: bool = True, strict: bool = False
 ) -> tuple[Tensor, float]:
-    """The mask of the first block given, searched over it and all blocks above it.
+    """Return the mask of the first block given, searched over it and all blocks above it.
 
     Returns:
         mask [units] (bool, True = kept) of `scores[0]`, and the threshold ν.
@@ -68,7 +68,7 @@ def search(
 
 
 def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[Tensor]:
-    """Masks of all blocks at once: units in the order of their scores, each kept if it still fits the budget.
+    """Choose the masks of all blocks at once: units in the order of their scores, each kept if it still fits the budget.
 
     What is left of the budget is less than any further unit would add.
 

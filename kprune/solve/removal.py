@@ -35,7 +35,7 @@ class Removal:
     errors: Tensor
 
     def kept(self, count: int) -> Tensor:
-        """The `count` units that are removed last, sorted."""
+        """Return the `count` units that are removed last, sorted."""
         return self.order[len(self.order) - count :].sort().values
 
 
@@ -80,7 +80,7 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
 
 
 def unit_errors(inverse: Tensor, root: Tensor, width: int) -> Tensor:
-    """Δ of every unit present if it alone were removed: [units]."""
+    """Return Δ of every unit present if it alone were removed: [units]."""
     if width == 1:
         return root.square().sum(dim=0) / inverse.diagonal()
     units = len(inverse) // width

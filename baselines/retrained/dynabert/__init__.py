@@ -60,7 +60,7 @@ class DynaBERT(Method):
     budgets = frozenset({"flops"})
 
     def shapes(self, depths: Sequence[float]) -> list[Shape]:
-        """All sub-networks, the largest first, as the paper's training goes through them."""
+        """Return all sub-networks, the largest first, as the paper's training goes through them."""
         return [Shape(w, d) for d in sorted(depths, reverse=True) for w in sorted(self.widths, reverse=True)]
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
@@ -172,7 +172,7 @@ class DynaBERT(Method):
         return losses
 
     def depth_losses(self, shared: nn.Module, width_stage: nn.Module, objective: Objective) -> Callable:
-        """Of every width and depth against DynaBERT_w at that width; layer by layer where the depth keeps one."""
+        """Return the losses of every width and depth against DynaBERT_w at that width, by every layer that the depth keeps."""
         width_stage, count = frozen_copy(width_stage), len(view_of(shared).encoder.layer)
         teachers = {shape.width: Subnetwork(width_stage, shape) for shape in self.shapes([1.0])}
         networks = {shape: Subnetwork(shared, shape) for shape in self.shapes(self.depths)}
@@ -190,7 +190,7 @@ class DynaBERT(Method):
         return losses
 
     def task_losses(self, shared: nn.Module, objective: Objective) -> Callable:
-        """Of every sub-network on the labels."""
+        """Return the losses of every sub-network on the labels."""
         networks = [Subnetwork(shared, shape) for shape in self.shapes(self.depths)]
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:

@@ -59,14 +59,14 @@ WITHOUT_COST = ("magnitude", "random")
 
 
 def default_methods() -> list[str]:
-    """Every method that prunes in one go, and the two that they are compared with."""
+    """Return every method that prunes in one go, and the two that they are compared with."""
     retrained = {name for name in METHODS if "recipe" in file_settings("method", name)}
     methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained]
     return [*BESIDE_METHODS, *methods]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
-    """What a process of its own reports.
+    """Return what a process of its own reports.
 
     Raises:
         UserError: it fails.
@@ -81,7 +81,7 @@ def measured(shape: str, tokens: int, method: str, threads: int | None, device: 
 
 
 def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ratios to the floor and to the whole-model way, where these were measured for the same shape and tokens."""
+    """Return ratios to the floor and to the whole-model way, if these were measured for the same shape and tokens."""
     by_key = {(r["shape"], r["tokens"], r["method"]): r for r in rows}
     for r in rows:
         for name in ("floor", "whole_model"):
@@ -97,7 +97,7 @@ def line(r: dict[str, Any]) -> str:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """What would fail after other rows have been measured.
+    """Check what would fail after other rows have been measured.
 
     Raises:
         UserError: a shape, method, number of tokens or of threads is wrong, or the file can't be written.

@@ -34,7 +34,7 @@ FORWARDS = 3
 
 
 def random_calibration(tokens: int, largest: int) -> CalibrationSet:
-    """Examples of random tokens, lengths and labels with about `tokens` tokens, the same ones every time."""
+    """Return examples of random tokens, lengths and labels with about `tokens` tokens, the same ones every time."""
     generator = np.random.default_rng(0)
     lengths = generator.normal(MEAN_LENGTH, DEVIATION, round(tokens / MEAN_LENGTH)).clip(SHORTEST, LONGEST).astype(int)
     rows = [
@@ -44,7 +44,7 @@ def random_calibration(tokens: int, largest: int) -> CalibrationSet:
 
 
 def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[float]:
-    """A few dense forward passes over all batches, sorted by length, without hooks or gradients."""
+    """Time a few dense forward passes over all batches, sorted by length, without hooks or gradients."""
     batches, seconds = [model_inputs(on_device(batch, model.device)) for batch in batches], []
     with torch.inference_mode():
         for _ in range(FORWARDS):
@@ -56,7 +56,7 @@ def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) ->
 
 
 def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
-    """Gram matrices over all tokens and solves, every block at the share of its units that is kept."""
+    """Time Gram matrices over all tokens and solves, every block at the share of its units that is kept."""
     seconds = 0.0
     torch.linalg.cholesky(torch.eye(2, dtype=torch.float64, device=model.device))  # a GPU's first solve sets things up
     states = calibration_states(view_of(model), calibration.batches())
@@ -73,13 +73,13 @@ def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
 
 
 def floor_units(model: nn.Module, calibration: CalibrationSet, forward: float) -> float:
-    """Forwards that the exact method can't do without: from each of L blocks up a forward and an input-only
+    """Return the forwards that the exact method can't do without: from each of L blocks up a forward and an input-only
     backward pass as dear, in all L + 1; one for the teacher, one for moving the student; Gram matrices and solves."""
     return len(view_of(model).blocks) + 3 + solve_seconds(model, calibration) / forward
 
 
 def resident_mb(device: torch.device) -> float:
-    """What the process holds now, of the GPU's memory where the model is there."""
+    """Return what the process holds now; of the GPU's memory if the model is there."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 1e6
     with open("/proc/self/statm") as pages:
@@ -87,14 +87,14 @@ def resident_mb(device: torch.device) -> float:
 
 
 def peak_mb(device: torch.device) -> float:
-    """The most that it ever held."""
+    """Return the most that it ever held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[str, Any]:
-    """Seconds, dense forwards, memory and stages of a method."""
+    """Measure the seconds, dense forwards, memory and stages of a method."""
     model = random_model(SHAPES[shape]).to(device)
     calibration = random_calibration(tokens, model.config.vocab_size)
     batches = calibration.batches()

@@ -89,7 +89,7 @@ class WholeModel(Method):
 
     @staticmethod
     def tune(block: Block, kept: Tensor, features: Tensor, targets: Tensor) -> None:
-        """Float32 normal equations over the features kept."""
+        """Solve float32 normal equations over the features kept."""
         columns = unit_columns(kept, block.width)
         keep_units(block, kept)
         if len(kept):

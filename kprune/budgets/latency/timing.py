@@ -14,14 +14,14 @@ from kprune.models.view import longest_input, model_inputs
 
 
 def rounds(device: torch.device) -> tuple[int, int]:
-    """How many pass unmeasured and how many are measured: a GPU's take milliseconds, and single ones of them scatter."""
+    """Return how many rounds pass unmeasured and how many are measured: a GPU's take milliseconds, and single ones of them scatter."""
     return (10, 51) if device.type == "cuda" else (2, 9)
 
 
 def alternate(
     calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int | None = None, warm_up: int | None = None
 ) -> list[list[float]]:
-    """Milliseconds of each call, every call once in each of `repeats` rounds after `warm_up` unmeasured ones (`rounds`)."""
+    """Return milliseconds of each call, every call once in each of `repeats` rounds after `warm_up` unmeasured ones (`rounds`)."""
     unmeasured, measured = rounds(device)
     warm_up = unmeasured if warm_up is None else warm_up
     repeats = measured if repeats is None else repeats
@@ -38,7 +38,7 @@ def alternate(
 
 
 def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
-    """What a model's forward takes: random tokens without padding, the same for the same shape.
+    """Return what a model's forward takes: random tokens without padding, the same for the same shape.
 
     Raises:
         UserError: the model reads no sequence as long.
@@ -55,7 +55,7 @@ def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dic
 
 
 def measure_latency(dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Any]:
-    """Median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
+    """Measure the median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
 
     Returns:
         device, batch_size, sequence_length, threads, dense_ms, pruned_ms, speedup (the ratio of the medians) and
@@ -85,7 +85,7 @@ def now(device: torch.device) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """Of the GPU or the CPU, as its maker calls it."""
+    """Return the name of the GPU or the CPU, as its maker calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

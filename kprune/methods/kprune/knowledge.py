@@ -47,7 +47,7 @@ class Knowledge:
     representational: list[Tensor]
 
     def without_lowest(self) -> "Knowledge":
-        """That of the blocks above the lowest."""
+        """Return that of the blocks above the lowest."""
         return Knowledge(self.predictive[1:], self.representational[1:])
 
 

@@ -64,7 +64,7 @@ def descend(
     epochs: int,
     lr: float,
 ) -> None:
-    """`epochs` times a step per batch, each time in another order."""
+    """Take a step per batch `epochs` times, each time in another order."""
     tokens = sum(state.real.sum().item() for state, _ in batches)
     optimiser = torch.optim.Adam(parameters, lr, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * len(batches))
@@ -82,12 +82,12 @@ def descend(
 
 
 def missing(block: Block, state: CalibrationState) -> Tensor:
-    """X_T + Sub_T(X_T) − X_S − Sub_S(X_S), [B, T, d]."""
+    """Return X_T + Sub_T(X_T) − X_S − Sub_S(X_S), [B, T, d]."""
     return state.teacher - state.student - block.update(state.student, state.context)
 
 
 def error(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor) -> Tensor:
-    """The sum of `refit` over a state's tokens, M = RᵀR its metric: a scalar. `weights` are 0 at padding."""
+    """Return the sum of `refit` over a state's tokens, M = RᵀR its metric: a scalar. `weights` are 0 at padding."""
     m = missing(block, state)
     return (weights * (m @ metric * m).sum(dim=-1)).sum()
 
