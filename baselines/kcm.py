@@ -141,7 +141,7 @@ def gaussian_kernel(rows: Tensor, sigma: float) -> Tensor:
 def convex_update(kernel: Tensor, c: Tensor) -> Tensor:
     """Return C ∘ sqrt(K / (K C)), the multiplicative update that lowers ‖φ(X) − φ(X) C‖² and keeps C from going negative.
 
-    Where K and K C underflow to zero, C goes to zero.
+    If K and K C underflow to zero, C goes to zero.
     """
     ratio = (kernel @ c).clamp_min_(torch.finfo(c.dtype).tiny).reciprocal_().mul_(kernel)
     return ratio.sqrt_().mul_(c)

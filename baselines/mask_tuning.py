@@ -27,8 +27,8 @@ from kprune.streams import CalibrationState, calibration_states
 class Tuning:
     """What came out.
 
-    scales: the mask values of every block's kept units, [units] in float64; None where they stayed at 1.
-    stopped: why and where the tuning ended before the top; None where it did not.
+    scales: the mask values of every block's kept units, [units] in float64; None if they stayed at 1.
+    stopped: why and where the tuning ended before the top; None if it did not.
     """
 
     scales: list[Tensor | None]
@@ -88,7 +88,7 @@ def tune_masks(
     """Fit every block's mask values so that its output with the residual matches the teacher's; fold them in.
 
     Both models' states move up together, the student's through what is tuned already. The last FFN is fitted on the
-    tokens that the head reads (for a classifier, the first). Where the solver fails or a value is larger than
+    tokens that the head reads (for a classifier, the first). If the solver fails or a value is larger than
     `max_scale`, this and all further blocks keep their masks at 1.
 
     Args:

@@ -10,15 +10,15 @@ from torch import Tensor
 from kprune.errors import UserError
 
 Example = dict[str, Any]
-"""One tokenised example: `input_ids` and, where the model reads them, `token_type_ids` (lists of int, unpadded), and
-`label` (int, float, or (start, end) for spans) where labels are handed out."""
+"""One tokenised example: `input_ids` and, if the model reads them, `token_type_ids` (lists of int, unpadded), and
+`label` (int, float, or (start, end) for spans) if labels are handed out."""
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
     """Pad examples on the right to the longest of them.
 
-    Returns tensors [B, T] `input_ids`, `attention_mask` and, where present, `token_type_ids`; `labels` [B] or [B, 2]
-    where the examples carry a label.
+    Returns tensors [B, T] `input_ids`, `attention_mask` and, if present, `token_type_ids`; `labels` [B] or [B, 2]
+    if the examples carry a label.
     """
     length = max(len(example["input_ids"]) for example in examples)
     batch = {}

@@ -21,7 +21,11 @@ def one_line(error: BaseException, length: int = 200) -> str:
 
 
 def check_words(settings: Any) -> None:
-    """Raises a UserError where a dataclass has a word that its field, a Literal, does not allow."""
+    """Check that a dataclass has only words that its fields, if they are Literals, allow.
+
+    Raises:
+        UserError: one does not.
+    """
     for entry in fields(settings):
         value, allowed = getattr(settings, entry.name), get_args(entry.type)
         if get_origin(entry.type) is Literal and value not in allowed:
@@ -29,22 +33,38 @@ def check_words(settings: Any) -> None:
 
 
 def check_positive(**settings: float) -> None:
-    """Raises a UserError where a setting is not a number above 0."""
+    """Check that settings are numbers above 0.
+
+    Raises:
+        UserError: one is not.
+    """
     _check("a number above 0", settings, lambda value: isinstance(value, (int, float)) and 0 < value < float("inf"))
 
 
 def check_not_negative(**settings: float) -> None:
-    """Raises a UserError where a setting is not a number, 0 or above."""
+    """Check that settings are numbers, 0 or above.
+
+    Raises:
+        UserError: one is not.
+    """
     _check("0 or a number above", settings, lambda value: isinstance(value, (int, float)) and 0 <= value < float("inf"))
 
 
 def check_count(**settings: int) -> None:
-    """Raises a UserError where a setting is not a whole number above 0."""
+    """Check that settings are whole numbers above 0.
+
+    Raises:
+        UserError: one is not.
+    """
     _check("a whole number above 0", settings, lambda value: isinstance(value, int) and value >= 1)
 
 
 def check_whole(**settings: int) -> None:
-    """Raises a UserError where a setting is not a whole number, 0 or above."""
+    """Check that settings are whole numbers, 0 or above.
+
+    Raises:
+        UserError: one is not.
+    """
     _check("a whole number, 0 or above", settings, lambda value: isinstance(value, int) and value >= 0)
 
 

@@ -61,10 +61,10 @@ class Training:
 
     Args:
         learner: all that is trained, and nothing else; its parameters that ask for gradients are.
-        groups: the optimizer's parameter groups with their own `lr`; `parameter_groups` where None. With `free` set, a
+        groups: the optimizer's parameter groups with their own `lr`; `parameter_groups` if None. With `free` set, a
             group's rate is constant and its gradient not clipped.
         notes: plain values that belong to the run; a state on disk brings its own.
-        adjust: what to lower where the loss is not finite, for the message.
+        adjust: what to lower if the loss is not finite, for the message.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ def search(
     largest total importance is kept. Exact for a diagonal Fisher.
 
     Of splits with the same importance the one with the most heads is taken. What is left of the budget is therefore
-    less than the cost of one more unit. Where units are free up to some number, every block pays the base cost and
+    less than the cost of one more unit. If units are free up to some number, every block pays the base cost and
     keeps its best ones of that number. (The authors' loop starts at one head, and for a latency takes the heads' cost
     off the budget again at every step; this one starts at none and does not.)
 

@@ -43,10 +43,10 @@ class CoFi(Method):
     and four of its layers, each matched to that layer of the student that is closest (a linear map, the identity at
     first, between them) among those whose FFN is there; in fine-tuning among all.
 
-    Departures from the paper: the hidden dimension is left whole (no masks on it), and sparsity is of FLOPs where the
+    Departures from the paper: the hidden dimension is left whole (no masks on it), and sparsity is of FLOPs while the
     paper's is of parameters. The student starts as the fine-tuned model, the paper's as the pre-trained one, so that its
     epochs without masks have little to learn. A masked block keeps its output bias. After training, units are kept by
-    the probability that their masks are open until the budget is full, so that it is met to less than a head; where the
+    the probability that their masks are open until the budget is full, so that it is met to less than a head; if the
     masks' own expectation is further from it than `MISSED`, as after too few steps, that is printed. The optimizer is not
     started afresh when the masks set in, embeddings are trained, fine-tuning has the pruning's batches and decaying rate,
     and the last step counts, not the best on the development set. A training serves one reduction, since the target is in
@@ -138,7 +138,7 @@ class CoFi(Method):
         return losses
 
     def distillation(self, teacher: nn.Module, objective: Objective) -> Callable:
-        """Return the loss of a student on a batch, given its masks (None where it has none)."""
+        """Return the loss of a student on a batch, given its masks (None if it has none)."""
 
         def loss(student: "Student", batch: dict[str, Tensor], masks: Sequence[Tensor] | None) -> Tensor:
             with torch.no_grad():
@@ -254,7 +254,7 @@ def expected_reduction(masks: L0Masks, view: ModelView, budget: FlopsBudget) -> 
 def extract(model: nn.Module, masks: L0Masks, budget: FlopsBudget) -> list[list[int]]:
     """Prune the model in place to the budget, its units by the probability of an open mask.
 
-    A kept unit's deterministic mask becomes a factor of its columns of the output projection. Where that mask is 0, the
+    A kept unit's deterministic mask becomes a factor of its columns of the output projection. If that mask is 0, the
     unit being there because the budget has room for it, the factor is the probability that it is open: training saw the
     unit in that share of the draws, so 0 would keep a unit that computes nothing, and 1 one that the others do not
     count on.

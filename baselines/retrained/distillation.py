@@ -24,7 +24,7 @@ class Seen:
 
 
 def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Seen:
-    """Run a model (or anything that is called like one); linear layers in bfloat16 where asked for."""
+    """Run a model (or anything that is called like one); linear layers in bfloat16 if asked for."""
     output = _run(model, batch, bf16, output_hidden_states=True)
     logits = objective.read(output, batch["attention_mask"])
     return Seen(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())

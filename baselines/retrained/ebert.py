@@ -126,7 +126,7 @@ class Predictor(nn.Module):
 class GatedModel(nn.Module):
     """A model whose heads and neurons are gated by its inputs; called like the model itself.
 
-    threshold: a gate is open, outside training, where its logit is above it.
+    threshold: a gate is open, outside training, if its logit is above it.
     """
 
     def __init__(self, model: nn.Module, sequence_length: float):

@@ -21,7 +21,7 @@ class Trained:
     """What a run had.
 
     Attributes:
-        examples: in an epoch; `available` were there, so it was capped where they are more.
+        examples: in an epoch; `available` were there, so it was capped if they are more.
         seconds: of all stretches of the run together.
         earlier_seconds: those of processes before this one.
         losses: (step, mean loss up to there) along the run.

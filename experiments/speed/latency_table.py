@@ -263,10 +263,10 @@ def main() -> int:
     parser.add_argument("--grain", type=int, default=1, help="neurons are multiples of it, inside the same FLOPs")
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 128])
     parser.add_argument("--lengths", type=numbers, default=[32, 128, 384])
-    parser.add_argument("--runtimes", type=lambda text: text.split(","), help="all that the device has where left out")
+    parser.add_argument("--runtimes", type=lambda text: text.split(","), help="all that the device has if left out")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     parser.add_argument("--minutes", type=float, default=9.0, help="no cell is begun that would end after it")
     options = parser.parse_args()
     try:

@@ -23,7 +23,7 @@ class EvaluationSet:
         examples: what goes through the model, without labels; a window of a long text is an example of its own.
         gold: the label, value or accepted answers of each scored item.
         size: number of scored items.
-        majority: score of always predicting the most frequent class, in percent; None where there are no classes.
+        majority: score of always predicting the most frequent class, in percent; None if there are no classes.
     """
 
     majority: float | None = None
@@ -55,7 +55,7 @@ class Task:
         metric: "accuracy", "spearman" or "f1".
         max_length: tokens an example is cut to.
         average_length: tokens of a mean training example, for the FLOPs and the size of the calibration set; None
-            where it is to be measured.
+            if it is to be measured.
         batch_size: examples in a batch.
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.

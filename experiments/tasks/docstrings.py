@@ -51,7 +51,7 @@ class Library:
     Attributes:
         module: top-level module; None for the standard library.
         package: the distribution, for its version; None for the standard library.
-        names: what is masked, in any case, also within longer words where a name has four letters or more.
+        names: what is masked, in any case, also within longer words if a name has four letters or more.
     """
 
     module: str | None

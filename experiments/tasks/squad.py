@@ -146,7 +146,7 @@ class SpanEvaluation(EvaluationSet):
         return Predictions("f1", metrics.squad(self.texts(logits), self.answers, self.no_answers)[1])
 
     def texts(self, logits: list[Tensor]) -> list[str]:
-        """Return the answer to each question: the best span of its windows, or "" where there is none to be had, or where
+        """Return the answer to each question: the best span of its windows, or "" if there is none to be had, or if
         "no answer" scores higher (2.0; its score is the lowest of the windows', as in the reference implementation)."""
         score, begin, end = best_spans(logits, self.windows, self.max_answer_length)
         null = np.array([float(row[0, w.cls] + row[1, w.cls]) for row, w in zip(logits, self.windows, strict=True)])

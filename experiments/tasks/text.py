@@ -22,7 +22,7 @@ CHUNK = 2000
 class Table:
     """Rows of a data set: one column of texts or two, each as long as `labels`.
 
-    `source` names the data and `rows` the rows (counted from 0 where None) in messages.
+    `source` names the data and `rows` the rows (counted from 0 if None) in messages.
     """
 
     source: str

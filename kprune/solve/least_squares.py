@@ -26,7 +26,7 @@ def add_lower(gram: Tensor, features: Tensor, weighted: Tensor) -> None:
 def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
     """Return the Cholesky factor of a Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
 
-    Where the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2. The factor of
+    If the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2. The factor of
     a matrix of zeros is the identity.
 
     Args:
@@ -76,7 +76,7 @@ class LeastSquares:
         return cls(*(torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
-        """Add tokens: features [N, n], targets [N, d], weights [N] (1 where None).
+        """Add tokens: features [N, n], targets [N, d], weights [N] (1 if None).
 
         Products in the features' precision, sums in float64.
         """
@@ -130,8 +130,8 @@ class LeastSquares:
         """Return W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.
 
         Raises:
-            UserError: the equations or their solution are not finite, as where a square is too large for float32 or, by
-                some drivers, where features are not independent.
+            UserError: the equations or their solution are not finite, as if a square is too large for float32 or, by
+                some drivers, if features are not independent.
         """
         gram, cross = self.gram.float(), self.cross.float()
         weight = torch.linalg.lstsq(gram, cross, rcond=0.0).solution.T

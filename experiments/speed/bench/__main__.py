@@ -149,7 +149,7 @@ def main() -> int:
     parser.add_argument(
         "--methods", type=words, default=default_methods(), help="kprune:measure_every=2 changes a setting"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice where left out")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     parser.add_argument(
         "--device", default="cpu", help="cpu, cuda, cuda:1, ...; a GPU's rows want an --output of their own"
     )

@@ -37,7 +37,7 @@ class KPrune(Method):
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
             and the model with the lowest divergence from the teacher on the last tenth is kept, as it is (the paper takes
             the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations).
-        mu: μ, the weight of heads against neurons; 1 is neutral where a head is scored as a whole.
+        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole.
         knowledge: how knowledge is measured.
         measure_every: blocks from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
             searches all masks with that (ablation "without block-wise pruning").

@@ -21,7 +21,7 @@ class KnowledgeSettings:
 
     Attributes:
         temperature: γ of eq. 4, above 0.
-        predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero where the student still is the
+        predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero as long as the student still is the
             teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`), not in the paper.
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
