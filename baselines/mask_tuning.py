@@ -101,7 +101,8 @@ def tune_masks(
     for index, (mine, theirs) in enumerate(tqdm(pairs, desc="mask tuning", unit="block", disable=None)):
         if mine.units and tunes(mine):
             is_last = index == len(pairs) - 1
-            tokens = [objective.read_tokens(s.batch["attention_mask"]) if is_last else s.real for s in states]
+            last = student.family.reads_last_token
+            tokens = [objective.read_tokens(s.batch["attention_mask"], last) if is_last else s.real for s in states]
             squares = teacher_residuals(mine, theirs, states, tokens)
             values, failure = mask_values(squares, mine, damping, max_scale)
             if failure:

@@ -63,6 +63,7 @@ class Family:
         layers: path of the list of layers, below the base model.
         sites: the sublayers of a layer, bottom to top.
         norm_first: whether a sublayer's norm comes before it; or the name of the config's flag that says so.
+        reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
         returns_pair: whether a layer returns a second value beside its output.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
     """
@@ -70,6 +71,7 @@ class Family:
     layers: str
     sites: tuple[Site, ...]
     norm_first: bool | str = False
+    reads_last_token: bool = False
     returns_pair: bool = False
     positions_after_padding: bool = False
 
@@ -166,6 +168,7 @@ OPT = Family(
         ffn(("fc1",), output="fc2", norm="final_layer_norm", core=("fc1", "activation_fn")),
     ),
     norm_first="do_layer_norm_before",
+    reads_last_token=True,
 )
 GPT2 = Family(
     layers="h",
@@ -183,6 +186,7 @@ GPT2 = Family(
         ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",)),
     ),
     norm_first=True,
+    reads_last_token=True,
 )
 LLAMA = Family(
     layers="layers",
@@ -203,6 +207,7 @@ LLAMA = Family(
         ),
     ),
     norm_first=True,
+    reads_last_token=True,
 )
 FAMILIES: dict[str, Family] = {
     "bert": BERT,

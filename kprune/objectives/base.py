@@ -39,11 +39,15 @@ class Objective(ABC):
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
         """Return the logits of a transformers model output that `divergence` and `loss` compare, batch first."""
 
-    def read_tokens(self, attention_mask: Tensor) -> Tensor:
-        """Return which of the last layer's tokens the head reads: [B, T] bool. A classifier reads the first alone."""
-        first = torch.zeros_like(attention_mask, dtype=torch.bool)
-        first[:, 0] = True
-        return first
+    def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
+        """Return which of the last layer's tokens the head reads: [B, T] bool. A classifier reads one alone.
+
+        Args:
+            last: whether that is the last real token (`Family.reads_last_token`) or the first.
+        """
+        real = attention_mask.bool()
+        order = real.flip(1).cumsum(1).flip(1) if last else real.cumsum(1)
+        return real & (order == 1)
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
         """Return one example's logits without those of its padding; only a head that predicts per token has any."""

@@ -31,7 +31,7 @@ class Span(Objective):
         # Far below any logit, and still finite and far below them over any temperature.
         return logits.masked_fill(attention_mask[:, None, :] == 0, -(torch.finfo(logits.dtype).max ** 0.5))
 
-    def read_tokens(self, attention_mask: Tensor) -> Tensor:
+    def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
         return attention_mask.bool()
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
