@@ -4,13 +4,14 @@ from torch import nn
 
 from kprune.errors import UserError
 from kprune.objectives.base import Objective
+from kprune.objectives.causal_lm import CausalLM
 from kprune.objectives.classification import Classification
 from kprune.objectives.regression import Regression
 from kprune.objectives.span import Span
 
-__all__ = ["OBJECTIVES", "Classification", "Objective", "Regression", "Span", "objective_of"]
+__all__ = ["OBJECTIVES", "CausalLM", "Classification", "Objective", "Regression", "Span", "objective_of"]
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Regression, Classification, Span)}
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Regression, Classification, Span, CausalLM)}
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 
 

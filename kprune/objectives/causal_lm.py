@@ -1,0 +1,57 @@
+"""Language models: every token predicts the next one."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kprune.objectives.base import Objective, kl_divergence
+
+CHUNK = 256
+"""Tokens whose logits are compared at once: a vocabulary is wide."""
+
+
+class CausalLM(Objective):
+    """Compare next-token logits [B, T, vocabulary] by the KL, summed over an example's real tokens.
+
+    Logits at padding are zeros, so that they neither differ nor have a gradient. Labels are the input tokens, -100 at padding.
+    """
+
+    name = "causal_lm"
+    class_suffix = "ForCausalLM"
+    auto_class = "AutoModelForCausalLM"
+
+    def read(self, output: Any, attention_mask: Tensor) -> Tensor:
+        return output.logits.masked_fill(attention_mask[..., None] == 0, 0.0)
+
+    def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
+        return attention_mask.bool()
+
+    def crop(self, logits: Tensor, length: int) -> Tensor:
+        return logits[:length].clone()
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        pairs = zip(student.split(CHUNK, dim=1), teacher.split(CHUNK, dim=1), strict=True)
+        return torch.stack([kl_divergence(s, t, temperature).sum(dim=1) for s, t in pairs]).sum(dim=0)
+
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        """Return one root per example: a random sign vector for every token, drawn with the example's key."""
+        roots = []
+        for example, key in zip(logits, keys.tolist(), strict=True):
+            generator = torch.Generator().manual_seed(key)
+            parts = [self._root(z, temperature, generator) for z in example.split(CHUNK)]
+            roots.append(torch.stack(parts).sum())
+        return [torch.stack(roots)]
+
+    @staticmethod
+    def _root(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+        """Return Σ_t v_tᵀ z_t of some tokens' logits [T, V], with v_t = √p ∘ s − p (√p · s) for random signs s."""
+        p = F.softmax(logits.detach() / temperature, dim=-1)
+        signs = torch.randint(2, logits.shape, dtype=torch.int8, generator=generator).to(logits.device)
+        signed = p.sqrt() * (2 * signs - 1)
+        v = signed - p * signed.sum(dim=-1, keepdim=True)
+        return (v * logits).sum()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

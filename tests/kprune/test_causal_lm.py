@@ -1,0 +1,76 @@
+"""The head of language models, and K-prune's family on a tiny Llama."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import kprune
+from kprune.models import view_of
+from kprune.objectives import CausalLM, objective_of
+
+
+def tiny_llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def texts(seed=0, examples=8):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 60, (examples, 10), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 7:] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def test_divergence_is_the_kl_of_every_real_token():
+    model, batch = tiny_llama(), texts()
+    objective = objective_of(model)
+    assert isinstance(objective, CausalLM)
+    with torch.no_grad():
+        teacher = objective.read(model(**batch), batch["attention_mask"])
+        student = teacher + 0.1 * torch.randn_like(teacher) * batch["attention_mask"][..., None]
+    found = objective.divergence(student, teacher, 2.0)
+    for row in range(len(student)):
+        real = batch["attention_mask"][row].bool()
+        p, q = (logits[row, real].div(2.0).softmax(-1) for logits in (student, teacher))
+        assert found[row].item() == pytest.approx(4 * (p * (p / q).log()).sum().item(), rel=1e-4)
+
+
+def test_roots_squared_are_the_fisher_of_the_divergence_in_expectation():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 7, generator=generator, dtype=torch.float64)
+    change = 1e-3 * torch.randn(1, 3, 7, generator=generator, dtype=torch.float64)
+    objective = CausalLM()
+    exact = objective.divergence(logits + change, logits, 2.0).item()
+    drawn = []
+    for key in range(4000):
+        z = logits.clone().requires_grad_(True)
+        (root,) = objective.fisher_roots(z, 2.0, torch.tensor([key]))
+        drawn.append(0.5 * (torch.autograd.grad(root.sum(), z)[0] * change).sum().item() ** 2)
+    # Roots of different tokens are independent: the square of the sum has no cross terms in expectation.
+    assert sum(drawn) / len(drawn) == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["kprune", "kprune_plus", "kprune_plus_fast"])
+def test_a_language_model_is_pruned_and_saved(method, tmp_path):
+    model, batches = tiny_llama(), [texts(seed) for seed in range(3)]
+    outcome = kprune.prune(model, batches, params_reduction=0.3, method=method)
+    assert 0.3 <= outcome.details["params_reduction"] < 0.4
+    outcome.save(tmp_path / "small")
+    loaded = kprune.load(tmp_path / "small")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batches[0]).logits, outcome.model(**batches[0]).logits)
+    heads = [block.units for block in view_of(outcome.model).of_kind("heads")]
+    assert heads == outcome.kept_heads
