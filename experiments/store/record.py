@@ -1,0 +1,198 @@
+"""The record of one cell: the one schema of result.json, which tracking, tables and the model card read too."""
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from experiments.store.variant import named
+from kprune.errors import UserError, one_line
+from kprune.target import Target
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored: the split, its number of items, the share of the most frequent class in percent, its tokens' hash."""
+
+    split: str
+    examples: int
+    majority: float | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointUsed:
+    """The dense model: where it came from ("given", "reference", "cache", "fine-tuned"), and its weights' hash."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CalibrationUsed:
+    """What the method read: examples, their tokens, and whether it saw labels."""
+
+    examples: int
+    tokens: int
+    labels: bool | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians of forward passes in milliseconds; `speedup_range` are the extremes of the single pairs' ratios."""
+
+    device: str
+    batch_size: int
+    sequence_length: int
+    threads: int
+    dense_ms: float
+    pruned_ms: float
+    speedup: float
+    speedup_range: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of one cell. Scores are in percent; reductions are shares, measured on the pruned model.
+
+    Attributes:
+        kept_heads, kept_neurons: a number per layer, bottom to top (means if they depend on the input).
+        peak_memory_mb: the GPU's or, on a CPU, the process's while the cell was run; None if the system can't tell.
+        latency: None if it was not measured.
+        config: what identifies the cell, as `experiments.cell.identity` has it.
+        target: what was asked for.
+        plan: indices of the kept units by block; None if they depend on the input, and in records from before 2.0.
+        details: what the method reports beyond that.
+    """
+
+    task: str
+    model: str
+    method: str
+    variant: dict[str, Any]
+    seed: int
+    metric: str
+    higher_is_better: bool
+    dense_score: float
+    score: float
+    evaluation: Evaluation
+    checkpoint: CheckpointUsed
+    flops_reduction_requested: float | None
+    flops_reduction: float
+    params_reduction: float
+    kept_heads: list[float]
+    kept_neurons: list[float]
+    pruning_seconds: float
+    seconds_by_stage: dict[str, float]
+    peak_memory_mb: float | None
+    calibration: CalibrationUsed
+    latency: Latency | None
+    versions: dict[str, str | None]
+    commit: str | None
+    config: dict[str, Any]
+    details: dict[str, Any]
+    target: Target
+    params_reduction_requested: float | None = None
+    plan: dict[str, list[int]] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """Read a result file.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({one_line(error)}): run its cell again") from error
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Record":
+        """Build a record from the plain values of a result file, today's or an earlier version's.
+
+        Raises:
+            ValueError: an entry is missing or of another kind; the message names it.
+        """
+        if isinstance(content, Mapping) and "target" not in content:
+            content = {**content, "target": _earlier_target(content)}
+        return _read(cls, content, "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain values of a result file; null for numbers that JSON can't hold."""
+        return plain(self)
+
+    @property
+    def name(self) -> str:
+        """The method with its variant, as the cell's path has it: `kprune+tokens=2000`."""
+        return named(self.method, self.variant)
+
+    @property
+    def method_version(self) -> int:
+        """The version of the method's algorithm, 1 if the record does not say."""
+        return self.config.get("method_version", 1)
+
+
+def plain(value: Any) -> Any:
+    """Return the plain JSON values of nested dataclasses, targets, dicts and lists; None for NaN and infinities."""
+    if isinstance(value, Target):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _earlier_target(content: Mapping[str, Any]) -> str:
+    """The target of a record from before records named it: the share of FLOPs asked for or, without one, its config's."""
+    requested, config = content.get("flops_reduction_requested"), content.get("config")
+    try:
+        if requested is not None:
+            return str(Target("flops", requested))
+        return str(Target.from_options(config if isinstance(config, Mapping) else {}))
+    except UserError as error:
+        raise ValueError(f"no target: {error}") from error
+
+
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """Check that a plain value is of a kind; build the dataclasses in it, leaving out what they have no field for."""
+    if kind is Any:
+        return value
+    if kind is Target and isinstance(value, str):
+        try:
+            return Target.parse(value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return _read_fields(kind, value, name)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        kinds = [entry for entry in inner if entry is not type(None)]
+        return None if value is None and len(kinds) < len(inner) else _read(kinds[0], value, name)
+    if origin is list and isinstance(value, list):
+        return [_read(inner[0], entry, name) for entry in value]
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _read(inner[1], entry, f"{name}.{key}") for key, entry in value.items()}
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    if kind in (str, bool) and isinstance(value, kind):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"{name or 'the record'} is {value!r:.80}")
+
+
+def _read_fields(kind: Any, content: Mapping[str, Any], name: str) -> Any:
+    hints, values = get_type_hints(kind), {}
+    for field in fields(kind):
+        inner = f"{name}.{field.name}" if name else field.name
+        if field.name in content:
+            values[field.name] = _read(hints[field.name], content[field.name], inner)
+        elif field.default is MISSING:
+            raise ValueError(f"{inner} is missing")
+    return kind(**values)

@@ -1,0 +1,55 @@
+"""What of a cell's settings its name tells beyond task, model, method, target and seed: {"tokens": 2000} is `tokens=2000`.
+
+The one rule for paths, identity, tracking and tables.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kprune.target import number_text
+
+
+def variant_of(settings: Mapping[str, Any], defaults: Mapping[str, Any], grain: int = 1) -> dict[str, Any]:
+    """Return the settings that differ from their config files' own.
+
+    Args:
+        settings, defaults: of the method and the calibration set, in groups; the names of the leaves are unique.
+        grain: columns that widths are multiples of; told if it is not 1.
+    """
+    ours, theirs = leaves(settings), leaves(defaults)
+    variant = {key: value for key, value in ours.items() if value != theirs.get(key)}
+    if variant.get("file"):
+        variant["file"] = Path(variant["file"]).stem
+    return variant | ({"grain": grain} if grain != 1 else {})
+
+
+def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"b": 1} for {"a": {"b": 1}}."""
+    entries = {}
+    for key, value in settings.items():
+        entries |= leaves(value) if isinstance(value, Mapping) else {key: value}
+    return entries
+
+
+def variant_text(variant: Mapping[str, Any]) -> str:
+    """Write a variant as `key=value,...`, sorted by key; "" if the method is as its config files have it."""
+    return ",".join(f"{key}={value_text(value)}" for key, value in sorted(variant.items()))
+
+
+def variant_parts(text: str) -> dict[str, str]:
+    """Read `key=value,...` into its parts, each value as text."""
+    return dict(part.split("=", 1) for part in text.split(",") if part)
+
+
+def named(method: str, variant: Mapping[str, Any]) -> str:
+    """Return a method's name with its variant: `kprune`, or `kprune+mu=2,tokens=1000`."""
+    text = variant_text(variant)
+    return f"{method}+{text}" if text else method
+
+
+def value_text(value: Any) -> str:
+    """Write one setting: 0.0001, True, a_b for a list. A slash would part folders, and a comma two settings."""
+    if isinstance(value, (list, tuple)):
+        return "_".join(map(value_text, value))
+    return (number_text(value) if isinstance(value, float) else str(value)).replace("/", "_").replace(",", "_")

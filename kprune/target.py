@@ -1,0 +1,128 @@
+"""What is asked of a pruned model, as it is typed, stored and named: "0.8", "p0.2", "3x" or "2:4"."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from kprune.errors import UserError
+
+Kind = Literal["flops", "parameters", "latency", "pattern"]
+OPTIONS: dict[str, str] = {"flops": "flops_reduction", "parameters": "params_reduction", "latency": "speedup"}
+"""The option that gives the amount of each budget, in Python and on the command line."""
+NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+"""What `number_text` writes of a number that is not negative."""
+
+_FORMS = {
+    "flops": re.compile(f"({NUMBER})"),
+    "parameters": re.compile(f"p({NUMBER})"),
+    "latency": re.compile(f"({NUMBER})x"),
+    "pattern": re.compile(r"(\d+):(\d+)"),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One request.
+
+    Attributes:
+        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the encoder's; "latency" ("3x") makes the measured
+            model so many times as fast; "pattern" ("2:4") keeps so many weights of each group.
+        amount: the share to remove, the factor, or the number of weights to keep in a group.
+        group: weights in a group of a pattern; None for the other kinds.
+
+    Raises:
+        UserError: the amount is out of range.
+    """
+
+    kind: Kind
+    amount: float
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind) or (self.group is None) == (self.kind == "pattern"):
+            raise ValueError(f"no target is of kind {self.kind!r} with a group of {self.group}")
+        amount = self.amount if _is_number(self.amount) else math.nan
+        if self.kind == "latency" and not 1 < amount < math.inf:
+            raise UserError(
+                f"speedup={_shown(self.amount)} asks for no speed-up: give a factor above 1, such as speedup=3"
+            )
+        if self.kind == "pattern" and not (0 < amount < self.group and amount == int(amount)):
+            raise UserError(
+                f"the mask pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
+                "than a group has, such as 2:4"
+            )
+        if self.kind in ("flops", "parameters") and not 0 < amount < 1:
+            what, such = ("FLOPs", 0.8) if self.kind == "flops" else ("parameters", 0.2)
+            raise UserError(
+                f"{self.option}={_shown(self.amount)} is outside (0, 1): give the share of {what} to remove, such as {such}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Target":
+        """Read a target as `str` writes it.
+
+        Raises:
+            UserError: the text is none, or its amount is out of range.
+        """
+        for kind, form in _FORMS.items():
+            if found := form.fullmatch(text):
+                amount, *group = found.groups()
+                return cls(kind, float(amount), *map(int, group))
+        raise UserError(
+            f"target {text!r} is unknown: give 0.8 (share of FLOPs), p0.2 (share of parameters), 3x (speed-up) or 2:4 (mask)"
+        )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Target":
+        """Read a target from named options, as a record's config has them: `budget` (FLOPs without it) and its amount.
+
+        Raises:
+            UserError: the budget is unknown, or its amount is missing or out of range.
+        """
+        budget = options.get("budget", "flops")
+        if budget not in OPTIONS:
+            *others, last = OPTIONS
+            raise UserError(f"budget={_shown(budget)} is unknown: use {', '.join(others)} or {last}")
+        return cls(budget, options.get(OPTIONS[budget]))
+
+    @property
+    def option(self) -> str:
+        """The name of the option that gives the amount."""
+        return OPTIONS[self.kind]
+
+    def options(self) -> dict[str, Any]:
+        """Return what `from_options` reads; FLOPs are told by their option alone."""
+        return ({} if self.kind == "flops" else {"budget": self.kind}) | {self.option: self.amount}
+
+    def requested(self, kind: Kind) -> float | None:
+        """Return the amount if it is one of this kind, else None."""
+        return self.amount if self.kind == kind else None
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """Key to sort by: FLOPs, parameters, speed-ups, patterns, each by size."""
+        return get_args(Kind).index(self.kind), self.amount, self.group or 0
+
+    def __str__(self) -> str:
+        if self.kind == "pattern":
+            return f"{self.amount:.0f}:{self.group}"
+        text = number_text(self.amount)
+        return {"flops": text, "parameters": f"p{text}", "latency": f"{text}x"}[self.kind]
+
+
+def number_text(number: float) -> str:
+    """Return the shortest text of a number that reads back as the same one: 0.8, 3, 1e-05."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    return number_text(value) if _is_number(value) else repr(value)
