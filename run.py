@@ -29,41 +29,46 @@ failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def job(config: DictConfig) -> Any:
-    """A cell's record or, in a sweep, what went wrong, as a string: launchers bring it back from other processes."""
+def job(composed: DictConfig) -> Any:
+    """Run a cell: its record or, in a sweep, what went wrong as a string; launchers bring it back from other processes."""
     from experiments.cell.runner import run_cell
     from experiments.cell.saved import evaluate_saved
+    from experiments.config.cell import cell_config
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed, nothing resolved
     try:
-        settings = OmegaConf.to_container(config, resolve=True)
-        if settings.get("evaluate"):
-            return evaluate_saved(settings)
         choices = HydraConfig.get().runtime.choices
         defaults = file_defaults(choices.method, choices.calibration)
-        command = shlex.join(["python", "run.py", *overrides])
-        return run_cell(settings, defaults, SWEEP_GROUP if sweep else "single", sweep, command)
+        config = cell_config(OmegaConf.to_container(composed, resolve=True), defaults, sweep)
+        if config.evaluate:
+            return evaluate_saved(config)
+        return run_cell(config, SWEEP_GROUP if sweep else "single", shlex.join(["python", "run.py", *overrides]))
     except (UserError, OmegaConfBaseException) as error:
+        lines = explained(error).splitlines()
         if not sweep:
-            failed.append(explained(error))
+            failed.extend(lines)
             return None
-        message = f"{' '.join(overrides)}: {explained(error)}"
     except Exception as error:  # whatever it is, the other cells of a sweep go on
         if not sweep:
             raise
         traceback.print_exc()
-        message = f"{' '.join(overrides)}: {type(error).__name__}: {error}"
-    print(f"failed: {message}", file=sys.stderr)
+        lines = [f"{type(error).__name__}: {error}"]
+    message = "\n".join(f"{' '.join(overrides)}: {line}" for line in lines)
+    for line in message.splitlines():
+        print(f"failed: {line}", file=sys.stderr)
     return message
 
 
 def finish_sweep(returns: list[JobReturn]) -> None:
     """Name the cells that failed, and track the table of the others."""
     from experiments.cell.tracking import track_sweep
+    from experiments.store.record import Record
 
-    failed.extend(done.return_value for done in returns if isinstance(done.return_value, str))
-    records = [done.return_value for done in returns if isinstance(done.return_value, dict)]
+    for done in returns:
+        if isinstance(done.return_value, str):
+            failed.extend(done.return_value.splitlines())
+    records = [done.return_value for done in returns if isinstance(done.return_value, Record)]
     if records:
         config = returns[0].cfg
         track_sweep(records, SWEEP_GROUP, config.tracking.mode, config.outputs)

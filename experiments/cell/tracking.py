@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from experiments.store.record import Record
 from kprune.errors import UserError, one_line
 
 NUMBERS = (
@@ -16,16 +18,16 @@ NUMBERS = (
     "flops_reduction",
     "flops_reduction_requested",
     "params_reduction",
+    "params_reduction_requested",
     "pruning_seconds",
     "peak_memory_mb",
 )
 
 
-def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs") -> None:
+def track(record: Record, group: str, mode: str, outputs: str = "outputs") -> None:
     """Log a cell's record: one run, grouped by sweep, its job type the method, its name the cell's.
 
     Args:
-        result: as in result.json.
         group: name of the sweep.
         mode: offline, online or disabled (nothing is done); the environment's WANDB_MODE goes before it.
         outputs: folder that the offline run's `wandb/` is written to.
@@ -33,33 +35,30 @@ def track(result: dict[str, Any], group: str, mode: str, outputs: str = "outputs
     Raises:
         UserError: wandb refuses, or an online run is not to be had.
     """
-    method = method_name(result)
-    requested = result["flops_reduction_requested"]
-    target = f"{result['config']['speedup']:g}x" if requested is None else f"{requested:g}"
-    name = "/".join([result["task"], result["model"], method, target, f"seed{result['seed']}"])
-    with started(outputs, mode, group=group, job_type=method, name=name, config=result["config"]) as run:
+    name = "/".join([record.task, record.model, record.name, str(record.target), f"seed{record.seed}"])
+    with started(outputs, mode, group=group, job_type=record.name, name=name, config=record.config) as run:
         if run is None:
             return
-        units = kept_units(result)
+        units = kept_units(record)
         for row in units:
             run.log({f"kept/{key}": value for key, value in row.items()})
-        for row in losses(result):
+        for row in losses(record):
             run.log(row)
-        run.log(numbers(result) | {"kept_units": table_of(units)})
-        run.summary.update(texts(result))
+        run.log(numbers(record) | {"kept_units": table_of(units)})
+        run.summary.update(texts(record))
 
 
-def track_sweep(results: Sequence[dict[str, Any]], group: str, mode: str, outputs: str = "outputs") -> None:
+def track_sweep(records: Sequence[Record], group: str, mode: str, outputs: str = "outputs") -> None:
     """Log the table of a sweep, a row a cell, as the run `<group>/table` of its group; otherwise as `track`."""
     with started(outputs, mode, group=group, job_type="table", name=f"{group}/table") as run:
         if run is None:
             return
         rows = [
-            {"task": result["task"], "model": result["model"], "method": method_name(result), "seed": result["seed"]}
-            | {"metric": result["metric"]}
-            | {key: result[key] for key in NUMBERS}
-            | {"speedup": (result["latency"] or {}).get("speedup")}
-            for result in results
+            {"task": record.task, "model": record.model, "method": record.name, "target": str(record.target)}
+            | {"seed": record.seed, "metric": record.metric}
+            | {key: getattr(record, key) for key in NUMBERS}
+            | {"speedup": record.latency.speedup if record.latency else None}
+            for record in records
         ]
         run.log({"cells": table_of(rows)})
         run.summary["count"] = len(rows)
@@ -96,44 +95,44 @@ def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
         ) from error
 
 
-def method_name(result: dict[str, Any]) -> str:
-    """kprune, or kprune+mu=2,tokens=1000."""
-    variant = ",".join(f"{key}={value}" for key, value in sorted(result["variant"].items()))
-    return f"{result['method']}+{variant}" if variant else result["method"]
-
-
-def numbers(result: dict[str, Any]) -> dict[str, float]:
-    """What is plotted and compared, one flat name each."""
-    latency = result["latency"] or {}
+def numbers(record: Record) -> dict[str, float | None]:
+    """Return what is plotted and compared, one flat name each."""
     return (
-        {key: result[key] for key in NUMBERS}
-        | {f"seconds/{stage}": seconds for stage, seconds in result["seconds_by_stage"].items()}
-        | {f"latency/{key}": latency[key] for key in latency if isinstance(latency[key], (int, float))}
-        | {f"calibration/{key}": value for key, value in result["calibration"].items()}
+        {key: getattr(record, key) for key in NUMBERS}
+        | {f"seconds/{stage}": seconds for stage, seconds in record.seconds_by_stage.items()}
+        | _flat("latency", record.latency)
+        | _flat("calibration", record.calibration)
     )
 
 
-def losses(result: dict[str, Any]) -> list[dict[str, float]]:
-    """A row per point of each training's loss curve; none where nothing was trained."""
-    curves = result.get("details", {}).get("losses", {})
+def _flat(name: str, part: Any) -> dict[str, float]:
+    """The numbers of a part of a record; none of one that is not there."""
+    values = asdict(part) if part else {}
+    return {f"{name}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
+
+
+def losses(record: Record) -> list[dict[str, float]]:
+    """Return a row per point of each training's loss curve; none if nothing was trained."""
+    curves = record.details.get("losses", {})
     return [
         {f"loss/{stage}": loss, f"loss/{stage}_step": step} for stage, curve in curves.items() for step, loss in curve
     ]
 
 
-def texts(result: dict[str, Any]) -> dict[str, Any]:
-    """What tells how the numbers came about."""
+def texts(record: Record) -> dict[str, Any]:
+    """Return what tells how the numbers came about."""
     return {
-        "metric": result["metric"],
-        "evaluation": result["evaluation"],
-        "checkpoint": result["checkpoint"],
-        "device": (result["latency"] or {}).get("device"),
-        "versions": result["versions"],
-        "commit": result["commit"],
+        "metric": record.metric,
+        "target": str(record.target),
+        "evaluation": asdict(record.evaluation),
+        "checkpoint": asdict(record.checkpoint),
+        "device": record.latency.device if record.latency else None,
+        "versions": record.versions,
+        "commit": record.commit,
     }
 
 
-def kept_units(result: dict[str, Any]) -> list[dict[str, float]]:
-    """A row per layer, bottom first."""
-    kept = zip(result["kept_heads"], result["kept_neurons"], strict=True)
+def kept_units(record: Record) -> list[dict[str, float]]:
+    """Return a row per layer, bottom first."""
+    kept = zip(record.kept_heads, record.kept_neurons, strict=True)
     return [{"layer": layer, "heads": heads, "neurons": neurons} for layer, (heads, neurons) in enumerate(kept)]

@@ -1,0 +1,1 @@
+import kprune.checkpoint  # TEMPORARY: until kprune has no circle

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -15,6 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from kprune.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
+
+
+@cache
+def default_of(setting: str) -> Any:
+    """Return what conf/config.yaml says of an ungrouped setting."""
+    return yaml.safe_load((CONF / "config.yaml").read_text())[setting]
 
 
 @cache
@@ -39,7 +46,9 @@ def file_defaults(method: str, calibration: str) -> dict[str, Any]:
 
 
 def explained(error: Exception) -> str:
-    """In one line, what is wrong with an override: in this project's words where Hydra's mislead, else in Hydra's."""
+    """Say what is wrong with a config, a line each: in this project's words where Hydra's mislead, else in Hydra's."""
+    if isinstance(error, UserError):
+        return str(error)
     message = " ".join(str(error).split()).split(" Config search path")[0]
     if is_of_a_group(error):
         return f"{message}: name a file of conf/, as in method=kprune"
@@ -59,7 +68,7 @@ def is_of_a_group(error: Exception) -> bool:
 
 
 def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `python run.py OVERRIDES` hands to `run_cell`: the config as plain values, and the files' own settings.
+    """Compose what `python run.py OVERRIDES` does: the config as plain values, and the files' own settings.
 
     Raises:
         UserError: an override is wrong.

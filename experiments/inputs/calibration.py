@@ -2,35 +2,35 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PretrainedConfig
 
+from experiments.config.groups import CalibrationSettings
 from experiments.inputs.checkpoints import positions_of
 from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 
 
-def draw_calibration(task: Task, tokenizer, settings: dict[str, Any], seed: int, labels: bool) -> CalibrationSet:
-    """Examples of the training set, drawn with replacement as in the K-prune authors' code; at most as many as it has.
+def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
+    """Draw examples of the training set with replacement, as in the K-prune authors' code; at most as many as it has.
 
     Args:
-        settings: `examples` is their number; where it is None, `tokens` over the task's average length is, as in that code.
-            Where the task has none, it is the training set's own mean.
+        settings: `examples` is their number; if it is None, `tokens` over the task's average length is, as in that code.
+            If the task has none, it is the training set's own mean.
 
     Raises:
         UserError: too few tokens for a single example, or no training data.
     """
     training = task.training(tokenizer)
-    count = settings["examples"]
+    count = settings.examples
     if count is None:
         average = task.average_length or mean_length(training)
-        count = int(settings["tokens"] / average)
+        count = int(settings.tokens / average)
         if count < 1:
             raise UserError(
-                f"calibration.tokens={settings['tokens']} is less than one example of {average:.0f} tokens: raise it"
+                f"calibration.tokens={settings.tokens} is less than one example of {average:.0f} tokens: raise it"
             )
     rows = np.random.default_rng(seed).integers(len(training), size=min(count, len(training)))
     return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)

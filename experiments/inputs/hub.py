@@ -43,13 +43,21 @@ def find_model(id_or_path: str) -> str:
     Raises:
         UserError: there is no such folder, nor is it in the mirror or to be had from the hub, or there is no mirror.
     """
-    if Path(id_or_path).expanduser().is_dir():
-        return str(Path(id_or_path).expanduser())
-    folder = _in_mirror(id_or_path)
+    folder = local_model(id_or_path)
     if folder is not None:
         return str(folder)
     files = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
     return str(_from_hub(id_or_path, "model", files, "*.safetensors"))
+
+
+def local_model(id_or_path: str) -> Path | None:
+    """Return the folder of a checkpoint that is on this machine, as it is or in the mirror; None if it is not.
+
+    Raises:
+        UserError: there is no such mirror.
+    """
+    folder = Path(id_or_path).expanduser()
+    return folder if folder.is_dir() else _in_mirror(id_or_path)
 
 
 @contextmanager

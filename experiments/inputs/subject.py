@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.config.cell import CellConfig
+from experiments.config.groups import CalibrationSettings, LatencyPoint, ModelSettings, TaskSettings
 from experiments.inputs.cache import cache_folder
 from experiments.inputs.calibration import draw_calibration, mean_length, read_calibration
 from experiments.inputs.checkpoints import (
@@ -37,38 +39,38 @@ class Subject:
     data: dict[tuple, PruningData] = field(default_factory=dict)
 
 
-def subject_for(config: dict[str, Any]) -> Subject:
-    """The shared part of a cell; kept for the next cell of the same task and model.
+def subject_for(config: CellConfig) -> Subject:
+    """Return the shared part of a cell; kept for the next cell of the same task and model.
 
     Raises:
         UserError: the device is not there, data or checkpoint are wrong, or the model reads less than latency asks for.
     """
-    device = pick_device(config["device"])
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    subject = _subject(_frozen(config["task"]), _frozen(config["model"]), device)
-    check_latency_point(config["latency"], subject.model)
+    device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    subject = _subject(config.task, config.model, device)
+    check_latency_point(config.latency, subject.model)
     return subject
 
 
-def check_latency_point(latency: dict[str, int] | None, model: nn.Module) -> None:
-    """Raises a UserError where latency is to be measured on longer inputs than the model reads."""
+def check_latency_point(latency: LatencyPoint | None, model: nn.Module) -> None:
+    """Raise a UserError if latency is to be measured on longer inputs than the model reads."""
     positions = positions_of(model.config.to_dict())
-    if latency and positions and latency["sequence_length"] > positions:
+    if latency and positions and latency.sequence_length > positions:
         raise UserError(
-            f"latency.sequence_length={latency['sequence_length']} is more than the {positions} tokens that the "
+            f"latency.sequence_length={latency.sequence_length} is more than the {positions} tokens that the "
             f"model reads: give latency.sequence_length={positions} or less"
         )
 
 
 @lru_cache(maxsize=1)
-def _subject(task_settings: tuple, model_settings: tuple, device: torch.device) -> Subject:
-    task, model = build_task(_thawed(task_settings)), _thawed(model_settings)
-    checkpoint = find_checkpoint(task, model["encoder"], model["pretrained"], model["checkpoint"])
+def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device) -> Subject:
+    settings = task_settings.settings.plain()
+    task = build_task(settings)
+    checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
-    settings = _thawed(task_settings)
-    dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.sha256).score
+    dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.digest).score
     print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
     warn_of_little(task, dense_score, task.evaluation(tokenizer).majority)
     return Subject(task, checkpoint, tokenizer, dense, device, dense_score)
@@ -83,46 +85,30 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
         )
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ("dict", tuple((key, _frozen(entry)) for key, entry in value.items()))
-    if isinstance(value, list):
-        return ("list", tuple(_frozen(entry) for entry in value))
-    return value
-
-
-def _thawed(value: Any) -> Any:
-    if isinstance(value, tuple):
-        kind, entries = value
-        return {k: _thawed(v) for k, v in entries} if kind == "dict" else [_thawed(v) for v in entries]
-    return value
-
-
-def pruning_data(config: dict[str, Any], subject: Subject, labels: bool) -> PruningData:
-    """What a method reads; one object for all cells with the same calibration set, so that they share what they can."""
-    key = (_frozen(config["calibration"]), config["seed"], labels)
+def pruning_data(calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool) -> PruningData:
+    """Return what a method reads; one object for all cells with the same calibration set, so that they share what they can."""
+    key = (calibration, seed, labels)
     if key not in subject.data:
-        calibration = calibration_for(config, subject, labels)
-        seed = config["seed"]
-        workspace = (
-            cache_folder()
-            / "trainings"
-            / f"{subject.task.name}-{fingerprint(subject.task, subject.checkpoint.sha256, seed)}"
+        fingerprinted = fingerprint(subject.task, subject.checkpoint.digest, seed)
+        subject.data[key] = PruningData(
+            calibration_for(calibration, seed, subject, labels),
+            lambda: subject.task.training(subject.tokenizer),
+            cache_folder() / "trainings" / f"{subject.task.name}-{fingerprinted}",
+            seed,
         )
-        subject.data[key] = PruningData(calibration, lambda: subject.task.training(subject.tokenizer), workspace, seed)
     return subject.data[key]
 
 
-def calibration_for(config: dict[str, Any], subject: Subject, labels: bool) -> CalibrationSet:
-    settings = config["calibration"]
-    if settings["file"]:
-        return read_calibration(settings["file"], subject.task, subject.tokenizer, subject.model.config, labels)
-    return draw_calibration(subject.task, subject.tokenizer, settings, config["seed"], labels)
+def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool) -> CalibrationSet:
+    """Read or draw a cell's calibration set."""
+    if calibration.file:
+        return read_calibration(calibration.file, subject.task, subject.tokenizer, subject.model.config, labels)
+    return draw_calibration(subject.task, subject.tokenizer, calibration, seed, labels)
 
 
-def flops_length(config: dict[str, Any], task: Task, tokenizer, calibration: CalibrationSet) -> float:
-    """The sequence length FLOPs are counted at: the mean of a given file; else the task's own, else the training set's."""
-    if config["calibration"]["file"]:
+def flops_length(from_file: bool, task: Task, tokenizer, calibration: CalibrationSet) -> float:
+    """Return the length FLOPs are counted at: the mean of a given file; else the task's own, else the training set's."""
+    if from_file:
         return mean_length(calibration.examples)
     return task.average_length or mean_length(task.training(tokenizer))
 

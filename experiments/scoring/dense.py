@@ -12,7 +12,7 @@ from experiments.inputs.cache import cache_folder, locked
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
 from experiments.scoring.predictions import Predictions
-from experiments.store import results
+from experiments.store.provenance import versions
 from experiments.tasks import Task
 from kprune.files import OTHER_CACHE, write_whole
 
@@ -21,18 +21,18 @@ FORMAT = 1
 
 
 def dense_predictions(
-    model: nn.Module, task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint_sha256: str
+    model: nn.Module, task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint: str
 ) -> Predictions:
     """What the dense model predicts: from the cache, else computed and kept there.
 
     Args:
         settings: the task's, as plain values.
-        checkpoint_sha256: of the model's weights.
+        checkpoint: hash of all that the model computes by.
 
     Raises:
         UserError: a logit is not finite, or the cache cannot be written to.
     """
-    path = dense_file(task, tokenizer, device, settings, checkpoint_sha256)
+    path = dense_file(task, tokenizer, device, settings, checkpoint)
     with locked(path):
         known = predictions.load(path)
         if known is None:
@@ -41,15 +41,15 @@ def dense_predictions(
     return known
 
 
-def dense_file(task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint_sha256: str) -> Path:
+def dense_file(task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint: str) -> Path:
     """Named after all that the predictions depend on; the evaluation set is in it with its tokens and gold."""
     depends_on = {
         "format": FORMAT,
-        "checkpoint": checkpoint_sha256,
+        "checkpoint": checkpoint,
         "task": settings,
         "evaluation": task.evaluation(tokenizer).sha256,
         "device": device.type,
-        "versions": {name: results.versions()[name] for name in ("torch", "transformers")},
+        "versions": {name: versions()[name] for name in ("torch", "transformers")},
     }
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / "dense" / f"{task.name}-{key}.npz"

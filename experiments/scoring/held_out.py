@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments.config.composing import compose_cell
+from experiments.config.cell import configured
 from experiments.config.methods import method_with
-from experiments.config.settings import check_settings
 from experiments.inputs.calibration import calibration_set, draw_calibration
 from experiments.inputs.checkpoints import find_checkpoint, load_model, load_tokenizer
 from experiments.inputs.subject import flops_length
@@ -54,18 +53,18 @@ def measure(
     Raises:
         UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.
     """
-    config, _ = compose_cell([f"task={name}", *overrides])
-    check_settings(config)
+    config = configured([f"task={name}", *overrides])
+    if config.calibration.file:
+        raise UserError("calibration.file can't be held out from: leave it out, examples are drawn here")
     pruners = [method_with(method) for method in methods]
-    task, model_settings = build_task(config["task"]), config["model"]
-    checkpoint = find_checkpoint(task, *(model_settings[key] for key in ("encoder", "pretrained", "checkpoint")))
+    task = build_task(config.task.settings.plain())
+    checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
-    wanted = config["calibration"]
     labels = any(pruner.needs_labels for pruner in pruners)
-    calibration = draw_calibration(task, tokenizer, wanted, config["seed"], labels)
-    tokens = calibration.tokens if wanted["examples"] else wanted["tokens"]
+    calibration = draw_calibration(task, tokenizer, config.calibration, config.seed, labels)
+    tokens = calibration.tokens if config.calibration.examples else config.calibration.tokens
     fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
-    budget = Budget(reduction, flops_length(config, task, tokenizer, calibration))
+    budget = Budget(reduction, flops_length(False, task, tokenizer, calibration))
     for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
         outcome = pruner.prune(model, task.objective, data, budget)
         divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
@@ -93,7 +92,8 @@ def main() -> int:
                 measurements.put(options.output, COLUMNS, KEY, [row])
                 print(",".join(map(str, row.values())), flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     print(f"results: {options.output}")
     return 0

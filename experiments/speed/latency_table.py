@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import BertConfig
 
-from experiments.config.settings import THREADS, check, number, or_null, whole
+from experiments.config.kinds import THREADS, check, number, or_null, whole
 from experiments.inputs.subject import pick_device
 from experiments.speed import measurements
 from experiments.speed.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model

@@ -20,7 +20,8 @@ def main() -> int:
     try:
         return run(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: the same command goes on with the cells that are left", file=sys.stderr)
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failed.append(f"{cell.name}: {what}")
                 print(f"failed: {failed[-1]}", file=sys.stderr)
     if plan.open and records:
-        track_sweep(records, group, plan.open[0].settings["tracking"]["mode"], arguments.outputs)
+        track_sweep(records, group, plan.open[0].config.tracking, arguments.outputs)
     done = len(plan.open) - len(failed) - skipped
     print(
         f"{arguments.name}: {done} cells run, {len(plan.finished)} finished before, {skipped} out of reach, {len(failed)} failed"
@@ -85,7 +86,7 @@ def announcement(name: str, plan: Plan, seconds: list[float | None]) -> str:
     by_place = itertools.groupby(zip(plan.open, seconds, strict=True), key=lambda entry: entry[0].folder.parts[-5:-3])
     for (task, model), entries in by_place:
         entries = list(entries)
-        methods = dict.fromkeys(cell.settings["method"]["name"] for cell, _ in entries)
+        methods = dict.fromkeys(cell.config.method.name for cell, _ in entries)
         lines.append(
             f"  {task} {model}: {len(entries)} cells of {', '.join(methods)}, {duration([s for _, s in entries])}"
         )

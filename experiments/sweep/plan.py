@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import yaml
 
-from experiments.config.budgets import check_budget, target_of
+from experiments.cell.identity import folder_of, identity_of
+from experiments.config.cell import CellConfig, cell_config
 from experiments.config.composing import CONF, compose_cell
-from experiments.config.methods import build_method
-from experiments.config.settings import check_settings
+from experiments.config.mistakes import Collected
 from experiments.store import results
-from experiments.store.identity import identity_of, variant_of
+from experiments.store.record import Record
 from kprune.errors import UserError
 
 TOKENS_PER_EXAMPLE = 50
@@ -108,8 +107,7 @@ class Grid:
 class Cell:
     """One cell: what `run_cell` takes, and where its record goes."""
 
-    settings: dict[str, Any]
-    defaults: dict[str, Any]
+    config: CellConfig
     folder: Path
     command: str
 
@@ -133,20 +131,20 @@ class Plan:
     """
 
     open: list[Cell] = field(default_factory=list)
-    finished: list[tuple[Cell, dict[str, Any]]] = field(default_factory=list)
+    finished: list[tuple[Cell, Record]] = field(default_factory=list)
 
 
 def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    """Every cell of a grid; `overrides` go before all but a variant's own.
+    """Return every cell of a grid; `overrides` go before all but a variant's own.
 
     Raises:
-        UserError: an override is wrong, or one of what the grid sets itself; or a cell's settings or budget are.
+        UserError: an override is wrong, or one of what the grid sets itself; or settings of cells are, a line each.
     """
     for override in overrides:
         name = override.partition("=")[0].lstrip("+~")
         if name in AXES:
             raise UserError(f"{override}: a grid sets {name} for each cell: give {AXES[name]} in its place")
-    cells = {}
+    cells, found = {}, Collected()
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [
             [
@@ -160,20 +158,15 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
         ]
         composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
-            settings = settings | {"seed": seed, "flops_reduction": reduction}
-            check_settings(settings)
-            check_budget(settings, build_method(settings["method"]))
-            folder = results.cell_folder(
-                outputs,
-                settings["task"]["name"],
-                settings["model"]["name"],
-                settings["method"]["name"],
-                variant_of(settings, defaults),
-                target_of(settings),
-                seed,
-            )
-            command = shlex.join(["python", "run.py", *each, f"flops_reduction={reduction:g}", f"seed={seed}"])
-            cells.setdefault(folder, Cell(settings, defaults, folder, command))
+            axes = {"seed": seed}
+            if settings.get("budget") == "flops":  # another budget's amount is an override, the same for all cells
+                axes["flops_reduction"] = reduction
+            with found.catching():
+                config = cell_config(settings | axes, defaults, sweep=True)
+                said = [f"{name}={value}" for name, value in reversed(axes.items())]
+                cell = Cell(config, folder_of(config), shlex.join(["python", "run.py", *each, *said]))
+                cells.setdefault(cell.folder, cell)
+    found.tell()
     return list(cells.values())
 
 
@@ -187,10 +180,10 @@ def plan_of(cells: Sequence[Cell]) -> Plan:
     plan = Plan()
     for cell in cells:
         try:
-            record = results.finished(cell.folder, identity_of(cell.settings))
+            record = results.finished(cell.folder, identity_of(cell.config))
         except UserError:  # another configuration's record is there: `run_cell` says so of this cell alone
             record = None
-        if record is None or cell.settings["force"]:
+        if record is None or cell.config.force:
             plan.open.append(cell)
         else:
             plan.finished.append((cell, record))
@@ -201,27 +194,26 @@ def estimate(plan: Plan) -> list[float | None]:
     """Seconds of each open cell: the mean of the finished ones most like it, else by the rule; None where none is known."""
     measured = defaultdict(list)
     for cell, record in plan.finished:
-        if "cell_seconds" in record["details"]:
+        if "cell_seconds" in record.details:
             task, model, variant = cell.kind
             for key in ((task, model, variant), (task, model, variant.split("+")[0])):
-                measured[key].append(record["details"]["cell_seconds"])
+                measured[key].append(record.details["cell_seconds"])
     seconds = []
     for cell in plan.open:
         task, model, variant = cell.kind
         like = measured.get((task, model, variant)) or measured.get((task, model, variant.split("+")[0]))
-        seconds.append(mean(like) if like else by_rule(cell.settings))
+        seconds.append(mean(like) if like else by_rule(cell.config))
     return seconds
 
 
-def by_rule(settings: dict[str, Any]) -> float | None:
-    """Seconds on two CPU cores; None for a method that trains: a finished cell alone tells how long that takes."""
-    if "recipe" in settings["method"]:
+def by_rule(config: CellConfig) -> float | None:
+    """Return the seconds on two CPU cores; None for a method that trains: a finished cell alone tells how long that takes."""
+    if config.method.trains:
         return None
-    size = SIZE.get(settings["model"]["name"], max(SIZE.values()))
-    evaluation = EVALUATION_TOKENS.get(settings["task"]["name"], 1e5) / EVALUATION_TOKENS_PER_SECOND
-    calibration = settings["calibration"]
-    tokens = calibration["tokens"]
-    if calibration["examples"]:
-        tokens = calibration["examples"] * (settings["task"].get("average_length") or TOKENS_PER_EXAMPLE)
+    size = SIZE.get(config.model.name, max(SIZE.values()))
+    evaluation = EVALUATION_TOKENS.get(config.task.name, 1e5) / EVALUATION_TOKENS_PER_SECOND
+    tokens = config.calibration.tokens
+    if config.calibration.examples:
+        tokens = config.calibration.examples * (config.task.average_length or TOKENS_PER_EXAMPLE)
     pruning = tokens * SECONDS_PER_TOKEN
     return size * (pruning + evaluation + LATENCY_SECONDS)

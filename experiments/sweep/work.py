@@ -9,16 +9,16 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
 
 from experiments.cell.runner import run_cell
+from experiments.store.record import Record
 from experiments.sweep.plan import Cell
 from kprune.errors import OutOfReach, UserError
 
 DONE, OUT_OF_REACH, FAILED = "done", "out of reach", "failed"
 
 
-def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Any]]:
+def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Record | str]]:
     """(cell, DONE and its record, OUT_OF_REACH or FAILED and a message) as they come; one failed cell does not stop the others.
 
     A process serves one task and model: what its cells share stays in memory, and what one task took is given back.
@@ -33,7 +33,7 @@ def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Any]]:
             some = some[answered:]
 
 
-def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Any]]:
+def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Record | str]]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(cells, group, theirs))
@@ -65,7 +65,7 @@ def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     for cell in cells:
         try:
-            answers.send((DONE, run_cell(cell.settings, cell.defaults, group, True, cell.command)))
+            answers.send((DONE, run_cell(cell.config, group, cell.command)))
         except OutOfReach as error:
             answers.send((OUT_OF_REACH, str(error)))
         except UserError as error:

@@ -1,8 +1,14 @@
 """Fine-tuned checkpoints: where they come from, how they are loaded, and what is checked before one is used."""
 
-from experiments.inputs.checkpoints.finding import Checkpoint, find_checkpoint, find_pretrained, fingerprint
+from experiments.inputs.checkpoints.finding import (
+    Checkpoint,
+    find_checkpoint,
+    find_pretrained,
+    fingerprint,
+    local_checkpoint,
+)
 from experiments.inputs.checkpoints.loading import load_model, load_pretrained, load_tokenizer, positions_of
-from experiments.inputs.checkpoints.weights import weight_files
+from experiments.inputs.checkpoints.weights import tokenizer_files, weight_files
 
 __all__ = [
     "Checkpoint",
@@ -12,6 +18,8 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "load_tokenizer",
+    "local_checkpoint",
     "positions_of",
+    "tokenizer_files",
     "weight_files",
 ]

@@ -12,9 +12,9 @@ import torch
 
 from experiments.inputs.cache import cache_folder, locked
 from experiments.inputs.checkpoints.loading import load_pretrained, load_tokenizer
-from experiments.inputs.checkpoints.weights import WEIGHTS, weights_sha256
+from experiments.inputs.checkpoints.weights import WEIGHTS, checkpoint_sha256, weights_sha256
 from experiments.inputs.finetuning import finetune, recipe_of
-from experiments.inputs.hub import find_model
+from experiments.inputs.hub import find_model, local_model
 from experiments.tasks.base import Task
 from kprune.errors import UserError
 
@@ -31,12 +31,14 @@ class Checkpoint:
 
     Attributes:
         source: "given", "reference" (the mirror's), "cache" (fine-tuned earlier) or "fine-tuned" (just now).
-        sha256: of model.safetensors.
+        sha256: of the weights.
+        digest: of weights, tokenizer and config.json: what is computed from the model is kept under it.
     """
 
     folder: Path
     source: str
     sha256: str
+    digest: str
 
 
 def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str | None, seed: int = 0) -> Checkpoint:
@@ -53,12 +55,9 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
     """
     if checkpoint:
         return _checkpoint(Path(find_model(checkpoint)), "given")
+    if reference := local_checkpoint(task.name, encoder, None):
+        return _checkpoint(reference, "reference")
     name = f"{encoder}-{task.name}"
-    mirror = os.environ.get("KPRUNE_MIRROR")
-    if mirror:
-        reference = Path(mirror).expanduser() / "kprune-reference" / name
-        if reference.is_dir():
-            return _checkpoint(reference, "reference")
     folder = cache_folder() / "checkpoints" / f"{name}-{fingerprint(task, pretrained, seed)}"
     with locked(folder):
         if (folder / WEIGHTS).is_file():
@@ -72,6 +71,18 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
         torch.manual_seed(seed)  # draws the head
         finetune(load_pretrained(encoder_folder, task), tokenizer, task, folder, seed)
     return _checkpoint(folder, "fine-tuned")
+
+
+def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | None:
+    """Return the folder of the checkpoint that is given or, without one, of the mirror's reference; None if it is not here.
+
+    What is fine-tuned here does not count: it is made from what else identifies a cell.
+    """
+    if checkpoint:
+        return local_model(checkpoint)
+    mirror = os.environ.get("KPRUNE_MIRROR")
+    reference = Path(mirror).expanduser() / "kprune-reference" / f"{encoder}-{task}" if mirror else None
+    return reference if reference and reference.is_dir() else None
 
 
 def find_pretrained(name: str) -> Path:
@@ -90,7 +101,7 @@ def find_pretrained(name: str) -> Path:
 
 
 def _checkpoint(folder: Path, source: str) -> Checkpoint:
-    return Checkpoint(folder, source, weights_sha256(folder))
+    return Checkpoint(folder, source, weights_sha256(folder), checkpoint_sha256(folder))
 
 
 def fingerprint(task: Task, pretrained: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""The files that hold a checkpoint's weights."""
+"""The files of a checkpoint: which they are, and what they hold."""
 
 import hashlib
 import json
@@ -9,7 +9,17 @@ from safetensors import SafetensorError, safe_open
 
 from kprune.errors import UserError, one_line
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -35,6 +45,11 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder} has no {WEIGHTS}: give the folder of a complete checkpoint")
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files that a checkpoint's tokenizer is made of, in the order of their names."""
+    return sorted({file for name in TOKENIZER for file in folder.glob(name)})
+
+
 def check_weights(folder: Path) -> None:
     """Read every tensor once.
 
@@ -56,10 +71,21 @@ def check_weights(folder: Path) -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Of model.safetensors; of all shards in the order of their names where there are several."""
+    """Return the hash of model.safetensors; of all shards in the order of their names if there are several."""
+    return _sha256(weight_files(folder)).hexdigest()
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Return one hash of all that a model computes by: weights, tokenizer and config.json."""
+    others = [file for file in (*tokenizer_files(folder), folder / CONFIG) if file.is_file()]
+    names = " ".join(file.name for file in others)
+    return hashlib.sha256(f"{weights_sha256(folder)} {names} {_sha256(others).hexdigest()}".encode()).hexdigest()
+
+
+def _sha256(files: list[Path]) -> "hashlib._Hash":
     digest = hashlib.sha256()
-    for path in weight_files(folder):
+    for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return digest.hexdigest()
+    return digest

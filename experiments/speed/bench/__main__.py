@@ -21,12 +21,12 @@ import torch
 from tqdm import tqdm
 
 from experiments.config.composing import file_settings
+from experiments.config.kinds import THREADS, check, or_null, whole
 from experiments.config.methods import METHODS, method_with
-from experiments.config.settings import THREADS, check, or_null, whole
 from experiments.inputs.subject import pick_device
 from experiments.speed import measurements
 from experiments.speed.shapes import SHAPES
-from experiments.store import results
+from experiments.store.provenance import commit
 from kprune.budgets.latency.timing import device_name
 from kprune.errors import UserError
 
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
     machine = {
         "device": device_name(pick_device(options.device)),
         "torch": torch.__version__,
-        "commit": results.commit(),
+        "commit": commit(),
     }
     groups = list(itertools.product(options.shapes, options.tokens))
     with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:

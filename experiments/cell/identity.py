@@ -1,0 +1,104 @@
+"""What identifies a cell: its folder, and all that its result depends on, files by their contents."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from experiments.config.cell import CellConfig
+from experiments.inputs.checkpoints import local_checkpoint, tokenizer_files, weight_files
+from experiments.store.results import cell_folder
+from kprune.errors import UserError
+
+
+def folder_of(config: CellConfig) -> Path:
+    """Return the folder that a cell's result goes to."""
+    return cell_folder(
+        config.outputs,
+        config.task.name,
+        config.model.name,
+        config.method.name,
+        config.variant.plain(),
+        config.request.target,
+        config.seed,
+    )
+
+
+def identity_of(config: CellConfig) -> dict[str, Any]:
+    """Return what a cell's result depends on, as plain values: `config` of its record.
+
+    An algorithm's first version, widths that are not rounded and FLOPs as the budget go unsaid, as in records from before
+    there was a choice.
+
+    Raises:
+        UserError: the folder of a checkpoint has no weights, or a file is not readable.
+    """
+    settings = {
+        "task": config.task.settings.plain(),
+        "model": asdict(config.model),
+        "method": config.method.settings.plain(),
+        "calibration": config.calibration.counted(),
+        "seed": config.seed,
+        "latency": config.latency and asdict(config.latency),
+        **config.request.target.options(),
+    }
+    if config.request.grain != 1:
+        settings["grain"] = config.request.grain
+    if config.method.version != 1:
+        settings["method_version"] = config.method.version
+    files = contents(config)
+    return settings | {"contents": files} if files else settings
+
+
+def contents(config: CellConfig) -> dict[str, str]:
+    """Return the SHA-256 of each file that a config names, and of a checkpoint on this machine; not of what is nowhere."""
+    task = config.task.settings.plain()
+    named = {
+        "task.train_file": task.get("train_file"),
+        "task.evaluation_file": task.get("evaluation_file"),
+        "calibration.file": config.calibration.file,
+    }
+    found = {name: sha256_of(path) for name, path in _files(named)}
+    checkpoint = local_checkpoint(config.task.name, config.model.encoder, config.model.checkpoint)
+    if checkpoint:
+        name = "model.checkpoint" if config.model.checkpoint else "reference"
+        found[name] = ",".join(sha256_of(file) for file in weight_files(checkpoint))
+        found[f"{name} (tokenizer)"] = _together(tokenizer_files(checkpoint))
+        found[f"{name} (config.json)"] = _together([checkpoint / "config.json"])
+    return found
+
+
+def _files(named: dict[str, str | None]) -> Iterator[tuple[str, Path]]:
+    for name, file in named.items():
+        if file and (path := Path(file).expanduser()).is_file():
+            yield name, path
+
+
+def _together(files: list[Path]) -> str:
+    """One hash of several files and their names; of nothing if there are none, which loading tells."""
+    parts = [f"{file.name} {sha256_of(file)}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Return a short hash of a file, read once per state of the file: the cells of a grid share their files.
+
+    Raises:
+        UserError: the file is not readable.
+    """
+    state = os.stat(path)
+    return _sha256_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(
+            f"{path} is not readable ({error.strerror}): give another file, or the right to read it"
+        ) from error

@@ -1,0 +1,281 @@
+"""The configuration of one cell: Hydra's dict is read once, into one frozen and typed object; all that is wrong is told at once."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+from experiments.config.composing import compose_cell
+from experiments.config.groups import (
+    OF_TASKS,
+    CalibrationSettings,
+    LatencyPoint,
+    MethodSettings,
+    ModelSettings,
+    Request,
+    Settings,
+    TaskSettings,
+    Tracking,
+    setting,
+)
+from experiments.config.kinds import FLAG, THREADS, Kind, check, or_null, shown, text, whole
+from experiments.config.methods import build_method
+from experiments.config.mistakes import Collected
+from experiments.store.variant import variant_of
+from experiments.tasks import build_task
+from kprune.checkpoint import check_format
+from kprune.contract import Pruner
+from kprune.errors import UserError
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a cell is run: nothing of it changes the result."""
+
+    device: str = setting(text("auto"))
+    threads: int | None = setting(or_null(THREADS))
+    force: bool = setting(FLAG)
+    outputs: str = setting(text("outputs"))
+    evaluate: str | None = setting(or_null(text("FOLDER")))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Whether the pruned model is written (`save_model`; null: for a single run, not in a sweep), and how."""
+
+    save_model: bool | None = setting(or_null(FLAG))
+    format: str = setting(text("pruned"))
+    onnx: bool = setting(FLAG)
+
+    def __post_init__(self) -> None:
+        check_format(self.format, self.onnx)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What draws the calibration examples."""
+
+    seed: int = setting(whole(0, "0"))
+
+
+GROUPS: dict[str, type] = {
+    "task": TaskSettings,
+    "model": ModelSettings,
+    "method": MethodSettings,
+    "calibration": CalibrationSettings,
+    "tracking": Tracking,
+    "latency": LatencyPoint,
+}
+UNGROUPED: tuple[type, ...] = (Request, Draw, Run, Saving)
+OPEN = ("task", "method")
+"""Groups with settings that are not named here: those of a task's kind, and of a method, which check them themselves."""
+
+
+def kinds_of(part: type) -> dict[str, Kind]:
+    """Return the kind of each setting of a group."""
+    return {entry.name: entry.metadata["kind"] for entry in fields(part) if "kind" in entry.metadata}
+
+
+KINDS: dict[str, Kind] = {name: kind for part in UNGROUPED for name, kind in kinds_of(part).items()} | {
+    f"{group}.{name}": kind for group, part in GROUPS.items() for name, kind in kinds_of(part).items()
+}
+"""Every setting that a config must have."""
+OPTIONAL: dict[str, Kind] = {f"task.{name}": kind for name, kind in OF_TASKS.items()}
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """One cell.
+
+    Attributes:
+        latency: None: it is not measured.
+        save_model: the pruned model is written.
+        evaluate: folder of a saved model that is scored, and nothing else is done.
+        variant: what of the method's and the calibration set's settings are not their config files' own.
+    """
+
+    task: TaskSettings
+    model: ModelSettings
+    method: MethodSettings
+    calibration: CalibrationSettings
+    request: Request
+    latency: LatencyPoint | None
+    seed: int
+    device: str
+    threads: int | None
+    save_model: bool
+    format: str
+    onnx: bool
+    tracking: str
+    force: bool
+    outputs: str
+    evaluate: str | None
+    variant: Settings
+
+
+def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: bool) -> CellConfig:
+    """Read a composed config.
+
+    Args:
+        config: plain values.
+        defaults: `method` and `calibration` as their config files have them; what differs names the cell's variant.
+        sweep: several cells in one go: the pruned model is not saved unless asked for.
+
+    Raises:
+        UserError: something is wrong; all of it, a line each.
+    """
+    found = Collected()
+    groups = {name: _group(name, config, found) for name in GROUPS}
+    _check_names(config, groups, found)
+    request, draw, run, saving = (_part(part, config, "", found) for part in UNGROUPED)
+    closed = {
+        name: _part(part, groups[name], f"{name}.", found)
+        for name, part in GROUPS.items()
+        if name not in OPEN and groups[name] is not None
+    }
+    task = groups["task"] and _task(groups["task"], found)
+    method = groups["method"] and _method(groups["method"], request, found)
+    if task and run and not run.evaluate:
+        with found.catching():
+            build_task(task.settings.plain())
+    if request and request.budget == "latency" and config.get("latency", 0) is None:
+        found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
+    saves = saving and (not sweep if saving.save_model is None else saving.save_model)
+    if saving and not saves and (saving.format != "pruned" or saving.onnx):
+        given = "onnx=true" if saving.onnx else f"format={saving.format}"
+        found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
+    found.tell()
+    calibration, tracking = closed["calibration"], closed["tracking"]
+    named = {"method": method.settings.plain(), "calibration": calibration.counted()}
+    variant = variant_of(named, defaults, request.grain)
+    return CellConfig(
+        task=task,
+        model=closed["model"],
+        method=method,
+        calibration=calibration,
+        request=request,
+        latency=closed.get("latency"),
+        seed=draw.seed,
+        save_model=saves,
+        format=saving.format,
+        onnx=saving.onnx,
+        tracking=tracking.mode,
+        variant=Settings.of(variant),
+        **asdict(run),
+    )
+
+
+def configured(overrides: list[str], sweep: bool = False) -> CellConfig:
+    """Compose and read the config of `python run.py OVERRIDES`.
+
+    Raises:
+        UserError: an override is wrong, or a setting; all of them, a line each.
+    """
+    return cell_config(*compose_cell(overrides), sweep)
+
+
+def task_settings(settings: Any) -> TaskSettings:
+    """Read a task's settings from elsewhere than a config, such as a saved model's folder.
+
+    Raises:
+        UserError: they are no task's.
+    """
+    found = Collected()
+    group = _group("task", {"task": settings}, found)
+    task = group and _task(group, found)
+    found.tell()
+    return task
+
+
+def _group(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[str, Any] | None:
+    """The settings of a group; None if there are none, which is a mistake unless it is latency's choice."""
+    group = config.get(name, "")
+    if isinstance(group, Mapping):
+        return group
+    if not (name == "latency" and group is None):  # without a point to measure it at, there is no latency
+        example = next(setting for setting in KINDS if setting.startswith(f"{name}."))
+        found.add(
+            f"{name}={shown(config.get(name))} is no group of settings: give its settings by name, as in "
+            f"{example}={KINDS[example].example}"
+        )
+    return None
+
+
+def _check_names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None], found: Collected) -> None:
+    for name in _names(config, groups):
+        if name not in KINDS and name.partition(".")[0] not in OPEN:
+            near = difflib.get_close_matches(name, [*KINDS, *OPTIONAL], n=1)
+            found.add(f"{name} is unknown: " + (f"use {near[0]}" if near else "conf/config.yaml has the settings"))
+
+
+def _names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None]) -> Iterator[str]:
+    for key in config:
+        if key in groups:
+            yield from (f"{key}.{leaf}" for leaf in groups[key] or ())
+        else:
+            yield key
+
+
+def _part(part: type[Part], given: Mapping[str, Any], prefix: str, found: Collected, **more: Any) -> Part | None:
+    """A group's settings as its type; None if there is a mistake in it."""
+    values = {}
+    for name, kind in kinds_of(part).items():
+        if name not in given:
+            found.add(f"{prefix}{name} is missing: give one, such as {prefix}{name}={kind.example}")
+            continue
+        with found.catching():
+            check(f"{prefix}{name}", given[name], kind)
+            values[name] = given[name]
+    if len(values) < len(kinds_of(part)):
+        return None
+    with found.catching():
+        return part(**values, **more)
+    return None
+
+
+def _task(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
+    right = True
+    for name, kind in OF_TASKS.items():
+        if name in given and not kind.holds(given[name]):
+            right = False
+            with found.catching():
+                check(f"task.{name}", given[name], kind)
+    task = _part(TaskSettings, given, "task.", found, settings=Settings.of(given))
+    return task if right else None
+
+
+def _method(given: Mapping[str, Any], request: Request | None, found: Collected) -> MethodSettings | None:
+    settings = _part(MethodSettings, given, "method.", found, settings=Settings.of(given))
+    if settings is None:
+        return None
+    try:
+        method = build_method(dict(given))
+    except UserError as error:
+        found.add(_as_option(str(error), given))
+        return None
+    if request:
+        with found.catching():
+            _check_budget(method, request)
+    return replace(settings, version=getattr(method, "version", 1))
+
+
+def _as_option(message: str, given: Mapping[str, Any]) -> str:
+    """A method's own message about a setting, which it knows by its argument's name: with the option's name."""
+    argument = message.partition("=")[0]
+    options = {option.rpartition(".")[2]: option for option in _dotted(given, "method")}
+    return message.replace(argument, options[argument], 1) if argument in options else message
+
+
+def _dotted(settings: Mapping[str, Any], name: str) -> Iterator[str]:
+    for key, value in settings.items():
+        yield from _dotted(value, f"{name}.{key}") if isinstance(value, Mapping) else [f"{name}.{key}"]
+
+
+def _check_budget(method: Pruner, request: Request) -> None:
+    """Raise a UserError if a method can't prune to a request on any model."""
+    if request.budget != "flops" and not method.any_budget:
+        raise UserError(f"method {method.name} prunes by FLOPs alone: leave budget=flops or use method=kprune")
+    if request.grain > 1 and not method.any_budget:
+        raise UserError(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")

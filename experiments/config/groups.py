@@ -1,0 +1,166 @@
+"""The groups of a cell's settings as frozen types: each field says which values it takes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from experiments.config.composing import default_of
+from experiments.config.kinds import (
+    FLAG,
+    TABLE,
+    Kind,
+    either,
+    number,
+    one_of,
+    or_null,
+    path_name,
+    positive,
+    text,
+    texts,
+    whole,
+)
+from experiments.config.mistakes import Collected
+from kprune.errors import UserError
+from kprune.target import OPTIONS, Target
+
+
+def setting(kind: Kind) -> Any:
+    """Return a field of a group that takes values of a kind."""
+    return field(metadata={"kind": kind})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings whose names are another module's to know, frozen: hashable, and a copy of its own for everyone who reads them."""
+
+    json: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Settings":
+        return cls(json.dumps(values))
+
+    def plain(self) -> dict[str, Any]:
+        return json.loads(self.json)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """A task: `settings` has all of them, with `name` and `kind`, for the class of this kind."""
+
+    name: str = setting(path_name("custom"))
+    kind: str = setting(text("custom"))
+    settings: Settings
+
+    @property
+    def average_length(self) -> float | None:
+        return self.settings.plain().get("average_length")
+
+
+OF_TASKS = {
+    "max_length": whole(1, "128"),
+    "batch_size": whole(1, "32"),
+    "average_length": or_null(positive("53.24")),
+    "finetuning": or_null(TABLE),
+    "train_file": or_null(text("FILE")),
+    "evaluation_file": or_null(text("FILE")),
+    "text": either(text("[sentence]"), texts("[sentence]")),
+    "label": text("label"),
+    "label_names": or_null(texts("[no,yes]")),
+    "stride": whole(0, "128"),
+    "max_answer_length": whole(1, "30"),
+    "no_answers": FLAG,
+    "train_per_class": whole(1, "1500"),
+    "evaluation_per_class": whole(1, "300"),
+    "libraries": TABLE,
+}
+"""Settings that some kinds of tasks have."""
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """A pruning method: `settings` has all of them, with `name`, for its constructor; `version` is its algorithm's."""
+
+    name: str = setting(path_name("kprune"))
+    settings: Settings
+    version: int = 1
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains, for as long as its recipe says."""
+        return "recipe" in self.settings.plain()
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The encoder: its name, where it is found, and the fine-tuned checkpoint if one is given."""
+
+    name: str = setting(path_name("minilm"))
+    encoder: str = setting(path_name("minilm-l6"))
+    pretrained: str = setting(text("FOLDER"))
+    checkpoint: str | None = setting(or_null(text("FOLDER")))
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """The calibration set: a number of `examples`, else those of so many `tokens`; or those of a `file`."""
+
+    tokens: float = setting(positive("100000"))
+    examples: int | None = setting(or_null(whole(1, "2048")))
+    file: str | None = setting(or_null(text("FILE")))
+
+    def __post_init__(self) -> None:
+        if self.file and self.examples:
+            raise UserError("calibration.file has its examples already: leave calibration.examples out, or the file")
+
+    def counted(self) -> dict[str, Any]:
+        """Return the settings that count: of `tokens`, nothing does if a number of examples is given."""
+        settings = asdict(self)
+        if self.examples:
+            del settings["tokens"]
+        return settings
+
+
+@dataclass(frozen=True)
+class LatencyPoint:
+    """What latency is measured at."""
+
+    batch_size: int = setting(whole(1, "32"))
+    sequence_length: int = setting(whole(1, "128"))
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Whether Weights & Biases gets the results."""
+
+    mode: str = setting(one_of("offline", "online", "disabled"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the pruned model is to be: `budget` says which of the three amounts counts. Widths are multiples of `grain` columns.
+
+    Raises:
+        UserError: the budget is unknown, its amount out of range, or another budget's amount is given.
+    """
+
+    budget: str = setting(text("flops"))
+    flops_reduction: float = setting(number("0.8"))
+    params_reduction: float | None = setting(or_null(number("0.2")))
+    speedup: float | None = setting(or_null(number("3")))
+    grain: int = setting(whole(1, "16"))
+
+    def __post_init__(self) -> None:
+        found = Collected()
+        with found.catching():
+            self.target  # noqa: B018 (raises)
+        for budget, option in OPTIONS.items() if self.budget in OPTIONS else ():
+            value, default = getattr(self, option), default_of(option)
+            if budget != self.budget and value != default:
+                instead = "leave it out" if default is None else f"leave it at {default}"
+                found.add(f"{option}={value} goes with another budget: add budget={budget}, or {instead}")
+        found.tell()
+
+    @property
+    def target(self) -> Target:
+        return Target.from_options(vars(self))

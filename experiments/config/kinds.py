@@ -1,0 +1,86 @@
+"""What values a setting takes."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kprune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: its name in messages, an example as it is typed, and which values are of it."""
+
+    name: str
+    example: str
+    holds: Callable[[Any], bool]
+
+
+def whole(least: int, example: str, most: int | None = None) -> Kind:
+    limit = 2**31 - 1 if most is None else most
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= limit
+
+    return Kind(f"a whole number from {least}" + ("" if most is None else f" to {most}"), example, holds)
+
+
+def number(example: str) -> Kind:
+    def holds(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    return Kind("a finite number", example, holds)
+
+
+def positive(example: str) -> Kind:
+    return Kind("a number above 0", example, lambda value: number(example).holds(value) and value > 0)
+
+
+def text(example: str) -> Kind:
+    return Kind("text", example, lambda value: isinstance(value, str) and bool(value.strip()))
+
+
+def path_name(example: str) -> Kind:
+    """A name that becomes part of a path."""
+    return Kind(
+        "a name of letters, digits, dots, dashes and underscores",
+        example,
+        lambda value: isinstance(value, str) and bool(re.fullmatch(r"\w[\w.-]*", value)),
+    )
+
+
+def one_of(*names: str) -> Kind:
+    return Kind(f"one of {', '.join(names)}", names[0], lambda value: value in names)
+
+
+def or_null(kind: Kind) -> Kind:
+    return Kind(f"{kind.name}, or null", kind.example, lambda value: value is None or kind.holds(value))
+
+
+def texts(example: str) -> Kind:
+    entry = text(example)
+    return Kind("a list of texts", example, lambda value: isinstance(value, list) and all(map(entry.holds, value)))
+
+
+def either(one: Kind, other: Kind) -> Kind:
+    return Kind(f"{one.name} or {other.name}", one.example, lambda value: one.holds(value) or other.holds(value))
+
+
+THREADS = whole(1, "2", most=1024)
+FLAG = Kind("true or false", "true", lambda value: isinstance(value, bool))
+TABLE = Kind("a table of settings", "{}", lambda value: isinstance(value, dict))
+
+
+def check(setting: str, value: Any, kind: Kind) -> None:
+    """Raise a UserError if a value is not of its kind."""
+    if not kind.holds(value):
+        raise UserError(f"{setting}={shown(value)} is not {kind.name}: give one, such as {setting}={kind.example}")
+
+
+def shown(value: Any) -> str:
+    """Write a value as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return " ".join(str(value).split())[:80]
