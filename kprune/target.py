@@ -55,8 +55,9 @@ class Target:
             )
         if self.kind in ("flops", "parameters") and not 0 < amount < 1:
             what, such = ("FLOPs", 0.8) if self.kind == "flops" else ("parameters", 0.2)
+            wrong = "is outside (0, 1)" if self.amount is None or _is_number(self.amount) else "is not a number"
             raise UserError(
-                f"{self.option}={_shown(self.amount)} is outside (0, 1): give the share of {what} to remove, such as {such}"
+                f"{self.option}={_shown(self.amount)} {wrong}: give the share of {what} to remove, such as {such}"
             )
 
     @classmethod
@@ -125,4 +126,4 @@ def _is_number(value: Any) -> bool:
 def _shown(value: Any) -> str:
     if value is None:
         return "null"
-    return number_text(value) if _is_number(value) else repr(value)
+    return number_text(value) if _is_number(value) else str(value)

@@ -1,45 +1,58 @@
-"""What a budget's settings do to a cell's name and identity."""
+"""What is asked for: how it is written, what it does to a cell's name and identity, and what is refused before a load."""
 
 import pytest
 
-from experiments.config.budgets import check_budget, requested, target_of
-from experiments.config.composing import compose_cell
-from experiments.config.methods import build_method
-from experiments.store.identity import identity_of, variant_of
+from experiments.cell.identity import folder_of, identity_of
+from experiments.config.cell import configured
 from kprune.errors import UserError
 
 
 def test_a_cell_by_flops_is_what_it_was_before_there_was_a_choice():
-    config, defaults = compose_cell(["flops_reduction=0.7"])
+    config = configured(["flops_reduction=0.7"])
     identity = identity_of(config)
-    assert identity["flops_reduction"] == 0.7 and not {"budget", "speedup", "grain"} & set(identity)
-    assert target_of(config) == "0.7" and requested(config) == 0.7 and variant_of(config, defaults) == {}
+    assert identity["flops_reduction"] == 0.7
+    assert not {"budget", "speedup", "params_reduction", "grain", "method_version"} & set(identity)
+    assert folder_of(config).parts[-3:-1] == ("kprune", "0.7") and config.variant.plain() == {}
 
 
 def test_a_cell_by_latency():
-    config, defaults = compose_cell(["budget=latency", "speedup=3", "grain=16"])
+    config = configured(["budget=latency", "speedup=3", "grain=16"])
     identity = identity_of(config)
     assert (identity["budget"], identity["speedup"], identity["grain"]) == ("latency", 3, 16)
-    assert "flops_reduction" not in identity and requested(config) is None
-    assert target_of(config) == "3x" and variant_of(config, defaults) == {"grain": 16}
-    assert target_of(config | {"speedup": 2.5}) == "2.5x"
+    assert "flops_reduction" not in identity and config.request.target.requested("flops") is None
+    assert folder_of(config).parts[-3:-1] == ("kprune+grain=16", "3x") and config.variant.plain() == {"grain": 16}
+
+
+def test_a_cell_by_parameters():
+    config = configured(["budget=parameters", "params_reduction=0.2"])
+    identity = identity_of(config)
+    assert (identity["budget"], identity["params_reduction"]) == ("parameters", 0.2)
+    assert not {"flops_reduction", "speedup"} & set(identity) and folder_of(config).parts[-2] == "p0.2"
 
 
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["budget=time"], "budget=time is unknown: use flops or latency"),
-        (["speedup=3"], "add budget=latency"),
+        (["budget=time"], "budget=time is unknown: use flops, parameters or latency"),
+        (["speedup=3"], "speedup=3 goes with another budget: add budget=latency"),
+        (["params_reduction=0.2"], "params_reduction=0.2 goes with another budget: add budget=parameters"),
+        (["budget=latency", "speedup=3", "flops_reduction=0.7"], "flops_reduction=0.7 goes with .* leave it at 0.8"),
+        (["budget=parameters", "params_reduction=0.2", "speedup=3"], "speedup=3 goes with another budget"),
         (["budget=latency"], "asks for no speed-up"),
         (["budget=latency", "speedup=0.9"], "asks for no speed-up"),
-        (["budget=latency", "speedup=fast"], "asks for no speed-up"),
+        (["budget=latency", "speedup=fast"], "speedup=fast is not a finite number"),
         (["budget=latency", "speedup=3", "latency=null"], "needs a batch size and length"),
+        (["budget=latency", "speedup=3", "method=cofi"], "method cofi prunes by .*FLOPs"),
+        (["budget=parameters"], "params_reduction=null is outside"),
+        (["grain=16", "method=cofi"], "method cofi does not round widths"),
         (["grain=0"], "grain=0"),
         (["grain=1.5"], "grain=1.5"),
         (["flops_reduction=1.5"], "outside"),
+        (["format=dense", "save_model=false"], "format=dense is about a saved model"),
+        (["onnx=true", "save_model=false"], "onnx=true is about a saved model"),
     ],
 )
 def test_what_is_refused_before_anything_is_loaded(overrides, message):
-    config, _ = compose_cell(overrides)
-    with pytest.raises(UserError, match=message):
-        check_budget(config, build_method(config["method"]))
+    with pytest.raises(UserError, match=message) as error:
+        configured(overrides)
+    assert "\n" not in str(error.value)
