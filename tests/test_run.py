@@ -192,7 +192,7 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
         (["flops_reduction=0"], ["outside (0, 1)"]),
         (["nonsense=1"], ["nonsense is unknown", "conf/config.yaml"]),
         (["method.lamda=1"], ["method.lamda is unknown", "conf/method/"]),
-        (["budget=nonsense"], ["budget=nonsense", "flops or latency"]),
+        (["budget=nonsense"], ["budget=nonsense", "flops, parameters or latency"]),
         (["speedup=3"], ["speedup=3", "budget=latency"]),
         (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
         (["budget=latency", "speedup=1000"], ["speedup=1000 is out of reach", "ask for less"]),

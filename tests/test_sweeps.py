@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+from records import record
 from world import ROOT, bad, environment, grid, run
 
 from analysis.records import load
+from experiments.store import results
 from experiments.sweep.__main__ import main
 
 
@@ -25,7 +27,7 @@ def finished(outputs):
 def test_a_grid_says_what_it_will_do_does_it_once_and_names_what_failed(world, tmp_path):
     other = tmp_path / "custom/minilm/kprune+tokens=200/0.7/seed0/result.json"
     other.parent.mkdir(parents=True)
-    other.write_text('{"config": {}, "score": 1, "details": {}}')
+    results.write_json(other, record())
     command = grid(world, tmp_path, "--reductions", "0.5,0.7,0.6")
     first = launch(command, world)
     assert "accuracy: 3 cells to run, 0 finished before" in first.stdout and "expected: " in first.stdout

@@ -22,7 +22,7 @@ def folder_of(config: CellConfig) -> Path:
         config.model.name,
         config.method.name,
         config.variant.plain(),
-        config.request.target,
+        config.target,
         config.seed,
     )
 
@@ -43,10 +43,10 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
         "calibration": config.calibration.counted(),
         "seed": config.seed,
         "latency": config.latency and asdict(config.latency),
-        **config.request.target.options(),
+        **config.target.options(),
     }
-    if config.request.grain != 1:
-        settings["grain"] = config.request.grain
+    if config.grain != 1:
+        settings["grain"] = config.grain
     if config.method.version != 1:
         settings["method_version"] = config.method.version
     files = contents(config)

@@ -1,38 +1,47 @@
 """Prune a subject to what its cell asks for."""
 
-from experiments.config.groups import LatencyPoint, Request
+from experiments.config.groups import LatencyPoint
 from experiments.inputs.subject import Subject
 from experiments.store.record import Latency
-from kprune.budgets.flops import Budget
+from kprune.budgets import Budget, FlopsBudget, ParametersBudget
 from kprune.budgets.latency import Point, prune_to_speedup
-from kprune.contract import Outcome, Pruner, PruningData
+from kprune.contract import Job, Method, Outcome, PruningData
+from kprune.target import Target
 
 
 def prune_within(
-    request: Request,
+    target: Target,
+    grain: int,
     latency: LatencyPoint | None,
-    method: Pruner,
+    method: Method,
     subject: Subject,
     data: PruningData,
     length: float,
 ) -> tuple[Outcome, Latency | None]:
-    """Prune to a request, FLOPs being counted at `length`.
+    """Prune to a target, FLOPs being counted at `length`.
 
     Returns:
         the outcome, and its latency if that was the budget and so has been measured.
 
     Raises:
-        OutOfReach: the request is beyond what the method, or any method, can do on the model.
+        OutOfReach: the target is beyond what the method, or any method, can do on the model.
     """
-    model, objective, target = subject.model, subject.task.objective, request.target
-    if target.kind == "flops":
-        budget = Budget(target.amount, length, request.grain)
-        budget.check_reach(method, model)
-        return method.prune(model, objective, data, budget), None
+    model, objective = subject.model, subject.task.objective
+    if target.kind != "latency":
+        budget = counted_budget(target, length, grain)
+        method.check(model, budget)
+        return method.prune(Job(model, objective, data, budget)), None
     point = Point(latency.batch_size, latency.sequence_length)
-    outcome, measured = prune_to_speedup(method, model, objective, data, target.amount, length, point, request.grain)
+    outcome, measured = prune_to_speedup(method, model, objective, data, target.amount, length, point, grain)
     if not outcome.details["latency_budget"]["reached"]:
         print(
             f"speedup={target.amount:g} was not reached within 5 %: {measured['speedup']:.2f}x is the closest of three"
         )
     return outcome, Latency(**measured)
+
+
+def counted_budget(target: Target, length: float, grain: int) -> Budget:
+    """Return the budget of a target that is counted, not measured."""
+    if target.kind == "parameters":
+        return ParametersBudget(target.amount, grain)
+    return FlopsBudget(target.amount, length, grain)

@@ -44,17 +44,18 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         start, peak = time.perf_counter(), PeakMemory(subject.device)
         torch.manual_seed(config.seed)
         method = build_method(config.method.settings.plain())
-        data = pruning_data(config.calibration, config.seed, subject, method.needs_labels)
+        labels = "labels" in method.needs
+        data = pruning_data(config.calibration, config.seed, subject, labels)
         calibration = data.calibration
         length = flops_length(bool(config.calibration.file), task, tokenizer, calibration)
-        outcome, latency = prune_within(config.request, config.latency, method, subject, data, length)
+        outcome, latency = prune_within(config.target, config.grain, config.latency, method, subject, data, length)
 
         sizes = measure_sizes(subject, outcome, length)
         predicted = predictions_of(outcome.model, task, tokenizer, subject.device)
         if latency is None:
             latency = latency_of(config.latency, subject, outcome)
 
-        evaluation = task.evaluation(tokenizer)
+        evaluation, kept = task.evaluation(tokenizer), sizes.plan.kept
         record = Record(
             task=task.name,
             model=config.model.name,
@@ -67,22 +68,22 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
             score=predicted.score,
             evaluation=Evaluation(evaluation.split, evaluation.size, evaluation.majority, evaluation.sha256),
             checkpoint=CheckpointUsed(subject.checkpoint.source, subject.checkpoint.sha256),
-            flops_reduction_requested=config.request.target.requested("flops"),
-            params_reduction_requested=config.request.target.requested("parameters"),
+            flops_reduction_requested=config.target.requested("flops"),
+            params_reduction_requested=config.target.requested("parameters"),
             flops_reduction=sizes.flops_reduction,
             params_reduction=sizes.params_reduction,
-            kept_heads=sizes.kept_heads,
-            kept_neurons=sizes.kept_neurons,
+            kept_heads=sizes.plan.per_layer("heads"),
+            kept_neurons=sizes.plan.per_layer("neurons"),
             pruning_seconds=sum(outcome.seconds_by_stage.values()),
             seconds_by_stage=dict(outcome.seconds_by_stage),
             peak_memory_mb=peak.mb(),
-            calibration=CalibrationUsed(len(calibration.examples), calibration.tokens, method.needs_labels),
+            calibration=CalibrationUsed(len(calibration.examples), calibration.tokens, labels),
             latency=latency,
             versions=versions(),
             commit=commit(),
             config=identity,
-            target=config.request.target,
-            plan=sizes.plan,
+            target=config.target,
+            plan=kept and {block: list(units) for block, units in kept.items()},
             details=outcome.details
             | {
                 "sequence_length": length,

@@ -11,6 +11,7 @@ from experiments.scoring.evaluation import evaluate
 from experiments.store import results
 from experiments.store.record import Record
 from experiments.tasks import Task, build_task
+from kprune.checkpoint import save
 from kprune.contract import Outcome
 from kprune.errors import UserError
 
@@ -22,8 +23,8 @@ def save_model(
     if outcome.count_units:
         print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
         return
-    card = model_card(record, subject.task.auto_class.__name__, format, command)
-    outcome.save(folder, subject.tokenizer, card, format, onnx)
+    card = model_card(record, subject.task.objective.auto_class, format, command)
+    save(outcome.model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
     results.write_json(folder / "kprune.json", {"task": record.config["task"], "score": record.score})
 
 

@@ -1,1 +1,0 @@
-import kprune.checkpoint  # TEMPORARY: until kprune has no circle

@@ -24,8 +24,9 @@ from experiments.config.mistakes import Collected
 from experiments.store.variant import variant_of
 from experiments.tasks import build_task
 from kprune.checkpoint import check_format
-from kprune.contract import Pruner
+from kprune.contract import ANY_BUDGET
 from kprune.errors import UserError
+from kprune.target import Target
 
 Part = TypeVar("Part")
 
@@ -54,10 +55,11 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What draws the calibration examples."""
+class Numbers:
+    """What draws the calibration examples, and how many columns widths are multiples of."""
 
     seed: int = setting(whole(0, "0"))
+    grain: int = setting(whole(1, "16"))
 
 
 GROUPS: dict[str, type] = {
@@ -68,7 +70,7 @@ GROUPS: dict[str, type] = {
     "tracking": Tracking,
     "latency": LatencyPoint,
 }
-UNGROUPED: tuple[type, ...] = (Request, Draw, Run, Saving)
+UNGROUPED: tuple[type, ...] = (Request, Numbers, Run, Saving)
 OPEN = ("task", "method")
 """Groups with settings that are not named here: those of a task's kind, and of a method, which check them themselves."""
 
@@ -90,6 +92,7 @@ class CellConfig:
     """One cell.
 
     Attributes:
+        grain: columns that widths are multiples of.
         latency: None: it is not measured.
         save_model: the pruned model is written.
         evaluate: folder of a saved model that is scored, and nothing else is done.
@@ -100,7 +103,8 @@ class CellConfig:
     model: ModelSettings
     method: MethodSettings
     calibration: CalibrationSettings
-    request: Request
+    target: Target
+    grain: int
     latency: LatencyPoint | None
     seed: int
     device: str
@@ -129,14 +133,14 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     found = Collected()
     groups = {name: _group(name, config, found) for name in GROUPS}
     _check_names(config, groups, found)
-    request, draw, run, saving = (_part(part, config, "", found) for part in UNGROUPED)
+    request, numbers, run, saving = (_part(part, config, "", found) for part in UNGROUPED)
     closed = {
         name: _part(part, groups[name], f"{name}.", found)
         for name, part in GROUPS.items()
         if name not in OPEN and groups[name] is not None
     }
     task = groups["task"] and _task(groups["task"], found)
-    method = groups["method"] and _method(groups["method"], request, found)
+    method = groups["method"] and _method(groups["method"], request, numbers, found)
     if task and run and not run.evaluate:
         with found.catching():
             build_task(task.settings.plain())
@@ -149,15 +153,16 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     found.tell()
     calibration, tracking = closed["calibration"], closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.counted()}
-    variant = variant_of(named, defaults, request.grain)
+    variant = variant_of(named, defaults, numbers.grain)
     return CellConfig(
         task=task,
         model=closed["model"],
         method=method,
         calibration=calibration,
-        request=request,
+        target=request.target,
+        grain=numbers.grain,
         latency=closed.get("latency"),
-        seed=draw.seed,
+        seed=numbers.seed,
         save_model=saves,
         format=saving.format,
         onnx=saving.onnx,
@@ -246,19 +251,33 @@ def _task(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
     return task if right else None
 
 
-def _method(given: Mapping[str, Any], request: Request | None, found: Collected) -> MethodSettings | None:
+def _method(
+    given: Mapping[str, Any], request: Request | None, numbers: Numbers | None, found: Collected
+) -> MethodSettings | None:
     settings = _part(MethodSettings, given, "method.", found, settings=Settings.of(given))
     if settings is None:
         return None
     try:
         method = build_method(dict(given))
     except UserError as error:
-        found.add(_as_option(str(error), given))
+        # A constructor tells its first mistake alone: each setting is tried by itself, too.
+        for message in [*_mistakes_of_single_settings(given), str(error)]:
+            found.add(_as_option(message, given))
         return None
-    if request:
-        with found.catching():
-            _check_budget(method, request)
-    return replace(settings, version=getattr(method, "version", 1))
+    if request and request.budget not in method.budgets:
+        able = " or ".join(sorted(method.budgets))
+        found.add(f"method {method.name} prunes by {able} alone: leave budget={able} or use method=kprune")
+    if numbers and numbers.grain > 1 and method.budgets != ANY_BUDGET:
+        found.add(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")
+    return replace(settings, version=method.version)
+
+
+def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in given.items():
+        try:
+            build_method({"name": given["name"], key: value})
+        except UserError as error:
+            yield str(error)
 
 
 def _as_option(message: str, given: Mapping[str, Any]) -> str:
@@ -271,11 +290,3 @@ def _as_option(message: str, given: Mapping[str, Any]) -> str:
 def _dotted(settings: Mapping[str, Any], name: str) -> Iterator[str]:
     for key, value in settings.items():
         yield from _dotted(value, f"{name}.{key}") if isinstance(value, Mapping) else [f"{name}.{key}"]
-
-
-def _check_budget(method: Pruner, request: Request) -> None:
-    """Raise a UserError if a method can't prune to a request on any model."""
-    if request.budget != "flops" and not method.any_budget:
-        raise UserError(f"method {method.name} prunes by FLOPs alone: leave budget=flops or use method=kprune")
-    if request.grain > 1 and not method.any_budget:
-        raise UserError(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")

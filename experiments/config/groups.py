@@ -138,7 +138,7 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Request:
-    """What the pruned model is to be: `budget` says which of the three amounts counts. Widths are multiples of `grain` columns.
+    """What is asked for: `budget` says which of the three amounts counts.
 
     Raises:
         UserError: the budget is unknown, its amount out of range, or another budget's amount is given.
@@ -148,7 +148,6 @@ class Request:
     flops_reduction: float = setting(number("0.8"))
     params_reduction: float | None = setting(or_null(number("0.2")))
     speedup: float | None = setting(or_null(number("3")))
-    grain: int = setting(whole(1, "16"))
 
     def __post_init__(self) -> None:
         found = Collected()

@@ -10,7 +10,7 @@ from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import Task
 from kprune.data import Example, collate
 from kprune.errors import UserError
-from kprune.models.adapter import model_inputs, on_device
+from kprune.models.view import model_inputs, on_device
 from kprune.objectives import Objective
 
 
@@ -57,7 +57,7 @@ def predict(
 ) -> list[Tensor]:
     """What `objective.read` reads of each example, in the order of `examples`, on the CPU.
 
-    Logits of positions (spans, [2, T]) are cut to the example's own length. Examples are batched by length, so that
+    Logits of positions are cut to the example's own length. Examples are batched by length, so that
     little is padded; the longest go first, so that a batch that does not fit in memory fails at once.
 
     Raises:
@@ -79,7 +79,7 @@ def predict(
                         "this device; check the checkpoint, or use another device or float32"
                     )
                 for i, row in zip(indices, read, strict=True):
-                    logits[i] = row[:, : len(examples[i]["input_ids"])].clone() if row.dim() == 2 else row
+                    logits[i] = objective.crop(row, len(examples[i]["input_ids"]))
                 bar.update(len(indices))
     finally:
         model.train(was_training)

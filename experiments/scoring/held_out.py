@@ -21,11 +21,11 @@ from experiments.inputs.checkpoints import find_checkpoint, load_model, load_tok
 from experiments.inputs.subject import flops_length
 from experiments.speed import measurements
 from experiments.tasks import build_task
-from kprune.budgets.flops import Budget
-from kprune.contract import PruningData
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
+from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
-from kprune.streams import held_out_divergence
 
 COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence")
 """`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
@@ -60,13 +60,13 @@ def measure(
     task = build_task(config.task.settings.plain())
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
-    labels = any(pruner.needs_labels for pruner in pruners)
+    labels = any("labels" in pruner.needs for pruner in pruners)
     calibration = draw_calibration(task, tokenizer, config.calibration, config.seed, labels)
     tokens = calibration.tokens if config.calibration.examples else config.calibration.tokens
     fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
-    budget = Budget(reduction, flops_length(False, task, tokenizer, calibration))
+    budget = FlopsBudget(reduction, flops_length(False, task, tokenizer, calibration))
     for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
-        outcome = pruner.prune(model, task.objective, data, budget)
+        outcome = pruner.prune(Job(model, task.objective, data, budget))
         divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
         yield dict(zip(COLUMNS, (stage, name, reduction, tokens, method, divergence), strict=True))
 
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
     options = parser.parse_args()
     try:
-        Budget(options.flops_reduction, 1.0)
+        FlopsBudget(options.flops_reduction, 1.0)
         measurements.make_room(options.output, COLUMNS)
         for task in options.tasks:
             for row in measure(

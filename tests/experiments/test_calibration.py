@@ -1,12 +1,13 @@
 """Calibration sets: how many examples are drawn, which files are read, and what is refused before a model sees it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_model
 from world import overrides
 
-from experiments.config.composing import compose_cell
+from experiments.config.cell import configured
 from experiments.inputs.calibration import mean_length, read_calibration
 from experiments.inputs.checkpoints import load_tokenizer
 from experiments.inputs.subject import calibration_for, subject_for
@@ -18,7 +19,10 @@ GOOD = {"input_ids": [5, 6, 7], "token_type_ids": [0, 0, 1], "label": 1}
 
 @pytest.fixture
 def read(world, tmp_path):
-    task, tokenizer = build_task(compose_cell(overrides(world))[0]["task"]), load_tokenizer(world / "checkpoint")
+    task, tokenizer = (
+        build_task(configured(overrides(world)).task.settings.plain()),
+        load_tokenizer(world / "checkpoint"),
+    )
 
     def read(content, family="bert"):
         file = tmp_path / "calibration.json"
@@ -30,15 +34,14 @@ def read(world, tmp_path):
 
 def test_so_many_examples_or_those_of_so_many_tokens(world, monkeypatch):
     monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
-    config, _ = compose_cell([*overrides(world), "calibration.tokens=150"])
+    config = configured([*overrides(world), "calibration.tokens=150"])
     subject = subject_for(config)
     training = subject.task.training(subject.tokenizer)
-    by_tokens = calibration_for(config, subject, labels=True)
+    by_tokens = calibration_for(config.calibration, 0, subject, labels=True)
     assert len(by_tokens.examples) == int(150 / mean_length(training))
-    config["calibration"]["examples"] = 7
-    assert len(calibration_for(config, subject, labels=True).examples) == 7
-    config["calibration"]["examples"] = len(training) + 1
-    assert len(calibration_for(config, subject, labels=True).examples) == len(training)
+    for asked, drawn in ((7, 7), (len(training) + 1, len(training))):
+        counted = replace(config.calibration, examples=asked)
+        assert len(calibration_for(counted, 0, subject, labels=True).examples) == drawn
 
 
 def test_a_good_file(read):

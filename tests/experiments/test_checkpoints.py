@@ -5,7 +5,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from experiments.inputs.checkpoints import (
     find_checkpoint,
@@ -17,6 +16,7 @@ from experiments.inputs.checkpoints import (
 )
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
+from kprune.objectives import Classification, Span
 from kprune.quiet import quiet_transformers
 
 
@@ -29,7 +29,7 @@ class StubTask:
         self.name, self.max_length = name, max_length
         self.label_names = None if span else list(label_names)
         self.num_labels = None if span else len(self.label_names)
-        self.auto_class = AutoModelForQuestionAnswering if span else AutoModelForSequenceClassification
+        self.objective = Span() if span else Classification()
 
 
 @pytest.fixture

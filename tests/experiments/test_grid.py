@@ -1,14 +1,15 @@
 """Grids as data: which cells, in which order, and how long they are expected to take."""
 
-import json
 from itertools import groupby
 
 import pytest
 import yaml
+from records import record
 
 from analysis import names
+from experiments.cell.identity import identity_of
 from experiments.config.composing import CONF
-from experiments.store.identity import identity_of
+from experiments.store import results
 from experiments.sweep.plan import Grid, by_rule, cells_of, estimate, merged, plan_of
 from kprune.errors import UserError
 
@@ -45,17 +46,17 @@ def test_every_grid_composes(name, is_small, tmp_path):
 
 def test_cells_that_share_something_are_neighbours(tmp_path):
     cells = cells_of(small("accuracy", tasks=["mrpc", "stsb"], seeds=[0, 1]), str(tmp_path))
-    places = [key for key, _ in groupby((c.settings["task"]["name"], c.settings["seed"]) for c in cells)]
+    places = [key for key, _ in groupby((c.config.task.name, c.config.seed) for c in cells)]
     assert places == [("mrpc", 0), ("mrpc", 1), ("stsb", 0), ("stsb", 1)]
 
 
 def test_the_command_lines_settings_go_before_the_grids_and_a_variants_own_before_both(tmp_path):
     assert merged(["a=1", "b=1"], ["a=2"], ["b=3"]) == ["a=2", "b=3"]
     cells = cells_of(small("sensitivity"), str(tmp_path))
-    tokens = [cell.settings["calibration"]["tokens"] for cell in cells]
+    tokens = [cell.config.calibration.tokens for cell in cells]
     assert tokens == [2000] * (len(cells) - 3) + [1000, 5000, 20000]
     cells = cells_of(small("sensitivity"), str(tmp_path), ["calibration.tokens=300"])
-    assert [cell.settings["calibration"]["tokens"] for cell in cells] == [300] * (len(cells) - 3) + [1000, 5000, 20000]
+    assert [cell.config.calibration.tokens for cell in cells] == [300] * (len(cells) - 3) + [1000, 5000, 20000]
     cells = cells_of(small("sensitivity"), str(tmp_path), ["calibration.tokens=1000"])
     assert len(cells) == len(tokens) - 1  # what has become the same cell is one
 
@@ -69,18 +70,19 @@ def test_a_rule_is_for_its_methods_and_tasks_and_everything_else_goes_before_it(
     (cell,) = cells_of(
         Grid.read("retrained", False, tasks=["mrpc"], methods=["ebert"]), str(tmp_path), ["method.bf16=false"]
     )
-    assert cell.settings["method"]["bf16"] is False
+    assert cell.config.method.settings.plain()["bf16"] is False
     published = Grid.read("retrained_published", small=False, methods=["cofi"])
     epochs = {
-        c.settings["task"]["name"]: c.settings["method"]["recipe"]["epochs"] for c in cells_of(published, str(tmp_path))
+        c.config.task.name: c.config.method.settings.plain()["recipe"]["epochs"]
+        for c in cells_of(published, str(tmp_path))
     }
     assert epochs == {"mrpc": 100, "stsb": 100, "sst2": 20}
 
 
 def write(cell, seconds):
     cell.folder.mkdir(parents=True)
-    record = {"config": identity_of(cell.settings), "score": 1.0, "details": {"cell_seconds": seconds}}
-    (cell.folder / "result.json").write_text(json.dumps(record))
+    written = record(config=identity_of(cell.config), details={"cell_seconds": seconds})
+    results.write_json(cell.folder / "result.json", written)
 
 
 def test_the_estimate_is_measured_where_something_is(tmp_path):
@@ -93,10 +95,10 @@ def test_the_estimate_is_measured_where_something_is(tmp_path):
     seconds = dict(zip([cell.folder for cell in plan.open], estimate(plan), strict=True))
     assert seconds[cells[2].folder] == 20.0  # the same method and variant
     assert seconds[cells[3].folder] == 20.0 and "lambdas" in str(cells[3].folder)  # the same method
-    other = next(cell for cell in cells if cell.settings["task"]["name"] == "stsb")
-    assert seconds[other.folder] == by_rule(other.settings) > 0
+    other = next(cell for cell in cells if cell.config.task.name == "stsb")
+    assert seconds[other.folder] == by_rule(other.config) > 0
     (training,) = cells_of(Grid.read("retrained", True, methods=["kprune_finetuned"]), str(tmp_path))
-    assert by_rule(training.settings) is None
+    assert by_rule(training.config) is None
 
 
 def test_another_configurations_record_does_not_stop_the_plan(tmp_path):
@@ -112,3 +114,17 @@ def test_a_grid_that_is_not_there():
         Grid.read("nonsense", small=False)
     with pytest.raises(UserError, match="task 'nonsense' is unknown"):
         Grid.read("accuracy", small=False, tasks=["nonsense"])
+
+
+def test_a_grid_tells_everything_that_is_wrong_with_its_cells_once(tmp_path):
+    with pytest.raises(UserError) as error:
+        cells_of(small("accuracy", reductions=[0.5, 1.5], seeds=[-1]), str(tmp_path), ["grain=0"])
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3 and {line.split("=")[0] for line in lines} == {"seed", "grain", "flops_reduction"}
+
+
+def test_another_budgets_grid_has_no_shares_of_flops(tmp_path):
+    overrides = ["budget=latency", "speedup=3"]
+    cells = cells_of(small("accuracy", tasks=["mrpc"], reductions=[0.5, 0.6], seeds=[0]), str(tmp_path), overrides)
+    assert [cell.folder.parts[-2] for cell in cells] == ["3x"]
+    assert "flops_reduction" not in cells[0].command and "speedup=3" in cells[0].command

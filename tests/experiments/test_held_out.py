@@ -3,7 +3,7 @@
 import pytest
 from world import overrides
 
-from experiments.config.composing import compose_cell
+from experiments.config.cell import configured
 from experiments.inputs.calibration import draw_calibration
 from experiments.inputs.checkpoints import load_tokenizer
 from experiments.scoring import held_out
@@ -12,9 +12,9 @@ from experiments.tasks import build_task
 
 
 def test_nothing_that_was_drawn_is_measured_on(world):
-    config, _ = compose_cell(overrides(world))
-    task, tokenizer = build_task(config["task"]), load_tokenizer(world / "checkpoint")
-    calibration = draw_calibration(task, tokenizer, {"examples": None, "tokens": 200}, 0, labels=False)
+    config = configured(overrides(world))
+    task, tokenizer = build_task(config.task.settings.plain()), load_tokenizer(world / "checkpoint")
+    calibration = draw_calibration(task, tokenizer, config.calibration, 0, labels=False)
     fresh = held_out.unseen(task, tokenizer, calibration)
     drawn, unseen = ({tuple(e["input_ids"]) for e in some.examples} for some in (calibration, fresh))
     assert drawn and unseen and not drawn & unseen
@@ -47,6 +47,7 @@ def test_rows_are_added_one_by_one(world, tmp_path, monkeypatch, capsys):
         (["kwon", *arguments, "--flops-reduction", "2"], "outside (0, 1)"),
         (["kwon", *arguments, "--output", "/proc/nope/held_out.csv"], "another --output"),
         (["kwon", *arguments, "seed=abc"], "seed=abc"),
+        (["kwon", *arguments, "calibration.file=some.json"], "calibration.file"),
     ):
         monkeypatch.setattr("sys.argv", ["held_out", "some", *wrong])
         assert held_out.main() == 2

@@ -6,9 +6,11 @@ import pytest
 from tiny import tiny_model
 from world import overrides
 
-from experiments.cell import runner, saved
-from experiments.config.composing import CONF, compose_cell, file_defaults
-from experiments.config.settings import GROUPS, KINDS, check_settings
+from experiments.cell import saved
+from experiments.cell.runner import run_cell
+from experiments.config.cell import GROUPS, KINDS, OPTIONAL, configured
+from experiments.config.composing import CONF, compose_cell
+from experiments.config.groups import LatencyPoint
 from experiments.inputs import subject
 from kprune.errors import UserError
 
@@ -46,12 +48,10 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         *((f"'budget=latency' 'speedup={value}'", "finite number") for value in ("nan", "inf", "fast")),
     ],
 )
-def test_a_value_of_a_wrong_kind_is_told_before_anything_is_loaded(world, tmp_path, monkeypatch, override, remedy):
-    monkeypatch.setattr(runner, "subject_for", lambda config: pytest.fail("something was loaded"))
+def test_a_value_of_a_wrong_kind_is_told_before_anything_is_loaded(world, tmp_path, override, remedy):
     several = re.findall("'(.*?)'", override) or [override]
-    config, _ = compose_cell([*overrides(world), f"outputs={tmp_path / 'o'}", *several])
     with pytest.raises(UserError, match=re.escape(remedy)) as error:
-        runner.run_cell(config, file_defaults("kprune", "default"), "single", False, "")
+        configured([*overrides(world), f"outputs={tmp_path / 'o'}", *several])
     name = several[-1].partition("=")[0].lstrip("+~")
     assert name in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "o").exists()
@@ -65,10 +65,50 @@ def test_a_group_that_is_null_is_told_as_it_is_composed(group):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(task):
-    config, _ = compose_cell([f"task={task}"])
-    check_settings(config)
+    overrides = [f"task={task}", *(["task.train_file=own.csv"] if task == "custom" else [])]
+    configured(overrides)
     named = {name.partition(".")[0] for name in KINDS}
-    assert named == set(config)
+    assert named == set(compose_cell(overrides)[0])
+    assert set(GROUPS) == named - {name for name in KINDS if "." not in name}
+    assert not set(KINDS) & set(OPTIONAL)
+
+
+def test_everything_that_is_wrong_is_told_at_once(world):
+    wrong = {
+        "seed=abc": "seed=abc is not a whole number",
+        "flops_reduction=1.5": "flops_reduction=1.5 is outside (0, 1)",
+        "speedup=3": "speedup=3 goes with another budget",
+        "calibration.tokens=0": "calibration.tokens=0 is not a number above 0",
+        "method.mu=-1": "method.mu=-1 is out of range",
+        "method.knowledge.temperature=0": "method.knowledge.temperature=0 is out of range",
+        "task.max_length=0": "task.max_length=0 is not a whole number",
+        "task.problem=ranking": "",
+        "format=nonsense": "format=nonsense is unknown",
+        "tracking.mode=on": "tracking.mode=on is not one of",
+        "+flop_reduction=0.6": "flop_reduction is unknown",
+        "~force": "force is missing",
+    }
+    given = [entry for entry in overrides(world) if not entry.startswith(("calibration.tokens", "task.max"))]
+    with pytest.raises(UserError) as error:
+        configured([*given, *wrong])
+    lines = str(error.value).splitlines()
+    for words in filter(None, wrong.values()):
+        assert sum(words in line for line in lines) == 1, words
+    assert len(lines) == len(set(lines)) == sum(map(bool, wrong.values()))
+
+
+def test_one_mistake_is_not_told_twice(world):
+    """What follows from a mistake is none of its own: a budget that is unknown has no amount that could be wrong."""
+    with pytest.raises(UserError) as error:
+        configured([*overrides(world), "budget=time", "flops_reduction=2"])
+    assert str(error.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("name", ["task.name", "model.name", "model.encoder", "method.name"])
+@pytest.mark.parametrize("value", ["../there", "a/b", "..", "a b"])
+def test_a_name_that_would_leave_its_folder_is_refused(world, name, value):
+    with pytest.raises(UserError, match=f"{name}=.*is not a name of letters"):
+        configured([*overrides(world), f"{name}='{value}'"])
 
 
 @pytest.mark.parametrize(
@@ -84,18 +124,18 @@ def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(tas
     ],
 )
 def test_what_is_right_is_not_refused(override):
-    check_settings(compose_cell(["task=custom", override])[0])
+    configured(["task=custom", "task.train_file=own.csv", override])
 
 
 def test_latency_is_not_measured_on_more_than_the_model_reads(world, tmp_path, monkeypatch):
     monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
-    monkeypatch.setattr(runner, "prune_cell", lambda *_: pytest.fail("something was pruned"))
-    config, defaults = compose_cell([*overrides(world), f"outputs={tmp_path / 'o'}", "latency.sequence_length=65"])
+    monkeypatch.setattr("experiments.cell.runner.prune_within", lambda *_: pytest.fail("something was pruned"))
+    config = configured([*overrides(world), f"outputs={tmp_path / 'o'}", "latency.sequence_length=65"])
     with pytest.raises(UserError, match="sequence_length=65 is more than the 64 tokens"):
-        runner.run_cell(config, defaults, "single", False, "")
-    subject.check_latency_point({"sequence_length": 64}, tiny_model())
+        run_cell(config, "single", "")
+    subject.check_latency_point(LatencyPoint(1, 64), tiny_model())
     with pytest.raises(UserError, match="the 62 tokens"):
-        subject.check_latency_point({"sequence_length": 64}, tiny_model("roberta"))
+        subject.check_latency_point(LatencyPoint(1, 64), tiny_model("roberta"))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +143,7 @@ def test_latency_is_not_measured_on_more_than_the_model_reads(world, tmp_path, m
 )
 def test_a_saved_models_damaged_record_is_one_line(world, tmp_path, content):
     (tmp_path / "kprune.json").write_text(content)
-    config, _ = compose_cell([*overrides(world), f"evaluate={tmp_path}"])
+    config = configured([*overrides(world), f"evaluate={tmp_path}"])
     with pytest.raises(UserError, match="kprune.json is damaged") as error:
         saved.evaluate_saved(config)
     assert "\n" not in str(error.value)

@@ -3,48 +3,24 @@
 import json
 import struct
 import time
+from dataclasses import replace
 
 import pytest
 import wandb
+from records import record
 from wandb.proto.wandb_internal_pb2 import Record
 
 from experiments.cell.tracking import losses, track, track_sweep
 from kprune.errors import UserError
 
-RESULT = {
-    "task": "mrpc",
-    "model": "minilm",
-    "method": "kprune",
-    "variant": {"mu": 2.0},
-    "seed": 3,
-    "metric": "accuracy",
-    "higher_is_better": True,
-    "dense_score": 84.5,
-    "score": 80.25,
-    "evaluation": {"split": "validation", "examples": 8},
-    "checkpoint": {"source": "mirror", "sha256": "ab"},
-    "flops_reduction_requested": 0.8,
-    "flops_reduction": 0.8125,
-    "params_reduction": 0.5,
-    "kept_heads": [3, 0],
-    "kept_neurons": [100, 7],
-    "pruning_seconds": 12.5,
-    "seconds_by_stage": {"knowledge": 7.5, "tuning": 5.0},
-    "peak_memory_mb": 900.0,
-    "calibration": {"examples": 10, "tokens": 512},
-    "latency": {
-        "device": "a CPU",
-        "batch_size": 32,
-        "sequence_length": 128,
-        "threads": 2,
-        "dense_ms": 30.0,
-        "pruned_ms": 10.0,
-        "speedup": 3.0,
-    },
-    "versions": {"torch": "2"},
-    "commit": "c0ffee",
-    "config": {"seed": 3, "method": {"name": "kprune", "mu": 2.0}},
-}
+RESULT = record(
+    variant={"mu": 2.0},
+    seed=3,
+    score=80.25,
+    kept_heads=[3, 0],
+    kept_neurons=[100, 7],
+    config={"seed": 3, "method": {"name": "kprune", "mu": 2.0}},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +64,8 @@ def test_an_offline_run_holds_the_cell(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     records = finished_run(tmp_path / "outputs")
     run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert (run.run_group, run.job_type) == ("sweep-1", "kprune+mu=2.0")
-    assert run.display_name == "mrpc/minilm/kprune+mu=2.0/0.8/seed3"
+    assert (run.run_group, run.job_type) == ("sweep-1", "kprune+mu=2")
+    assert run.display_name == "mrpc/minilm/kprune+mu=2/0.8/seed3"
     config = items(run.config.update)
     assert config["seed"] == 3 and config["method"] == {"name": "kprune", "mu": 2.0}
     history = [items(record.history.item) for record in records if record.WhichOneof("record_type") == "history"]
@@ -110,15 +86,15 @@ def test_an_offline_run_holds_the_cell(tmp_path, capfd):
     }
     assert {key: cell[key] for key in logged} == logged
     summary = {}
-    for record in records:
-        if record.WhichOneof("record_type") == "summary":
-            summary |= items(record.summary.update)
+    for entry in records:
+        if entry.WhichOneof("record_type") == "summary":
+            summary |= items(entry.summary.update)
     assert summary["commit"] == "c0ffee" and summary["device"] == "a CPU"
 
 
 def test_a_sweep_leaves_its_table(tmp_path):
     """One more run in the sweep's group, with a row a cell; what was never tried has no row."""
-    cells = [RESULT, RESULT | {"method": "kcm", "variant": {}, "score": 60.5, "latency": None}]
+    cells = [RESULT, replace(RESULT, method="kcm", variant={}, score=60.5, latency=None)]
     track_sweep(cells, "sweep-1", "offline", str(tmp_path))
     records = finished_run(tmp_path)
     run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
@@ -130,7 +106,7 @@ def test_a_sweep_leaves_its_table(tmp_path):
     table = json.loads(file.read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [(row["method"], row["score"], row["speedup"]) for row in rows] == [
-        ("kprune+mu=2.0", 80.25, 3.0),
+        ("kprune+mu=2", 80.25, 3.0),
         ("kcm", 60.5, None),
     ]
 
@@ -145,7 +121,7 @@ def test_disabled_writes_nothing(tmp_path, monkeypatch, from_outside):
 
 
 def test_no_latency_is_no_trouble(tmp_path):
-    track(RESULT | {"latency": None}, "single", "offline", str(tmp_path))
+    track(replace(RESULT, latency=None), "single", "offline", str(tmp_path))
     names = [name for record in finished_run(tmp_path) for name in items(record.history.item)]
     assert "score" in names and not any(name.startswith("latency") for name in names)
 
@@ -161,6 +137,6 @@ def test_a_refusal_is_one_line(tmp_path, monkeypatch):
 
 def test_loss_curves_are_rows():
     curves = {"width_stage": [(10, 2.5), (20, 1.5)], "depth_stage": [(5, 0.5)]}
-    rows = losses(RESULT | {"details": {"losses": curves}})
+    rows = losses(replace(RESULT, details={"losses": curves}))
     assert rows[1] == {"loss/width_stage": 1.5, "loss/width_stage_step": 20} and len(rows) == 3
-    assert losses(RESULT) == losses(RESULT | {"details": {}}) == []
+    assert losses(RESULT) == []

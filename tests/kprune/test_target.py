@@ -37,7 +37,15 @@ def test_the_option_of_a_budget_says_its_amount_and_flops_need_no_budget():
 
 def test_targets_are_sorted_by_kind_and_size():
     texts = ["3x", "0.8", "p0.5", "2:4", "0.45", "10x", "p0.2"]
-    assert sorted(texts, key=lambda text: Target.parse(text).order) == ["0.45", "0.8", "p0.2", "p0.5", "3x", "10x", "2:4"]
+    assert sorted(texts, key=lambda text: Target.parse(text).order) == [
+        "0.45",
+        "0.8",
+        "p0.2",
+        "p0.5",
+        "3x",
+        "10x",
+        "2:4",
+    ]
 
 
 @pytest.mark.parametrize(

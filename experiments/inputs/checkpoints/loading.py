@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer
@@ -13,7 +14,7 @@ from experiments.inputs.checkpoints.weights import check_weights
 from experiments.tasks.base import Task
 from kprune import checkpoint as pruned
 from kprune.errors import UserError, one_line
-from kprune.models import SUBLAYERS
+from kprune.models.families import FAMILIES
 from kprune.quiet import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -96,7 +97,7 @@ def load_tokenizer(folder: str | Path):
 def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[str, Any]]:
     try:
         with quiet_transformers():
-            model, info = task.auto_class.from_pretrained(
+            model, info = getattr(transformers, task.objective.auto_class).from_pretrained(
                 folder,
                 dtype=torch.float32,
                 local_files_only=True,
@@ -124,14 +125,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _check_family(folder: Path, config: dict[str, Any]) -> None:
     family = config.get("model_type")
-    if family not in SUBLAYERS:
-        raise UserError(f"{folder}: model family '{family}' is not supported: use one of {', '.join(SUBLAYERS)}")
+    if family not in FAMILIES:
+        raise UserError(f"{folder}: model family '{family}' is not supported: use one of {', '.join(FAMILIES)}")
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     """The config's family, head, labels and positions against the task's."""
     _check_family(folder, config)
-    wanted = task.auto_class.__name__.removeprefix("AutoModel")
+    wanted = task.objective.class_suffix
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith(wanted):
         raise UserError(
@@ -163,6 +164,8 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
 
 def positions_of(config: dict[str, Any]) -> int | None:
     """Tokens of the longest input by a model's config.json; None where it does not say."""
-    positions = config.get("max_position_embeddings")
-    # Roberta's first two are the padding's.
-    return positions - 2 if positions and config["model_type"] == "roberta" else positions
+    positions, family = config.get("max_position_embeddings"), FAMILIES.get(config.get("model_type", ""))
+    if positions and family and family.positions_after_padding:
+        padding = config.get("pad_token_id")
+        return positions - 1 - (1 if padding is None else padding)  # 1 is these families' own
+    return positions
