@@ -207,7 +207,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                     }
                 )
                 print(line(rows[-1]), flush=True)
-            measurements.write(options.output, COLUMNS, rows)
+            measurements.put(options.output, COLUMNS, (*CELL, "allocation"), rows[-len(counts) :])
     return rows
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.store.locks import locked_file
 from kprune.errors import UserError
 from kprune.files import write_whole
 
@@ -62,8 +63,9 @@ def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]])
 def put(file: Path, columns: Sequence[str], key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows in the place of those that the file has with the same values of the columns `key`."""
     keys = {tuple(as_text(row[column]) for column in key) for row in rows}
-    others = [row for row in read(file, columns) if tuple(row[column] for column in key) not in keys]
-    write(file, columns, [*others, *rows])
+    with locked_file(file, f"give another {OPTION}"):
+        others = [row for row in read(file, columns) if tuple(row[column] for column in key) not in keys]
+        write(file, columns, [*others, *rows])
 
 
 def as_text(value: Any) -> str:
