@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import names, paper
+from analysis import names, paper, registry
 from analysis.columns import TRAINING
 from analysis.pairing import DIFFERENCE
 from analysis.variants import joined, only_calibration, parts, without_budget
@@ -53,7 +53,7 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
         table["model"].map(lambda key: names.position(names.MODELS, key)),
         table["model"],
         table["target"].map(target_order),
-        table["method"].map(lambda key: names.position(names.METHODS, key)),
+        table["method"].map(registry.position),
         table["method"],
         table["settings"],
     ]
@@ -74,7 +74,7 @@ def settings(cells: pd.DataFrame) -> pd.Series:
     them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained with stands
     in `TRAINING`.
     """
-    retrained = cells["method"].isin(names.RETRAINED)
+    retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
     row = [cells[name] for name in ("model", "method")] + [short]
     cell = [*row, cells["task"], cells["target"], cells["seed"]]
@@ -86,7 +86,7 @@ def settings(cells: pd.DataFrame) -> pd.Series:
 
 def with_budget(cell) -> str:
     """A cell's variant with its calibration budget, whether or not the config file's own; a retrained method's as it is."""
-    if cell.method in names.RETRAINED:
+    if registry.group(cell.method) == "retrained":
         return cell.variant
     settings = parts(cell.variant)
     if not set(settings) & {"tokens", "examples"} and not pd.isna(cell.tokens):

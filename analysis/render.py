@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 
-from analysis import names
+from analysis import names, registry
 from analysis.variants import parts
 
 MISSING = "–"
@@ -58,7 +58,7 @@ def model_label(model: str) -> str:
 
 def method_label(method: str, variant: str = "") -> str:
     """K-prune (20,000 tokens, mu=2), Kwon et al. (2,048 examples)."""
-    name = names.METHODS.get(method, method)
+    name = registry.label(method)
     settings = [
         f"{int(value):,} {key}" if key in ("tokens", "examples") and value.isdigit() else f"{key}={value}"
         for key, value in parts(variant).items()

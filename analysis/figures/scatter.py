@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from analysis import names
+from analysis import registry
 from analysis.figures.style import (
     at_least,
     dense_line,
@@ -31,13 +31,11 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
     `table` are the rows of `aggregate` of one model. Where there are retrained methods, their tasks and targets are shown;
     else of every task the target that most methods were measured at, of equals the hardest.
     """
-    retrained = table["method"].isin(names.RETRAINED)
+    retrained = registry.retrained(table["method"])
     table = table[compared(table) | retrained]
     if retrained.any():
-        places = set(
-            table.loc[table["method"].isin(names.RETRAINED), ["task", "target"]].itertuples(index=False, name=None)
-        )
-        table = table[[place in places for place in table[["task", "target"]].itertuples(index=False, name=None)]]
+        place = pd.MultiIndex.from_frame(table[["task", "target"]])
+        table = table[place.isin(place[registry.retrained(table["method"])])]
     if table.empty:
         return None
     if not retrained.any():
@@ -51,7 +49,7 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
         dense_line(axis, cells)
         for row in cells.itertuples():
             look = looks[row.method, row.settings] | {"linestyle": "none"}
-            face = HOLLOW | {"markeredgecolor": look["color"]} if row.method in names.RETRAINED else FULL
+            face = HOLLOW | {"markeredgecolor": look["color"]} if registry.group(row.method) == "retrained" else FULL
             axis.errorbar(
                 max(row.pruning_seconds, 1e-2),
                 row.score,

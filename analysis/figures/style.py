@@ -11,13 +11,13 @@ import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from analysis import names  # noqa: E402
+from analysis import registry  # noqa: E402
 from analysis.render import method_label  # noqa: E402
 from kprune.files import write_whole
 
 # Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, a grey and a brown, of different lightness.
 COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
-MARKERS = ("*", "H", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
+MARKERS = ("*", "H", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", (4, 1, 0), (6, 1, 0), (3, 1, 0))
 DASHES = ("-", "--", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
 PANEL = (3.3, 2.7)  # inches
@@ -30,12 +30,12 @@ Method = tuple[str, str]
 def methods_of(table: pd.DataFrame) -> list[Method]:
     """In the order they are shown in."""
     found = {(row.method, row.settings) for row in table.itertuples()}
-    return sorted(found, key=lambda key: (names.position(names.METHODS, key[0]), key))
+    return sorted(found, key=lambda key: (registry.position(key[0]), key))
 
 
 def styles(methods: list[Method]) -> dict[Method, dict]:
     """Marker, dash and colour of each. A method has one colour in every figure, and its first settings here its own marker."""
-    known = list(names.METHODS)
+    known = list(registry.METHODS)
     own = {method: known.index(method) if method in known else len(known) for method, _ in methods}
     free = iter([index for index in range(100) if index not in own.values()])
     looks, seen = {}, set()

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import names, paper
+from analysis import paper, registry
 from analysis.aggregate import calibration_budget, target_order
 from analysis.render import (
     MISSING,
@@ -50,8 +50,8 @@ def compared(table: pd.DataFrame) -> pd.Series:
 
     Of K-prune's calibration budgets, those stand that a competitor has too, and the largest.
     """
-    ours = table["method"].str.startswith("kprune")
-    retrained = table["method"].isin(names.RETRAINED)
+    ours = registry.ours(table["method"])
+    retrained = registry.retrained(table["method"])
     ablation = ours & (table["settings"].map(without_calibration) != "")
     tokens = calibration_budget(table)
     fair = ~ours
@@ -65,7 +65,7 @@ def compared(table: pd.DataFrame) -> pd.Series:
 def by_method(table: pd.DataFrame) -> list:
     """Groups of one method and its settings, in the order they are shown in."""
     groups = table.groupby(["method", "settings"], sort=False)
-    return sorted(groups, key=lambda entry: (names.position(names.METHODS, entry[0][0]), entry[0]))
+    return sorted(groups, key=lambda entry: (registry.position(entry[0][0]), entry[0]))
 
 
 def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, str]:

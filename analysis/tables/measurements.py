@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import names
+from analysis import registry
 from analysis.pairing import REFERENCE
 from analysis.render import (
     MISSING,
@@ -78,17 +78,16 @@ def latency(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
-    """K-prune and K-prune+ beside the methods that train on the whole training set: score, FLOPs, steps, seconds,
+    """Our methods beside the methods that train on the whole training set: score, FLOPs, steps, seconds,
     how many times K-prune's (of several, the one of most calibration tokens).
 
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
-    table = table[
-        table["method"].isin((REFERENCE, "kprune_plus", "kprune_plus_fast")) & compared(table) | is_retrained(table)
-    ]
+    trains = registry.retrained(table["method"])
+    table = table[registry.ours(table["method"]) & compared(table) | trains]
     shown = []
     for _, group in table.groupby(["task", "model", "target"], sort=False):
-        if not is_retrained(group).any():
+        if not registry.retrained(group["method"]).any():
             continue
         ours = group[group["method"] == REFERENCE].sort_values("calibration_tokens")["pruning_seconds"].tail(1).mean()
         best = group["score"].max()
@@ -104,10 +103,6 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
         )
         shown.append(part)
     return without_one_model(pd.concat(shown)) if shown else pd.DataFrame()
-
-
-def is_retrained(table: pd.DataFrame) -> pd.Series:
-    return table["method"].isin(names.RETRAINED)
 
 
 def trained(row) -> str:

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis import names
+from analysis import names, registry
 from analysis.aggregate import calibration_budget
 from analysis.render import MISSING, method_label, model_label, score, target_label, task_label, without_one_model
 from analysis.variants import parts, without_calibration
 
 VARIANT_KEYS = {"lambdas": "lambda", "mu": "mu", "temperature": "temperature"}
 """A variant's key to the column of `names.SENSITIVITY`; a calibration budget is no variant of the method."""
-METHODS = ("kprune_plus", "kprune_plus_fast", "kprune")
 
 
 def ablation(table: pd.DataFrame) -> pd.DataFrame:
@@ -19,7 +18,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
     Targets at which nothing was left out are not shown, nor settings that are only moved.
     """
-    table = table[table["method"].isin(METHODS)].assign(tokens=calibration_budget)
+    table = table[registry.ours(table["method"])].assign(tokens=calibration_budget)
     settings = table["settings"].map(without_calibration)
     table = table.assign(settings=settings)[~settings.map(only_moved)]
     # A variant stands beside the method as it is on the same calibration budget.
@@ -37,7 +36,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
         columns.append(f"{task_label(row.task)} {target_label(row.target)}")
         line[columns[-1]] = score(row)
     order = sorted(
-        rows, key=lambda key: (*key[:2], METHODS.index(key[2]), names.position(names.SETTINGS, key[3]), key[3])
+        rows, key=lambda key: (*key[:2], registry.position(key[2]), names.position(names.SETTINGS, key[3]), key[3])
     )
     columns = ["Model", "Method", "Variant", *dict.fromkeys(columns)]
     return without_one_model(
