@@ -6,7 +6,8 @@ import re
 import pandas as pd
 
 from analysis import names, registry
-from analysis.variants import parts
+from experiments.store.variant import variant_parts
+from kprune.target import Target
 
 MISSING = "–"
 SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv"}
@@ -44,8 +45,10 @@ def signed(value: float) -> str:
 
 
 def target_label(target: str) -> str:
-    """0.8 to "80 %", 2x as it is."""
-    return target if target.endswith("x") else f"{100 * float(target):g} %"
+    """Return "80 %" for 0.8 of the FLOPs, "20 % of parameters" for p0.2; 2x and 2:4 stay as they are."""
+    asked = Target.parse(target)
+    shares = {"flops": f"{100 * asked.amount:g} %", "parameters": f"{100 * asked.amount:g} % of parameters"}
+    return shares.get(asked.kind, target)
 
 
 def task_label(task: str) -> str:
@@ -61,7 +64,7 @@ def method_label(method: str, variant: str = "") -> str:
     name = registry.label(method)
     settings = [
         f"{int(value):,} {key}" if key in ("tokens", "examples") and value.isdigit() else f"{key}={value}"
-        for key, value in parts(variant).items()
+        for key, value in variant_parts(variant).items()
     ]
     return f"{name} ({', '.join(settings)})" if settings else name
 

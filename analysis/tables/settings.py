@@ -7,7 +7,8 @@ import pandas as pd
 from analysis import names, registry
 from analysis.aggregate import calibration_budget
 from analysis.render import MISSING, method_label, model_label, score, target_label, task_label, without_one_model
-from analysis.variants import parts, without_calibration
+from analysis.variants import without_calibration
+from experiments.store.variant import variant_parts
 
 VARIANT_KEYS = {"lambdas": "lambda", "mu": "mu", "temperature": "temperature"}
 """A variant's key to the column of `names.SENSITIVITY`; a calibration budget is no variant of the method."""
@@ -46,7 +47,11 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 def only_moved(settings: str) -> bool:
     """Whether a variant is a point of a sensitivity curve and no ablation."""
-    return settings not in names.SETTINGS and len(parts(settings)) == 1 and set(parts(settings)) <= set(VARIANT_KEYS)
+    return (
+        settings not in names.SETTINGS
+        and len(variant_parts(settings)) == 1
+        and set(variant_parts(settings)) <= set(VARIANT_KEYS)
+    )
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +87,7 @@ def curves(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.
             if setting == "tokens":
                 points = plain
             else:
-                keys = cells["changed"].map(lambda text: [VARIANT_KEYS.get(key) for key in parts(text)])
+                keys = cells["changed"].map(lambda text: [VARIANT_KEYS.get(key) for key in variant_parts(text)])
                 moved = cells[keys.map(lambda found, setting=setting: found == [setting])]
                 points = pd.concat([plain[plain["tokens"].isin(moved["tokens"])], moved])
             points = points.dropna(subset=setting).sort_values(setting)

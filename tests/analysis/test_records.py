@@ -49,15 +49,15 @@ LATENCY = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads
         ({"dense_score": True}, "dense_score is True"),
         ({"seed": "zero"}, "seed is 'zero'"),
         ({"seed": 0.5}, "seed is 0.5"),
-        ({"latency": LATENCY | {"speedup": "fast"}}, "latency_speedup is 'fast'"),
-        ({"latency": LATENCY | {"speedup": float("inf")}}, "latency_speedup is inf"),
+        ({"latency": LATENCY | {"speedup": "fast"}}, "latency.speedup is 'fast'"),
+        ({"latency": LATENCY | {"speedup": float("inf")}}, "latency.speedup is inf"),
         ({"variant": {"tokens": "many"}}, "variant is 'tokens=many'"),
         ({"variant": {"my,key": 1}}, "variant is 'my,key=1'"),
         ({"task": None}, "task is None"),
         ({"metric": 3}, "metric is 3"),
         ({"kept_heads": []}, "kept_heads is ''"),
         ({"higher_is_better": "yes"}, "higher_is_better is 'yes'"),
-        ({"evaluation": {"majority": 50.0}}, "evaluation_examples is None"),
+        ({"evaluation": {"majority": 50.0}}, "evaluation.split is missing"),
         ({"config": {"method": {"lambdas": ["small"]}}}, "lambda is 'small'"),
     ],
 )
@@ -72,10 +72,17 @@ def test_a_record_of_the_wrong_type_is_named_and_left_out(write_cell, outputs, c
 
 def test_a_target_that_is_none_is_named_and_left_out(write_cell, outputs, capsys):
     write_cell()
-    strayed = write_cell(task="stsb", flops_reduction_requested=None)
-    strayed.parents[1].rename(strayed.parents[2] / "old")
+    write_cell(task="stsb", target="old")
     assert load(outputs)["task"].tolist() == ["mrpc"]
-    assert "target is 'old'" in capsys.readouterr().err
+    assert "target 'old' is unknown" in capsys.readouterr().err
+
+
+def test_targets_are_what_the_record_says_whatever_its_folder_is_called(write_cell, outputs):
+    write_cell()
+    write_cell(task="rte", flops_reduction_requested=None, target="p0.2", params_reduction_requested=0.2)
+    path = write_cell(task="stsb", flops_reduction_requested=None)
+    path.parents[1].rename(path.parents[2] / "moved")
+    assert load(outputs).set_index("task")["target"].to_dict() == {"mrpc": "0.8", "rte": "p0.2", "stsb": "2x"}
 
 
 def test_a_comma_within_a_setting_parts_nothing(write_cell, outputs, tmp_path):
