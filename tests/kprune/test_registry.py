@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import tiny_labelled, tiny_model
 
+import kprune
 from baselines.kwon import Kwon
 from baselines.registry import METHODS
 from kprune.errors import UserError
@@ -49,7 +52,7 @@ def test_a_method_within_a_method_is_settings_too():
     assert build("kprune_finetuned", {"pruner": {"mu": 2.0}}).pruner == KPrune(mu=2.0)
     other = build("kprune_finetuned", {"pruner": {"name": "kprune_plus_fast", "ridge": 0.5}}).pruner
     assert other == KPrunePlus(refit_epochs=0, ridge=0.5, name="kprune_plus_fast")
-    assert build("kprune_finetuned", {"pruner": Kwon()}).needs_labels
+    assert build("kprune_finetuned", {"pruner": Kwon()}).pruner == Kwon()
 
 
 @pytest.mark.parametrize(
@@ -115,3 +118,9 @@ def test_an_entry_added_at_run_time_counts_everywhere(monkeypatch):
 def test_the_registries_import_no_torch():
     command = "import sys, baselines.registry, kprune.methods.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ("kwon", "magnitude", "kprune_plus_fast"))
+def test_every_method_prunes_by_name_from_python(name):
+    outcome = kprune.prune(tiny_model(dtype=torch.float32), tiny_labelled(examples=24).batches(), 0.3, method=name)
+    assert outcome.details["flops_reduction"] >= 0.3 - 1e-9
