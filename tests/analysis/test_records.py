@@ -1,6 +1,9 @@
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -151,6 +154,26 @@ def test_collected_cells_read_back_and_add_up(write_cell, outputs, tmp_path):
     write_cell(score=70.0)
     assert collect.collect(outputs, file) == (1, 1)
     assert load(file)["score"].tolist() == [70.0, 74.51]
+
+
+def test_writers_at_the_same_time_lose_no_cell(write_cell, outputs, tmp_path):
+    """Each has a machine's outputs of its own; all start together and write to one file."""
+    file, folders = tmp_path / "results" / "cells.csv", []
+    for seed in range(6):
+        write_cell({"values": np.ones(9, bool)}, seed=seed)
+        write_cell(seed=seed, method="kwon")
+        folders.append(outputs.rename(tmp_path / f"machine{seed}"))
+    together = Barrier(len(folders))
+
+    def collect_one(folder):
+        together.wait()
+        return collect.collect(folder, file)
+
+    with ThreadPoolExecutor(len(folders)) as pool:
+        done = list(pool.map(collect_one, folders))
+    assert sorted(kept for _, kept in done) == [0, 2, 4, 6, 8, 10], "each found what those before it had written"
+    assert load(file).groupby("method")["seed"].agg(list).to_dict() == {"kprune": [*range(6)], "kwon": [*range(6)]}
+    assert sorted(path.name for path in file.parent.iterdir()) == ["cells", "cells.csv"]
 
 
 def test_nothing_to_read_is_one_line(tmp_path, capsys):
