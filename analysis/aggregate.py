@@ -92,17 +92,16 @@ def check_alike(cells: pd.DataFrame) -> None:
 
 
 def calibration_budget(table: pd.DataFrame) -> pd.Series:
-    """The calibration tokens of each row as asked for; as drawn where a number of examples was."""
+    """Return the calibration tokens of each row as asked for; as drawn if a number of examples was."""
     return table["tokens"].astype(float).fillna(table["calibration_tokens"])
 
 
 def settings(cells: pd.DataFrame) -> pd.Series:
-    """The variant of each cell, without its calibration budget, and a retrained method's without its schedule, unless these are
-    compared.
+    """Return the variant of each cell, without what is not compared: its calibration budget, a retrained method's schedule.
 
-    They are where cells of one task, model and method differ in them alone; the method's cells of every task then keep
-    them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained with stands
-    in `TRAINING`.
+    They are compared if cells of one task, model and method differ in them alone; the method's cells of every task then
+    keep them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained
+    with stands in `TRAINING`.
     """
     retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
@@ -115,7 +114,7 @@ def settings(cells: pd.DataFrame) -> pd.Series:
 
 
 def with_budget(cell) -> str:
-    """A cell's variant with its calibration budget, whether or not the config file's own; a retrained method's as it is."""
+    """Return a cell's variant with its calibration budget, the config file's own, too; a retrained method's as it is."""
     if registry.group(cell.method) == "retrained":
         return cell.variant
     settings = variant_parts(cell.variant)

@@ -57,7 +57,7 @@ COLUMNS = (
 )
 """`method_version` is the algorithm's, `variant` is "key=value,..." ("" if there is none), `target` the request as in the cell's path
 ("0.8", "p0.2", "2x");
-`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, where the method has them; `kept_heads` and
+`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
 `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
 `TRAINING` is what a method that trains really had: examples in an epoch, epochs and optimizer steps of all its stages together.
 `against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
@@ -97,7 +97,7 @@ NUMBERS = tuple(name for name in COLUMNS if name not in (*TEXT, "higher_is_bette
 
 
 def check(row: dict[str, Any]) -> None:
-    """See that the tables and figures can be made of a row.
+    """Check that tables and figures can be made of a row.
 
     Raises:
         ValueError: the first column that holds something else, and what.
@@ -136,4 +136,5 @@ def is_target(text: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -54,7 +54,7 @@ def load(source: str | Path) -> pd.DataFrame:
 
 
 def read_csv(source: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file that a command of this project wrote, as pandas reads it.
+    """Read a CSV file that a command of this project wrote.
 
     Raises:
         UserError: it is not one, is cut off, or has no row.
@@ -72,8 +72,9 @@ def read_csv(source: Path, **options: Any) -> pd.DataFrame:
 
 
 def read_folder(folder: Path) -> pd.DataFrame:
-    """Every result.json below a folder, with the path of its `predictions` and without `DIFFERENCE`; a damaged one is named
-    and left out.
+    """Read every result.json below a folder, with the path of its `predictions` and without `DIFFERENCE`.
+
+    A damaged one is named and left out.
 
     Raises:
         UserError: there is none.
@@ -160,7 +161,7 @@ def training(details: Mapping[str, Any]) -> dict[str, float]:
 
 
 def command(main: Callable[[], None]) -> int:
-    """Run a command line; its exit code, 2 and one line where the user can mend what went wrong."""
+    """Run a command line and return its exit code: 2, and one line is printed, if the user can mend what went wrong."""
     try:
         main()
     except UserError as error:

@@ -26,9 +26,9 @@ HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.6}
 
 
 def score_against_seconds(table: pd.DataFrame) -> Figure | None:
-    """Score by pruning time on a logarithmic axis: a panel per task and target; retrained methods have hollow markers.
+    """Draw score by pruning time on a logarithmic axis: a panel per task and target; retrained methods have hollow markers.
 
-    `table` are the rows of `aggregate` of one model. Where there are retrained methods, their tasks and targets are shown;
+    `table` are the rows of `aggregate` of one model. If there are retrained methods, their tasks and targets are shown;
     else of every task the target that most methods were measured at, of equals the hardest.
     """
     retrained = registry.retrained(table["method"])
@@ -70,7 +70,7 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
 
 
 def score_against_speedup(table: pd.DataFrame) -> Figure | None:
-    """Score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
+    """Draw score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
     table = table[compared(table) & table["latency_speedup"].notna()]
     if table.empty:
         return None

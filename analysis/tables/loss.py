@@ -12,7 +12,7 @@ OFFICIAL = "kprune_official"
 
 
 def loss(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per target and method with its settings, a column per task: points lost, means over seeds.
+    """Make a row per target and method with its settings, a column per task: points lost, means over seeds.
 
     A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code;
     of several of their calibration budgets, the largest that has a mean counts. `table` comes from `aggregate`.
@@ -40,7 +40,7 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference(cells: pd.DataFrame, means: pd.Series, method: str) -> float:
-    """The mean loss of a method as it is, on the largest calibration budget that has a mean; NaN where there is none above 0."""
+    """Return the mean loss of a method as it is, on the largest calibration budget that has one; NaN if none is above 0."""
     plain = cells[(cells["method"] == method) & (cells["settings"].map(without_calibration) == "")]
     plain = plain[[pd.notna(means[method, settings]) for settings in plain["settings"]]]
     if plain.empty:

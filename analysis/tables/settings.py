@@ -15,7 +15,7 @@ VARIANT_KEYS = {"lambdas": "lambda", "mu": "mu", "temperature": "temperature"}
 
 
 def ablation(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per variant of K-prune, the method as it is first, a column per task and target.
+    """Make a row per variant of our methods, the method as it is first, a column per task and target.
 
     Targets at which nothing was left out are not shown, nor settings that are only moved.
     """
@@ -55,7 +55,7 @@ def only_moved(settings: str) -> bool:
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per setting and value of it, a column per task and target."""
+    """Make a row per setting and value of it, a column per task and target."""
     rows: dict[tuple, dict[str, str]] = {}
     columns = []
     for (model, task, target, setting), curve in curves(table):
@@ -74,7 +74,7 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:
-    """((model, task, target, setting), points of K-prune that differ in that setting alone), sorted by its value.
+    """Find ((model, task, target, setting), points of K-prune that differ in that setting alone), sorted by its value.
 
     The points have a column `lam` for "lambda", which is no name in Python.
     """

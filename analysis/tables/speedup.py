@@ -13,10 +13,10 @@ NOISE = 1.1
 
 
 def speedup(table: pd.DataFrame) -> pd.DataFrame:
-    """Measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
+    """Show the measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
 
     A row per task and model, a column per retraining-free method, the best in bold if it is clear; the last row is the geometric mean
-    over the tasks, where a method has them all. The paper's numbers, measured on another machine, are columns apart.
+    over the tasks, if a method has them all. The paper's numbers, measured on another machine, are columns apart.
     """
     table = table[compared(table) & table["latency_speedup"].notna()]
     methods = [key for key, _ in by_method(table)]
@@ -48,7 +48,7 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def within(of_task: pd.DataFrame, method: str, settings: str) -> tuple[float, str]:
-    """Speed-up and target of the fastest model of a method that loses at most `POINTS`; NaN where there is none."""
+    """Return speed-up and target of the fastest model of a method that loses at most `POINTS`; NaN if there is none."""
     models = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)]
     models = models[models["score"] >= models["dense_score"] - POINTS]
     if models.empty:
