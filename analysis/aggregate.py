@@ -2,10 +2,14 @@
 
 import pandas as pd
 
-from analysis import names, paper
+from analysis import names, paper, registry
 from analysis.columns import TRAINING
 from analysis.pairing import DIFFERENCE
-from analysis.variants import joined, only_calibration, parts, without_budget
+from analysis.records import cell_name
+from analysis.variants import only_calibration, without_budget
+from experiments.store.variant import variant_parts, variant_text
+from kprune.errors import UserError
+from kprune.target import Target
 
 GROUP = ["task", "model", "method", "settings", "target"]
 MEANS = [
@@ -22,6 +26,12 @@ MEANS = [
     "latency_speedup",
     *DIFFERENCE,
 ]
+ALIKE = {
+    "checkpoint_sha256": (["task", "model"], "dense models"),
+    "evaluation_sha256": (["task", "model"], "evaluation sets"),
+    "method_version": (["task", "model", "method"], "versions of the method"),
+}
+"""Columns that have one value in a table: among which cells, and what they tell apart."""
 PAPER_BUDGET = "tokens=100000"
 FIRSTS = [
     "metric",
@@ -31,16 +41,22 @@ FIRSTS = [
 
 
 def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
+    """Return a row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
 
     `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
-    seeds share their evaluation examples, so that an interval of their mean difference is no wider.
+    seeds share their evaluation examples, so that an interval of their mean difference is no wider. A row has one if
+    every seed of its mean has one.
+
+    Raises:
+        UserError: cells of one task and model are of two dense models, evaluation sets or versions of a method.
     """
+    check_alike(cells)
     cells = cells.assign(settings=settings(cells))
     groups = cells.groupby(GROUP, sort=False, dropna=False)
     table = groups[MEANS].mean().join(groups[FIRSTS].first())
     table["score_std"] = groups["score"].std()
     table["seeds"] = groups.size()
+    table.loc[groups[DIFFERENCE[0]].count() < table["seeds"], DIFFERENCE] = float("nan")
     table = table.reset_index()
     table["paper"] = [
         paper.score(row.task, row.model, row.method, row.target) if row.settings in ("", PAPER_BUDGET) else None
@@ -53,7 +69,7 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
         table["model"].map(lambda key: names.position(names.MODELS, key)),
         table["model"],
         table["target"].map(target_order),
-        table["method"].map(lambda key: names.position(names.METHODS, key)),
+        table["method"].map(registry.position),
         table["method"],
         table["settings"],
     ]
@@ -61,20 +77,33 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     return table.loc[ranks.sort_values(list(ranks.columns)).index].reset_index(drop=True)
 
 
+def check_alike(cells: pd.DataFrame) -> None:
+    """Raise a UserError if cells that a table would mix are of two programs or of two inputs."""
+    for column, (keys, what) in ALIKE.items():
+        known = cells.dropna(subset=column)
+        for place, rows in known.groupby(keys, sort=False):
+            first = rows.drop_duplicates(column)
+            if len(first) > 1:
+                one, other = (f"{str(row[column])[:12]} ({cell_name(row)})" for _, row in first.iloc[:2].iterrows())
+                raise UserError(
+                    f"{' '.join(place)} has cells of two {what}, {one} and {other}: "
+                    "remove one kind, or keep it in an output folder or CSV file of its own"
+                )
+
+
 def calibration_budget(table: pd.DataFrame) -> pd.Series:
-    """The calibration tokens of each row as asked for; as drawn where a number of examples was."""
+    """Return the calibration tokens of each row as asked for; as drawn if a number of examples was."""
     return table["tokens"].astype(float).fillna(table["calibration_tokens"])
 
 
 def settings(cells: pd.DataFrame) -> pd.Series:
-    """The variant of each cell, without its calibration budget, and a retrained method's without its schedule, unless these are
-    compared.
+    """Return the variant of each cell, without what is not compared: its calibration budget, a retrained method's schedule.
 
-    They are where cells of one task, model and method differ in them alone; the method's cells of every task then keep
-    them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained with stands
-    in `TRAINING`.
+    They are compared if cells of one task, model and method differ in them alone; the method's cells of every task then
+    keep them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained
+    with stands in `TRAINING`.
     """
-    retrained = cells["method"].isin(names.RETRAINED)
+    retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
     row = [cells[name] for name in ("model", "method")] + [short]
     cell = [*row, cells["task"], cells["target"], cells["seed"]]
@@ -85,19 +114,15 @@ def settings(cells: pd.DataFrame) -> pd.Series:
 
 
 def with_budget(cell) -> str:
-    """A cell's variant with its calibration budget, whether or not the config file's own; a retrained method's as it is."""
-    if cell.method in names.RETRAINED:
+    """Return a cell's variant with its calibration budget, the config file's own, too; a retrained method's as it is."""
+    if registry.group(cell.method) == "retrained":
         return cell.variant
-    settings = parts(cell.variant)
+    settings = variant_parts(cell.variant)
     if not set(settings) & {"tokens", "examples"} and not pd.isna(cell.tokens):
         settings["tokens"] = f"{cell.tokens:g}"
-    return joined(settings)
+    return variant_text(settings)
 
 
-def target_order(target: str) -> tuple[bool, float, str]:
-    """Shares of FLOPs by size, then speed-ups by size."""
-    speedup = target.endswith("x")
-    try:
-        return speedup, float(target.rstrip("x")), target
-    except ValueError:
-        return True, float("inf"), target
+def target_order(target: str) -> tuple[int, float, int]:
+    """Return what targets are sorted by: their kind, then their size."""
+    return Target.parse(target).order

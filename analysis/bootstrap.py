@@ -10,7 +10,7 @@ RESAMPLES = 1000
 def difference(
     metric: str, ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """Ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time.
+    """Return ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time.
 
     Args:
         metric: "spearman", whose `ours`, `theirs` and `gold` are values, or one that is a mean of scores in [0, 1].
@@ -34,13 +34,13 @@ def difference(
 
 @lru_cache(maxsize=2)
 def resamples(size: int) -> np.ndarray:
-    """How often each item is drawn: [RESAMPLES, size]."""
+    """Return how often each item is drawn: [RESAMPLES, size]."""
     drawn = np.random.default_rng(0).integers(size, size=(RESAMPLES, size))
     return np.stack([np.bincount(row, minlength=size) for row in drawn]).astype(float)
 
 
 def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean rank of each item's value within each resample, in which it occurs `counts` times: [R, N] for values [N]."""
+    """Return the mean rank of each item's value within each resample, in which it occurs `counts` times: [R, N] for values [N]."""
     order = np.argsort(values, kind="stable")
     _, first, position = np.unique(values[order], return_index=True, return_inverse=True)
     ties = np.add.reduceat(counts[:, order], first, axis=1)  # items per distinct value
@@ -51,7 +51,7 @@ def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def correlation(ours: np.ndarray, gold: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Spearman's correlation × 100 of each resample from its ranks [R, N]: [R]; 0 where all values are the same."""
+    """Return Spearman's correlation × 100 of each resample from its ranks [R, N]: [R]; 0 if all values are the same."""
     mean = (counts.shape[1] + 1) / 2  # ranks 1 to N, ties or not
     ours, gold = ours - mean, gold - mean
     covariance = np.einsum("rn,rn,rn->r", counts, ours, gold)

@@ -9,15 +9,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from analysis.pairing import DIFFERENCE, differences, is_reference, predictions
-from analysis.records import KEY, command, in_order, load, read_folder
-from kprune.files import write_text, write_whole
+from analysis.pairing import DIFFERENCE, differences, is_reference, predictions, references
+from analysis.records import KEY, cell_name, command, in_order, load, read_folder
+from experiments.store.locks import locked_file
+from kprune.files import OTHER_FOLDER, write_text, write_whole
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:
     """Write the cells below `outputs` to `file`; cells that stand there already and were not run again stay.
+
+    One process at a time does so; others wait.
 
     Returns:
         Cells written anew, cells kept.
@@ -26,26 +30,60 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
         UserError: no finished cell, or the file is not such a CSV file or not writable.
     """
     cells = read_folder(outputs)
-    earlier = kept_of(file, cells) if file.exists() else cells[:0]
-    both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
-    both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
-    for _, cell in cells.iterrows():
-        if is_reference(cell["method"], cell["variant"]):
-            keep(cell["predictions"], kept_predictions(file, cell))
-    write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
+    with locked_file(file, OTHER_FOLDER):
+        earlier = kept_of(file, cells) if file.exists() else cells[:0]
+        both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
+        both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
+        both.loc[outdated(both, len(cells), file), DIFFERENCE] = float("nan")
+        for _, cell in cells.iterrows():
+            if is_reference(cell["method"], cell["variant"]):
+                keep(cell["predictions"], kept_predictions(file, cell))
+        write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
     return len(cells), len(earlier)
 
 
 def kept_of(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a CSV file that are not among `cells`, with the path of their predictions."""
+    """Return the rows of a CSV file that are not among `cells`, with the path of their predictions."""
     earlier = load(file)
     new = set(cells[list(KEY)].itertuples(index=False, name=None))
     earlier = earlier[[key not in new for key in earlier[list(KEY)].itertuples(index=False, name=None)]]
     return earlier.assign(predictions=[kept_predictions(file, cell) for _, cell in earlier.iterrows()])
 
 
+def outdated(both: pd.DataFrame, new: int, file: Path) -> list[int]:
+    """Return the positions of earlier cells whose difference is from another K-prune cell than the one beside them now.
+
+    Args:
+        both: `new` new cells, then the earlier ones, whose own predictions are gone: they can't be compared again.
+    """
+    changed = [
+        position
+        for position, cell in both.iloc[:new].iterrows()
+        if is_reference(cell["method"], cell["variant"]) and not same(cell["predictions"], kept_predictions(file, cell))
+    ]
+    found = [
+        position
+        for position, reference in enumerate(references(both))
+        if position >= new and reference in changed and not pd.isna(both[DIFFERENCE[0]].iloc[position])
+    ]
+    for position in found:
+        print(
+            f"{cell_name(both.iloc[position])} loses its interval, K-prune's cell beside it is another: collect it again",
+            file=sys.stderr,
+        )
+    return found
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same predictions."""
+    ours, theirs = predictions(one), predictions(other)
+    if ours is None or theirs is None or ours.keys() != theirs.keys():
+        return False
+    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
 def keep(ours: Path, kept: Path) -> None:
-    """Copy a cell's predictions; where they are missing or damaged, those of an earlier cell in their place go."""
+    """Copy a cell's predictions; if they are missing or damaged, remove those of an earlier cell in their place."""
     if predictions(ours):
         write_whole(kept, partial(shutil.copyfile, ours))
     else:
@@ -53,9 +91,8 @@ def keep(ours: Path, kept: Path) -> None:
 
 
 def kept_predictions(file: Path, cell: pd.Series) -> Path:
-    """Where a cell's predictions stand beside a CSV file of cells, if they were kept."""
-    name = "-".join(str(cell[key]) for key in KEY if cell[key] != "")
-    return file.with_suffix("") / f"{name}.npz"
+    """Return where a cell's predictions stand beside a CSV file of cells, if they were kept."""
+    return file.with_suffix("") / f"{cell_name(cell, separator='-')}.npz"
 
 
 def main() -> None:

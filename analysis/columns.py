@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 from analysis.pairing import DIFFERENCE
-from analysis.variants import NUMBER, separated
+from analysis.variants import is_setting
+from kprune.errors import UserError
+from kprune.target import NUMBER, Target
 
 TRAINING = ("training_examples", "training_epochs", "training_steps")
 
@@ -13,6 +15,7 @@ COLUMNS = (
     "task",
     "model",
     "method",
+    "method_version",
     "variant",
     "seed",
     "metric",
@@ -52,8 +55,9 @@ COLUMNS = (
     "commit",
     *DIFFERENCE,
 )
-"""`variant` is "key=value,..." ("" where there is none), `target` the request as in the cell's path ("0.8", "2x");
-`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, where the method has them; `kept_heads` and
+"""`method_version` is the algorithm's, `variant` is "key=value,..." ("" if there is none), `target` the request as in the cell's path
+("0.8", "p0.2", "2x");
+`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
 `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
 `TRAINING` is what a method that trains really had: examples in an epoch, epochs and optimizer steps of all its stages together.
 `against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
@@ -90,11 +94,10 @@ OPTIONAL = (
 )
 """Numbers that a cell may lack."""
 NUMBERS = tuple(name for name in COLUMNS if name not in (*TEXT, "higher_is_better"))
-TARGET = re.compile(rf"{NUMBER.pattern}x?")
 
 
 def check(row: dict[str, Any]) -> None:
-    """See that the tables and figures can be made of a row.
+    """Check that tables and figures can be made of a row.
 
     Raises:
         ValueError: the first column that holds something else, and what.
@@ -105,23 +108,33 @@ def check(row: dict[str, Any]) -> None:
 
 
 def allowed(name: str, value: Any) -> bool:
-    """Whether a column may hold a value. A missing one is None or NaN."""
+    """Whether a column may hold a value; None and NaN mean that it is missing."""
     if value is None or value != value:
         return name not in (*NAMES, "variant") and name in (*TEXT, *OPTIONAL)
     if name in NUMBERS:
-        return is_number(value) and (name != "seed" or value == int(value))
+        return is_number(value) and (name not in ("seed", "method_version") or value == int(value))
     if name not in TEXT:
         return isinstance(value, bool)
     if not isinstance(value, str):
         return False
     if name == "variant":
-        return all(separated(part) for part in value.split(",") if part)
+        return all(is_setting(part) for part in value.split(",") if part)
     if name == "target":
-        return bool(TARGET.fullmatch(value))
+        return is_target(value)
     if name in ("kept_heads", "kept_neurons"):
-        return bool(value.split()) and all(NUMBER.fullmatch(number) for number in value.split())
+        return bool(value.split()) and all(re.fullmatch(NUMBER, number) for number in value.split())
     return bool(value) or name not in NAMES
 
 
+def is_target(text: str) -> bool:
+    """Whether a text is a target as a cell's path has it."""
+    try:
+        Target.parse(text)
+    except UserError:
+        return False
+    return True
+
+
 def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

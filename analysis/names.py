@@ -1,4 +1,4 @@
-"""How tasks, models and methods are called in tables and figures, in the order they are shown in."""
+"""How tasks, models and settings are called in tables and figures, in the order they are shown in."""
 
 TASKS = {
     "mrpc": "MRPC",
@@ -14,24 +14,6 @@ TASKS = {
     "docstrings": "docstrings",
 }
 MODELS = {"bert_base": "BERT-base", "distilbert": "DistilBERT", "roberta_base": "RoBERTa-base", "minilm": "MiniLM-L6"}
-METHODS = {
-    "kprune_plus": "K-prune+",
-    "kprune_plus_fast": "K-prune+, fast",
-    "kprune": "K-prune",
-    "kprune_official": "K-prune, authors' code",
-    "kprune_fast": "K-prune, fast",
-    "kwon": "Kwon et al.",
-    "kcm": "KCM",
-    "magnitude": "magnitude",
-    "random": "random",
-    "dynabert_w": "DynaBERT-w",
-    "dynabert_d": "DynaBERT-d",
-    "ebert": "EBERT",
-    "cofi": "CoFi, hidden size kept",
-    "kprune_finetuned": "K-prune, fine-tuned",
-}
-RETRAINED = ("dynabert_w", "dynabert_d", "ebert", "cofi", "kprune_finetuned")
-"""Methods that train on the whole training set."""
 SETTINGS = {
     "": "as it is",
     "lambdas=None": "without K_pred",
@@ -47,5 +29,5 @@ SENSITIVITY = {"lambda": "λ", "mu": "μ", "temperature": "γ", "tokens": "calib
 
 
 def position(names: dict[str, str], key: str) -> int:
-    """Where a key comes among `names`; unknown ones last."""
+    """Return the place of a key among `names`; unknown ones come last."""
     return list(names).index(key) if key in names else len(names)

@@ -16,7 +16,7 @@ DIFFERENCE = ["against_kprune", "against_kprune_low", "against_kprune_high"]
 
 
 def differences(cells: pd.DataFrame) -> pd.DataFrame:
-    """`DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN where there is no pair.
+    """Return `DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN if there is no pair.
 
     Args:
         cells: with a column `predictions`, the path of each cell's file of them.
@@ -34,9 +34,9 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def references(cells: pd.DataFrame) -> list[int | None]:
-    """Position of the K-prune cell of the same checkpoint, evaluation examples, target and seed.
+    """Return the position of the K-prune cell of the same checkpoint, evaluation examples, target and seed.
 
-    It is the one with the cell's own calibration setting; where there is none, as for a method with a budget of its
+    It is the one with the cell's own calibration setting; if there is none, as for a method with a budget of its
     own, the one with the most tokens.
     """
     same = ["task", "model", "target", "seed", "checkpoint_sha256", "evaluation_sha256"]
@@ -59,7 +59,7 @@ def is_reference(method: str, variant: str) -> bool:
 
 
 def predictions(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a cell's predictions; None where there is no such file (as of old cells) or a damaged one (named)."""
+    """Read the arrays of a cell's predictions; None if there is no such file (as of old cells) or a damaged one (named)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -21,12 +21,12 @@ METHODS = {"kprune": "kprune", "kprune_official": "kprune", "kwon": "kwon", "kcm
 
 @cache
 def values() -> pd.DataFrame:
-    """Columns table, model, task, method, reduction, value, precision; scores in percent, under the paper's names."""
+    """Read the paper's values, under its names: table, model, task, method, reduction, value (a score is in percent), precision."""
     return pd.read_csv(FILE, comment="#")
 
 
 def curve(task: str, model: str, method: str) -> pd.Series:
-    """Score by share of FLOPs removed, under this project's names; empty where the paper has none."""
+    """Return the paper's score by share of FLOPs removed, for this project's names; empty if it has none."""
     table = values()
     chosen = (
         (table["table"] == "accuracy_vs_flops")
@@ -38,7 +38,7 @@ def curve(task: str, model: str, method: str) -> pd.Series:
 
 
 def score(task: str, model: str, method: str, target: str) -> float | None:
-    """The paper's score at a share of FLOPs removed, written as in a cell's path; None where it has none."""
+    """Return the paper's score at a target, written as in a cell's path; None if it has none."""
     try:
         return float(curve(task, model, method)[float(target)])
     except (KeyError, ValueError):
@@ -46,7 +46,7 @@ def score(task: str, model: str, method: str, target: str) -> float | None:
 
 
 def speedup(task: str, model: str, method: str) -> float | None:
-    """The paper's speed-up of the fastest model that loses at most 3 points, on its own machine; None where it has none."""
+    """Return the paper's speed-up of the fastest model that loses at most 3 points, on its own machine; None if it has none."""
     table = values()
     chosen = (
         (table["table"] == "speedup_within_3_points")

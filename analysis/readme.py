@@ -52,7 +52,7 @@ OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 
 
 def marked(name: str, cells: pd.DataFrame) -> str:
-    """A table in Markdown, without the embedded task; with the machine and the seeds of its cells where it has times."""
+    """Return a table in Markdown, without the embedded task; with the machine and the seeds of its cells if it has times."""
     embedded = cells["task"] == EMBEDDED
     chosen = cells[embedded] if name == "demo" else cells[~embedded]
     if chosen.empty:
@@ -66,13 +66,13 @@ def marked(name: str, cells: pd.DataFrame) -> str:
 
 
 def of_studies(name: str, folder: Path) -> str:
-    """A table of `STUDIES` in Markdown; empty where their file is not there."""
+    """Return a table of `STUDIES` in Markdown; empty if their file is not there."""
     file = folder / STUDIES[name][0]
     return marked(name, load(file)) if file.is_file() else ""
 
 
 def of_file(name: str, folder: Path) -> str:
-    """A table of `FILES` in Markdown, and the machine of what has times; empty where its file is not there."""
+    """Return a table of `FILES` in Markdown, and the machine of what has times; empty if its file is not there."""
     file, make = FILES[name]
     if not (folder / file).is_file():
         return ""
@@ -87,7 +87,7 @@ def of_file(name: str, folder: Path) -> str:
 
 
 def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
-    """The README's text with every marked table made anew; a table without a cell is left empty.
+    """Return the README's text with every marked table made anew; a table without a cell is left empty.
 
     Args:
         folder: where the files of `FILES` and `STUDIES` are.
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=Path, default=Path("results/cells.csv"), help="CSV file of analysis.collect")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the README is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the README is stale")
     arguments = parser.parse_args()
     cells = load(arguments.cells)
     if not arguments.readme.is_file():

@@ -3,7 +3,8 @@
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pandas as pd
 
 from analysis.columns import COLUMNS, NUMBERS, OPTIONAL, TEXT, TRAINING, check
 from analysis.pairing import DIFFERENCE, differences
+from experiments.store.record import Record
+from experiments.store.variant import variant_text
 from kprune.errors import UserError, one_line
 
 KEY = ("task", "model", "method", "variant", "target", "seed")
+SOURCE = ("checkpoint_sha256", "evaluation_sha256", "method_version")
+"""What two cells of one key may still differ in."""
 MEND = "restore it, or remove it and make it again with python -m analysis.collect"
 
 
 def load(source: str | Path) -> pd.DataFrame:
-    """The cells of an output folder, or of the CSV file that `analysis.collect` made of one.
+    """Read the cells of an output folder, or of the CSV file that `analysis.collect` made of one.
 
     Raises:
         UserError: nothing is there, or nothing of this kind.
@@ -31,6 +36,8 @@ def load(source: str | Path) -> pd.DataFrame:
     if not source.is_file():
         raise UserError(f"{source} does not exist: give an output folder of run.py or a CSV file of analysis.collect")
     cells = read_csv(source, dtype=dict.fromkeys(TEXT, str))
+    if "method_version" not in cells:  # written before methods had versions
+        cells["method_version"] = 1
     missing = [name for name in COLUMNS if name not in cells]
     if missing:
         raise UserError(f"{source} lacks the column {missing[0]}: {MEND}")
@@ -47,7 +54,7 @@ def load(source: str | Path) -> pd.DataFrame:
 
 
 def read_csv(source: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file that a command of this project wrote, as pandas reads it.
+    """Read a CSV file that a command of this project wrote.
 
     Raises:
         UserError: it is not one, is cut off, or has no row.
@@ -65,8 +72,9 @@ def read_csv(source: Path, **options: Any) -> pd.DataFrame:
 
 
 def read_folder(folder: Path) -> pd.DataFrame:
-    """Every result.json below a folder, with the path of its `predictions` and without `DIFFERENCE`; a damaged one is named
-    and left out.
+    """Read every result.json below a folder, with the path of its `predictions` and without `DIFFERENCE`.
+
+    A damaged one is named and left out.
 
     Raises:
         UserError: there is none.
@@ -74,10 +82,10 @@ def read_folder(folder: Path) -> pd.DataFrame:
     rows = []
     for path in sorted(folder.rglob("result.json")):
         try:
-            rows.append(row(json.loads(path.read_text()), path) | {"predictions": path.with_name("predictions.npz")})
+            record = Record.from_json(json.loads(path.read_text(encoding="utf-8")))
+            rows.append(row(record) | {"predictions": path.with_name("predictions.npz")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"{path} is damaged ({reason}) and left out", file=sys.stderr)
+            print(f"{path} is damaged ({one_line(error)}) and left out", file=sys.stderr)
     if not rows:
         raise UserError(f"{folder} holds no finished cell (no readable result.json): run one with python run.py")
     cells = pd.DataFrame(rows, columns=[*COLUMNS, "predictions"]).astype(dict.fromkeys(OPTIONAL, float))
@@ -85,40 +93,50 @@ def read_folder(folder: Path) -> pd.DataFrame:
 
 
 def in_order(cells: pd.DataFrame) -> pd.DataFrame:
-    """Sorted, and each cell once: of two with the same key, as of two runs in one folder, the first is counted."""
-    again = cells.duplicated(list(KEY))
+    """Return cells sorted, and each once: of two with the same key, as of two runs in one folder, the first is counted."""
+    again = cells.duplicated([*KEY, *SOURCE])
     for _, cell in cells[again].iterrows():
-        name = "/".join(str(cell[key]) for key in KEY if cell[key] != "")
-        print(f"{name} is there twice and counted once", file=sys.stderr)
+        print(f"{cell_name(cell)} is there twice and counted once", file=sys.stderr)
     return cells[~again].sort_values(list(KEY), ignore_index=True)
 
 
-def row(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One result.json as a flat row of `COLUMNS`.
+def cell_name(cell: pd.Series, separator: str = "/") -> str:
+    """Return a cell's key in one word: mrpc/minilm/kprune/tokens=2000/0.8/0."""
+    return separator.join(str(cell[key]) for key in KEY if cell[key] != "")
+
+
+def row(record: Record) -> dict[str, Any]:
+    """Return a record as a flat row of `COLUMNS`.
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError: it lacks something, or holds something else than a cell does.
+        ValueError: it holds something else than tables and figures can be made of.
     """
     nested = {
-        f"{key}_{name}": value
-        for key in ("evaluation", "checkpoint", "calibration", "latency")
-        for name, value in (record[key] or {}).items()
+        f"{group}_{name}": value
+        for group in ("evaluation", "checkpoint", "calibration", "latency")
+        if (part := getattr(record, group)) is not None
+        for name, value in asdict(part).items()
     }
-    flat = {name: record[name] for name in COLUMNS if name in record} | nested
-    flat["variant"] = ",".join(f"{key}={compact(value)}" for key, value in sorted(record["variant"].items()))
-    requested = record["flops_reduction_requested"]
-    flat["target"] = path.parent.parent.name if requested is None else f"{requested:g}"
-    for key in ("kept_heads", "kept_neurons"):
-        flat[key] = " ".join(f"{number:g}" for number in record[key])
-    flat |= asked(record["config"]) | training(record["details"])
-    flat |= {name: record["versions"].get(name) for name in ("torch", "transformers")}
+    flat = (
+        vars(record)
+        | nested
+        | asked(record.config)
+        | training(record.details)
+        | {name: record.versions.get(name) for name in ("torch", "transformers")}
+        | {key: " ".join(f"{number:g}" for number in getattr(record, key)) for key in ("kept_heads", "kept_neurons")}
+        | {
+            "variant": variant_text(record.variant),
+            "target": str(record.target),
+            "method_version": record.method_version,
+        }
+    )
     found = {name: flat.get(name) for name in COLUMNS}
     check(found)
     return found
 
 
-def asked(config: dict[str, Any]) -> dict[str, float | None]:
-    """The settings that sensitivity is measured for."""
+def asked(config: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the settings that sensitivity is measured for."""
     method = config.get("method", {})
     lambdas = method.get("lambdas", [])
     calibration = config.get("calibration", {})
@@ -130,8 +148,8 @@ def asked(config: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def training(details: dict[str, Any]) -> dict[str, float]:
-    """`TRAINING` of a method that trains, nothing of another."""
+def training(details: Mapping[str, Any]) -> dict[str, float]:
+    """Return `TRAINING` of a method that trains, nothing of another."""
     stages = details.get("training", {}).values()
     if not stages:
         return {}
@@ -142,15 +160,8 @@ def training(details: dict[str, Any]) -> dict[str, float]:
     return dict(zip(TRAINING, amounts, strict=True))
 
 
-def compact(value: Any) -> str:
-    """A setting in a line: 0.0001, True, a_b for a list; a comma would part two settings."""
-    if isinstance(value, list):
-        return "_".join(map(compact, value))
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(",", "_")
-
-
 def command(main: Callable[[], None]) -> int:
-    """Run a command line; its exit code, 2 and one line where the user can mend what went wrong."""
+    """Run a command line and return its exit code: 2, and one line is printed, if the user can mend what went wrong."""
     try:
         main()
     except UserError as error:

@@ -1,12 +1,13 @@
-"""How numbers, names and whole tables are written. A table is a frame of strings, `**bold**` where a value stands out."""
+"""How numbers, names and whole tables are written. A table is a frame of strings, `**bold**` if a value stands out."""
 
 import html
 import re
 
 import pandas as pd
 
-from analysis import names
-from analysis.variants import parts
+from analysis import names, registry
+from experiments.store.variant import variant_parts
+from kprune.target import Target
 
 MISSING = "–"
 SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv"}
@@ -14,23 +15,27 @@ BOLD = re.compile(r"\*\*(.+?)\*\*")
 
 
 def number(value: float | None, form: str = "{:.2f}") -> str:
+    """Write a number; a dash if it is missing."""
     return MISSING if pd.isna(value) else form.format(value).replace("-", "−")
 
 
 def percent(share: float | None) -> str:
+    """Write a share in percent."""
     return MISSING if pd.isna(share) else number(100 * share, "{:.1f} %")
 
 
 def times(value: float | None) -> str:
+    """Write a factor: 2.50x."""
     return number(value, "{:.2f}x")
 
 
 def mean_and_deviation(mean: float, deviation: float) -> str:
+    """Write a mean, with its standard deviation if there is one."""
     return number(mean) if pd.isna(deviation) else f"{number(mean)} ± {number(deviation)}"
 
 
 def score(row, best: float | None = None) -> str:
-    """Mean ± deviation of a row of `aggregate`, bold where it is `best`, and its interval against K-prune."""
+    """Write mean ± deviation of a row of `aggregate`, bold if it is `best`, and its interval against K-prune."""
     shown = mean_and_deviation(row.score, row.score_std)
     if best is not None and f"{row.score:.2f}" == f"{best:.2f}":
         shown = f"**{shown}**"
@@ -40,39 +45,44 @@ def score(row, best: float | None = None) -> str:
 
 
 def signed(value: float) -> str:
+    """Write a number with its sign."""
     return number(value, "{:+.1f}")
 
 
 def target_label(target: str) -> str:
-    """0.8 to "80 %", 2x as it is."""
-    return target if target.endswith("x") else f"{100 * float(target):g} %"
+    """Return "80 %" for 0.8 of the FLOPs, "20 % of parameters" for p0.2; 2x and 2:4 stay as they are."""
+    asked = Target.parse(target)
+    shares = {"flops": f"{100 * asked.amount:g} %", "parameters": f"{100 * asked.amount:g} % of parameters"}
+    return shares.get(asked.kind, target)
 
 
 def task_label(task: str) -> str:
+    """Return what a task is called."""
     return names.TASKS.get(task, task)
 
 
 def model_label(model: str) -> str:
+    """Return what a model is called."""
     return names.MODELS.get(model, model)
 
 
 def method_label(method: str, variant: str = "") -> str:
-    """K-prune (20,000 tokens, mu=2), Kwon et al. (2,048 examples)."""
-    name = names.METHODS.get(method, method)
+    """Return what a method is called: K-prune (20,000 tokens, mu=2), Kwon et al. (2,048 examples)."""
+    name = registry.label(method)
     settings = [
         f"{int(value):,} {key}" if key in ("tokens", "examples") and value.isdigit() else f"{key}={value}"
-        for key, value in parts(variant).items()
+        for key, value in variant_parts(variant).items()
     ]
     return f"{name} ({', '.join(settings)})" if settings else name
 
 
 def without_one_model(shown: pd.DataFrame) -> pd.DataFrame:
-    """Without the column Model where it says the same everywhere."""
+    """Return a table without its column Model if that says the same everywhere."""
     return shown.drop(columns="Model") if "Model" in shown and shown["Model"].nunique() == 1 else shown
 
 
 def render(table: pd.DataFrame, form: str) -> str:
-    """Markdown, LaTeX (booktabs), CSV or HTML."""
+    """Write a table as Markdown, LaTeX (booktabs), CSV or HTML."""
     if form == "markdown":
         return table.to_markdown(index=False, disable_numparse=True) + "\n"
     if form == "latex":
@@ -83,7 +93,7 @@ def render(table: pd.DataFrame, form: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Escaped, with the signs that LaTeX has commands for."""
+    """Escape a text for LaTeX, with the signs that it has commands for."""
     for sign in "&%$#_{}":
         text = text.replace(sign, f"\\{sign}")
     text = BOLD.sub(r"\\textbf{\1}", text)
@@ -94,4 +104,5 @@ def latex(text: str) -> str:
 
 
 def as_html(text: str) -> str:
+    """Escape a text for HTML, with bold and code."""
     return re.sub(r"`(.+?)`", r"<code>\1</code>", BOLD.sub(r"<b>\1</b>", html.escape(text)))

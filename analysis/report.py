@@ -30,7 +30,7 @@ figure { margin: 1em 0; } figure img { max-width: 100%; height: auto; } figcapti
 
 
 def page(cells: pd.DataFrame, source: str) -> str:
-    """HTML without a reference to anything outside it; `cells` are rows of `analysis.records`."""
+    """Return HTML without a reference to anything outside it; `cells` are rows of `analysis.records`."""
     table = aggregate(cells)
     sections = []
     for name, entry in TABLES.items():
@@ -62,7 +62,7 @@ def page(cells: pd.DataFrame, source: str) -> str:
 
 
 def caption(name: str) -> str:
-    """kept_units-mrpc-minilm to "Heads and neurons kept per layer, MRPC, MiniLM-L6"."""
+    """Return "Heads and neurons kept per layer, MRPC, MiniLM-L6" for kept_units-mrpc-minilm."""
     kind, *rest = name.split("-")
     return ", ".join([CAPTIONS[kind], *(model_label(task_label(part)) for part in rest)])
 

@@ -2,44 +2,39 @@
 
 import re
 
+from experiments.store.variant import variant_parts, variant_text
+from kprune.target import NUMBER
+
 CALIBRATION = ("tokens", "examples", "file")
 """Keys that say what a method reads, not what it does."""
 
 BUDGET = ("tokens", "examples")
 """Those of them that say how much."""
 
-NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]\d+)?")
-"""As Python's :g writes what is not negative."""
 
-
-def separated(part: str) -> bool:
+def is_setting(part: str) -> bool:
     """Whether a part of a variant is a setting; a budget is a number, or None beside a file."""
     key, sign, value = part.partition("=")
-    return bool(sign) and (key != "tokens" or value == "None" or bool(NUMBER.fullmatch(value)))
-
-
-def parts(variant: str) -> dict[str, str]:
-    return dict(part.split("=", 1) for part in variant.split(",") if part)
+    return bool(sign) and (key != "tokens" or value == "None" or bool(re.fullmatch(NUMBER, value)))
 
 
 def only_calibration(variant: str) -> str:
-    return joined({key: value for key, value in parts(variant).items() if key in CALIBRATION})
+    """Return what a variant says of the calibration set."""
+    return variant_text({key: value for key, value in variant_parts(variant).items() if key in CALIBRATION})
 
 
 def without_calibration(variant: str) -> str:
-    return joined({key: value for key, value in parts(variant).items() if key not in CALIBRATION})
+    """Return what a variant says of the method."""
+    return variant_text({key: value for key, value in variant_parts(variant).items() if key not in CALIBRATION})
 
 
 def without_budget(variant: str) -> str:
-    return joined({key: value for key, value in parts(variant).items() if key not in BUDGET})
-
-
-def joined(settings: dict[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in settings.items())
+    """Return a variant without the size of its calibration set."""
+    return variant_text({key: value for key, value in variant_parts(variant).items() if key not in BUDGET})
 
 
 def asked_tokens(variant: str) -> float:
-    """The calibration budget of a variant; the config file's own, the paper's, counts as the largest, one in examples as none."""
-    settings = parts(variant)
+    """Return the calibration budget of a variant: the config file's own, the paper's, counts as the largest, one in examples as none."""
+    settings = variant_parts(variant)
     tokens = settings.get("tokens", "0" if "examples" in settings else "None")
     return float("inf") if tokens == "None" else float(tokens)

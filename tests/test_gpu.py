@@ -12,7 +12,8 @@ from tiny import tiny_batch, tiny_labelled, tiny_model
 from world import run
 
 import kprune
-from experiments.config.methods import METHODS, method_with
+from baselines.registry import METHODS
+from experiments.config.methods import method_with
 from experiments.inputs.subject import pick_device
 from experiments.speed import latency_table
 from experiments.speed.bench.child import measured

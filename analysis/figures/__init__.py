@@ -1,4 +1,4 @@
-"""The figures, by name: of one model's cells, each a matplotlib figure, or none where there is nothing to draw."""
+"""The figures, by name: of one model's cells, each a matplotlib figure, or None if there is nothing to draw."""
 
 from collections.abc import Container, Iterator
 
@@ -21,7 +21,7 @@ CAPTIONS = {
 
 
 def figures(cells: pd.DataFrame, wanted: Container[str] = CAPTIONS) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of all wanted that can be drawn of rows of `analysis.records`; the name has the model's, if several."""
+    """Draw the figures wanted of rows of `analysis.records`: (name, figure); the name has the model's if there are several."""
     table = aggregate(cells)
     models = list(dict.fromkeys(table["model"]))
     for model in models:

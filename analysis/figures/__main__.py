@@ -12,7 +12,7 @@ from analysis.records import command, load
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description="Figures from result files.")
     parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CAPTIONS)}; all where left out")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CAPTIONS)}; all if left out")
     parser.add_argument("--output", type=Path, help="folder to write to; default: figures/ beside or in the source")
     arguments = parser.parse_args()
     for name in arguments.names:

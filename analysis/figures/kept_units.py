@@ -12,7 +12,7 @@ from analysis.tables.accuracy import compared
 
 
 def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
-    """Two maps per method, heads and neurons: a column per layer, a row per target, the mean number over seeds in each.
+    """Draw two maps per method, heads and neurons: a column per layer, a row per target, the mean over seeds in each.
 
     Shades are shares of the most that any method keeps in a layer here, the same in all maps of a kind; the numbers say
     how many. `cells` are rows of `analysis.records`, of one model.
@@ -57,7 +57,7 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
 
 
 def layers(cells: pd.DataFrame, kind: str, method: tuple[str, str], targets: list[str], depth: int) -> np.ndarray:
-    """Mean number of kept units over the seeds that have the layer: [targets, depth]; NaN where none has."""
+    """Return the mean number of kept units over the seeds that have the layer: [targets, depth]; NaN if none has."""
     values = np.full((len(targets), depth), np.nan)
     for line, target in enumerate(targets):
         chosen = (cells["method"] == method[0]) & (cells["settings"] == method[1]) & (cells["target"] == target)

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from analysis import names
+from analysis import registry
 from analysis.figures.style import (
     at_least,
     dense_line,
@@ -26,18 +26,16 @@ HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.6}
 
 
 def score_against_seconds(table: pd.DataFrame) -> Figure | None:
-    """Score by pruning time on a logarithmic axis: a panel per task and target; retrained methods have hollow markers.
+    """Draw score by pruning time on a logarithmic axis: a panel per task and target; retrained methods have hollow markers.
 
-    `table` are the rows of `aggregate` of one model. Where there are retrained methods, their tasks and targets are shown;
+    `table` are the rows of `aggregate` of one model. If there are retrained methods, their tasks and targets are shown;
     else of every task the target that most methods were measured at, of equals the hardest.
     """
-    retrained = table["method"].isin(names.RETRAINED)
+    retrained = registry.retrained(table["method"])
     table = table[compared(table) | retrained]
     if retrained.any():
-        places = set(
-            table.loc[table["method"].isin(names.RETRAINED), ["task", "target"]].itertuples(index=False, name=None)
-        )
-        table = table[[place in places for place in table[["task", "target"]].itertuples(index=False, name=None)]]
+        place = pd.MultiIndex.from_frame(table[["task", "target"]])
+        table = table[place.isin(place[registry.retrained(table["method"])])]
     if table.empty:
         return None
     if not retrained.any():
@@ -51,7 +49,7 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
         dense_line(axis, cells)
         for row in cells.itertuples():
             look = looks[row.method, row.settings] | {"linestyle": "none"}
-            face = HOLLOW | {"markeredgecolor": look["color"]} if row.method in names.RETRAINED else FULL
+            face = HOLLOW | {"markeredgecolor": look["color"]} if registry.group(row.method) == "retrained" else FULL
             axis.errorbar(
                 max(row.pruning_seconds, 1e-2),
                 row.score,
@@ -72,7 +70,7 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
 
 
 def score_against_speedup(table: pd.DataFrame) -> Figure | None:
-    """Score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
+    """Draw score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
     table = table[compared(table) & table["latency_speedup"].notna()]
     if table.empty:
         return None

@@ -23,9 +23,9 @@ from analysis.tables.accuracy import compared
 
 
 def score_against_flops(table: pd.DataFrame) -> Figure | None:
-    """A panel per task, the dense score as a dashed line; `table` are the rows of `aggregate` of one model.
+    """Draw a panel per task, the dense score as a dashed line; `table` are the rows of `aggregate` of one model.
 
-    The paper's own curve stands beside a method's, in grey with open markers, where it has one for the same model and
+    The paper's own curve stands beside a method's, in grey with open markers, if it has one for the same model and
     task. Cells that were asked for a speed-up are drawn at the share they removed.
     """
     table = table[compared(table)]
@@ -41,7 +41,7 @@ def score_against_flops(table: pd.DataFrame) -> Figure | None:
 
 
 def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict]) -> None:
-    """One task's curves."""
+    """Draw one task's curves."""
     task, model = of_task[["task", "model"]].iloc[0]
     dense_line(axis, of_task)
     for (method, settings), look in looks.items():
@@ -81,7 +81,7 @@ def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict]) -> N
 
 
 def within(published: pd.Series, curve: pd.DataFrame) -> pd.Series:
-    """Which of the paper's reductions lie within what was measured, half a step beyond it included."""
+    """Return which of the paper's reductions lie within what was measured, half a step beyond it included."""
     return published.index.to_series().between(
         curve["flops_reduction"].min() - 0.025, curve["flops_reduction"].max() + 0.025
     )

@@ -18,9 +18,9 @@ LOOKS = (
 
 
 def sensitivity(table: pd.DataFrame) -> Figure | None:
-    """A panel per setting (λ, μ, γ, calibration tokens), a curve per task and target; `table` of one model.
+    """Draw a panel per setting (λ, μ, γ, calibration tokens), a curve per task and target; `table` of one model.
 
-    The axes are logarithmic, linear close to 0 where a setting was 0.
+    The axes are logarithmic, linear close to 0 if a setting was 0.
     """
     found: dict[str, list[tuple[str, pd.DataFrame]]] = {}
     for (_, task, target, setting), points in curves(table):

@@ -11,13 +11,13 @@ import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from analysis import names  # noqa: E402
+from analysis import registry  # noqa: E402
 from analysis.render import method_label  # noqa: E402
 from kprune.files import write_whole
 
 # Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, a grey and a brown, of different lightness.
 COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
-MARKERS = ("*", "H", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
+MARKERS = ("*", "H", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", (4, 1, 0), (6, 1, 0), (3, 1, 0))
 DASHES = ("-", "--", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
 PANEL = (3.3, 2.7)  # inches
@@ -28,14 +28,14 @@ Method = tuple[str, str]
 
 
 def methods_of(table: pd.DataFrame) -> list[Method]:
-    """In the order they are shown in."""
+    """Return the methods and settings of a table, in the order they are shown in."""
     found = {(row.method, row.settings) for row in table.itertuples()}
-    return sorted(found, key=lambda key: (names.position(names.METHODS, key[0]), key))
+    return sorted(found, key=lambda key: (registry.position(key[0]), key))
 
 
 def styles(methods: list[Method]) -> dict[Method, dict]:
-    """Marker, dash and colour of each. A method has one colour in every figure, and its first settings here its own marker."""
-    known = list(names.METHODS)
+    """Return the marker, dash and colour of each. A method has one colour in every figure, and its first settings here its own marker."""
+    known = list(registry.METHODS)
     own = {method: known.index(method) if method in known else len(known) for method, _ in methods}
     free = iter([index for index in range(100) if index not in own.values()])
     looks, seen = {}, set()
@@ -51,7 +51,7 @@ def styles(methods: list[Method]) -> dict[Method, dict]:
 
 
 def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[plt.Axes]]:
-    """A figure with `count` axes in rows of at most three."""
+    """Return a figure with `count` axes in rows of at most three."""
     columns = 2 if count in (2, 4) else min(COLUMNS, count)
     lines = math.ceil(count / columns)
     # A single narrow panel leaves no room for the legend below it.
@@ -65,6 +65,7 @@ def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[
 
 
 def dress(axis: plt.Axes, title: str, x: str, y: str) -> None:
+    """Name a panel and its axes, and lay a grid under it."""
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -73,26 +74,29 @@ def dress(axis: plt.Axes, title: str, x: str, y: str) -> None:
 
 
 def at_least(limits: tuple[float, float], span: float) -> tuple[float, float]:
-    """Limits of an axis, widened about their middle where all that it shows is closer together than `span`."""
+    """Return the limits of an axis, widened about their middle if all that it shows is closer together than `span`."""
     spare = max(0.0, span - (limits[1] - limits[0])) / 2
     return limits[0] - spare, limits[1] + spare
 
 
 def score_label(of_task: pd.DataFrame) -> str:
+    """Return the name of a task's score, with its unit."""
     metric = of_task["metric"].iloc[0]
     return METRICS.get(metric, metric)
 
 
 def dense_line(axis: plt.Axes, of_task: pd.DataFrame) -> None:
+    """Draw the dense model's score."""
     axis.axhline(of_task["dense_score"].mean(), color="0.35", linestyle=(0, (8, 3)), linewidth=1, label="dense")
 
 
 def label(method: Method) -> str:
+    """Return what a legend calls a method with its settings."""
     return method_label(*method)
 
 
 def legend_below(figure: Figure, axes: list[plt.Axes]) -> None:
-    """One legend for all panels."""
+    """Draw one legend for all panels."""
     drawn = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -109,7 +113,7 @@ def legend_below(figure: Figure, axes: list[plt.Axes]) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """As PDF and PNG, whole or not at all.
+    """Write a figure as PDF and PNG, whole or not at all.
 
     Raises:
         UserError: as of `write_whole`.

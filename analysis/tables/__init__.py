@@ -1,4 +1,4 @@
-"""The tables, by name. Each is made of the rows of `analysis.aggregate` and empty where there is nothing to show."""
+"""The tables, by name. Each is made of the rows of `analysis.aggregate` and empty if there is nothing to show."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ TABLES = {
 
 
 def notes(cells: pd.DataFrame) -> str:
-    """What the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
+    """Return what the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
     machine = cells[["latency_device", "latency_batch_size", "latency_sequence_length", "latency_threads"]]
     lines = [
         f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} thread{'s' * (threads > 1)}."

@@ -16,7 +16,7 @@ PRINTED = ("accuracy", "measurements")
 
 
 def write_tables(table: pd.DataFrame, name: str, folder: Path) -> dict[str, Path]:
-    """One table in all formats, by format; nothing where it is empty."""
+    """Write one table in all formats and return its files by format; none if it is empty."""
     shown = TABLES[name].make(table)
     if shown.empty:
         return {}

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import names, paper
+from analysis import paper, registry
 from analysis.aggregate import calibration_budget, target_order
 from analysis.render import (
     MISSING,
@@ -18,10 +18,10 @@ from analysis.variants import without_calibration
 
 
 def accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per task, model and retraining-free method, a column per target; the best of a task and target in bold.
+    """Make a row per task, model and retraining-free method, a column per target; the best of a task and target in bold.
 
     The paper's scores are a row of their own under the method's, for the same model, task and targets. The last rows are
-    each method's mean over the tasks, where it has them all, of methods that do so somewhere. `table` comes from `aggregate`.
+    each method's mean over the tasks, if it has them all, of methods that do so somewhere. `table` comes from `aggregate`.
     """
     table = table[compared(table)]
     targets = sorted(table["target"].unique(), key=target_order)
@@ -46,12 +46,12 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame) -> pd.Series:
-    """Which rows stand in the main comparison: not retrained, no ablation of K-prune, no point of its token curve.
+    """Return which rows stand in the main comparison: not retrained, no ablation of K-prune, no point of its token curve.
 
     Of K-prune's calibration budgets, those stand that a competitor has too, and the largest.
     """
-    ours = table["method"].str.startswith("kprune")
-    retrained = table["method"].isin(names.RETRAINED)
+    ours = registry.ours(table["method"])
+    retrained = registry.retrained(table["method"])
     ablation = ours & (table["settings"].map(without_calibration) != "")
     tokens = calibration_budget(table)
     fair = ~ours
@@ -63,17 +63,18 @@ def compared(table: pd.DataFrame) -> pd.Series:
 
 
 def by_method(table: pd.DataFrame) -> list:
-    """Groups of one method and its settings, in the order they are shown in."""
+    """Return groups of one method and its settings, in the order they are shown in."""
     groups = table.groupby(["method", "settings"], sort=False)
-    return sorted(groups, key=lambda entry: (names.position(names.METHODS, entry[0][0]), entry[0]))
+    return sorted(groups, key=lambda entry: (registry.position(entry[0][0]), entry[0]))
 
 
 def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, str]:
+    """Return a method's scores by column."""
     return {"Method": method} | {target_label(target): scores.get(target, MISSING) for target in targets}
 
 
 def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
-    """Rows of each method's mean over all tasks of a model, where it has one; none where there is one task."""
+    """Return rows of each method's mean over all tasks of a model, if it has one; no rows if there is one task."""
     rows = []
     for model, of_model in table.groupby("model", sort=False):
         tasks = of_model["task"].nunique()

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import names
+from analysis import registry
 from analysis.aggregate import calibration_budget, target_order
 from analysis.pairing import REFERENCE
 from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
@@ -12,13 +12,14 @@ OFFICIAL = "kprune_official"
 
 
 def loss(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per target and method with its settings, a column per task: points lost, means over seeds.
+    """Make a row per target and method with its settings, a column per task: points lost, means over seeds.
 
     A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code;
     of several of their calibration budgets, the largest that has a mean counts. `table` comes from `aggregate`.
     """
-    ours = table["method"].str.startswith(REFERENCE) & ~table["method"].isin(names.RETRAINED)
-    table = table[ours].assign(loss=table["dense_score"] - table["score"], budget=calibration_budget)
+    table = table[registry.ours(table["method"])].assign(
+        loss=table["dense_score"] - table["score"], budget=calibration_budget
+    )
     tasks = list(dict.fromkeys(table["task"]))
     of_model = table.groupby("model")["task"].unique()
     rows = []
@@ -28,7 +29,7 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
         losses = cells.pivot_table(index=["method", "settings"], columns="task", values="loss", sort=False)
         means = losses.reindex(columns=of_model[model]).mean(axis=1, skipna=False)
         theirs = {method: reference(cells, means, method) for method in (REFERENCE, OFFICIAL)}
-        for key in sorted(means.index, key=lambda key: (names.position(names.METHODS, key[0]), key)):
+        for key in sorted(means.index, key=lambda key: (registry.position(key[0]), key)):
             row = {"Model": model_label(model), "FLOPs removed": target_label(target), "Method": method_label(*key)}
             row |= {task_label(task): number(losses.at[key, task]) if task in losses else MISSING for task in tasks}
             row["Mean"] = number(means[key])
@@ -39,7 +40,7 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference(cells: pd.DataFrame, means: pd.Series, method: str) -> float:
-    """The mean loss of a method as it is, on the largest calibration budget that has a mean; NaN where there is none above 0."""
+    """Return the mean loss of a method as it is, on the largest calibration budget that has one; NaN if none is above 0."""
     plain = cells[(cells["method"] == method) & (cells["settings"].map(without_calibration) == "")]
     plain = plain[[pd.notna(means[method, settings]) for settings in plain["settings"]]]
     if plain.empty:

@@ -8,7 +8,7 @@ AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model
 
 
 def bench(rows: pd.DataFrame) -> pd.DataFrame:
-    """Pruning cost of a row of results/bench.csv: seconds, dense forwards over the same tokens, peak memory."""
+    """Show the pruning costs of results/bench.csv: seconds, dense forwards over the same tokens, peak memory."""
     rows = rows.sort_values(["shape", "tokens"], kind="stable")
     return pd.DataFrame(
         {
@@ -26,16 +26,16 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_label(method: str) -> str:
-    """K-prune (lambdas=[1e-4]); the bench's own rows have words of their own."""
+    """Return what a row is called: K-prune (lambdas=[1e-4]); the bench's own rows have words of their own."""
     name, *settings = method.split(":")
     return AUTHORS_WAY.get(name) or method_label(name, ",".join(settings))
 
 
 def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
-    """Speed-up of results/latency.csv: a row per runtime, precision, batch and length, a column per allocation of the kept units.
+    """Show the speed-ups of results/latency.csv: a row per runtime, precision, batch and length, a column per allocation of the kept units.
 
-    In brackets are the extremes of the single pairs of measurements, where there is more than one. Of machine, grain and precision
-    there is no column where nothing differs from the usual.
+    In brackets are the extremes of the single pairs of measurements, if there is more than one. Of machine, grain and precision
+    there is no column if nothing differs from the usual.
     """
     keys = ["device", "shape", "grain", "runtime", "dtype", "batch_size", "sequence_length"]
     labels = ("Machine", "Model", "Grain", "Runtime", "Precision", "Batch", "Length")
@@ -56,7 +56,7 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Rows of results/held_out.csv of one stage: divergences relative to the first row's.
+    """Show the rows of results/held_out.csv of one stage: divergences relative to the first row's.
 
     A column per task, share of FLOPs removed and calibration tokens.
     """

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import names
+from analysis import registry
 from analysis.pairing import REFERENCE
 from analysis.render import (
     MISSING,
@@ -21,7 +21,7 @@ from analysis.tables.accuracy import compared
 
 
 def identified(table: pd.DataFrame) -> dict[str, list[str] | pd.Series]:
-    """The columns that tell rows apart."""
+    """Return the columns that tell rows apart."""
     return {
         "Task": table["task"].map(task_label),
         "Model": table["model"].map(model_label),
@@ -31,7 +31,7 @@ def identified(table: pd.DataFrame) -> dict[str, list[str] | pd.Series]:
 
 
 def measurements(table: pd.DataFrame) -> pd.DataFrame:
-    """Every measurement of every row of `aggregate`."""
+    """Show every measurement of every row of `aggregate`."""
     shown = pd.DataFrame(
         identified(table)
         | {
@@ -50,7 +50,7 @@ def measurements(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(table: pd.DataFrame) -> pd.DataFrame:
-    """What pruning took and what it gave in speed, for the methods of the main comparison."""
+    """Show what pruning took and what it gave in speed, for the methods of the main comparison."""
     shown = measurements(table[compared(table)])
     return without_one_model(
         shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Paper"], errors="ignore")
@@ -58,7 +58,7 @@ def cost(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def latency(table: pd.DataFrame) -> pd.DataFrame:
-    """Measured latencies with the machine, the batch and the length they were measured at."""
+    """Show measured latencies with the machine, the batch and the length they were measured at."""
     table = table[table["latency_dense_ms"].notna()]
     return without_one_model(
         pd.DataFrame(
@@ -78,17 +78,16 @@ def latency(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
-    """K-prune and K-prune+ beside the methods that train on the whole training set: score, FLOPs, steps, seconds,
-    how many times K-prune's (of several, the one of most calibration tokens).
+    """Show our methods beside those that train on the whole training set: score, FLOPs, steps, seconds.
 
+    The last column says how many times K-prune's seconds these are (of several, those of most calibration tokens).
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
-    table = table[
-        table["method"].isin((REFERENCE, "kprune_plus", "kprune_plus_fast")) & compared(table) | is_retrained(table)
-    ]
+    trains = registry.retrained(table["method"])
+    table = table[registry.ours(table["method"]) & compared(table) | trains]
     shown = []
     for _, group in table.groupby(["task", "model", "target"], sort=False):
-        if not is_retrained(group).any():
+        if not registry.retrained(group["method"]).any():
             continue
         ours = group[group["method"] == REFERENCE].sort_values("calibration_tokens")["pruning_seconds"].tail(1).mean()
         best = group["score"].max()
@@ -106,12 +105,8 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
     return without_one_model(pd.concat(shown)) if shown else pd.DataFrame()
 
 
-def is_retrained(table: pd.DataFrame) -> pd.Series:
-    return table["method"].isin(names.RETRAINED)
-
-
 def trained(row) -> str:
-    """345 steps: 3 epochs of 3,668 examples."""
+    """Return what a method trained: 345 steps: 3 epochs of 3,668 examples."""
     if pd.isna(row.training_steps):
         return MISSING
     epochs = "1 epoch" if row.training_epochs == 1 else f"{row.training_epochs:g} epochs"
@@ -119,8 +114,10 @@ def trained(row) -> str:
 
 
 def seconds(value: float) -> str:
+    """Write seconds, with a decimal below 100."""
     return number(value, "{:,.0f} s" if value >= 100 else "{:.1f} s")
 
 
 def milliseconds(value: float) -> str:
+    """Write milliseconds."""
     return number(value, "{:.1f} ms")

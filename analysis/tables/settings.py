@@ -4,22 +4,22 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis import names
+from analysis import names, registry
 from analysis.aggregate import calibration_budget
 from analysis.render import MISSING, method_label, model_label, score, target_label, task_label, without_one_model
-from analysis.variants import parts, without_calibration
+from analysis.variants import without_calibration
+from experiments.store.variant import variant_parts
 
 VARIANT_KEYS = {"lambdas": "lambda", "mu": "mu", "temperature": "temperature"}
 """A variant's key to the column of `names.SENSITIVITY`; a calibration budget is no variant of the method."""
-METHODS = ("kprune_plus", "kprune_plus_fast", "kprune")
 
 
 def ablation(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per variant of K-prune, the method as it is first, a column per task and target.
+    """Make a row per variant of our methods, the method as it is first, a column per task and target.
 
     Targets at which nothing was left out are not shown, nor settings that are only moved.
     """
-    table = table[table["method"].isin(METHODS)].assign(tokens=calibration_budget)
+    table = table[registry.ours(table["method"])].assign(tokens=calibration_budget)
     settings = table["settings"].map(without_calibration)
     table = table.assign(settings=settings)[~settings.map(only_moved)]
     # A variant stands beside the method as it is on the same calibration budget.
@@ -37,7 +37,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
         columns.append(f"{task_label(row.task)} {target_label(row.target)}")
         line[columns[-1]] = score(row)
     order = sorted(
-        rows, key=lambda key: (*key[:2], METHODS.index(key[2]), names.position(names.SETTINGS, key[3]), key[3])
+        rows, key=lambda key: (*key[:2], registry.position(key[2]), names.position(names.SETTINGS, key[3]), key[3])
     )
     columns = ["Model", "Method", "Variant", *dict.fromkeys(columns)]
     return without_one_model(
@@ -47,11 +47,15 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 def only_moved(settings: str) -> bool:
     """Whether a variant is a point of a sensitivity curve and no ablation."""
-    return settings not in names.SETTINGS and len(parts(settings)) == 1 and set(parts(settings)) <= set(VARIANT_KEYS)
+    return (
+        settings not in names.SETTINGS
+        and len(variant_parts(settings)) == 1
+        and set(variant_parts(settings)) <= set(VARIANT_KEYS)
+    )
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per setting and value of it, a column per task and target."""
+    """Make a row per setting and value of it, a column per task and target."""
     rows: dict[tuple, dict[str, str]] = {}
     columns = []
     for (model, task, target, setting), curve in curves(table):
@@ -70,7 +74,7 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:
-    """((model, task, target, setting), points of K-prune that differ in that setting alone), sorted by its value.
+    """Find ((model, task, target, setting), points of K-prune that differ in that setting alone), sorted by its value.
 
     The points have a column `lam` for "lambda", which is no name in Python.
     """
@@ -83,7 +87,7 @@ def curves(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.
             if setting == "tokens":
                 points = plain
             else:
-                keys = cells["changed"].map(lambda text: [VARIANT_KEYS.get(key) for key in parts(text)])
+                keys = cells["changed"].map(lambda text: [VARIANT_KEYS.get(key) for key in variant_parts(text)])
                 moved = cells[keys.map(lambda found, setting=setting: found == [setting])]
                 points = pd.concat([plain[plain["tokens"].isin(moved["tokens"])], moved])
             points = points.dropna(subset=setting).sort_values(setting)

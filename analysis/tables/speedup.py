@@ -8,13 +8,15 @@ from analysis.render import MISSING, method_label, model_label, target_label, ta
 from analysis.tables.accuracy import by_method, compared
 
 POINTS = 3.0
+NOISE = 1.1
+"""A speed-up is the best if it is so many times the second: what is closer is the machine's noise."""
 
 
 def speedup(table: pd.DataFrame) -> pd.DataFrame:
-    """Measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
+    """Show the measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
 
-    A row per task and model, a column per retraining-free method, the best in bold; the last row is the geometric mean
-    over the tasks, where a method has them all. The paper's numbers, measured on another machine, are columns apart.
+    A row per task and model, a column per retraining-free method, the best in bold if it is clear; the last row is the geometric mean
+    over the tasks, if a method has them all. The paper's numbers, measured on another machine, are columns apart.
     """
     table = table[compared(table) & table["latency_speedup"].notna()]
     methods = [key for key, _ in by_method(table)]
@@ -25,7 +27,7 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
         for task, of_task in of_model.groupby("task", sort=False):
             row = {"Task": task_label(task), "Model": model_label(model)}
             found = {key: within(of_task, *key) for key in methods}
-            best = max((speed for speed, _ in found.values() if not np.isnan(speed)), default=None)
+            best = clearly_best([speed for speed, _ in found.values()])
             for key, (speed, target) in found.items():
                 fastest[key].append(speed)
                 shown = MISSING if np.isnan(speed) else times(speed)
@@ -46,7 +48,7 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def within(of_task: pd.DataFrame, method: str, settings: str) -> tuple[float, str]:
-    """Speed-up and target of the fastest model of a method that loses at most `POINTS`; NaN where there is none."""
+    """Return speed-up and target of the fastest model of a method that loses at most `POINTS`; NaN if there is none."""
     models = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)]
     models = models[models["score"] >= models["dense_score"] - POINTS]
     if models.empty:
@@ -55,6 +57,12 @@ def within(of_task: pd.DataFrame, method: str, settings: str) -> tuple[float, st
     return row["latency_speedup"], row["target"]
 
 
+def clearly_best(speeds: list[float]) -> float | None:
+    """Return the largest speed-up, None if there is none or the second is within `NOISE` of it."""
+    best, *others = sorted((speed for speed in speeds if not np.isnan(speed)), reverse=True) or [None]
+    return None if others and best < NOISE * others[0] else best
+
+
 def geometric(values: list[float | None]) -> float:
-    """NaN where one is missing."""
+    """Return the geometric mean, NaN if a value is missing."""
     return float(np.exp(np.mean(np.log(np.array(values, dtype=float)))))

@@ -64,7 +64,7 @@ class CoFi(Method):
         bf16: linear layers in bfloat16 while training.
     """
 
-    recipe: Recipe = Recipe(epochs=20, lr=2e-5, warmup=0.0)
+    recipe: Recipe = Recipe(epochs=20, lr=2e-5, warmup=0.0, weight_decay=0.0)
     unmasked_epochs: float = 1.0
     warmup_epochs: float = 2.0
     finetuning_epochs: int = 20

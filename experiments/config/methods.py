@@ -8,7 +8,7 @@ from kprune.methods.registry import build
 
 
 def build_method(settings: dict[str, Any]) -> Method:
-    """The method of conf/method/<name>.yaml, from its plain settings.
+    """Build the method of conf/method/<name>.yaml from its plain settings.
 
     Raises:
         UserError: the method or one of its settings is unknown.
@@ -17,7 +17,7 @@ def build_method(settings: dict[str, Any]) -> Method:
 
 
 def method_with(text: str) -> Method:
-    """`kwon` as conf/method/kwon.yaml has it; `kprune:measure_every=4` with settings changed.
+    """Build `kwon` as conf/method/kwon.yaml has it; `kprune:measure_every=4` with settings changed.
 
     Raises:
         UserError: the method or a setting is unknown.

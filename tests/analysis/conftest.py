@@ -46,16 +46,19 @@ RECORD = {
 def write_cell(tmp_path):
     """write_cell(score=70.0, ...) writes one result.json below tmp_path/outputs and returns its path.
 
-    `predicted` are its predictions' arrays; without it there are none.
+    `predicted` are its predictions' arrays; without it there are none. The record is one of version 1, which tells the
+    target by `flops_reduction_requested` and, without it, by its config.
     """
 
     def write(predicted=None, **changes):
         record = RECORD | changes
+        target = changes.get("target") or changes.get("flops_reduction_requested", 0.8)
+        if target is None:
+            target, record["config"] = "2x", {"budget": "latency", "speedup": 2, **record["config"]}
         variant = ",".join(f"{key}={value}" for key, value in record["variant"].items())
         method = f"{record['method']}+{variant}" if variant else record["method"]
-        target = changes.get("flops_reduction_requested", 0.8)
         folder = tmp_path / "outputs" / record["task"] / record["model"] / method
-        folder = folder / ("2x" if target is None else f"{target:g}") / f"seed{record['seed']}"
+        folder = folder / str(target) / f"seed{record['seed']}"
         folder.mkdir(parents=True)
         if predicted:
             np.savez_compressed(folder / "predictions.npz", **predicted)

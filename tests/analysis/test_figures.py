@@ -10,8 +10,8 @@ from analysis.aggregate import aggregate
 from analysis.figures import figures, score_against_flops, score_against_seconds, sensitivity
 from analysis.figures.__main__ import main
 from analysis.figures.style import styles
-from analysis.names import METHODS
 from analysis.records import load
+from baselines.registry import METHODS
 
 CONFIG = {
     "method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}},

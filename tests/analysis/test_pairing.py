@@ -76,6 +76,23 @@ def test_cells_of_another_machine_are_compared_with_the_kept_reference(write_cel
     assert np.isnan(cells["kcm"])
 
 
+def test_an_interval_against_a_cell_that_is_gone_goes_too(write_cell, outputs, tmp_path, capsys):
+    """An earlier cell's own predictions are not kept, and so it can't be compared with K-prune's new cell."""
+    file = tmp_path / "cells.csv"
+    for task in ("mrpc", "stsb"):
+        write_cell(RIGHT, task=task)
+        write_cell(WRONG, task=task, method="kwon")
+    collect.collect(outputs, file)
+    outputs.rename(tmp_path / "elsewhere")
+    write_cell(RIGHT, task="stsb")
+    write_cell({"values": RIGHT["values"] & (RNG.random(100) < 0.9)}, score=70.0)
+    assert collect.collect(outputs, file) == (2, 2)
+    cells = load(file).set_index(["task", "method"])[DIFFERENCE]
+    assert cells.loc["mrpc", "kwon"].isna().all() and cells.loc["stsb", "kwon"].notna().all()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mrpc/minilm/kwon/0.8/0 loses its interval")
+
+
 def test_cells_without_predictions_or_with_damaged_ones(write_cell, outputs, capsys):
     write_cell(RIGHT)
     write_cell(method="magnitude")

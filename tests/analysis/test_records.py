@@ -1,6 +1,9 @@
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -49,15 +52,15 @@ LATENCY = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads
         ({"dense_score": True}, "dense_score is True"),
         ({"seed": "zero"}, "seed is 'zero'"),
         ({"seed": 0.5}, "seed is 0.5"),
-        ({"latency": LATENCY | {"speedup": "fast"}}, "latency_speedup is 'fast'"),
-        ({"latency": LATENCY | {"speedup": float("inf")}}, "latency_speedup is inf"),
+        ({"latency": LATENCY | {"speedup": "fast"}}, "latency.speedup is 'fast'"),
+        ({"latency": LATENCY | {"speedup": float("inf")}}, "latency.speedup is inf"),
         ({"variant": {"tokens": "many"}}, "variant is 'tokens=many'"),
         ({"variant": {"my,key": 1}}, "variant is 'my,key=1'"),
         ({"task": None}, "task is None"),
         ({"metric": 3}, "metric is 3"),
         ({"kept_heads": []}, "kept_heads is ''"),
         ({"higher_is_better": "yes"}, "higher_is_better is 'yes'"),
-        ({"evaluation": {"majority": 50.0}}, "evaluation_examples is None"),
+        ({"evaluation": {"majority": 50.0}}, "evaluation.split is missing"),
         ({"config": {"method": {"lambdas": ["small"]}}}, "lambda is 'small'"),
     ],
 )
@@ -72,10 +75,17 @@ def test_a_record_of_the_wrong_type_is_named_and_left_out(write_cell, outputs, c
 
 def test_a_target_that_is_none_is_named_and_left_out(write_cell, outputs, capsys):
     write_cell()
-    strayed = write_cell(task="stsb", flops_reduction_requested=None)
-    strayed.parents[1].rename(strayed.parents[2] / "old")
+    write_cell(task="stsb", target="old")
     assert load(outputs)["task"].tolist() == ["mrpc"]
-    assert "target is 'old'" in capsys.readouterr().err
+    assert "target 'old' is unknown" in capsys.readouterr().err
+
+
+def test_targets_are_what_the_record_says_whatever_its_folder_is_called(write_cell, outputs):
+    write_cell()
+    write_cell(task="rte", flops_reduction_requested=None, target="p0.2", params_reduction_requested=0.2)
+    path = write_cell(task="stsb", flops_reduction_requested=None)
+    path.parents[1].rename(path.parents[2] / "moved")
+    assert load(outputs).set_index("task")["target"].to_dict() == {"mrpc": "0.8", "rte": "p0.2", "stsb": "2x"}
 
 
 def test_a_comma_within_a_setting_parts_nothing(write_cell, outputs, tmp_path):
@@ -144,6 +154,26 @@ def test_collected_cells_read_back_and_add_up(write_cell, outputs, tmp_path):
     write_cell(score=70.0)
     assert collect.collect(outputs, file) == (1, 1)
     assert load(file)["score"].tolist() == [70.0, 74.51]
+
+
+def test_writers_at_the_same_time_lose_no_cell(write_cell, outputs, tmp_path):
+    """Each has a machine's outputs of its own; all start together and write to one file."""
+    file, folders = tmp_path / "results" / "cells.csv", []
+    for seed in range(6):
+        write_cell({"values": np.ones(9, bool)}, seed=seed)
+        write_cell(seed=seed, method="kwon")
+        folders.append(outputs.rename(tmp_path / f"machine{seed}"))
+    together = Barrier(len(folders))
+
+    def collect_one(folder):
+        together.wait()
+        return collect.collect(folder, file)
+
+    with ThreadPoolExecutor(len(folders)) as pool:
+        done = list(pool.map(collect_one, folders))
+    assert sorted(kept for _, kept in done) == [0, 2, 4, 6, 8, 10], "each found what those before it had written"
+    assert load(file).groupby("method")["seed"].agg(list).to_dict() == {"kprune": [*range(6)], "kwon": [*range(6)]}
+    assert sorted(path.name for path in file.parent.iterdir()) == ["cells", "cells.csv"]
 
 
 def test_nothing_to_read_is_one_line(tmp_path, capsys):

@@ -125,6 +125,16 @@ def test_fastest_within_three_points_and_their_geometric_mean(write_cell, output
     assert table["K-prune, paper"].tolist() == ["2.66x", "–", "–"]
 
 
+def test_a_speedup_that_is_no_more_than_noise_ahead_is_not_the_best(write_cell, outputs):
+    for task, ours, theirs in (("mrpc", 3.96, 3.61), ("rte", 3.98, 3.61)):
+        for method, speedup in (("kprune", ours), ("kwon", theirs), ("kcm", 2.0)):
+            latency = {"device": "a CPU", "batch_size": 32, "sequence_length": 128, "threads": 2, "dense_ms": 100.0}
+            write_cell(task=task, method=method, score=78.0, latency=latency | {"pruned_ms": 1.0, "speedup": speedup})
+    table = shown("speedup", outputs).set_index("Task")
+    assert table["K-prune"].tolist()[:2] == ["3.96x (80 %)", "**3.98x** (80 %)"], "9.7 and 10.2 % ahead"
+    assert not table[["Kwon et al.", "KCM"]].map(lambda text: "**" in text).any(axis=None)
+
+
 def test_a_method_with_two_budgets_somewhere_is_named_with_them_on_every_task(write_cell, outputs):
     for task in ("mrpc", "rte"):
         write_cell(task=task, score=60.0, method="kwon", config=CONFIG)
@@ -209,8 +219,9 @@ def test_every_measurement(cells, outputs):
 def test_targets_in_order(write_cell, outputs):
     write_cell(flops_reduction_requested=None)
     write_cell(flops_reduction_requested=0.75)
+    write_cell(flops_reduction_requested=None, target="p0.2")
     write_cell()
-    assert list(shown("accuracy", outputs).columns)[-3:] == ["75 %", "80 %", "2x"]
+    assert list(shown("accuracy", outputs).columns)[-4:] == ["75 %", "80 %", "20 % of parameters", "2x"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from records import record
 
-from analysis import names
+from baselines.registry import METHODS
 from experiments.cell.identity import identity_of
 from experiments.config.composing import CONF
 from experiments.store import results
@@ -34,7 +34,7 @@ def test_every_grid_composes(name, is_small, tmp_path):
         assert set(rule["methods"]) <= methods and set(rule.get("tasks", ())) <= set(content["tasks"]), (
             "a rule for nothing"
         )
-    assert methods <= set(names.METHODS)
+    assert methods <= set(METHODS)
     grid = Grid.read(name, is_small, methods=sorted(methods & KNOWN))
     cells = cells_of(grid, str(tmp_path))
     shape = (grid.models, grid.tasks, grid.methods, grid.variants, grid.reductions, grid.seeds)

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments.config.composing import file_settings
+from baselines.registry import METHODS
 from experiments.config.kinds import THREADS, check, or_null, whole
-from experiments.config.methods import METHODS, method_with
+from experiments.config.methods import method_with
 from experiments.inputs.subject import pick_device
 from experiments.speed import measurements
 from experiments.speed.shapes import SHAPES
@@ -55,14 +55,11 @@ COLUMNS = (
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds."""
 BESIDE_METHODS = ("floor", "whole_model")
-WITHOUT_COST = ("magnitude", "random")
 
 
 def default_methods() -> list[str]:
-    """Return every method that prunes in one go, and the two that they are compared with."""
-    retrained = {name for name in METHODS if "recipe" in file_settings("method", name)}
-    methods = [name for name in METHODS if name not in WITHOUT_COST and name not in retrained]
-    return [*BESIDE_METHODS, *methods]
+    """Return every method that prunes in one go and costs something, and the two that they are compared with."""
+    return [*BESIDE_METHODS, *(name for name, entry in METHODS.items() if entry.group not in ("floor", "retrained"))]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
