@@ -22,12 +22,18 @@ class CalibrationState:
         batch: as it went into the model.
         context: keyword arguments of the layers.
         student, teacher: inputs of the block at hand, [B, T, d].
+        target: what the student's block is asked to add, if that is not all that the teacher is ahead by.
     """
 
     batch: dict[str, Tensor]
     context: Context
     student: Tensor
     teacher: Tensor
+    target: Tensor | None = None
+
+    def asked(self) -> Tensor:
+        """Return what the student's block is asked to add, [B, T, d], with the teacher before a norm that comes last."""
+        return self.teacher - self.student if self.target is None else self.target
 
     @property
     def real(self) -> Tensor:

@@ -121,10 +121,23 @@ class LeastSquares:
         """Tell whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
         return bool(self.lower.diagonal().sum() <= 0)
 
-    def solve(self, ridge: float) -> tuple[Tensor, float]:
-        """Return W [d, n] in float64, zero for features that are zero, and the ridge that was used; see `ridged_cholesky`."""
+    def solve(self, ridge: float, prior: Tensor | None = None) -> tuple[Tensor, float]:
+        """Return W [d, n] in float64, zero for features that are zero, and the ridge that was used.
+
+        Args:
+            ridge: see `ridged_cholesky`.
+            prior: W₀ [d, n] that the ridge draws to; 0 without one.
+        """
+        weight, ridge, _ = self.solved(ridge, prior)
+        return weight, ridge
+
+    def solved(self, ridge: float, prior: Tensor | None) -> tuple[Tensor, float, Tensor]:
+        """Return what `solve` does, and the Cholesky factor of the Gram matrix with its ridge."""
         factor, ridge = ridged_cholesky(self.lower, ridge)
-        return torch.cholesky_solve(self.cross, factor).T, ridge
+        if prior is None:
+            return torch.cholesky_solve(self.cross, factor).T, ridge, factor
+        # W = W₀ + (C − G W₀ᵀ)ᵀ H⁻¹.
+        return prior + torch.cholesky_solve(self.cross - self.gram @ prior.T, factor).T, ridge, factor
 
     def solve_float32(self) -> Tensor:
         """Return W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.

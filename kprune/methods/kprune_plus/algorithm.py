@@ -1,19 +1,22 @@
 """K-prune+: one Fisher pass over the teacher, a selection that knows of the re-solve, a refit (docs/notes/kprune_plus.md)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kprune.budgets import Budget
 from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
-from kprune.errors import check_not_negative, check_positive, check_whole
+from kprune.errors import OutOfReach, UserError, check_not_negative, check_positive, check_whole, check_words
 from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.methods.kprune_plus.refit import refit
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.families import Kind
 from kprune.models.surgery import input_weight, keep_units, output_weight, unit_columns
 from kprune.objectives import Objective
 from kprune.solve.allocation import allocate, monotone
@@ -40,6 +43,17 @@ class KPrunePlus(Method):
         input_ridge: of the map from what the student's input weights read to what the teacher's read, relative like `ridge`.
         refit_epochs: passes of the refit of each block's own weights; 0 for none, all in closed form.
         refit_lr: its learning rate.
+        repair: share, from 0 to 1, of the error of the residual stream that a block is asked to make up for; the rest of its
+            target is what its own dense weights add on the student's stream.
+        clip: tokens whose features have more than so many times the median energy count as if they had that much.
+        ridge_around: the weights that the ridge draws to: 0, or the dense ones.
+        map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
+        kinds: units that may go, "heads" and "neurons".
+
+    The last five are "auto" by default, and then follow from where the norms are. If they come last, every block's output
+    is scaled anew: all of the error is repaired and no token is clipped. If they come first, the stream carries its error
+    on, drifted features would shrink the weights, and a few tokens have most of the energy: the dense weights on the
+    student's features are the target.
     """
 
     temperature: float = 2.0
@@ -49,31 +63,47 @@ class KPrunePlus(Method):
     input_ridge: float = 1e-2
     refit_epochs: int = 10
     refit_lr: float = 5e-4
+    repair: float | Literal["auto"] = "auto"
+    clip: float | Literal["auto"] | None = "auto"
+    ridge_around: Literal["zero", "dense", "auto"] = "auto"
+    map_input: bool | Literal["auto"] = "auto"
+    kinds: Sequence[Kind] = ("heads", "neurons")
     name: str = "kprune_plus"
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature, refit_lr=self.refit_lr)
         check_whole(refit_epochs=self.refit_epochs)
+        check_words(self)
+        if self.repair != "auto" and not 0 <= self.repair <= 1:
+            raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
+        if self.clip not in ("auto", None):
+            check_positive(clip=self.clip)
+        if not self.kinds or set(self.kinds) - {"heads", "neurons"}:
+            raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons or both")
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )
 
-    @torch.no_grad()
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model.
 
         Raises:
             UserError: the model's family is not supported, or its features are not finite.
         """
+        return self.settled(view_of(job.model)).walk(job)
+
+    @torch.no_grad()
+    def walk(self, job: Job) -> Outcome:
+        """Measure the teacher, allocate, and walk from the bottom block to the top; no setting is "auto" any more."""
         clock = Clock()
         student, teacher = view_of(frozen_copy(job.model)), view_of(frozen_view(job.model))
         with clock("embeddings"):
             states = calibration_states(teacher, job.data.calibration.steps(TOKENS))
-        settings = self.temperature, self.ridge, self.metric_ridge
+        settings = self.temperature, self.ridge, self.metric_ridge, self.clip
         fishers, curves = job.data.once(
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own)
         )
-        counts = allocate(curves, list(job.budget.costs(student).values()), job.budget.limit(student))
+        counts = self.allocate(student, curves, job.budget)
         kept_units: list[list[int]] = []
         ridges: list[float | None] = []
         rows = zip(student.blocks, teacher.blocks, fishers, counts, strict=True)
@@ -87,30 +117,58 @@ class KPrunePlus(Method):
                 kept_units.append(list(range(count)))
                 ridges.append(None)
                 continue
-            if below is not None and count:
+            if below is not None and count and self.map_input:
                 with clock("input_map"):
-                    self.map_input(block, original, states, below.token_weights(self.floor))
-            weights = fisher.token_weights(self.floor)
+                    self.fold_map(block, original, states, below.token_weights(self.floor, self.clip))
+            weights = fisher.token_weights(self.floor, self.clip)
+            prior = self.prior(block)
             with clock("gram"):
                 for state in states:
-                    state.teacher = state.teacher + original.update(state.teacher, state.context)
+                    total = state.teacher + original.update(state.teacher, state.context)
+                    self.set_target(block, state, total)
                 problem = self.problem(block, states, weights)
             with clock("removal"):
-                kept = self.select(block, problem, fisher, count)
+                kept = self.select(block, problem, prior, fisher, count)
                 keep_units(block, kept)
             with clock("solve"):
-                ridges.append(self.solve(block, problem.of(unit_columns(kept, block.width))))
+                columns = unit_columns(kept, block.width)
+                prior = None if prior is None else prior[:, columns]
+                ridges.append(self.solve(block, problem.of(columns), prior))
             if self.refit_epochs and count:
                 with clock("refit"):
-                    ridge = self.refit(block, states, weights, fisher)
+                    ridge = self.refit(block, states, weights, prior, fisher)
                     ridges[-1] = ridges[-1] if ridge is None else ridge
             with clock("student"):
                 for state in states:
                     state.student = block.run(state.student, state.context)
-                    state.teacher = original.settle(state.teacher)
+                    state.teacher, state.target = original.settle(state.teacher), None
             kept_units.append(kept.tolist())
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges})
+
+    def settled(self, view: ModelView) -> "KPrunePlus":
+        """Return these settings with what is "auto" decided by where the model's norms are."""
+        last = all(block.placement == "after" for block in view.blocks)
+        auto = {"repair": 1.0, "clip": None, "ridge_around": "zero", "map_input": True}
+        if not last:
+            auto = {"repair": 0.0, "clip": 10.0, "ridge_around": "dense", "map_input": False}
+        return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
+
+    def allocate(self, view: ModelView, curves: Sequence[Tensor], budget: Budget) -> list[int]:
+        """Return the units to keep per block; those of a kind that may not go all stay.
+
+        Raises:
+            OutOfReach: what stays alone costs more than the budget leaves.
+        """
+        costs, limit = budget.costs(view), budget.limit(view)
+        free = [block.kind in self.kinds for block in view.blocks]
+        rows = list(zip(view.blocks, curves, free, strict=True))
+        limit -= sum(costs[block.name].of(block.units, block.units) for block, _, may_go in rows if not may_go)
+        if limit < 0:
+            raise OutOfReach(f"without touching other units than {self.kinds}, so much is out of reach: ask for less")
+        chosen = [(curve, costs[block.name]) for block, curve, may_go in rows if may_go]
+        counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))
+        return [next(counts) if may_go else block.units for block, _, may_go in rows]
 
     def first_pass(
         self, teacher: ModelView, states: Sequence[CalibrationState], objective: Objective, clock: Clock
@@ -128,7 +186,8 @@ class KPrunePlus(Method):
         for block, fisher in zip(tqdm(teacher.blocks, "curves", disable=None), fishers, strict=True):
             with clock("fisher_gram"):
                 squares = LeastSquares.empty(block.columns, 0, teacher.device)
-                for index, (state, energies) in enumerate(zip(states, fisher.energies, strict=True)):
+                weighted = zip(states, fisher.clipped_energies(self.clip), strict=True)
+                for index, (state, energies) in enumerate(weighted):
                     inputs[index] = self.add_features(squares, block, state, inputs[index], energies)
             with clock("curves"):
                 curves.append(monotone(self.removal(block, fisher, squares).errors))
@@ -167,7 +226,7 @@ class KPrunePlus(Method):
         root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
         return remove_greedily(torch.cholesky_inverse(factor), root, block.width)
 
-    def map_input(
+    def fold_map(
         self, block: Block, original: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]
     ) -> None:
         """Fold the best affine map from what the student's input weights read to what the teacher's read into them.
@@ -188,15 +247,32 @@ class KPrunePlus(Method):
                 module.bias.copy_(module.bias.double() + weight @ constant)
             input_weight(module).copy_(weight + weight @ change)
 
+    def prior(self, block: Block) -> Tensor | None:
+        """Return the weights [d, columns] in float64 that the ridge draws to; None for 0."""
+        if self.ridge_around == "zero" or not block.units:
+            return None
+        return output_weight(block).double().clone()
+
+    def set_target(self, block: Block, state: CalibrationState, total: Tensor) -> None:
+        """Set what a block of the student is asked to add on a batch, and move the teacher up to before its norm.
+
+        Args:
+            total: X_T + Sub_T(X_T).
+        """
+        state.teacher = total
+        if self.repair < 1:
+            own = block.update(state.student, state.context)
+            state.target = own + self.repair * (total - state.student - own)
+
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
-        """Return the student's features against what the teacher's running state is ahead by: X_T + Sub_T(X_T) − X_S.
+        """Return the student's features against what the block is asked to add.
 
         Args:
             states: `student` at X_S, `teacher` at X_T + Sub_T(X_T), before a norm that comes last.
         """
         problem = LeastSquares.empty(block.columns, block.hidden_size, states[0].student.device)
         for state, w in zip(states, weights, strict=True):
-            target = (state.teacher - state.student)[state.real]
+            target = state.asked()[state.real]
             if block.units:
                 features = block.features(state.student, state.context)[state.real]
             else:
@@ -204,18 +280,24 @@ class KPrunePlus(Method):
             problem.add(features, target, w[state.real])
         return problem
 
-    def select(self, block: Block, problem: LeastSquares, fisher: OutputFisher, count: int) -> Tensor:
+    def select(
+        self, block: Block, problem: LeastSquares, prior: Tensor | None, fisher: OutputFisher, count: int
+    ) -> Tensor:
         """Return the `count` units to keep; the others are removed greedily from the optimum over all of them."""
         if count in (0, block.units):
             return torch.arange(count, device=problem.lower.device)
         problem = centred_if_biased(block, problem)
-        factor, _ = ridged_cholesky(problem.lower, self.ridge)
-        optimum = torch.cholesky_solve(problem.cross, factor).T
+        optimum, _, factor = problem.solved(self.ridge, prior)
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         return remove_greedily(torch.cholesky_inverse(factor), root, block.width, keep=count).kept(count)
 
     def refit(
-        self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor], fisher: OutputFisher
+        self,
+        block: Block,
+        states: Sequence[CalibrationState],
+        weights: Sequence[Tensor],
+        prior: Tensor | None,
+        fisher: OutputFisher,
     ) -> float | None:
         """Bring the block's weights closer to what the teacher adds, and `solve` again.
 
@@ -225,11 +307,11 @@ class KPrunePlus(Method):
         root = metric_root(fisher.covariance, self.metric_ridge)
 
         def solve() -> float | None:
-            return self.solve(block, self.problem(block, states, weights))
+            return self.solve(block, self.problem(block, states, weights), prior)
 
         return refit(block, states, weights, root, self.refit_epochs, self.refit_lr, solve)
 
-    def solve(self, block: Block, problem: LeastSquares) -> float | None:
+    def solve(self, block: Block, problem: LeastSquares, prior: Tensor | None) -> float | None:
         """Set the output projection and its bias, if it has one, to the problem's optimum.
 
         Returns:
@@ -240,7 +322,7 @@ class KPrunePlus(Method):
             if bias is not None:
                 bias.copy_(problem.targets / problem.weight)
             return None
-        weight, ridge = centred_if_biased(block, problem).solve(self.ridge)
+        weight, ridge = centred_if_biased(block, problem).solve(self.ridge, prior)
         output_weight(block).copy_(weight)
         if bias is not None:
             bias.copy_(problem.constant(weight))

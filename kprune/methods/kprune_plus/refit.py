@@ -82,8 +82,8 @@ def descend(
 
 
 def missing(block: Block, state: CalibrationState) -> Tensor:
-    """Return X_T + Sub_T(X_T) − X_S − Sub_S(X_S), [B, T, d]."""
-    return state.teacher - state.student - block.update(state.student, state.context)
+    """Return what the block is asked to add and does not, X_T + Sub_T(X_T) − X_S − Sub_S(X_S) in full: [B, T, d]."""
+    return state.asked() - block.update(state.student, state.context)
 
 
 def error(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor) -> Tensor:
