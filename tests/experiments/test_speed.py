@@ -22,12 +22,22 @@ from experiments.speed.shapes import (
     random_model,
     reference_shares,
 )
-from kprune.budgets.flops import Budget
-from kprune.contract import PruningData
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job, PruningData
 from kprune.errors import UserError
-from kprune.models import adapter_for
-from kprune.models.flops import flops_reduction, head_flops, neuron_flops
+from kprune.models import view_of
+from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
+
+
+def head_flops(s, d, d_h):
+    """Four projections of d_h columns, and scores and weighted sum over s positions."""
+    return 8 * s * d * d_h + 4 * s**2 * d_h
+
+
+def neuron_flops(s, d):
+    """One column in, one out."""
+    return 4 * s * d
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
@@ -63,9 +73,9 @@ def test_the_reference_s_shares_on_its_own_shape_are_its_counts():
 def test_a_model_pruned_to_counts():
     dense = random_model(SHAPES["tiny"])
     pruned = pruned_to(dense, [0, 2, 3, 3, 3, 3], [5, 0, 7, 7, 7, 7])
-    assert [s.units for s in adapter_for(pruned).sublayers][:5] == [0, 5, 2, 0, 3]
-    assert [s.units for s in adapter_for(dense).sublayers] == [12, 768] * 6
-    removed = flops_reduction(adapter_for(dense), adapter_for(pruned), 8)
+    assert [s.units for s in view_of(pruned).blocks][:5] == [0, 5, 2, 0, 3]
+    assert [s.units for s in view_of(dense).blocks] == [12, 768] * 6
+    removed = flops_reduction(view_of(dense), view_of(pruned), 8)
     assert flops_ratio(dense, pruned, 8) == pytest.approx(1 / (1 - removed))
 
 
@@ -155,8 +165,9 @@ def test_the_goals_are_measured_first():
 
 def test_the_whole_model_way_meets_the_budget():
     model, calibration = tiny_model(dtype=torch.float32), tiny_labelled(examples=24)
-    outcome = WholeModel().prune(model, objective_of(model), PruningData(calibration), Budget(0.6, 8.0))
-    assert 0.6 <= flops_reduction(adapter_for(model), adapter_for(outcome.model), 8.0) + 1e-9 < 0.75
+    job = Job(model, objective_of(model), PruningData(calibration), FlopsBudget(0.6, 8.0))
+    outcome = WholeModel().prune(job)
+    assert 0.6 <= flops_reduction(view_of(model), view_of(outcome.model), 8.0) + 1e-9 < 0.75
     assert set(outcome.seconds_by_stage) == {"teacher", "knowledge", "mask_search", "weight_tuning"}
 
 
