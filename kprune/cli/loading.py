@@ -1,0 +1,77 @@
+"""A checkpoint's model and tokenizer, and the device they run on."""
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+import kprune
+from kprune.checkpoint.card import AUTO_CLASSES
+from kprune.cli.folders import Checkpoint
+from kprune.errors import UserError, one_line
+from kprune.quiet import quiet_transformers
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return a device by its name; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} is not to be had here: leave it out, or give cpu") from error
+    return device
+
+
+def load_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """Return the model in float32, in evaluation mode.
+
+    Raises:
+        UserError: kprune supports no model of this kind, or it does not load whole.
+    """
+    folder, architecture = checkpoint.folder, checkpoint.architecture
+    if architecture.startswith("Pruned"):
+        return kprune.load(folder).to(device)
+    auto = next((name for head, name in AUTO_CLASSES.items() if architecture.endswith(head)), None)
+    if auto is None:
+        raise UserError(
+            f"{folder} holds a {architecture}, which kprune can't compare: give a checkpoint of a class that ends in "
+            f"{' or '.join(AUTO_CLASSES)}"
+        )
+    try:
+        with quiet_transformers():
+            model, info = getattr(transformers, auto).from_pretrained(
+                folder, dtype="float32", trust_remote_code=False, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # transformers and what it reads files with raise many types
+        raise UserError(f"{folder} does not load ({one_line(error, 300)}): save the checkpoint again") from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{folder} has no weights of {min(info['missing_keys'])}, a part of {architecture}: give a fine-tuned checkpoint"
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Return the tokenizer beside the model.
+
+    Raises:
+        UserError: there is none, or it does not load.
+    """
+    folder = checkpoint.folder
+    # Without its files, transformers makes up a tokenizer that knows no word.
+    if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise UserError(f"{folder} has no tokenizer: save it there, too (tokenizer.save_pretrained)")
+    try:
+        with quiet_transformers():
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # as above
+        raise UserError(f"the tokenizer in {folder} does not load ({one_line(error, 300)}): save it again") from error
