@@ -16,7 +16,7 @@ from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
 from kprune.cli.drawing import cut_at, draw, held_out
 from kprune.cli.folders import Checkpoint, find_checkpoint
-from kprune.cli.loading import load_model, load_tokenizer, pick_device
+from kprune.cli.loading import load_model, load_tokenizer, pick_device, stored_dtype
 from kprune.cli.options import FLOPS_REDUCTION
 from kprune.cli.texts import Texts
 from kprune.data import Example, collate
@@ -42,6 +42,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     start = time.perf_counter()
     outcome = kprune.prune(dense, batches(dense, examples), method=options.method, **target(options))
     seconds = time.perf_counter() - start
+    outcome.model.to(stored_dtype(checkpoint))
     outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
     # What is measured is what was saved.

@@ -9,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from kprune.budgets.latency import STANDARD, measure_latency
-from kprune.cli.checkpoints import Checkpoint
+from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.adapter import longest_input, model_inputs, on_device

@@ -31,6 +31,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the type of a checkpoint's weights, in which the pruned ones are saved, too."""
+    name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(name, torch.float32)
+
+
 def load_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
     """Return the model in float32, in evaluation mode.
 

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,9 +51,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _version() -> str:
+    try:
+        return version("kprune")
+    except PackageNotFoundError:
+        return "a clone that is not installed"
+
+
 def _parser() -> Parser:
     parser = Parser(prog="kprune", description="Prune transformers without retraining.")
-    parser.add_argument("--version", action="version", version=version("kprune"))
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     prune = commands.add_parser(
         "prune",
