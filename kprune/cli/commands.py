@@ -38,7 +38,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     device = started(options)
     dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
     examples, unseen = held_out(drawn(options, texts, dense, tokenizer), options.tokens)
-    say(f"pruning {checkpoint.folder} on {counted(examples)}")
+    say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
     start = time.perf_counter()
     outcome = kprune.prune(dense, batches(dense, examples), method=options.method, **target(options))
     seconds = time.perf_counter() - start
@@ -71,6 +71,7 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     dense, pruned = load_model(first, device), load_model(second, device)
     comparison.check_alike(dense, pruned)
     examples = drawn(options, texts, dense, load_tokenizer(first))
+    say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
     distance, latency = comparison.distance(dense, pruned, examples), comparison.latency(dense, pruned)
     print(comparison.table(comparison.size_and_speed(dense, pruned, (first, second), latency)))
     print(f"\n{distance.sentence()}")
@@ -106,10 +107,13 @@ def drawn(options: argparse.Namespace, texts: Texts, model: nn.Module, tokenizer
         )
     length = cut_at(options.max_length, longest_input(model), tokenizer, pairs)
     token_types = getattr(model.config, "type_vocab_size", 0) > 1
-    examples = draw(texts, tokenizer, token_types, length, options.tokens, options.seed)
+    return draw(texts, tokenizer, token_types, length, options.tokens, options.seed)
+
+
+def described(texts: Texts) -> str:
+    """Return what was read of a file."""
     where = f" in {' and '.join(texts.columns)}" if texts.columns else ""
-    say(f"{texts.file}: {len(texts.rows):,} texts{where}; drawn: {counted(examples)}")
-    return examples
+    return f"{texts.file} has {len(texts.rows):,} texts{where}"
 
 
 def counted(examples: Sequence[Example]) -> str:
