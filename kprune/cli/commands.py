@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import kprune
-from kprune.checkpoint import check_format
+from kprune.checkpoint import check_format, check_replaceable
 from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
 from kprune.cli.drawing import cut_at, draw, held_out
@@ -21,8 +21,9 @@ from kprune.cli.options import FLOPS_REDUCTION
 from kprune.cli.texts import Texts
 from kprune.data import Example, collate
 from kprune.errors import UserError
-from kprune.models import adapter_for
-from kprune.models.adapter import longest_input
+from kprune.methods.registry import METHODS, find_method
+from kprune.models import view_of
+from kprune.models.view import longest_input
 from kprune.objectives import Span, objective_of
 
 BATCH_SIZE = 32
@@ -34,7 +35,9 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     Raises:
         UserError: something that was given can't be used; nothing is written then.
     """
+    check_method(options.method)
     check_format(options.format, options.onnx)
+    check_replaceable(options.output)
     device = started(options)
     dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
     examples, unseen = held_out(drawn(options, texts, dense, tokenizer), options.tokens)
@@ -77,6 +80,20 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     print(f"\n{distance.sentence()}")
 
 
+def check_method(name: str) -> None:
+    """Check that a method prunes on texts alone.
+
+    Raises:
+        UserError: it is unknown, or needs more.
+    """
+    needs = find_method(name).needs
+    if needs:
+        raise UserError(
+            f"--method {name} needs {' and '.join(sorted(needs))}, and texts are all there is: use {', '.join(METHODS)}, or "
+            "run.py of the repository"
+        )
+
+
 def say(line: str) -> None:
     """Print how far the work is; the standard output is for results."""
     print(line, file=sys.stderr, flush=True)
@@ -100,7 +117,7 @@ def drawn(options: argparse.Namespace, texts: Texts, model: nn.Module, tokenizer
         UserError: the model answers questions and the texts are no pairs, or --max-length does not suit the model.
     """
     pairs = len(texts.columns) == 2
-    if isinstance(objective_of(model), Span) and not pairs:
+    if not pairs and isinstance(objective_of(model), Span):
         raise UserError(
             f"the model answers questions on a context, and {texts.file} has no pairs: give a .csv or .jsonl file with "
             f"both, and --text-column question --second-column context"
@@ -134,12 +151,12 @@ def target(options: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in asked.items() if value is not None} or {"flops_reduction": FLOPS_REDUCTION}
 
 
-def units(dense: nn.Module, outcome: Any) -> list[comparison.Line]:
+def units(dense: nn.Module, outcome: kprune.Pruned) -> list[comparison.Line]:
     """Return the table's lines of heads and neurons, of all layers together."""
     lines = []
-    for name, kept, kind in (("heads", outcome.kept_heads, "mha"), ("neurons", outcome.kept_neurons, "ffn")):
-        before = sum(sublayer.units for sublayer in adapter_for(dense).sublayers if sublayer.kind == kind)
-        lines.append((name, f"{before:,}", f"{sum(kept):,}", comparison.fewer(before, sum(kept))))
+    for kind in ("heads", "neurons"):
+        before, after = sum(block.units for block in view_of(dense).of_kind(kind)), sum(outcome.plan.per_layer(kind))
+        lines.append((kind, f"{before:,}", f"{after:,}", comparison.fewer(before, after)))
     return lines
 
 

@@ -12,7 +12,7 @@ from kprune.budgets.latency import STANDARD, measure_latency
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.models.adapter import longest_input, model_inputs, on_device
+from kprune.models.view import longest_input, model_inputs, on_device
 from kprune.objectives import Classification, Regression, objective_of
 
 BATCH_SIZE = 32
@@ -49,7 +49,7 @@ def check_alike(dense: nn.Module, pruned: nn.Module) -> None:
     Raises:
         UserError: their heads, outputs or vocabularies differ.
     """
-    heads = [type(objective_of(model)).__name__.lower() for model in (dense, pruned)]
+    heads = [objective_of(model).name for model in (dense, pruned)]
     if heads[0] != heads[1]:
         raise UserError(f"the first model does {heads[0]}, the second {heads[1]}: compare two of one kind")
     for entry in ("num_labels", "vocab_size"):

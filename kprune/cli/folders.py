@@ -65,22 +65,15 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def check_output(folder: Path, checkpoint: Path) -> None:
-    """Check that a pruned model can be saved to a folder.
+    """Check that a folder can be written to; `kprune.checkpoint.check_replaceable` looks into it.
 
     Raises:
-        UserError: it is the checkpoint's own or holds something else, or nobody may write there.
+        UserError: it is a file or the checkpoint's own, or nobody may write there.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: give a folder")
     if folder.resolve() == checkpoint.resolve():
         raise UserError(f"--output {folder} is the checkpoint that is to be pruned: give another folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        try:
-            ours = "kprune_format" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
-            ours = False
-        if not ours:
-            raise UserError(f"--output {folder} holds files that kprune did not save: give another folder or empty it")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"--output {folder} can't be made: {there} is no folder that you may write to; give another")

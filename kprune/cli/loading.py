@@ -7,9 +7,9 @@ import transformers
 from torch import nn
 
 import kprune
-from kprune.checkpoint.card import AUTO_CLASSES
 from kprune.cli.folders import Checkpoint
 from kprune.errors import UserError, one_line
+from kprune.objectives import OBJECTIVES
 from kprune.quiet import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -46,11 +46,12 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
     folder, architecture = checkpoint.folder, checkpoint.architecture
     if architecture.startswith("Pruned"):
         return kprune.load(folder).to(device)
-    auto = next((name for head, name in AUTO_CLASSES.items() if architecture.endswith(head)), None)
+    auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffix)), None)
     if auto is None:
+        suffixes = sorted({f"...{kind.class_suffix}" for kind in OBJECTIVES.values()})
         raise UserError(
-            f"{folder} holds a {architecture}, which kprune can't compare: give a checkpoint of a class that ends in "
-            f"{' or '.join(AUTO_CLASSES)}"
+            f"{folder} holds a {architecture}, which has no head that kprune can compare: give a "
+            f"{' or '.join(suffixes)} checkpoint"
         )
     try:
         with quiet_transformers():
