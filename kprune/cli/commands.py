@@ -24,7 +24,7 @@ from kprune.errors import UserError
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input
-from kprune.objectives import Span, objective_of
+from kprune.objectives import Objective, Span
 
 BATCH_SIZE = 32
 
@@ -40,18 +40,20 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     check_replaceable(options.output)
     device = started(options)
     dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
-    examples, unseen = held_out(drawn(options, texts, dense, tokenizer), options.tokens)
+    objective = comparison.objective_for(dense, options.task)
+    examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
     say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
     start = time.perf_counter()
-    outcome = kprune.prune(dense, batches(dense, examples), method=options.method, **target(options))
+    outcome = kprune.prune(dense, batches(dense, examples), method=options.method, task=options.task, **target(options))
     seconds = time.perf_counter() - start
-    outcome.model.to(stored_dtype(checkpoint))
+    if not options.onnx:  # runtimes have few operators in half precision
+        outcome.model.to(stored_dtype(checkpoint))
     outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
     # What is measured is what was saved.
     saved = find_checkpoint(options.output)
     pruned = load_model(saved, device)
-    distance = comparison.distance(dense, pruned, unseen)
+    distance = comparison.distance(dense, pruned, objective, unseen)
     latency = outcome.details.get("latency") or comparison.latency(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
     print(comparison.table([*units(dense, outcome), *size]))
@@ -59,8 +61,11 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
         f"\nremoved: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
         f"{outcome.details['sequence_length']:.1f} tokens, in {seconds:.0f} s"
     )
-    if not outcome.details.get("latency_budget", {"reached": True})["reached"]:
-        print(f"a speed-up of {options.speedup:g}x was not reached: this is the closest of three attempts")
+    search = outcome.details.get("latency_budget")
+    if search and not search["reached"]:
+        print(
+            f"a speed-up of {options.speedup:g}x was not met: this is the closest of {len(search['attempts'])} attempts"
+        )
     print(f"{distance.sentence('held-out texts')}\n\n{how_to_load(options, pruned)}")
 
 
@@ -72,10 +77,12 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     """
     device = started(options)
     dense, pruned = load_model(first, device), load_model(second, device)
+    objective = comparison.objective_for(dense, options.task)
     comparison.check_alike(dense, pruned)
-    examples = drawn(options, texts, dense, load_tokenizer(first))
+    examples = drawn(options, texts, dense, objective, load_tokenizer(first))
     say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
-    distance, latency = comparison.distance(dense, pruned, examples), comparison.latency(dense, pruned)
+    distance = comparison.distance(dense, pruned, objective, examples)
+    latency = comparison.latency(dense, pruned)
     print(comparison.table(comparison.size_and_speed(dense, pruned, (first, second), latency)))
     print(f"\n{distance.sentence()}")
 
@@ -110,14 +117,16 @@ def started(options: argparse.Namespace) -> torch.device:
     return pick_device(options.device)
 
 
-def drawn(options: argparse.Namespace, texts: Texts, model: nn.Module, tokenizer: Any) -> list[Example]:
+def drawn(
+    options: argparse.Namespace, texts: Texts, model: nn.Module, objective: Objective, tokenizer: Any
+) -> list[Example]:
     """Return tokenised texts, drawn until the budget of tokens is full.
 
     Raises:
         UserError: the model answers questions and the texts are no pairs, or --max-length does not suit the model.
     """
     pairs = len(texts.columns) == 2
-    if not pairs and isinstance(objective_of(model), Span):
+    if not pairs and isinstance(objective, Span):
         raise UserError(
             f"the model answers questions on a context, and {texts.file} has no pairs: give a .csv or .jsonl file with "
             f"both, and --text-column question --second-column context"

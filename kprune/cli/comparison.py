@@ -9,11 +9,12 @@ from torch import nn
 from tqdm import tqdm
 
 from kprune.budgets.latency import STANDARD, measure_latency
+from kprune.checkpoint.card import auto_class_of
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import longest_input, model_inputs, on_device
-from kprune.objectives import Classification, Regression, objective_of
+from kprune.objectives import OBJECTIVES, Classification, Objective, Regression, objective_of
 
 BATCH_SIZE = 32
 MEGA = 1_000_000
@@ -43,15 +44,30 @@ class Distance:
         )
 
 
+def objective_for(model: nn.Module, task: str | None) -> Objective:
+    """Return what a model's head does: as named, else as its class and config say.
+
+    Raises:
+        UserError: the name is unknown or does not suit the model, or the head is of no kind that kprune can compare.
+    """
+    if task is None:
+        return objective_of(model)
+    if task not in OBJECTIVES:
+        raise UserError(f"--task {task} is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
+    if not type(model).__name__.endswith(OBJECTIVES[task].class_suffix):
+        raise UserError(f"--task {task} does not suit a {type(model).__name__}: leave it out")
+    return OBJECTIVES[task]()
+
+
 def check_alike(dense: nn.Module, pruned: nn.Module) -> None:
     """Check that two models predict the same thing of the same tokens.
 
     Raises:
         UserError: their heads, outputs or vocabularies differ.
     """
-    heads = [objective_of(model).name for model in (dense, pruned)]
-    if heads[0] != heads[1]:
-        raise UserError(f"the first model does {heads[0]}, the second {heads[1]}: compare two of one kind")
+    kinds = [auto_class_of(model) for model in (dense, pruned)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"one is an {kinds[0]}, the other an {kinds[1]}: compare two of one kind")
     for entry in ("num_labels", "vocab_size"):
         ours, theirs = (getattr(model.config, entry) for model in (dense, pruned))
         if ours != theirs:
@@ -59,9 +75,8 @@ def check_alike(dense: nn.Module, pruned: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def distance(dense: nn.Module, pruned: nn.Module, examples: Sequence[Example]) -> Distance:
+def distance(dense: nn.Module, pruned: nn.Module, objective: Objective, examples: Sequence[Example]) -> Distance:
     """Run both models on examples and compare what they predict."""
-    objective = objective_of(dense)
     data = CalibrationSet(examples, BATCH_SIZE, dense.config.pad_token_id or 0)
     divergence, same, classes = 0.0, 0, isinstance(objective, Classification)
     for batch in tqdm(data.batches(), desc="comparing", unit="batch", disable=None):

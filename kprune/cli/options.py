@@ -119,6 +119,12 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
         "--text-column", metavar="NAME", help="column of the texts (default: text, sentence, ... if there is one such)"
     )
     group.add_argument("--second-column", metavar="NAME", help="column of the second texts, if the model reads pairs")
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="what the head does, if the checkpoint does not say: classification, regression (several labels at once, "
+        "too) or span",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser, tokens: str) -> None:

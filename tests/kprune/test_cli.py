@@ -139,22 +139,28 @@ def test_the_same_seed_gives_the_same_model(checkpoint, texts, tmp_path):
 @pytest.mark.parametrize(
     "options, arguments",
     [
-        ([], {"method": "kprune_plus", "flops_reduction": 0.8}),
+        ([], {"flops_reduction": 0.8}),
         (["--flops-reduction", "0.25", "--method", "kprune"], {"method": "kprune", "flops_reduction": 0.25}),
-        (["--speedup", "3"], {"method": "kprune_plus", "speedup": 3.0}),
-        (["--params-reduction", "0.3"], {"method": "kprune_plus", "params_reduction": 0.3}),
+        (["--speedup", "3"], {"speedup": 3.0}),
+        (["--params-reduction", "0.3"], {"params_reduction": 0.3}),
+        (["--task", "classification"], {"task": "classification", "flops_reduction": 0.8}),
     ],
 )
-def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, options, arguments):
+def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, capsys, options, arguments):
     given, prune = {}, kprune.prune
 
     def recorder(model, batches, **rest):
         given.update(rest)
-        return prune(model, batches, 0.5)
+        outcome = prune(model, batches, 0.5)
+        if "speedup" in rest:
+            outcome.details["latency_budget"] = {"reached": False, "attempts": [{}, {}, {}]}
+        return outcome
 
     monkeypatch.setattr(kprune, "prune", recorder, raising=False)
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "small", *options)
-    assert given == arguments
+    assert given == {"method": "kprune_plus", "task": None} | arguments
+    missed = "a speed-up of 3x was not met: this is the closest of 3 attempts"
+    assert (missed in capsys.readouterr().out) == ("--speedup" in options)
 
 
 def test_formats(checkpoint, texts, tmp_path, capsys):
@@ -171,6 +177,14 @@ def test_formats(checkpoint, texts, tmp_path, capsys):
     succeeds("prune", tmp_path / "dense", texts, "--output", tmp_path / "again", "--flops-reduction", "0.5")
     before, after = (sum(w.numel() for w in kprune.load(tmp_path / name).parameters()) for name in ("dense", "again"))
     assert after < before
+
+
+def test_several_labels_at_once(checkpoint, texts, tmp_path, capsys):
+    edited(problem_type="multi_label_classification")(checkpoint)
+    command = ["prune", checkpoint, texts, "--output", tmp_path / "small"]
+    assert "give task='regression'" in fails(capsys, *command)
+    succeeds(*command, "--task", "regression")
+    assert "squared difference" in capsys.readouterr().out
 
 
 def test_weights_keep_their_type(checkpoint, texts, tmp_path):
@@ -205,6 +219,9 @@ def test_an_interruption_leaves_nothing(checkpoint, texts, tmp_path, monkeypatch
         (["--max-length", "65"], "--max-length 65 is more than the model reads: give at most 64"),
         (["--format", "small"], "--format: invalid choice: 'small'"),
         (["--method", "nonsense"], "'nonsense'"),
+        (["--method", "kwon"], "--method kwon needs labels, and texts are all there is: use kprune_plus"),
+        (["--task", "nonsense"], "--task nonsense is unknown: use"),
+        (["--task", "span"], "--task span does not suit a BertForSequenceClassification"),
         (["--device", "abacus"], "--device abacus is not to be had here"),
         (["--text-column", "text"], "has no columns"),
         (["--second-column", "text"], "--second-column needs --text-column"),
@@ -281,7 +298,9 @@ def test_an_output_that_is_taken(checkpoint, texts, tmp_path, capsys):
 
 def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, capsys):
     span = with_head(world, tmp_path / "span", "span")
-    assert "classification, the second span" in fails(capsys, "compare", checkpoint, span, texts)
+    assert "one is an AutoModelForSequenceClassification, the other an AutoModelForQuestionAnswering" in fails(
+        capsys, "compare", checkpoint, span, texts
+    )
     other = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5, ignore_mismatched_sizes=True)
     other.save_pretrained(tmp_path / "other")
     assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
