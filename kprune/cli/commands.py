@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 import kprune
 from kprune.checkpoint import check_format, check_replaceable
@@ -118,12 +119,13 @@ def started(options: argparse.Namespace) -> torch.device:
 
 
 def drawn(
-    options: argparse.Namespace, texts: Texts, model: nn.Module, objective: Objective, tokenizer: Any
+    options: argparse.Namespace, texts: Texts, model: PreTrainedModel, objective: Objective, tokenizer: Any
 ) -> list[Example]:
     """Return tokenised texts, drawn until the budget of tokens is full.
 
     Raises:
-        UserError: the model answers questions and the texts are no pairs, or --max-length does not suit the model.
+        UserError: the model answers questions and the texts are no pairs, --max-length does not suit the model, or there is no
+            token.
     """
     pairs = len(texts.columns) == 2
     if not pairs and isinstance(objective, Span):
@@ -133,7 +135,10 @@ def drawn(
         )
     length = cut_at(options.max_length, longest_input(model), tokenizer, pairs)
     token_types = getattr(model.config, "type_vocab_size", 0) > 1
-    return draw(texts, tokenizer, token_types, length, options.tokens, options.seed)
+    examples = draw(texts, tokenizer, token_types, length, options.tokens, options.seed)
+    if not examples:
+        raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")
+    return examples
 
 
 def described(texts: Texts) -> str:
@@ -148,19 +153,19 @@ def counted(examples: Sequence[Example]) -> str:
     return f"{len(examples):,} text{'' if len(examples) == 1 else 's'} ({tokens:,} tokens)"
 
 
-def batches(model: nn.Module, examples: Sequence[Example]) -> Iterator[dict[str, Tensor]]:
+def batches(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[dict[str, Tensor]]:
     """Yield padded batches, as a DataLoader would."""
     for start in range(0, len(examples), BATCH_SIZE):
         yield collate(examples[start : start + BATCH_SIZE], model.config.pad_token_id or 0)
 
 
-def target(options: argparse.Namespace) -> dict[str, float]:
+def target(options: argparse.Namespace) -> dict[str, Any]:
     """Return how much to remove, as an argument of `kprune.prune`."""
     asked = {name: getattr(options, name) for name in ("flops_reduction", "params_reduction", "speedup")}
     return {name: value for name, value in asked.items() if value is not None} or {"flops_reduction": FLOPS_REDUCTION}
 
 
-def units(dense: nn.Module, outcome: kprune.Pruned) -> list[comparison.Line]:
+def units(dense: PreTrainedModel, outcome: kprune.Pruned) -> list[comparison.Line]:
     """Return the table's lines of heads and neurons, of all layers together."""
     lines = []
     for kind in ("heads", "neurons"):
@@ -169,7 +174,7 @@ def units(dense: nn.Module, outcome: kprune.Pruned) -> list[comparison.Line]:
     return lines
 
 
-def how_to_load(options: argparse.Namespace, model: nn.Module) -> str:
+def how_to_load(options: argparse.Namespace, model: PreTrainedModel) -> str:
     """Return where the pruned model is, and the Python that loads it."""
     folder: Path = options.output
     auto = auto_class_of(model)

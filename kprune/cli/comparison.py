@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from kprune.budgets.latency import STANDARD, measure_latency
 from kprune.checkpoint.card import auto_class_of
@@ -44,7 +44,7 @@ class Distance:
         )
 
 
-def objective_for(model: nn.Module, task: str | None) -> Objective:
+def objective_for(model: PreTrainedModel, task: str | None) -> Objective:
     """Return what a model's head does: as named, else as its class and config say.
 
     Raises:
@@ -59,7 +59,7 @@ def objective_for(model: nn.Module, task: str | None) -> Objective:
     return OBJECTIVES[task]()
 
 
-def check_alike(dense: nn.Module, pruned: nn.Module) -> None:
+def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel) -> None:
     """Check that two models predict the same thing of the same tokens.
 
     Raises:
@@ -75,7 +75,9 @@ def check_alike(dense: nn.Module, pruned: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def distance(dense: nn.Module, pruned: nn.Module, objective: Objective, examples: Sequence[Example]) -> Distance:
+def distance(
+    dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective, examples: Sequence[Example]
+) -> Distance:
     """Run both models on examples and compare what they predict."""
     data = CalibrationSet(examples, BATCH_SIZE, dense.config.pad_token_id or 0)
     divergence, same, classes = 0.0, 0, isinstance(objective, Classification)
@@ -96,7 +98,7 @@ def distance(dense: nn.Module, pruned: nn.Module, objective: Objective, examples
     )
 
 
-def latency(dense: nn.Module, pruned: nn.Module) -> dict[str, Any]:
+def latency(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:
     """Measure forward passes of both models in turn, at batch 32 and length 128 or the longest that both read."""
     length = min(STANDARD.sequence_length, longest_input(dense), longest_input(pruned))
     return measure_latency(dense, pruned, STANDARD.batch_size, length)
@@ -106,16 +108,17 @@ Line = tuple[str, str, str, str]
 
 
 def size_and_speed(
-    dense: nn.Module, pruned: nn.Module, checkpoints: tuple[Checkpoint, Checkpoint], time: dict[str, Any]
+    dense: PreTrainedModel, pruned: PreTrainedModel, checkpoints: tuple[Checkpoint, Checkpoint], time: dict[str, Any]
 ) -> list[Line]:
     """Return the lines of a table: parameters, megabytes and milliseconds of the dense and the pruned model."""
     parameters = [sum(weight.numel() for weight in model.parameters()) for model in (dense, pruned)]
     size = [checkpoint.bytes for checkpoint in checkpoints]
     slowest, fastest = time["speedup_range"]
-    device = time["device"] if dense.device.type == "cuda" else f"{time['threads']} threads of {time['device']}"
+    threads = f"{time['threads']} thread{'' if time['threads'] == 1 else 's'} of "
+    device = time["device"] if dense.device.type == "cuda" else threads + time["device"]
     return [
-        ("parameters", *(f"{n:,}" for n in parameters), fewer(*parameters)),
-        ("megabytes on disk", *(f"{n / MEGA:.1f}" for n in size), fewer(*size)),
+        ("parameters", f"{parameters[0]:,}", f"{parameters[1]:,}", fewer(*parameters)),
+        ("megabytes on disk", f"{size[0] / MEGA:.1f}", f"{size[1] / MEGA:.1f}", fewer(*size)),
         (
             "ms a forward pass",
             f"{time['dense_ms']:.1f}",

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from transformers import PreTrainedModel
 
 import kprune
 from kprune.cli.folders import Checkpoint
@@ -33,11 +33,11 @@ def pick_device(name: str) -> torch.device:
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """Return the type of a checkpoint's weights, in which the pruned ones are saved, too."""
-    name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(name, torch.float32)
+    name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")  # as transformers 4 calls it
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(str(name), torch.float32)
 
 
-def load_model(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     """Return the model in float32, in evaluation mode.
 
     Raises:

@@ -69,17 +69,20 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
     content = decoded(file)
     if not content.strip():
         raise UserError(f"{file} is empty: give a file with texts")
+    rows: list[tuple[str, ...]] = []
+    columns: tuple[str, ...] = ()
     if kind == ".txt":
         if text_column:
             raise UserError(f"{file} has no columns: leave --text-column out, or give a .csv or .jsonl file")
         lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        rows, columns = [(line.strip(),) for line in lines if line.strip()], ()
+        rows = [(line.strip(),) for line in lines if line.strip()]
     else:
         table = list(_csv_rows(file, content, kind) if kind in (".csv", ".tsv") else _json_rows(file, content))
         if not table:
             raise UserError(f"{file} has a header and no rows: give a file with texts")
         columns = _columns(file, table, text_column, second_column)
-        rows = [texts for row in table if all(texts := tuple(_text(file, row, column) for column in columns))]
+        entries = (tuple(_text(file, row, column) for column in columns) for row in table)
+        rows = [texts for texts in entries if all(texts)]
         if not rows:
             raise UserError(f"{file} has no text in column {' and '.join(columns)}: choose another with --text-column")
     return Texts(file, rows, columns)
