@@ -57,7 +57,7 @@ def save(
     """
     check_format(format, onnx)
     folder = Path(folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     with whole_folder(folder) as temporary:
         with quiet_transformers():
             (densified(model, plan) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
@@ -77,7 +77,12 @@ def _as_pruned(model: nn.Module) -> nn.Module:
     return become_pruned(shell)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Check that a folder is free for a pruned model, or holds an earlier one.
+
+    Raises:
+        UserError: it holds something else.
+    """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
