@@ -173,7 +173,7 @@ class DynaBERT(Method):
 
     def depth_losses(self, shared: nn.Module, width_stage: nn.Module, objective: Objective) -> Callable:
         """Of every width and depth against DynaBERT_w at that width; layer by layer where the depth keeps one."""
-        width_stage, count = frozen_copy(width_stage), len(view_of(shared).encoder.layer)
+        width_stage, count = frozen_copy(width_stage), len(view_of(shared).layers)
         teachers = {shape.width: Subnetwork(width_stage, shape) for shape in self.shapes([1.0])}
         networks = {shape: Subnetwork(shared, shape) for shape in self.shapes(self.depths)}
 
