@@ -10,7 +10,8 @@ from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.fisher import measure_fisher, metric_root
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
-from kprune.objectives import Classification, Regression, Span, objective_of, random_signs, softmax_roots
+from kprune.objectives import Classification, Regression, Span, objective_of
+from kprune.objectives.base import random_signs, softmax_roots
 from kprune.solve.least_squares import LeastSquares
 from kprune.streams import calibration_states
 
