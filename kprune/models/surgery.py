@@ -86,6 +86,7 @@ def empty(block: Block) -> None:
     """Take all units out, in place; the residual connection, the norm and the output bias stay."""
     site, module, pair = block.site, block.module, block.kind == "heads"
     bias = block.bias()
+    trained = bias is not None and bias.requires_grad
     bias = None if bias is None else bias.detach().clone()
     inside = next((path for path in site.core if site.output.startswith(f"{path}.")), None)
     for path in site.core:
@@ -94,6 +95,8 @@ def empty(block: Block) -> None:
         module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer))
     if inside is None:
         module.set_submodule(site.output, OutputBias(bias))
+    if bias is not None:
+        block.bias().requires_grad_(trained)
 
 
 def keep_masked(blocks: Sequence[Block], masks: Sequence[Tensor]) -> list[list[int]]:
