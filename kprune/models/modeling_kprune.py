@@ -28,7 +28,9 @@ OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
 
 if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
-    raise ValueError(f"a model pruned by kprune needs transformers 4.50 or newer, this is {transformers.__version__}: upgrade it")
+    raise ValueError(
+        f"a model pruned by kprune needs transformers 4.50 or newer, this is {transformers.__version__}: upgrade it"
+    )
 
 
 class OutputBias(nn.Module):
@@ -98,10 +100,12 @@ def stand_in(arguments: dict[str, Any]) -> nn.Module:
     bias = None if size is None else torch.zeros(size)
     if "output" not in arguments:
         return OutputBias(bias)
-    output = arguments["output"]
+    output, layer = arguments["output"], arguments.get("layer")
+    if layer is not None and type(layer) is not int:
+        raise ValueError(f"an emptied module's layer is {layer}")
     if output is not None and not (isinstance(output, str) and output.isidentifier()):
         raise ValueError(f"an emptied module's output is {output}")
-    return Emptied(output, bias, arguments.get("pair") is True, arguments.get("layer"))
+    return Emptied(output, bias, arguments.get("pair") is True, layer)
 
 
 def is_transposed(module: nn.Module) -> bool:
