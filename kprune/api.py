@@ -1,6 +1,5 @@
 """Prune a user's own model on a user's own batches, in one call."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +90,6 @@ def prune(
     _check_model(model)
     # In inference mode nothing has a gradient; the methods say themselves where they need none.
     with torch.inference_mode(False):
-        usable = _with_gradients(model)
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)
         data, found = PruningData(calibration), {}
@@ -99,12 +97,12 @@ def prune(
             budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
             if params_reduction is not None:
                 budget = ParametersBudget(params_reduction)
-            chosen.check(usable, budget)
-            outcome = chosen.prune(Job(usable, objective, data, budget))
+            chosen.check(model, budget)
+            outcome = chosen.prune(Job(model, objective, data, budget))
         else:
             longest = min(STANDARD.sequence_length, longest_input(model))
             point = speedup_at or replace(STANDARD, sequence_length=longest)
-            outcome, found["latency"] = prune_to_speedup(chosen, usable, objective, data, speedup, length, point)
+            outcome, found["latency"] = prune_to_speedup(chosen, model, objective, data, speedup, length, point)
         if not outcome.count_units:
             pruned = view_of(become_pruned(outcome.model))
             found["flops_reduction"] = flops_removed(dense, pruned, length)
@@ -176,12 +174,6 @@ def _check_model(model: nn.Module) -> None:
     if not any(block.units for block in view_of(model).blocks):
         raise UserError("the model has no head and no neuron left: there is nothing to prune")
     check_saveable(model)
-
-
-def _with_gradients(model: nn.Module) -> nn.Module:
-    """Return the model, or a copy if its weights were made in inference mode and can have no gradient."""
-    tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model
 
 
 def _set_as_in(pruned: nn.Module, dense: nn.Module) -> None:

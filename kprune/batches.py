@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.blocks import parameter_names
-from kprune.models.view import family_of, longest_input
+from kprune.models.copies import frozen_view
+from kprune.models.view import call, longest_input, on_device
 from kprune.objectives import Objective
+
+SAME = 1e-4
+"""Answers that differ by less, relative to the largest, differ by rounding."""
 
 
 def calibration_set(
@@ -65,7 +69,6 @@ def _examples(
     if (lengths == 0).any():
         row = int((lengths == 0).nonzero()[0])
         raise UserError(f"batch {number}, example {row} is padding alone: remove it from the data")
-    starts = _starts(number, mask, lengths, model, objective)
     for name, value in inputs.items():
         _check_numbers(number, name, value, model)
     if int(lengths.max()) > longest_input(model):
@@ -73,6 +76,7 @@ def _examples(
             f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
             f"truncate when tokenizing"
         )
+    starts = _starts(number, ids, mask, lengths, model, objective)
     spans = list(zip(starts.tolist(), lengths.tolist(), strict=True))
     rows: list[Example] = [
         {name: value[row, start : start + length].tolist() for name, value in inputs.items()}
@@ -83,24 +87,46 @@ def _examples(
     return rows
 
 
-def _starts(number: int, mask: Tensor, lengths: Tensor, model: nn.Module, objective: Objective) -> Tensor:
+def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: nn.Module, objective: Objective) -> Tensor:
     """Return where each example begins in a batch: [B].
 
     Raises:
-        UserError: padding lies between tokens, or before them and the model's result hangs on it.
+        UserError: padding lies between tokens, or before them and the model's answer hangs on the side.
     """
     starts = mask.int().argmax(dim=1)
     places = torch.arange(mask.shape[1], device=mask.device)
     if (mask != ((places >= starts[:, None]) & (places < (starts + lengths)[:, None]))).any():
         raise UserError(f"batch {number} has padding between tokens: give attention_mask of ones, then zeros")
-    # Padding before an example shifts its positions in most families, and is what a classifier reads.
-    shifted = not family_of(model).positions_after_padding or (objective.read_tokens(mask) & ~mask).any()
-    if starts.any() and shifted:
-        raise UserError(
-            f"batch {number} is padded on the left, and what the model answers hangs on the side: "
-            "set the tokenizer's padding_side='right'"
-        )
+    if starts.any():
+        row = int(starts.argmax())
+        if not same_without_padding(model, objective, ids[row], mask[row]):
+            raise UserError(
+                f"batch {number} is padded on the left, and the model's answer hangs on the side: "
+                "set the tokenizer's padding_side='right'"
+            )
     return starts
+
+
+@torch.no_grad()
+def same_without_padding(model: nn.Module, objective: Objective, ids: Tensor, mask: Tensor) -> bool:
+    """Tell whether a model answers the same without the padding before an example.
+
+    It does not if positions count from the padding, or if the head reads the first token whatever it is.
+
+    Args:
+        ids: of one example, [T].
+        mask: of it, [T] bool.
+    """
+    model = frozen_view(model)
+    answers = []
+    for tokens, real in ((ids, mask), (ids[mask], mask[mask])):
+        batch = on_device({"input_ids": tokens[None], "attention_mask": real[None].long()}, model.device)
+        answers.append(objective.read(call(model, batch), batch["attention_mask"])[0])
+    padded, plain = answers
+    if padded.shape != plain.shape:  # a head that answers for every token
+        where = next(axis for axis, size in enumerate(plain.shape) if size != padded.shape[axis])
+        padded = padded.index_select(where, mask.nonzero()[:, 0].to(padded.device))
+    return bool((padded - plain).abs().max() <= SAME * plain.abs().max())
 
 
 def _check_numbers(number: int, name: str, values: Tensor, model: nn.Module) -> None:

@@ -27,7 +27,7 @@ AUTO_MAP = re.compile(rf"([\w.-]+/[\w.-]+--)?modeling_kprune\.{PREFIX}\w+")
 """The classes that a config may name: of the shipped file, in the folder or in a repository of the hub. None is imported."""
 ATTENTION = (None, "eager", "sdpa")
 """The implementations of attention that are transformers' own; another one is a package or a kernel to be fetched."""
-SIZES = ("vocab_size", "hidden_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+SIZES = ("vocab_size", "hidden_size", "embedding_size", "type_vocab_size")
 """Settings that some weight has as a dimension. They are compared first: building a model allocates by some of them."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 NOT_SETTINGS = ("dtype", "torch_dtype", "auto_map", "name_or_path")
@@ -186,9 +186,11 @@ def _compare_sizes(config: Any, shapes: dict[str, list[int]], longest: int) -> N
     Raises:
         ValueError: one is larger than any weight's, or the numbers of layers differ.
     """
-    for name in SIZES:
+    # DistilBERT computes this table, if it is no weight, while it is built.
+    computed = ("max_position_embeddings",) if getattr(config, "sinusoidal_pos_embds", False) else ()
+    for name in (*SIZES, *computed):
         size = getattr(config, name, None)
-        if size is not None and (not isinstance(size, int) or not 0 < size <= longest):
+        if size is not None and (type(size) is not int or not 0 <= size <= longest):
             raise ValueError(f"config.json says {name}={one_line_of(size)}, and the weights have {longest} at most")
     path = re.escape(FAMILIES[config.model_type].layers)
     numbers = [re.search(rf"(?:^|\.){path}\.(\d{{1,6}})\.", name) for name in shapes]
@@ -213,12 +215,14 @@ def _compare_entries(config: Any, model: nn.Module, stock: Any) -> None:
 
 
 def _compare_shapes(model: nn.Module, shapes: dict[str, list[int]]) -> None:
-    """Check that a model's weights are those of a file.
+    """Check that a model's weights are those of a file, which has one name of weights that are tied.
 
     Raises:
         ValueError: a name or a shape differs.
     """
-    built = {name: list(weight.shape) for name, weight in model.state_dict().items()}
-    wrong = [name for name in built | shapes if built.get(name) != shapes.get(name)]
+    built = model.state_dict(keep_vars=True)
+    there = {id(weight) for name, weight in built.items() if name in shapes}
+    wrong = [name for name, weight in built.items() if id(weight) not in there]
+    wrong += [name for name, shape in shapes.items() if name not in built or list(built[name].shape) != shape]
     if wrong:
         raise ValueError(f"config.json and model.safetensors disagree about {min(wrong)}")
