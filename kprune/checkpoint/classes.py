@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers.models.auto import modeling_auto
 
 from kprune.errors import UserError, one_line
 from kprune.models import ModelView, modeling_kprune, view_of
@@ -159,11 +160,15 @@ def emptied_modules(view: ModelView) -> dict[str, dict[str, Any]]:
 
 
 def auto_map(config: Any, stock: type) -> dict[str, str]:
-    """Return the pruned class that each auto class of transformers loads a model of this family with."""
-    names = {"AutoModel", *(kind.auto_class for kind in OBJECTIVES.values())}
+    """Return the pruned class that each auto class of transformers loads a model of this family with.
+
+    Those of the kinds of heads that can be pruned, and those that load this class, whatever its head.
+    """
+    known = {"AutoModel", *(kind.auto_class for kind in OBJECTIVES.values())}
     classes = {}
-    for name in sorted(names):
-        family = getattr(transformers, name)._model_mapping.get(type(config), None)
-        if family is not None:
-            classes[name] = f"{modeling_kprune.__name__.rsplit('.', 1)[-1]}.{PREFIX}{family.__name__}"
+    for name in sorted(name for name in dir(modeling_auto) if name.startswith("AutoModel")):
+        mapping = getattr(getattr(modeling_auto, name), "_model_mapping", {})
+        found = mapping.get(type(config), None)
+        if isinstance(found, type) and (name in known or found is stock):
+            classes[name] = f"{modeling_kprune.__name__.rsplit('.', 1)[-1]}.{PREFIX}{found.__name__}"
     return classes

@@ -13,8 +13,6 @@ for: the stock class is built first, then its modules get these sizes. A model s
 does, takes this file along. Every version of transformers from 4.50 on can use it.
 """
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,7 +166,7 @@ def reshape(base: nn.Module) -> None:
         module = module_at(base, path)
         if getattr(module, "weight", None) is None or module.weight.dim() != 2:
             raise ValueError(f"config.json lists a size for {path}, which is no linear module")
-        whole = [isinstance(size, int) and size > 0 for size in pair] if isinstance(pair, list) else []
+        whole = [type(size) is int and size > 0 for size in pair] if isinstance(pair, list) else []
         if whole != [True, True] or any(size > most for size, most in zip(pair, sizes(module), strict=True)):
             raise ValueError(f"config.json lists the size {pair} for {path}, of {list(sizes(module))} at most")
         if tuple(pair) != sizes(module):
@@ -248,15 +246,11 @@ class Pruned:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        # Before the weights, since `push_to_hub=True` uploads the folder at once.
-        folder = Path(save_directory)
-        if not folder.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            target = folder / "modeling_kprune.py"
-            if not (target.exists() and target.samefile(__file__)):
-                shutil.copy(__file__, target)
-        super().save_pretrained(save_directory, *args, **kwargs)
+    @property
+    def _auto_class(self) -> str:
+        """Return the auto class that the config has for this model: transformers then saves this file with it."""
+        names = {path.rpartition(".")[2]: name for name, path in (getattr(self.config, "auto_map", None) or {}).items()}
+        return names.get(type(self).__name__, type(self).__name__)
 
 
 def pruned_class(stock: type) -> type:
