@@ -5,7 +5,7 @@ from torch import nn
 
 from kprune.data import CalibrationSet
 from kprune.models.copies import frozen_view
-from kprune.models.view import model_inputs, on_device
+from kprune.models.view import call, on_device
 from kprune.objectives import Objective
 
 
@@ -18,6 +18,6 @@ def held_out_divergence(
     models = [frozen_view(model) for model in (student, teacher)]
     for batch in calibration.batches():
         batch = on_device(batch, teacher.device)
-        s, t = (objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in models)
+        s, t = (objective.read(call(model, batch), batch["attention_mask"]) for model in models)
         total += objective.divergence(s, t, temperature).sum().item()
     return total / len(calibration.examples)

@@ -64,7 +64,7 @@ def export_onnx(model: nn.Module, file: str | Path) -> Path:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary, _silent():
             with torch.no_grad():
-                outputs = list(model.eval()(**inputs))
+                outputs = list(model.eval()(**inputs, return_dict=True))
             program = torch.onnx.export(
                 model,
                 kwargs=inputs,

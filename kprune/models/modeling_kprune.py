@@ -10,11 +10,9 @@ The config of a pruned model has an entry `kprune`, whose paths are below the ba
 
 `PrunedBertForSequenceClassification`, or any other `Pruned` before the name of a transformers class, is made when it is asked
 for: the stock class is built first, then its modules get these sizes. A model saved with `save_pretrained`, as the Trainer
-does, takes this file along.
+does, takes this file along. Every version of transformers from 4.50 on can use it.
 """
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,13 @@ from torch import nn
 FORMAT = 2
 """Of a pruned checkpoint. It is raised if older code would read a new checkpoint wrongly."""
 PREFIX = "Pruned"
+OLDEST = (4, 50)
+"""The oldest version of transformers that this file was tested with."""
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
+    raise ValueError(
+        f"a model pruned by kprune needs transformers 4.50 or newer, this is {transformers.__version__}: upgrade it"
+    )
 
 
 class OutputBias(nn.Module):
@@ -58,7 +63,16 @@ class Emptied(nn.Module):
         if output is not None:
             self.add_module(output, OutputBias(bias))
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        hidden_states: torch.Tensor | None = None,
+        *args: Any,
+        query: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        # DistilBERT's attention took its input as `query` up to transformers 4.56.
+        hidden_states = query if hidden_states is None else hidden_states
         if past_key_values is not None and self.layer is not None:
             # The cache counts positions by its first layer, so a layer without heads must not leave it empty.
             nothing = hidden_states.new_zeros(*hidden_states.shape[:1], 1, hidden_states.shape[1], 1)
@@ -84,10 +98,12 @@ def stand_in(arguments: dict[str, Any]) -> nn.Module:
     bias = None if size is None else torch.zeros(size)
     if "output" not in arguments:
         return OutputBias(bias)
-    output = arguments["output"]
+    output, layer = arguments["output"], arguments.get("layer")
+    if layer is not None and type(layer) is not int:
+        raise ValueError(f"an emptied module's layer is {layer}")
     if output is not None and not (isinstance(output, str) and output.isidentifier()):
         raise ValueError(f"an emptied module's output is {output}")
-    return Emptied(output, bias, arguments.get("pair") is True, arguments.get("layer"))
+    return Emptied(output, bias, arguments.get("pair") is True, layer)
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -150,23 +166,40 @@ def reshape(base: nn.Module) -> None:
         module = module_at(base, path)
         if getattr(module, "weight", None) is None or module.weight.dim() != 2:
             raise ValueError(f"config.json lists a size for {path}, which is no linear module")
-        whole = [isinstance(size, int) and size > 0 for size in pair] if isinstance(pair, list) else []
+        whole = [type(size) is int and size > 0 for size in pair] if isinstance(pair, list) else []
         if whole != [True, True] or any(size > most for size, most in zip(pair, sizes(module), strict=True)):
             raise ValueError(f"config.json lists the size {pair} for {path}, of {list(sizes(module))} at most")
         if tuple(pair) != sizes(module):
             resize(module, *pair)
     for path, arguments in entry["emptied"].items():
-        module_at(base, path)
-        if not isinstance(arguments, dict):
-            raise ValueError(f"config.json lists {arguments} for {path}, which has no units")
-        base.set_submodule(path, stand_in(arguments))
+        put_stand_in(base, path, arguments)
     for path, value in entry["attributes"].items():
         owner, _, name = path.rpartition(".")
-        if not isinstance(getattr(module_at(base, owner), name, None), int) or not isinstance(value, int):
-            raise ValueError(
-                f"config.json lists {value} for the attribute {path}, which is no whole number of the model"
-            )
-        setattr(base.get_submodule(owner), name, value)
+        module = module_at(base, owner)
+        # A version of transformers whose module does not have it takes the width from the weights.
+        present = getattr(module, name, value)
+        if type(value) is not int or type(present) is not int or not 0 < value <= present:
+            raise ValueError(f"config.json lists {value} for the attribute {path}, of {present} at most")
+        setattr(module, name, value)
+
+
+def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
+    """Put the module that stands in for another one in its place.
+
+    Raises:
+        ValueError: there is none at this path, or the arguments do not fit it.
+    """
+    module = module_at(base, path)
+    if not path or not isinstance(arguments, dict):
+        raise ValueError(f"config.json lists {arguments} for {path}, which has no units")
+    size = arguments.get("bias")
+    if size is not None:
+        inside = arguments.get("output")
+        projection = module if inside is None else module_at(module, inside)
+        if getattr(projection, "bias", None) is None or [size] != list(projection.bias.shape):
+            raise ValueError(f"config.json lists a bias of size {size} for {path}, which has none of that size")
+    owner, _, name = path.rpartition(".")
+    setattr(base.get_submodule(owner), name, stand_in(arguments))
 
 
 def module_at(base: nn.Module, path: Any) -> nn.Module:
@@ -213,15 +246,11 @@ class Pruned:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        # Before the weights, since `push_to_hub=True` uploads the folder at once.
-        folder = Path(save_directory)
-        if not folder.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            target = folder / "modeling_kprune.py"
-            if not (target.exists() and target.samefile(__file__)):
-                shutil.copy(__file__, target)
-        super().save_pretrained(save_directory, *args, **kwargs)
+    @property
+    def _auto_class(self) -> str:
+        """Return the auto class that the config has for this model: transformers then saves this file with it."""
+        names = {path.rpartition(".")[2]: name for name, path in (getattr(self.config, "auto_map", None) or {}).items()}
+        return names.get(type(self).__name__, type(self).__name__)
 
 
 def pruned_class(stock: type) -> type:

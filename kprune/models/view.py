@@ -116,13 +116,13 @@ class ModelView:
     def enter(self, batch: dict[str, Tensor]) -> tuple[Tensor, Context]:
         """Return the first block's input [B, T, d], and all keyword arguments that the layers are called with."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair) for layer in self.layers]) as recorders:
-            self.model(**model_inputs(batch))
+            call(self.model, batch)
         return recorders[0].hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair, x) for layer in self.layers]):
-            return self.model(**model_inputs(batch))
+            return call(self.model, batch)
 
     def run(self, start: int, x: Tensor, context: Context, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the input of block `start`."""
@@ -171,14 +171,29 @@ def view_of(model: nn.Module) -> ModelView:
 
 
 def longest_input(model: nn.Module) -> int:
-    """Return the number of tokens that a model reads at most."""
+    """Return the number of tokens that a model reads at most.
+
+    Raises:
+        UserError: it hangs on the padding token, and the config has none.
+    """
     config = model.config
-    return config.max_position_embeddings - (config.pad_token_id + 1 if family_of(model).positions_after_padding else 0)
+    if not family_of(model).positions_after_padding:
+        return config.max_position_embeddings
+    if config.pad_token_id is None:
+        raise UserError(
+            "the model's config has no pad_token_id, behind which its positions begin: set it, 1 for RoBERTa"
+        )
+    return config.max_position_embeddings - config.pad_token_id - 1
 
 
 def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
     """Return a collated batch where the model is."""
     return {key: value.to(device) for key, value in batch.items()}
+
+
+def call(model: nn.Module, batch: dict[str, Tensor]) -> Any:
+    """Return a model's output for a collated batch, by name and not as a tuple, whatever its config says."""
+    return model(**model_inputs(batch), return_dict=True)
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:

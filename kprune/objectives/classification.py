@@ -24,6 +24,10 @@ class Classification(Objective):
     def fits(cls, model: nn.Module) -> bool:
         if not super().fits(model):
             return False
+        if model.config.num_labels == 1:
+            raise UserError(
+                f"{type(model).__name__} has one output, and a softmax over one class is constant: give task='regression'"
+            )
         if model.config.problem_type == "multi_label_classification":
             raise UserError(
                 f"{type(model).__name__} has problem_type='multi_label_classification', which no KL of one softmax compares: "
