@@ -6,10 +6,10 @@ import sys
 import warnings
 from pathlib import Path
 
-import kprune
-
 # pdoc, because it is the lightest that is well kept: four small packages, no theme, no page to write beside the docstrings.
 import pdoc
+
+import kprune
 
 FOLDER = Path(__file__).parent / "api"
 
