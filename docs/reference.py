@@ -16,8 +16,9 @@ FOLDER = Path(__file__).parent / "api"
 
 def modules() -> list[str]:
     """Return the names of the library's modules, the public API first."""
-    found = pkgutil.walk_packages(kprune.__path__, "kprune.")
-    return ["kprune", *sorted(module.name for module in found)]
+    found = [module.name for module in pkgutil.walk_packages(kprune.__path__, "kprune.")]
+    # A `__main__` would run its command.
+    return ["kprune", *sorted(name for name in found if not name.endswith("__main__"))]
 
 
 def build(folder: Path) -> None:
