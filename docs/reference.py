@@ -28,11 +28,12 @@ def build(folder: Path) -> None:
         setattr(kprune, name, getattr(kprune, name))
     for name in modules():
         importlib.import_module(name)
-    warnings.simplefilter("error")
-    # A package brings its modules along, unless it has an `__all__`: each is named here, and some are met twice.
-    warnings.filterwarnings("ignore", "The module specification")
     pdoc.render.configure(docformat="google", footer_text="kprune")
-    pdoc.pdoc(*modules(), output_directory=folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # A package brings its modules along, unless it has an `__all__`: each is named here, and some are met twice.
+        warnings.filterwarnings("ignore", "The module specification")
+        pdoc.pdoc(*modules(), output_directory=folder)
 
 
 if __name__ == "__main__":
