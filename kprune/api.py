@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
@@ -20,6 +20,7 @@ from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
 from kprune.objectives import OBJECTIVES, Objective, objective_of
+from kprune.types import Model
 
 DEFAULT_REDUCTION = 0.8
 
@@ -47,7 +48,7 @@ class Pruned(Outcome):
 
 
 def prune(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Mapping[str, Tensor]],
     flops_reduction: float | None = None,
     method: str | Method = "kprune",
@@ -88,7 +89,8 @@ def prune(
         raise UserError("the model has no head and no neuron left: there is nothing to prune")
     calibration = calibration_set(model, batches, objective.label_keys if "labels" in chosen.needs else None)
     length = calibration.tokens / len(calibration.examples)
-    data, found = PruningData(calibration), {}
+    data = PruningData(calibration)
+    found: dict[str, Any] = {}
     if speedup is None:
         budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
         if params_reduction is not None:
@@ -124,7 +126,7 @@ def _check_request(
         FlopsBudget(DEFAULT_REDUCTION if flops_reduction is None else flops_reduction, 1.0)
 
 
-def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
+def _objective(task: str | Objective | None, model: Model) -> Objective:
     if task is None:
         return objective_of(model)
     if isinstance(task, Objective):
@@ -134,7 +136,7 @@ def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
     return OBJECTIVES[task]()
 
 
-def _check_weights(model: nn.Module) -> None:
+def _check_weights(model: Model) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise UserError(

@@ -4,15 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import longest_input
+from kprune.types import Model
 
 
 def calibration_set(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], labels: tuple[str, ...] | None
+    model: Model, batches: Iterable[Mapping[str, Tensor]], labels: tuple[str, ...] | None
 ) -> CalibrationSet:
     """Return the examples of padded batches, without their padding.
 
@@ -35,9 +36,7 @@ def calibration_set(
     return CalibrationSet(examples, largest, model.config.pad_token_id or 0)
 
 
-def _examples(
-    number: int, batch: Mapping[str, Tensor], model: nn.Module, labels: tuple[str, ...] | None
-) -> list[Example]:
+def _examples(number: int, batch: Mapping[str, Tensor], model: Model, labels: tuple[str, ...] | None) -> list[Example]:
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
     ids = _tensor(number, batch, "input_ids")
@@ -70,14 +69,14 @@ def _examples(
             f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
             f"truncate when tokenizing"
         )
-    rows = [
+    rows: list[Example] = [
         {name: value[row, :length].tolist() for name, value in inputs.items()}
         for row, length in enumerate(lengths.tolist())
     ]
     if labels:
         values = [_tensor(number, batch, name).tolist() for name in labels]
-        for row, label in zip(rows, zip(*values, strict=True), strict=True):
-            row["label"] = label if len(labels) > 1 else label[0]
+        for example, label in zip(rows, zip(*values, strict=True), strict=True):
+            example["label"] = label if len(labels) > 1 else label[0]
     return rows
 
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import transformers
 from safetensors import SafetensorError
-from torch import nn
 
 from kprune.checkpoint import format_1
 from kprune.errors import UserError, one_line
 from kprune.models import modeling_kprune
 from kprune.models.modeling_kprune import PREFIX
 from kprune.quiet import quiet_transformers
+from kprune.types import Model
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path) -> Model:
     """Return the pruned model in a folder, float32, in evaluation mode.
 
     The class comes from the installed kprune, so no code in the folder is run.

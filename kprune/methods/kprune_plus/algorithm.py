@@ -243,7 +243,7 @@ class KPrunePlus(Method):
         constant = squares.constant(change) if affine else None
         for module in block.inputs:
             weight = input_weight(module).double()
-            if constant is not None:
+            if constant is not None and module.bias is not None:
                 module.bias.copy_(module.bias.double() + weight @ constant)
             input_weight(module).copy_(weight + weight @ change)
 
