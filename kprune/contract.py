@@ -135,7 +135,7 @@ class Method(ABC):
         """Make `prune` run in full precision, so that no method can forget to."""
         super().__init_subclass__(**arguments)
         if "prune" in vars(cls):
-            cls.prune = full_precision()(cls.prune)
+            cls.prune = full_precision()(cls.prune)  # type: ignore[method-assign]  # each subclass's own, wrapped
 
     @abstractmethod
     def prune(self, job: Job) -> Outcome:
