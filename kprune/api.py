@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
@@ -49,7 +49,7 @@ class Pruned(Outcome):
 
 
 def prune(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Mapping[str, Tensor]],
     flops_reduction: float | None = None,
     method: str | Method = "kprune",

@@ -1,17 +1,17 @@
 """How far a pruned model is from the dense one."""
 
 import torch
-from torch import nn
 
 from kprune.data import CalibrationSet
 from kprune.models.copies import frozen_view
 from kprune.models.view import call, on_device
 from kprune.objectives import Objective
+from kprune.types import Model
 
 
 @torch.no_grad()
 def held_out_divergence(
-    student: nn.Module, teacher: nn.Module, objective: Objective, calibration: CalibrationSet, temperature: float
+    student: Model, teacher: Model, objective: Objective, calibration: CalibrationSet, temperature: float
 ) -> float:
     """Return the mean K_pred (eq. 4) between two models over examples, without dropout."""
     total = 0.0

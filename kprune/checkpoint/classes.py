@@ -13,6 +13,7 @@ from kprune.models import ModelView, modeling_kprune, view_of
 from kprune.models.modeling_kprune import FORMAT, PREFIX, Pruned, pruned_class, sizes
 from kprune.models.surgery import width_attributes
 from kprune.objectives import OBJECTIVES
+from kprune.types import Model
 
 ADDED = ("kprune", "auto_map")
 """What the config of a pruned model has beyond the stock one's."""
@@ -20,7 +21,7 @@ DENSE = "kprune_dense"
 """Entry in the config of a stock model that kprune saved, with zeros in place of removed units."""
 
 
-def become_pruned(model: nn.Module) -> nn.Module:
+def become_pruned(model: Model) -> Model:
     """Make a narrowed stock model the same model under the modeling file's class, its widths in its config. In place.
 
     The Trainer, or anything else that calls `save_pretrained`, then writes a folder that loads again.
@@ -36,7 +37,7 @@ def become_pruned(model: nn.Module) -> nn.Module:
     return model
 
 
-def stock_class(model: nn.Module) -> type:
+def stock_class(model: Model) -> type:
     """Return the transformers class that a model, pruned or not, comes from.
 
     Raises:

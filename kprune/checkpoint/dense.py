@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
 from kprune.checkpoint.classes import DENSE, stock_class, stock_config
 from kprune.models import Block, view_of
 from kprune.models.modeling_kprune import FORMAT, sizes
 from kprune.models.surgery import input_weight, output_weight, unit_columns, unit_rows
 from kprune.plan import Plan
+from kprune.types import Model
 
 
 @torch.no_grad()
-def densified(model: nn.Module, plan: Plan | None = None) -> nn.Module:
+def densified(model: Model, plan: Plan | None = None) -> Model:
     """Return a stock model on the CPU that computes what a pruned one does, up to rounding.
 
     Args:
@@ -60,6 +60,6 @@ def widen(block: Block, original: Block, places: Sequence[int]) -> None:
     for rows, wide, narrow in zip(block.site.inputs, original.inputs, block.inputs, strict=True):
         where = unit_rows(units, original.units, sizes(wide)[1], rows.parts)
         input_weight(wide)[where] = input_weight(narrow).cpu()
-        if wide.bias is not None:
+        if wide.bias is not None and narrow.bias is not None:
             wide.bias[where] = narrow.bias.cpu()
     output_weight(original)[:, unit_columns(units, block.width)] = output_weight(block).cpu()

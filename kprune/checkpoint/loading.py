@@ -19,6 +19,7 @@ from kprune.models import view_of
 from kprune.models.families import FAMILIES
 from kprune.models.modeling_kprune import PREFIX, pruned_class
 from kprune.quiet import quiet_transformers
+from kprune.types import Model
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LARGEST = 2**24
@@ -34,7 +35,7 @@ NOT_SETTINGS = ("dtype", "torch_dtype", "auto_map", "name_or_path")
 """Entries that say how to load, which is decided here."""
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path) -> Model:
     """Return the pruned model in a folder, float32, in evaluation mode.
 
     The class comes from the installed kprune, so no code in the folder is run; of its files, the config and the weights alone

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from kprune.checkpoint.classes import DENSE, become_pruned, check_saveable
 from kprune.checkpoint.dense import densified
 from kprune.checkpoint.onnx import export_onnx, require_onnx
@@ -15,6 +13,7 @@ from kprune.errors import UserError
 from kprune.files import whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
+from kprune.types import Model
 
 FORMATS = ("pruned", "dense")
 OURS = re.compile(
@@ -37,7 +36,7 @@ def check_format(format: str, onnx: bool = False) -> None:
 
 
 def save(
-    model: nn.Module,
+    model: Model,
     folder: str | Path,
     tokenizer: Any = None,
     card: str | None = None,
@@ -78,7 +77,7 @@ def save(
     return folder
 
 
-def _as_pruned(model: nn.Module) -> nn.Module:
+def _as_pruned(model: Model) -> Model:
     """Return the same modules and weights under the modeling file's class; the model passed in stays what it is."""
     shell = copy.copy(model)
     shell.config = copy.deepcopy(model.config)

@@ -82,7 +82,8 @@ class Emptied(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """Return what config.json says of this module."""
-        left = {} if self.output is None else self.get_submodule(self.output).arguments()
+        bias: Any = None if self.output is None else self.get_submodule(self.output)
+        left = {} if bias is None else bias.arguments()
         return {"output": self.output, "pair": self.pair, "layer": self.layer, **left}
 
 
@@ -106,12 +107,12 @@ def stand_in(arguments: dict[str, Any]) -> nn.Module:
     return Emptied(output, bias, arguments.get("pair") is True, layer)
 
 
-def is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: Any) -> bool:
     """Tell whether a linear module keeps its weight as [inputs, outputs], as GPT-2's does."""
     return hasattr(module, "nf")
 
 
-def resize(module: nn.Module, inputs: int, outputs: int) -> None:
+def resize(module: Any, inputs: int, outputs: int) -> None:
     """Give a linear module another size, with new weights of zeros."""
     shape = (inputs, outputs) if is_transposed(module) else (outputs, inputs)
     module.weight = nn.Parameter(module.weight.new_zeros(shape))
@@ -120,7 +121,7 @@ def resize(module: nn.Module, inputs: int, outputs: int) -> None:
     set_sizes(module, inputs, outputs)
 
 
-def set_sizes(module: nn.Module, inputs: int, outputs: int) -> None:
+def set_sizes(module: Any, inputs: int, outputs: int) -> None:
     """Set the attributes of a linear module that tell its size."""
     if is_transposed(module):
         module.nx, module.nf = inputs, outputs
@@ -128,7 +129,7 @@ def set_sizes(module: nn.Module, inputs: int, outputs: int) -> None:
         module.in_features, module.out_features = inputs, outputs
 
 
-def sizes(module: nn.Module) -> tuple[int, int]:
+def sizes(module: Any) -> tuple[int, int]:
     """Return the inputs and outputs of a linear module, by its weight."""
     first, second = module.weight.shape
     return (first, second) if is_transposed(module) else (second, first)
@@ -202,7 +203,7 @@ def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
     setattr(base.get_submodule(owner), name, stand_in(arguments))
 
 
-def module_at(base: nn.Module, path: Any) -> nn.Module:
+def module_at(base: nn.Module, path: Any) -> Any:
     """Return the module at a path below the base model.
 
     Raises:
@@ -214,7 +215,7 @@ def module_at(base: nn.Module, path: Any) -> nn.Module:
         raise ValueError(f"config.json lists the module {path}, which the model does not have") from error
 
 
-class Pruned:
+class Pruned(MixedIn):
     """Build a stock class, then give its modules their sizes; mixed in before it."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):

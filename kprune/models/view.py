@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kprune.errors import UserError
 from kprune.models.blocks import Block
 from kprune.models.families import FAMILIES, Family
+from kprune.types import Model
 
 NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position", "labels")
 """Arguments of a layer that belong to generation: a block that is run alone must not fill a cache."""
@@ -85,7 +86,7 @@ class Recorder(nn.Module):
 class ModelView:
     """A model seen as blocks, bottom to top."""
 
-    def __init__(self, model: nn.Module, family: Family):
+    def __init__(self, model: Model, family: Family):
         self.model, self.family = model, family
         config = model.config
         placement = family.placement(config)
@@ -98,7 +99,7 @@ class ModelView:
     @property
     def layers(self) -> nn.ModuleList:
         """Return the model's layers, bottom to top."""
-        return self.model.base_model.get_submodule(self.family.layers)
+        return cast(nn.ModuleList, self.model.base_model.get_submodule(self.family.layers))
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +144,7 @@ class ModelView:
             setattr(parent, name, own)
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Model) -> Family:
     """Return what kprune knows of a model's family.
 
     Raises:
@@ -155,7 +156,7 @@ def family_of(model: nn.Module) -> Family:
     return FAMILIES[family]
 
 
-def view_of(model: nn.Module) -> ModelView:
+def view_of(model: Model) -> ModelView:
     """Return the view of a transformers model.
 
     Raises:

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.errors import UserError
 from kprune.objectives.base import Objective, kl_divergence, random_signs, softmax_roots
+from kprune.types import Model
 
 EXACT_CLASSES = 3
 """Up to so many classes, the Fisher of a classifier is exact; beyond, it is sampled with random signs."""
@@ -21,7 +22,7 @@ class Classification(Objective):
     auto_class = "AutoModelForSequenceClassification"
 
     @classmethod
-    def fits(cls, model: nn.Module) -> bool:
+    def fits(cls, model: Model) -> bool:
         if not super().fits(model):
             return False
         if model.config.num_labels == 1:

@@ -74,9 +74,10 @@ class LeastSquares:
     precision: float = 0.0
 
     @classmethod
-    def empty(cls, features: int, hidden_size: int, device) -> "LeastSquares":
+    def empty(cls, features: int, hidden_size: int, device: torch.device) -> "LeastSquares":
         shapes = (features, features), (features, hidden_size), (features,), (hidden_size,)
-        return cls(*(torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes))
+        lower, cross, sums, targets = (torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes)
+        return cls(lower, cross, sums, targets)
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         """Add tokens: features [N, n], targets [N, d], weights [N] (1 if None).

@@ -67,7 +67,7 @@ class KPrune(Method):
     span_padding: bool = False
     name: str = "kprune"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_words(self)
         if not self.lambdas:
             raise UserError("lambdas is empty: give one λ or more, such as [0.1]")
@@ -203,8 +203,9 @@ class KPrune(Method):
             update = teacher.update(state.teacher, state.context)
             if squares:
                 residual = state.teacher + update - state.student
-                if student.bias() is not None:
-                    residual = residual - student.bias()
+                bias = student.bias()
+                if bias is not None:
+                    residual = residual - bias
                 squares.add(student.features(state.student, state.context)[state.real], residual[state.real])
             state.teacher = teacher.join(state.teacher, update)
         ridge = None
