@@ -23,6 +23,8 @@ MEANS = [
     *DIFFERENCE,
 ]
 PAPER_BUDGET = "tokens=100000"
+MARGIN = 5.0
+"""Points above the majority's score. A dense model that is closer has learnt little, and a loss against it is noise."""
 FIRSTS = [
     "metric",
     *names.SENSITIVITY,
@@ -59,6 +61,14 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     ]
     ranks = pd.concat(order, axis=1, ignore_index=True)
     return table.loc[ranks.sort_values(list(ranks.columns)).index].reset_index(drop=True)
+
+
+def informative(table: pd.DataFrame) -> pd.Series:
+    """Return for each row whether its task can show a loss: its dense model is at least `MARGIN` points above the majority's score.
+
+    A task that has no majority's score counts as one that can.
+    """
+    return ~(table["dense_score"] - table["evaluation_majority"] < MARGIN)
 
 
 def calibration_budget(table: pd.DataFrame) -> pd.Series:
