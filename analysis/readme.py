@@ -53,6 +53,7 @@ MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 NUMBER = re.compile(r"<!-- number:(?P<call>[^>]+?) -->(?P<body>[^<]*)<!-- /number -->")
 NUMBER_OPENING = re.compile(r"<!-- number:([^>]+?) -->")
+FIRST_ON_A_LINE = re.compile(r"^[ >*-]*<!-- number:(?P<call>[^>]+?) -->", re.MULTILINE)
 
 
 def marked(name: str, cells: pd.DataFrame) -> str:
@@ -119,6 +120,8 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
     for call in NUMBER_OPENING.findall(text):
         if call not in closed:
             raise UserError(f"the page does not close its number '{call}': add <!-- /number -->")
+    if first := FIRST_ON_A_LINE.search(text):
+        raise UserError(f"the page begins a line with the number '{first['call']}', which ends a paragraph: put a word before it")
     text = MARKED.sub(table, text)
     if not NUMBER.search(text):
         return text
