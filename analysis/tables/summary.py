@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from analysis import names
 from analysis.aggregate import informative
 from analysis.render import method_label, model_label, number, task_label, without_one_model
 from analysis.tables.accuracy import compared
@@ -28,8 +27,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             losses = cells["dense_score"] - cells["score"]
             row = {"Model": model_label(model), "Method": method_label(method, settings)}
             row |= {task_label(task): loss(losses[task], cells.at[task, "score_std"]) for task in tasks}
-            found.append((losses.mean(), names.position(names.METHODS, method), row | {"Mean": number(losses.mean())}))
-        rows += [row for *_, row in sorted(found, key=lambda entry: entry[:2])]
+            found.append((losses.mean(), row | {"Mean": number(losses.mean())}))
+        rows += [row for _, row in sorted(found, key=lambda entry: entry[0])]
     return without_one_model(pd.DataFrame(rows))
 
 
