@@ -121,12 +121,16 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
         if call not in closed:
             raise UserError(f"the page does not close its number '{call}': add <!-- /number -->")
     if first := FIRST_ON_A_LINE.search(text):
-        raise UserError(f"the page begins a line with the number '{first['call']}', which ends a paragraph: put a word before it")
+        raise UserError(
+            f"the page begins a line with the number '{first['call']}', which ends a paragraph: put a word before it"
+        )
     text = MARKED.sub(table, text)
     if not NUMBER.search(text):
         return text
     numbers = Numbers(cells[cells["task"] != EMBEDDED], folder)
-    return NUMBER.sub(lambda match: f"<!-- number:{match['call']} -->{made(match['call'], numbers)}<!-- /number -->", text)
+    return NUMBER.sub(
+        lambda match: f"<!-- number:{match['call']} -->{made(match['call'], numbers)}<!-- /number -->", text
+    )
 
 
 def pages(root: Path) -> list[Path]:

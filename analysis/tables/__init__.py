@@ -30,8 +30,10 @@ class Table:
 TABLES = {
     "accuracy": Table("Scores by FLOPs removed", SCORES + " Best of a task and target in bold.", accuracy),
     "loss": Table(
-        "Points lost", "Dense score minus pruned, means over seeds; ratios of the mean over the tasks. The mean leaves out a task whose dense "
-        "model is within 5 points of the majority's score.", loss
+        "Points lost",
+        "Dense score minus pruned, means over seeds; ratios of the mean over the tasks. The mean leaves out a task whose dense "
+        "model is within 5 points of the majority's score.",
+        loss,
     ),
     "summary": Table(
         "Points lost at 80 %",
