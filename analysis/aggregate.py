@@ -36,14 +36,11 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     """One row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
 
     `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
-    seeds share their evaluation examples, so that an interval of their mean difference is no wider. If a seed has none, the row
-    has none.
+    seeds share their evaluation examples, so that an interval of their mean difference is no wider.
     """
     cells = cells.assign(settings=settings(cells))
     groups = cells.groupby(GROUP, sort=False, dropna=False)
     table = groups[MEANS].mean().join(groups[FIRSTS].first())
-    # An interval of some seeds would stand beside a mean of all of them.
-    table[DIFFERENCE] = groups[DIFFERENCE].agg(lambda ends: ends.mean(skipna=False))
     table["score_std"] = groups["score"].std()
     table["seeds"] = groups.size()
     table = table.reset_index()

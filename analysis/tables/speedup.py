@@ -9,16 +9,13 @@ from analysis.render import MISSING, method_label, model_label, target_label, ta
 from analysis.tables.accuracy import by_method, compared
 
 POINTS = 3.0
-CLEARLY = 1.1
-"""How many times as fast as the next one the fastest must be to stand out: two measurements of one model differ by so much."""
 
 
 def speedup(table: pd.DataFrame) -> pd.DataFrame:
     """Measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
 
-    A row per `informative` task and model, a column per retraining-free method, in bold the one that is `CLEARLY` best; the
-    last row is the geometric mean over the tasks, if a method has them all. The paper's numbers, measured on another machine,
-    are columns apart.
+    A row per `informative` task and model, a column per retraining-free method, the best in bold; the last row is the geometric mean
+    over the tasks, where a method has them all. The paper's numbers, measured on another machine, are columns apart.
     """
     table = table[compared(table) & informative(table) & table["latency_speedup"].notna()]
     methods = [key for key, _ in by_method(table)]
@@ -29,12 +26,11 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
         for task, of_task in of_model.groupby("task", sort=False):
             row = {"Task": task_label(task), "Model": model_label(model)}
             found = {key: within(of_task, *key) for key in methods}
-            fast = sorted(speed for speed, _ in found.values() if not np.isnan(speed))
-            clear = len(fast) == 1 or len(fast) > 1 and fast[-1] >= CLEARLY * fast[-2]
+            best = max((speed for speed, _ in found.values() if not np.isnan(speed)), default=None)
             for key, (speed, target) in found.items():
                 fastest[key].append(speed)
                 shown = MISSING if np.isnan(speed) else times(speed)
-                shown = f"**{shown}**" if clear and speed == fast[-1] else shown
+                shown = f"**{shown}**" if speed == best else shown
                 row[method_label(*key)] = shown if np.isnan(speed) else f"{shown} ({target_label(target)})"
             for method, speeds in published.items():
                 speeds.append(paper.speedup(task, model, method))
