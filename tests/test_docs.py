@@ -10,6 +10,7 @@ from tiny import tiny_model
 from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForSequenceClassification
 
 import kprune
+from baselines.registry import METHODS
 from experiments.tasks import build_task
 from kprune.models import families, view_of
 
@@ -78,6 +79,17 @@ def test_modules_that_are_run_exist(page):
     for module in re.findall(r"python -m ((?:experiments|analysis)[\w.]+)", page.read_text()):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_every_family_is_named():
+    page = (ROOT / "docs/how_to/prune_your_own_model.md").read_text()
+    table = page.split("| `model_type` in config.json |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([^`]+)`", table)) == set(families.FAMILIES)
+
+
+def test_every_method_is_named():
+    named = (ROOT / "README.md").read_text().split("## Which method")[1].split("\n## ")[0]
+    assert set(METHODS) <= set(re.findall(r"`(\w+)`", named))
 
 
 def batches(count=4, vocabulary=97):
