@@ -13,6 +13,7 @@ import kprune
 from baselines.registry import METHODS
 from experiments.tasks import build_task
 from kprune.models import families, view_of
+from kprune.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -85,6 +86,11 @@ def test_every_family_is_named():
     page = (ROOT / "docs/how_to/prune_your_own_model.md").read_text()
     table = page.split("| `model_type` in config.json |")[1].split("\n\n")[0]
     assert set(re.findall(r"`([^`]+)`", table)) == set(families.FAMILIES)
+
+
+def test_every_head_is_named():
+    page = (ROOT / "docs/how_to/prune_your_own_model.md").read_text()
+    assert set(OBJECTIVES) <= set(re.findall(r'`(?:task=)?"(\w+)"`', page))
 
 
 def test_every_method_is_named():
