@@ -1,6 +1,7 @@
 """The pages: their links lead somewhere, their snippets run, and what the code says of them is there."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,13 @@ def test_every_family_is_named():
     page = (ROOT / "docs/how_to/prune_your_own_model.md").read_text()
     table = page.split("| `model_type` in config.json |")[1].split("\n\n")[0]
     assert set(re.findall(r"`([^`]+)`", table)) == set(families.FAMILIES)
+
+
+@pytest.mark.parametrize("kind", [families.Family, families.Site, families.Rows])
+def test_every_field_of_a_family_is_told(kind):
+    page = (ROOT / "docs/how_to/add_a_family.md").read_text()
+    missing = {field.name for field in fields(kind)} - {"path"}
+    assert not {name for name in missing if not re.search(rf"`{name}\b", page)}
 
 
 def test_every_head_is_named():
