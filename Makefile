@@ -116,7 +116,7 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
-readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
+readme-gpu: .venv/installed ## measure what the pages have of a GPU, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
@@ -127,8 +127,7 @@ readme: .venv/installed ## collect those of them that are finished into results/
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/cells.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
-	for page in README.md $$(find docs -name '*.md'); do \
-		.venv/bin/python -m analysis.readme --readme $$page || exit; done
+	.venv/bin/python -m analysis.readme
 
 clean: ## remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache docs/api *.egg-info

@@ -207,7 +207,7 @@ def test_a_list_of_targets_is_read_to_its_end():
 
 
 def test_targets_that_are_named_exist():
-    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / ".ci" / "run")
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / ".ci" / "run")
     named = set().union(*(named_targets(file.read_text()) for file in pages))
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     assert {"table-speedup", "ablation", "table-retrained", "report"} <= named <= targets

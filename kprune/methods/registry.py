@@ -34,7 +34,7 @@ class Entry:
 
 
 KPRUNE, KPRUNE_PLUS = "kprune.methods.kprune.algorithm:KPrune", "kprune.methods.kprune_plus.algorithm:KPrunePlus"
-# The authors' code: every departure from the paper switched on (docs/differences_from_the_paper.md).
+# The authors' code: every departure from the paper switched on (docs/notes/differences_from_the_paper.md).
 OFFICIAL = {
     "lambdas": (2.5e-4,),
     "mu": 64.0,

@@ -31,7 +31,7 @@ PIECE = 1024
 @dataclass(frozen=True)
 class KPrune(Method):
     """The paper's method. Its authors' code departs from the paper: `conf/method/kprune_official.yaml` switches every
-    departure on, and `docs/differences_from_the_paper.md` says what each is.
+    departure on, and `docs/notes/differences_from_the_paper.md` says what each is.
 
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
