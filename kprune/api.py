@@ -20,6 +20,7 @@ from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
 from kprune.objectives import OBJECTIVES, Classification, Objective, objective_of
+from kprune.types import Model
 
 DEFAULT_REDUCTION = 0.8
 ATTENTION = ("eager", "sdpa")
@@ -135,7 +136,7 @@ def _method(method: str | Method) -> Method:
     return find_method(method) if isinstance(method, str) else method
 
 
-def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
+def _objective(task: str | Objective | None, model: Model) -> Objective:
     if task is None:
         return objective_of(model)
     if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):
@@ -151,7 +152,7 @@ def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
     return objective
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_model(model: Model) -> None:
     """Check what would only be found after the pruning, or in the middle of it.
 
     Raises:
@@ -176,7 +177,7 @@ def _check_model(model: nn.Module) -> None:
     check_saveable(model)
 
 
-def _set_as_in(pruned: nn.Module, dense: nn.Module) -> None:
+def _set_as_in(pruned: Model, dense: Model) -> None:
     """Give every module the mode, and every parameter the need of a gradient, of the dense model's, in place."""
     modes = {name: module.training for name, module in dense.named_modules()}
     for name, module in pruned.named_modules():

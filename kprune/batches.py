@@ -12,13 +12,14 @@ from kprune.models.blocks import parameter_names
 from kprune.models.copies import frozen_view
 from kprune.models.view import call, longest_input, on_device
 from kprune.objectives import Objective
+from kprune.types import Model
 
 SAME = 1e-4
 """Answers that differ by less, relative to the largest, differ by rounding."""
 
 
 def calibration_set(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], objective: Objective, labels: bool
+    model: Model, batches: Iterable[Mapping[str, Tensor]], objective: Objective, labels: bool
 ) -> CalibrationSet:
     """Return the examples of padded batches, without their padding.
 
@@ -46,7 +47,7 @@ def calibration_set(
 
 
 def _examples(
-    number: int, batch: Mapping[str, Tensor], model: nn.Module, objective: Objective, labels: bool
+    number: int, batch: Mapping[str, Tensor], model: Model, objective: Objective, labels: bool
 ) -> list[Example]:
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
@@ -87,7 +88,7 @@ def _examples(
     return rows
 
 
-def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: nn.Module, objective: Objective) -> Tensor:
+def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Model, objective: Objective) -> Tensor:
     """Return where each example begins in a batch: [B].
 
     Raises:
@@ -108,7 +109,7 @@ def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: nn.M
 
 
 @torch.no_grad()
-def same_without_padding(model: nn.Module, objective: Objective, ids: Tensor, mask: Tensor) -> bool:
+def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: Tensor) -> bool:
     """Tell whether a model answers the same without the padding before an example.
 
     It does not if positions count from the padding, or if the head reads the first token whatever it is.
@@ -129,7 +130,7 @@ def same_without_padding(model: nn.Module, objective: Objective, ids: Tensor, ma
     return bool((padded - plain).abs().max() <= SAME * plain.abs().max())
 
 
-def _check_numbers(number: int, name: str, values: Tensor, model: nn.Module) -> None:
+def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None:
     setting = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}[name]
     size = getattr(model.config, setting)
     lowest, highest = int(values.min()), int(values.max())

@@ -22,6 +22,8 @@ from torch import nn
 FORMAT = 2
 """Of a pruned checkpoint. It is raised if older code would read a new checkpoint wrongly."""
 PREFIX = "Pruned"
+MixedIn: Any = object
+"""The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
 
