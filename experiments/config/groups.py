@@ -73,6 +73,8 @@ OF_TASKS = {
     "train_per_class": whole(1, "1500"),
     "evaluation_per_class": whole(1, "300"),
     "libraries": TABLE,
+    "window": whole(2, "2048"),
+    "windows": or_null(whole(1, "16")),
 }
 """Settings that some kinds of tasks have."""
 

@@ -1,6 +1,6 @@
 """Score a model, dense or pruned, on a task's evaluation set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ def predictions_of(
         device,
         batch_size or task.batch_size,
         f"{task.name} {evaluation.split}",
+        evaluation.reduce,
     )
     return evaluation.predictions(logits)
 
@@ -54,11 +55,15 @@ def predict(
     device: str | torch.device = "cpu",
     batch_size: int = 32,
     description: str | None = None,
+    reduce: Callable[[Tensor, Example], Tensor] = lambda logits, example: logits,
 ) -> list[Tensor]:
-    """What `objective.read` reads of each example, in the order of `examples`, on the CPU.
+    """Return what `objective.read` reads of each example, in the order of `examples`, on the CPU.
 
     Logits of positions are cut to the example's own length. Examples are batched by length, so that
     little is padded; the longest go first, so that a batch that does not fit in memory fails at once.
+
+    Args:
+        reduce: gives what is kept of an example's logits.
 
     Raises:
         UserError: a logit is not finite.
@@ -79,7 +84,7 @@ def predict(
                         "this device; check the checkpoint, or use another device or float32"
                     )
                 for i, row in zip(indices, read, strict=True):
-                    logits[i] = objective.crop(row, len(examples[i]["input_ids"]))
+                    logits[i] = reduce(objective.crop(row, len(examples[i]["input_ids"])), examples[i])
                 bar.update(len(indices))
     finally:
         model.train(was_training)

@@ -16,7 +16,8 @@ class Predictions:
 
     Attributes:
         metric: as a task's.
-        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, or the value predicted (spearman).
+        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, the value predicted (spearman), or the loss of a
+            window (perplexity).
         gold: [N] the values that should have been predicted, for spearman; None elsewhere.
     """
 
@@ -26,9 +27,11 @@ class Predictions:
 
     @property
     def score(self) -> float:
-        """In percent."""
+        """Return the score in percent; a perplexity as it is."""
         if self.metric == "spearman":
             return metrics.spearman(self.values, self.gold)
+        if self.metric == "perplexity":
+            return float(np.exp(np.mean(self.values)))
         return 100 * float(np.mean(self.values))
 
 

@@ -11,6 +11,7 @@ KINDS = {
     "squad": "experiments.tasks.squad.SquadTask",
     "custom": "experiments.tasks.custom.CustomTask",
     "docstrings": "experiments.tasks.docstrings.DocstringsTask",
+    "language": "experiments.tasks.language.LanguageTask",
 }
 """Class of each `kind`, imported when asked for."""
 

@@ -39,6 +39,10 @@ class EvaluationSet:
         """Return the hash of tokens and gold: the same for two models that are scored on the same items."""
         return hashlib.sha256(json.dumps([list(self.examples), list(self.gold)]).encode()).hexdigest()
 
+    def reduce(self, logits: Tensor, example: Example) -> Tensor:
+        """Return what is kept of one example's logits until all are there: all of them, unless that is too much."""
+        return logits
+
     def predictions(self, logits: list[Tensor]) -> Predictions:
         """Return what is predicted for each item; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
         raise NotImplementedError
@@ -59,12 +63,14 @@ class Task:
         batch_size: examples in a batch.
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.
+        fine_tuned: whether a pretrained model must be fine-tuned for it; a language model is pruned as pretrained.
         finetuning: settings of the fine-tuning that are not the standard recipe's.
     """
 
     name: str
     metric: str
     higher_is_better = True
+    fine_tuned = True
     max_length: int
     average_length: float | None
     batch_size: int

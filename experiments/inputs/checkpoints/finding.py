@@ -30,7 +30,8 @@ class Checkpoint:
     """A fine-tuned model on disk.
 
     Attributes:
-        source: "given", "reference" (the mirror's), "cache" (fine-tuned earlier) or "fine-tuned" (just now).
+        source: "given", "reference" (the mirror's), "pretrained" (of a language model), "cache" (fine-tuned earlier) or
+            "fine-tuned" (just now).
         sha256: of the weights.
         digest: of weights, tokenizer and config.json: what is computed from the model is kept under it.
     """
@@ -42,7 +43,7 @@ class Checkpoint:
 
 
 def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str | None, seed: int = 0) -> Checkpoint:
-    """The checkpoint of a task: the given one, the mirror's reference, an earlier fine-tuning, or a new one.
+    """Find the checkpoint of a task: the given one, the mirror's reference, an earlier fine-tuning, or a new one.
 
     Args:
         encoder: the encoder's name in `kprune-reference/<encoder>-<task>` of the mirror and in the cache.
@@ -57,6 +58,8 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
         return _checkpoint(Path(find_model(checkpoint)), "given")
     if reference := local_checkpoint(task.name, encoder, None):
         return _checkpoint(reference, "reference")
+    if not task.fine_tuned:
+        return _checkpoint(find_pretrained(pretrained), "pretrained")
     name = f"{encoder}-{task.name}"
     folder = cache_folder() / "checkpoints" / f"{name}-{fingerprint(task, pretrained, seed)}"
     with locked(folder):
