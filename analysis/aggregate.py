@@ -33,6 +33,8 @@ ALIKE = {
 }
 """Columns that have one value in a table: among which cells, and what they tell apart."""
 PAPER_BUDGET = "tokens=100000"
+MARGIN = 5.0
+"""Points above the majority's score. A dense model that is closer has learnt little, and a loss against it is noise."""
 FIRSTS = [
     "metric",
     *names.SENSITIVITY,
@@ -89,6 +91,14 @@ def check_alike(cells: pd.DataFrame) -> None:
                     f"{' '.join(place)} has cells of two {what}, {one} and {other}: "
                     "remove one kind, or keep it in an output folder or CSV file of its own"
                 )
+
+
+def informative(table: pd.DataFrame) -> pd.Series:
+    """Return for each row whether its task can show a loss: its dense model is at least `MARGIN` points above the majority's score.
+
+    A task that has no majority's score counts as one that can.
+    """
+    return ~(table["dense_score"] - table["evaluation_majority"] < MARGIN)
 
 
 def calibration_budget(table: pd.DataFrame) -> pd.Series:

@@ -1,6 +1,7 @@
-"""Rewrite the README's tables from the committed cells: `python -m analysis.readme`; `--check` only compares.
+"""Rewrite the tables and numbers of the README and docs/ from the committed results: `python -m analysis.readme [PAGE ...]`.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES` and `FILES`.
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; the names are those of `NAMES` and `FILES`. A number in
+prose stands between `<!-- number:NAME ARGUMENTS -->` and `<!-- /number -->`; see `analysis.numbers`. `--check` writes nothing.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate, settings
+from analysis.numbers import Numbers, made
 from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
@@ -49,6 +51,9 @@ COMPARED = ("cost", "speedup")
 """Tables of the main comparison's cells alone, among `TIMED`."""
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
+NUMBER = re.compile(r"<!-- number:(?P<call>[^>]+?) -->(?P<body>[^<]*)<!-- /number -->")
+NUMBER_OPENING = re.compile(r"<!-- number:([^>]+?) -->")
+FIRST_ON_A_LINE = re.compile(r"^[ >*-]*<!-- number:(?P<call>[^>]+?) -->", re.MULTILINE)
 
 
 def marked(name: str, cells: pd.DataFrame) -> str:
@@ -87,13 +92,13 @@ def of_file(name: str, folder: Path) -> str:
 
 
 def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
-    """Return the README's text with every marked table made anew; a table without a cell is left empty.
+    """Return a page's text with every marked table and number made anew; a table without a cell is left empty.
 
     Args:
         folder: where the files of `FILES` and `STUDIES` are.
 
     Raises:
-        UserError: a marker names no known table, or is not closed.
+        UserError: a marker names no known table or number, or is not closed.
     """
 
     def table(match: re.Match) -> str:
@@ -106,33 +111,58 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
             body = marked(name, cells)
         return f"<!-- table:{name} -->\n{body}<!-- /table:{name} -->"
 
-    closed = [match["name"] for match in MARKED.finditer(text)]
+    closed = [match["name"] for match in MARKED.finditer(text)] + [match["call"] for match in NUMBER.finditer(text)]
     for name in OPENING.findall(text):
         if name not in NAMES | FILES:
-            raise UserError(f"the README marks a table '{name}': use one of {', '.join(NAMES | FILES)}")
+            raise UserError(f"the page marks a table '{name}': use one of {', '.join(NAMES | FILES)}")
         if name not in closed:
-            raise UserError(f"the README does not close its table '{name}': add <!-- /table:{name} -->")
-    return MARKED.sub(table, text)
+            raise UserError(f"the page does not close its table '{name}': add <!-- /table:{name} -->")
+    for call in NUMBER_OPENING.findall(text):
+        if call not in closed:
+            raise UserError(f"the page does not close its number '{call}': add <!-- /number -->")
+    if first := FIRST_ON_A_LINE.search(text):
+        raise UserError(
+            f"the page begins a line with the number '{first['call']}', which ends a paragraph: put a word before it"
+        )
+    text = MARKED.sub(table, text)
+    if not NUMBER.search(text):
+        return text
+    numbers = Numbers(cells[cells["task"] != EMBEDDED], folder)
+    return NUMBER.sub(
+        lambda match: f"<!-- number:{match['call']} -->{made(match['call'], numbers)}<!-- /number -->", text
+    )
+
+
+def pages(root: Path) -> list[Path]:
+    """Return the README and every page of docs/."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and every page of docs/")
     parser.add_argument("--cells", type=Path, default=Path("results/cells.csv"), help="CSV file of analysis.collect")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the README is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is stale")
     arguments = parser.parse_args()
     cells = load(arguments.cells)
-    if not arguments.readme.is_file():
-        raise UserError(f"{arguments.readme} does not exist: give --readme FILE")
-    text = arguments.readme.read_text()
-    rewritten = rewrite(text, cells, arguments.cells.parent)
-    if arguments.check:
-        if text != rewritten:
-            print(f"{arguments.readme} is not what {arguments.cells} makes of it: run python -m analysis.readme")
-            sys.exit(1)
-        return
-    write_text(arguments.readme, rewritten)
-    print(f"{arguments.readme}: tables made from {len(cells)} cells of {arguments.cells}")
+    stale = []
+    for page in arguments.pages or pages(Path()):
+        if not page.is_file():
+            raise UserError(f"{page} does not exist: give the path of a page")
+        text = page.read_text()
+        try:
+            rewritten = rewrite(text, cells, arguments.cells.parent)
+        except UserError as error:
+            raise UserError(f"{page}: {error}") from error
+        if text == rewritten:
+            continue
+        stale.append(page)
+        if not arguments.check:
+            write_text(page, rewritten)
+            print(f"{page}: made from {len(cells)} cells of {arguments.cells}")
+    if arguments.check and stale:
+        print(f"{', '.join(map(str, stale))}: not what {arguments.cells} makes of it: run python -m analysis.readme")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
 from kprune.budgets.latency import STANDARD, Point, check_speedup, prune_to_speedup
-from kprune.checkpoint import become_pruned, python_card, save
+from kprune.checkpoint import become_pruned, check_saveable, python_card, save
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.errors import UserError
 from kprune.methods.registry import find_method
@@ -19,9 +19,12 @@ from kprune.models import view_of
 from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
-from kprune.objectives import OBJECTIVES, Objective, objective_of
+from kprune.objectives import OBJECTIVES, Classification, Objective, objective_of
+from kprune.types import Model
 
 DEFAULT_REDUCTION = 0.8
+ATTENTION = ("eager", "sdpa")
+"""Implementations of attention that give the same masks, whatever runs them."""
 
 
 class Pruned(Outcome):
@@ -47,7 +50,7 @@ class Pruned(Outcome):
 
 
 def prune(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Mapping[str, Tensor]],
     flops_reduction: float | None = None,
     method: str | Method = "kprune",
@@ -61,48 +64,51 @@ def prune(
     Args:
         model: a transformers model with a head for sequence classification, regression or question answering.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
-            token is padding) and `token_type_ids` are read; `labels` ([B]; for question answering `start_positions` and
-            `end_positions`) by methods that need them alone.
+            token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
+            read; `labels` ([B]; for question answering `start_positions` and `end_positions`) by methods that need them
+            alone.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
-        task: "classification", "regression" or "span", if the model's head does not tell.
+        task: "classification", "regression" or "span", if the model's head does not tell, or an Objective of your own.
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.
 
     Returns:
-        `outcome.model` is the pruned model, `outcome.save(folder)` writes it; `outcome.details` has what was measured:
+        `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
+        as there; `outcome.save(folder)` writes it; `outcome.details` has what was measured:
         `flops_reduction`, the `sequence_length` it is counted at, `params_reduction`, and with a `speedup` the `latency`
         (within 5 % of what was asked for, unless `latency_budget` says that two corrections did not reach it).
 
     Raises:
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
     """
-    chosen = find_method(method) if isinstance(method, str) else method
+    chosen = _method(method)
     objective = _objective(task, model)
     dense = view_of(model)
     _check_request(flops_reduction, speedup, params_reduction, speedup_at)
-    _check_weights(model)
-    if not any(block.units for block in dense.blocks):
-        raise UserError("the model has no head and no neuron left: there is nothing to prune")
-    calibration = calibration_set(model, batches, objective.label_keys if "labels" in chosen.needs else None)
-    length = calibration.tokens / len(calibration.examples)
-    data, found = PruningData(calibration), {}
-    if speedup is None:
-        budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
-        if params_reduction is not None:
-            budget = ParametersBudget(params_reduction)
-        chosen.check(model, budget)
-        outcome = chosen.prune(Job(model, objective, data, budget))
-    else:
-        longest = min(STANDARD.sequence_length, longest_input(model))
-        point = speedup_at or replace(STANDARD, sequence_length=longest)
-        outcome, found["latency"] = prune_to_speedup(chosen, model, objective, data, speedup, length, point)
-    if not outcome.count_units:
-        pruned = view_of(become_pruned(outcome.model))
-        found["flops_reduction"] = flops_removed(dense, pruned, length)
-        found["params_reduction"] = params_removed(dense, pruned)
+    _check_model(model)
+    # In inference mode nothing has a gradient; the methods say themselves where they need none.
+    with torch.inference_mode(False):
+        calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
+        length = calibration.tokens / len(calibration.examples)
+        data, found = PruningData(calibration), {}
+        if speedup is None:
+            budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
+            if params_reduction is not None:
+                budget = ParametersBudget(params_reduction)
+            chosen.check(model, budget)
+            outcome = chosen.prune(Job(model, objective, data, budget))
+        else:
+            longest = min(STANDARD.sequence_length, longest_input(model))
+            point = speedup_at or replace(STANDARD, sequence_length=longest)
+            outcome, found["latency"] = prune_to_speedup(chosen, model, objective, data, speedup, length, point)
+        if not outcome.count_units:
+            pruned = view_of(become_pruned(outcome.model))
+            found["flops_reduction"] = flops_removed(dense, pruned, length)
+            found["params_reduction"] = params_removed(dense, pruned)
+        _set_as_in(outcome.model, model)
     details = outcome.details | {"sequence_length": length} | found
     return Pruned(outcome.model, outcome.plan, outcome.seconds_by_stage, details, outcome.count_units)
 
@@ -124,17 +130,34 @@ def _check_request(
         FlopsBudget(DEFAULT_REDUCTION if flops_reduction is None else flops_reduction, 1.0)
 
 
-def _objective(task: str | Objective | None, model: nn.Module) -> Objective:
+def _method(method: str | Method) -> Method:
+    if not isinstance(method, (str, Method)):
+        raise UserError(f"method is a {type(method).__name__}: give the name of a method, or a kprune.Method")
+    return find_method(method) if isinstance(method, str) else method
+
+
+def _objective(task: str | Objective | None, model: Model) -> Objective:
     if task is None:
         return objective_of(model)
-    if isinstance(task, Objective):
-        return task
-    if task not in OBJECTIVES:
+    if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):
         raise UserError(f"task '{task}' is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
-    return OBJECTIVES[task]()
+    objective = task if isinstance(task, Objective) else OBJECTIVES[task]()
+    name = type(model).__name__
+    if not name.endswith(objective.class_suffix):
+        raise UserError(
+            f"task '{objective.name}' is for a ...{objective.class_suffix} model, this is a {name}: leave task out"
+        )
+    if task == Classification.name:
+        Classification.fits(model)  # or it says what the head predicts in place of one class
+    return objective
 
 
-def _check_weights(model: nn.Module) -> None:
+def _check_model(model: Model) -> None:
+    """Check what would only be found after the pruning, or in the middle of it.
+
+    Raises:
+        UserError: the model's weights, attention or modules are none that can be pruned and saved.
+    """
     for name, parameter in model.named_parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise UserError(
@@ -143,3 +166,22 @@ def _check_weights(model: nn.Module) -> None:
             )
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")
+    attention = getattr(model.config, "_attn_implementation", None)
+    if attention not in (None, *ATTENTION):
+        raise UserError(
+            f"attn_implementation='{attention}' is not supported while pruning: call model.set_attn_implementation('sdpa'); "
+            "what is saved loads with any"
+        )
+    if not any(block.units for block in view_of(model).blocks):
+        raise UserError("the model has no head and no neuron left: there is nothing to prune")
+    check_saveable(model)
+
+
+def _set_as_in(pruned: Model, dense: Model) -> None:
+    """Give every module the mode, and every parameter the need of a gradient, of the dense model's, in place."""
+    modes = {name: module.training for name, module in dense.named_modules()}
+    for name, module in pruned.named_modules():
+        module.training = modes.get(name, dense.training)
+    trained = {name: parameter.requires_grad for name, parameter in dense.named_parameters()}
+    for name, parameter in pruned.named_parameters():
+        parameter.requires_grad_(trained.get(name, True))

@@ -4,20 +4,29 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.models.view import longest_input
+from kprune.models.blocks import parameter_names
+from kprune.models.copies import frozen_view
+from kprune.models.view import call, longest_input, on_device
+from kprune.objectives import Objective
+from kprune.types import Model
+
+SAME = 1e-4
+"""Answers that differ by less, relative to the largest, differ by rounding."""
 
 
 def calibration_set(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], labels: tuple[str, ...] | None
+    model: Model, batches: Iterable[Mapping[str, Tensor]], objective: Objective, labels: bool
 ) -> CalibrationSet:
     """Return the examples of padded batches, without their padding.
 
+    `token_type_ids` are left out if the model has none, and 0 for batches that have none.
+
     Args:
-        labels: entries to keep as an example's label; None withholds them.
+        labels: whether to keep the labels that the objective reads.
 
     Raises:
         UserError: there is no batch, or one that the model can't read.
@@ -27,16 +36,18 @@ def calibration_set(
     examples: list[Example] = []
     largest = 0
     for number, batch in enumerate(batches):
-        rows = _examples(number, batch, model, labels)
+        rows = _examples(number, batch, model, objective, labels)
         examples += rows
         largest = max(largest, len(rows))
     if not examples:
         raise UserError("batches is empty: give an iterable of dicts with input_ids, such as a DataLoader")
+    if any("token_type_ids" in example for example in examples):
+        examples = [{"token_type_ids": [0] * len(example["input_ids"]), **example} for example in examples]
     return CalibrationSet(examples, largest, model.config.pad_token_id or 0)
 
 
 def _examples(
-    number: int, batch: Mapping[str, Tensor], model: nn.Module, labels: tuple[str, ...] | None
+    number: int, batch: Mapping[str, Tensor], model: Model, objective: Objective, labels: bool
 ) -> list[Example]:
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
@@ -49,7 +60,8 @@ def _examples(
     if batch.get("attention_mask") is not None:
         mask = _tensor(number, batch, "attention_mask").bool()
     inputs = {"input_ids": ids}
-    if batch.get("token_type_ids") is not None:
+    read = parameter_names(type(model)) or ()
+    if batch.get("token_type_ids") is not None and "token_type_ids" in read:
         inputs["token_type_ids"] = _tensor(number, batch, "token_type_ids")
     for name, value in {"attention_mask": mask, **inputs}.items():
         if value.shape != ids.shape:
@@ -58,27 +70,91 @@ def _examples(
     if (lengths == 0).any():
         row = int((lengths == 0).nonzero()[0])
         raise UserError(f"batch {number}, example {row} is padding alone: remove it from the data")
-    if (mask != (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])).any():
-        raise UserError(f"batch {number} is not padded on the right: set the tokenizer's padding_side='right'")
-    if int(ids.min()) < 0 or int(ids.max()) >= model.config.vocab_size:
-        raise UserError(
-            f"batch {number} has token {int(ids.max())}, the model's vocabulary {model.config.vocab_size}: "
-            f"tokenize with the model's own tokenizer"
-        )
+    for name, value in inputs.items():
+        _check_numbers(number, name, value, model)
     if int(lengths.max()) > longest_input(model):
         raise UserError(
             f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
             f"truncate when tokenizing"
         )
-    rows = [
-        {name: value[row, :length].tolist() for name, value in inputs.items()}
-        for row, length in enumerate(lengths.tolist())
+    starts = _starts(number, ids, mask, lengths, model, objective)
+    spans = list(zip(starts.tolist(), lengths.tolist(), strict=True))
+    rows: list[Example] = [
+        {name: value[row, start : start + length].tolist() for name, value in inputs.items()}
+        for row, (start, length) in enumerate(spans)
     ]
     if labels:
-        values = [_tensor(number, batch, name).tolist() for name in labels]
-        for row, label in zip(rows, zip(*values, strict=True), strict=True):
-            row["label"] = label if len(labels) > 1 else label[0]
+        _add_labels(number, batch, rows, starts, objective)
     return rows
+
+
+def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Model, objective: Objective) -> Tensor:
+    """Return where each example begins in a batch: [B].
+
+    Raises:
+        UserError: padding lies between tokens, or before them and the model's answer hangs on the side.
+    """
+    starts = mask.int().argmax(dim=1)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    if (mask != ((places >= starts[:, None]) & (places < (starts + lengths)[:, None]))).any():
+        raise UserError(f"batch {number} has padding between tokens: give attention_mask of ones, then zeros")
+    if starts.any():
+        row = int(starts.argmax())
+        if not same_without_padding(model, objective, ids[row], mask[row]):
+            raise UserError(
+                f"batch {number} is padded on the left, and the model's answer hangs on the side: "
+                "set the tokenizer's padding_side='right'"
+            )
+    return starts
+
+
+@torch.no_grad()
+def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: Tensor) -> bool:
+    """Tell whether a model answers the same without the padding before an example.
+
+    It does not if positions count from the padding, or if the head reads the first token whatever it is.
+
+    Args:
+        ids: of one example, [T].
+        mask: of it, [T] bool.
+    """
+    model = frozen_view(model)
+    answers = []
+    for tokens, real in ((ids, mask), (ids[mask], mask[mask])):
+        batch = on_device({"input_ids": tokens[None], "attention_mask": real[None].long()}, model.device)
+        answers.append(objective.read(call(model, batch), batch["attention_mask"])[0])
+    padded, plain = answers
+    if padded.shape != plain.shape:  # a head that answers for every token
+        where = next(axis for axis, size in enumerate(plain.shape) if size != padded.shape[axis])
+        padded = padded.index_select(where, mask.nonzero()[:, 0].to(padded.device))
+    return bool((padded - plain).abs().max() <= SAME * plain.abs().max())
+
+
+def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None:
+    setting = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}[name]
+    size = getattr(model.config, setting)
+    lowest, highest = int(values.min()), int(values.max())
+    if values.is_floating_point() or lowest < 0 or highest >= size:
+        wrong = lowest if lowest < 0 else highest
+        what = "token" if name == "input_ids" else "token type"
+        of = "vocabulary" if name == "input_ids" else "number of types"
+        raise UserError(
+            f"batch {number} has {what} {wrong}, the model's {of} is {size}: tokenize with the model's own tokenizer"
+        )
+
+
+def _add_labels(
+    number: int, batch: Mapping[str, Tensor], rows: list[Example], starts: Tensor, objective: Objective
+) -> None:
+    values = []
+    for name in objective.label_keys:
+        value = _tensor(number, batch, name)
+        if len(value) != len(rows):
+            raise UserError(f"batch {number}: {name} is {list(value.shape)}, and there are {len(rows)} examples")
+        # A position counts from the example's first token.
+        values.append((value - starts.to(value) if name.endswith("_positions") else value).tolist())
+    for row, label in zip(rows, zip(*values, strict=True), strict=True):
+        row["label"] = label if len(values) > 1 else label[0]
 
 
 def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.budgets import Budget, FlopsBudget
 from kprune.clock import Clock
@@ -16,6 +16,7 @@ from kprune.models import ModelView
 from kprune.objectives import Objective
 from kprune.plan import Plan
 from kprune.precision import full_precision
+from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
 """The budgets of a method that reads of a budget its costs and its limit alone."""
@@ -72,7 +73,7 @@ class Job:
         budget: what the pruned model may cost.
     """
 
-    model: nn.Module
+    model: Model
     objective: Objective
     data: PruningData
     budget: Budget
@@ -92,7 +93,7 @@ class Outcome:
             masks them: it has no latency to measure and no smaller checkpoint to save.
     """
 
-    model: nn.Module
+    model: Model
     plan: Plan
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
@@ -134,7 +135,7 @@ class Method(ABC):
         """Make `prune` run in full precision, so that no method can forget to."""
         super().__init_subclass__(**arguments)
         if "prune" in vars(cls):
-            cls.prune = full_precision()(cls.prune)
+            cls.prune = full_precision()(cls.prune)  # type: ignore[method-assign]  # each subclass's own, wrapped
 
     @abstractmethod
     def prune(self, job: Job) -> Outcome:
@@ -144,7 +145,7 @@ class Method(ABC):
             UserError: the model's family is not supported, or something measured is not finite.
         """
 
-    def reach(self, model: nn.Module, sequence_length: float) -> float:
+    def reach(self, model: Model, sequence_length: float) -> float:
         """Return the largest FLOPs reduction that this method can do on a model, in [0, 1]."""
         return 1.0
 
@@ -160,7 +161,7 @@ class Method(ABC):
                 "of FLOPs, or use kprune"
             )
 
-    def check(self, model: nn.Module, budget: Budget) -> None:
+    def check(self, model: Model, budget: Budget) -> None:
         """Check that a budget is one that the method can prune this model to.
 
         Raises:

@@ -44,7 +44,7 @@ class CalibrationSet:
     batch_size: int
     pad_token_id: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.examples:
             raise UserError("the calibration set is empty: raise calibration.tokens or check calibration.file")
         if any(len(example["input_ids"]) == 0 for example in self.examples):

@@ -1,23 +1,23 @@
 """How far a pruned model is from the dense one."""
 
 import torch
-from torch import nn
 
 from kprune.data import CalibrationSet
 from kprune.models.copies import frozen_view
-from kprune.models.view import model_inputs, on_device
+from kprune.models.view import call, on_device
 from kprune.objectives import Objective
+from kprune.types import Model
 
 
 @torch.no_grad()
 def held_out_divergence(
-    student: nn.Module, teacher: nn.Module, objective: Objective, calibration: CalibrationSet, temperature: float
+    student: Model, teacher: Model, objective: Objective, calibration: CalibrationSet, temperature: float
 ) -> float:
     """Return the mean K_pred (eq. 4) between two models over examples, without dropout."""
     total = 0.0
     models = [frozen_view(model) for model in (student, teacher)]
     for batch in calibration.batches():
         batch = on_device(batch, teacher.device)
-        s, t = (objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in models)
+        s, t = (objective.read(call(model, batch), batch["attention_mask"]) for model in models)
         total += objective.divergence(s, t, temperature).sum().item()
     return total / len(calibration.examples)

@@ -1,5 +1,6 @@
 """The one exception that a user is meant to read, and the checks of settings that raise it."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -68,7 +69,7 @@ def check_whole(**settings: int) -> None:
     _check("a whole number, 0 or above", settings, lambda value: isinstance(value, int) and value >= 0)
 
 
-def _check(wanted: str, settings: dict[str, Any], fits) -> None:
+def _check(wanted: str, settings: dict[str, Any], fits: Callable[[Any], bool]) -> None:
     for name, value in settings.items():
         if not fits(value):
             raise UserError(f"{name}={value} is out of range: give {wanted}")

@@ -41,26 +41,56 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, remedy: str = OTHER_FOLDER) -> Iterator[Path]:
+def whole_folder(
+    folder: Path, remedy: str = OTHER_FOLDER, keep: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
     """Give a folder to fill, which takes the place of `folder` at the end; nothing is left of it if that is not reached.
+
+    Until then `folder` stays as it was; there is no time at which both the old and the new one could be lost.
+
+    Args:
+        keep: tells of a name in `folder` whether it stays, unless there is a new one of that name.
 
     Raises:
         UserError: it is not writable, or the disk full; with the remedy.
     """
-    temporary = None
+    temporary = earlier = None
+    folder = Path(os.path.realpath(folder))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         temporary.chmod(0o755)
         yield temporary
         if folder.exists():
-            shutil.rmtree(folder)
+            for entry in folder.iterdir():
+                if keep(entry.name) and not (temporary / entry.name).exists():
+                    _link(entry, temporary / entry.name)
+            earlier = temporary.with_name(f"{temporary.name}-earlier")
+            folder.rename(earlier)
         temporary.rename(folder)
     except (OSError, SafetensorError) as error:
         raise _not_written(folder, error, remedy) from error
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if earlier and earlier.exists() and not folder.exists():
+            earlier.rename(folder)
+        for left in (temporary, earlier):
+            if left:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a file or a folder appear at another place of the disk, too."""
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, copy_function=_link_file)
+    else:
+        _link_file(source, target)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a disk without hard links
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _not_written(path: Path, error: Exception, remedy: str) -> UserError:

@@ -18,7 +18,8 @@ from transformers import (
 
 from kprune.checkpoint import become_pruned
 from kprune.data import CalibrationSet
-from kprune.models import view_of
+from kprune.models import ModelView, view_of
+from kprune.models.flops import model_flops
 from kprune.models.surgery import keep_units
 
 SHAPE = dict(
@@ -63,6 +64,11 @@ def tiny_model(
     return model.to(dtype).eval()
 
 
+def head_share(dense: ModelView) -> float:
+    """Return the share of a tiny model's FLOPs that one head has, at 8 tokens: its projections, scores and product."""
+    return (8 * 8 * 32 * 8 + 4 * 8 * 8 * 8) / model_flops(dense, 8.0)
+
+
 def tiny_calibration(examples: int = 12, batch_size: int = 4, seed: int = 0, longest: int = 12) -> CalibrationSet:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, longest, (examples,), generator=generator).tolist()
@@ -74,7 +80,7 @@ def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return tiny_calibration(seed=seed).batches()[1]
 
 
-# Heads and neurons kept per block; an MHA and an FFN lose everything, and one keeps all.
+# Heads and neurons kept per block; an attention and an FFN lose everything, and one keeps all.
 KEPT_UNITS = [[], [1, 5, 40], [0, 2], [], [0, 1, 2, 3], list(range(0, 48, 3))]
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import paper, registry
-from analysis.aggregate import calibration_budget, target_order
+from analysis.aggregate import calibration_budget, informative, target_order
 from analysis.render import (
     MISSING,
     method_label,
@@ -74,9 +74,9 @@ def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, s
 
 
 def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
-    """Return rows of each method's mean over all tasks of a model, if it has one; no rows if there is one task."""
+    """Return rows of each method's mean over all `informative` tasks of a model, if it has them all; none if there is one task."""
     rows = []
-    for model, of_model in table.groupby("model", sort=False):
+    for model, of_model in table[informative(table)].groupby("model", sort=False):
         tasks = of_model["task"].nunique()
         if tasks == 1:
             continue

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import paper
+from analysis.aggregate import informative
 from analysis.render import MISSING, method_label, model_label, target_label, task_label, times, without_one_model
 from analysis.tables.accuracy import by_method, compared
 
@@ -15,10 +16,11 @@ NOISE = 1.1
 def speedup(table: pd.DataFrame) -> pd.DataFrame:
     """Show the measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
 
-    A row per task and model, a column per retraining-free method, the best in bold if it is clear; the last row is the geometric mean
-    over the tasks, if a method has them all. The paper's numbers, measured on another machine, are columns apart.
+    A row per `informative` task and model, a column per retraining-free method, the best in bold if it is clear; the last row is
+    the geometric mean over the tasks, if a method has them all. The paper's numbers, measured on another machine, are columns
+    apart.
     """
-    table = table[compared(table) & table["latency_speedup"].notna()]
+    table = table[compared(table) & informative(table) & table["latency_speedup"].notna()]
     methods = [key for key, _ in by_method(table)]
     rows = []
     for model, of_model in table.groupby("model", sort=False):

@@ -46,8 +46,11 @@ class Budget(Protocol):
         grain: widths are multiples of so many columns, for the hardware's sake; the budget is held nevertheless.
     """
 
-    measure: str
-    grain: int
+    @property
+    def measure(self) -> str: ...
+
+    @property
+    def grain(self) -> int: ...
 
     def costs(self, view: ModelView) -> Mapping[str, UnitCost]:
         """Return what a unit costs, by the name of its block, bottom to top."""

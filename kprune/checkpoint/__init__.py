@@ -1,9 +1,18 @@
 """Pruned models on disk: written with `save`, read with `load` here or with plain transformers anywhere."""
 
 from kprune.checkpoint.card import python_card
-from kprune.checkpoint.classes import become_pruned
+from kprune.checkpoint.classes import become_pruned, check_saveable
 from kprune.checkpoint.loading import load
 from kprune.checkpoint.onnx import export_onnx
-from kprune.checkpoint.saving import check_format, save
+from kprune.checkpoint.saving import check_format, check_replaceable, save
 
-__all__ = ["become_pruned", "check_format", "export_onnx", "load", "python_card", "save"]
+__all__ = [
+    "become_pruned",
+    "check_format",
+    "check_replaceable",
+    "check_saveable",
+    "export_onnx",
+    "load",
+    "python_card",
+    "save",
+]

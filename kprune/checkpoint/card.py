@@ -1,12 +1,11 @@
 """The parts of a model card that every pruned model has."""
 
-from torch import nn
-
 from kprune.contract import Outcome
 from kprune.objectives import OBJECTIVES
+from kprune.types import Model
 
 
-def auto_class_of(model: nn.Module) -> str:
+def auto_class_of(model: Model) -> str:
     """Return the name of the transformers auto class that loads a model with its head."""
     name = type(model).__name__
     return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffix)), "AutoModel")

@@ -1,21 +1,27 @@
 """Which class a pruned model is: one of the shipped modeling file's, so that `save_pretrained` writes what loads anywhere."""
 
+import copy
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
+from transformers.models.auto import modeling_auto
 
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 from kprune.models import ModelView, modeling_kprune, view_of
 from kprune.models.modeling_kprune import FORMAT, PREFIX, Pruned, pruned_class, sizes
 from kprune.models.surgery import width_attributes
 from kprune.objectives import OBJECTIVES
+from kprune.types import Model
 
 ADDED = ("kprune", "auto_map")
 """What the config of a pruned model has beyond the stock one's."""
+DENSE = "kprune_dense"
+"""Entry in the config of a stock model that kprune saved, with zeros in place of removed units."""
 
 
-def become_pruned(model: nn.Module) -> nn.Module:
+def become_pruned(model: Model) -> Model:
     """Make a narrowed stock model the same model under the modeling file's class, its widths in its config. In place.
 
     The Trainer, or anything else that calls `save_pretrained`, then writes a folder that loads again.
@@ -25,11 +31,13 @@ def become_pruned(model: nn.Module) -> nn.Module:
     """
     stock = stock_class(model)
     model.config.update(pruned_entries(view_of(model), stock))
+    if hasattr(model.config, DENSE):  # of a dense copy that was pruned again
+        delattr(model.config, DENSE)
     model.__class__ = pruned_class(stock)
     return model
 
 
-def stock_class(model: nn.Module) -> type:
+def stock_class(model: Model) -> type:
     """Return the transformers class that a model, pruned or not, comes from.
 
     Raises:
@@ -38,11 +46,75 @@ def stock_class(model: nn.Module) -> type:
     name = type(model).__name__
     kind = next(base for base in type(model).__mro__ if not is_pruned(base))
     if getattr(transformers, kind.__name__, None) is not kind:
-        raise UserError(
-            f"{name} is not a class of transformers: what it computes could not be saved; give a model of a class that "
-            "transformers has, such as one that from_pretrained returns"
-        )
+        own = "load it with kprune.load" if name.startswith(PREFIX) else "give a model of a class that transformers has"
+        raise UserError(f"{name} is not a class of transformers, and what is saved would load as one that is: {own}")
     return kind
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Check that a model is what transformers builds by its class and config, but for the widths of its blocks.
+
+    Raises:
+        UserError: it is not, so what is saved would load as another function; says at which module.
+    """
+    stock, view = stock_class(model), view_of(model)
+    config = stock_config(model.config)
+    try:
+        with torch.device("meta"):
+            plain = stock(config)
+    except Exception as error:  # whatever transformers makes of a config that was changed after the model was built
+        raise UserError(
+            f"{stock.__name__} is not built by this model's config ({one_line(error)}): give it the config it was built by"
+        ) from error
+    ours = dict(model.named_modules())
+    stand_ins = tuple(name for name, module in ours.items() if hasattr(module, "arguments"))
+    resized = {id(module) for block in view.blocks if block.units for module in (*block.inputs, block.output)}
+    theirs = dict(plain.named_modules())
+    for name in (*theirs, *(name for name in ours if name not in theirs)):
+        if not any(name == path or name.startswith(f"{path}.") for path in stand_ins):
+            difference = difference_of(ours.get(name), theirs.get(name), id(ours.get(name)) in resized, not name)
+            if difference:
+                raise UserError(
+                    f"the model is not what {stock.__name__} is by its config ({name or 'the model'} {difference}), so it would "
+                    "load as another function: merge adapters, dequantise, remove masks and changes of your own"
+                )
+
+
+def difference_of(module: nn.Module | None, stock: nn.Module | None, resized: bool, root: bool) -> str | None:
+    """Return in words how a module is not the stock model's at its place; None if it is.
+
+    Args:
+        resized: whether its size may differ.
+        root: whether it is the model itself, whose class was checked.
+    """
+    if module is None or stock is None:
+        return "is missing" if module is None else "is added"
+    if type(module) is not type(stock) and not root:
+        return f"is a {type(module).__name__}, not a {type(stock).__name__}"
+    # Accelerate's wrappers compute the same.
+    if "forward" in vars(module) and not hasattr(module, "_hf_hook") and not hasattr(module, "_original_forward"):
+        return "has a forward of its own, not its class's"
+    ours, theirs = shapes_of(module), shapes_of(stock)
+    if ours.keys() != theirs.keys():
+        return f"has {' and '.join(ours) or 'no weights'}, not {' and '.join(theirs) or 'none'}"
+    if ours != theirs and not resized:
+        name = min(name for name in ours if ours[name] != theirs[name])
+        return f"has a {name} of {ours[name]}, not {theirs[name]}"
+    return None
+
+
+def shapes_of(module: nn.Module) -> dict[str, list[int]]:
+    """Return the shapes of a module's own parameters, by name."""
+    return {name: list(weight.shape) for name, weight in module.named_parameters(recurse=False)}
+
+
+def stock_config(config: Any) -> Any:
+    """Return a copy of a config without what kprune adds."""
+    stock = copy.deepcopy(config)
+    for entry in ADDED:
+        if hasattr(stock, entry):
+            delattr(stock, entry)
+    return stock
 
 
 def is_pruned(kind: type) -> bool:
@@ -89,11 +161,15 @@ def emptied_modules(view: ModelView) -> dict[str, dict[str, Any]]:
 
 
 def auto_map(config: Any, stock: type) -> dict[str, str]:
-    """Return the pruned class that each auto class of transformers loads a model of this family with."""
-    names = {"AutoModel", *(kind.auto_class for kind in OBJECTIVES.values())}
+    """Return the pruned class that each auto class of transformers loads a model of this family with.
+
+    Those of the kinds of heads that can be pruned, and those that load this class, whatever its head.
+    """
+    known = {"AutoModel", *(kind.auto_class for kind in OBJECTIVES.values())}
     classes = {}
-    for name in sorted(names):
-        family = getattr(transformers, name)._model_mapping.get(type(config), None)
-        if family is not None:
-            classes[name] = f"{modeling_kprune.__name__.rsplit('.', 1)[-1]}.{PREFIX}{family.__name__}"
+    for name in sorted(name for name in dir(modeling_auto) if name.startswith("AutoModel")):
+        mapping = getattr(getattr(modeling_auto, name), "_model_mapping", {})
+        found = mapping.get(type(config), None)
+        if isinstance(found, type) and (name in known or found is stock):
+            classes[name] = f"{modeling_kprune.__name__.rsplit('.', 1)[-1]}.{PREFIX}{found.__name__}"
     return classes

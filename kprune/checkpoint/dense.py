@@ -1,36 +1,31 @@
 """The stock architecture with zeros in place of removed units: it loads everywhere, and costs what the dense model costs."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
-from kprune.checkpoint.classes import ADDED, stock_class
+from kprune.checkpoint.classes import DENSE, stock_class, stock_config
 from kprune.models import Block, view_of
 from kprune.models.modeling_kprune import FORMAT, sizes
 from kprune.models.surgery import input_weight, output_weight, unit_columns, unit_rows
 from kprune.plan import Plan
+from kprune.types import Model
 
 
 @torch.no_grad()
-def densified(model: nn.Module, plan: Plan | None = None) -> nn.Module:
+def densified(model: Model, plan: Plan | None = None) -> Model:
     """Return a stock model on the CPU that computes what a pruned one does, up to rounding.
 
     Args:
         plan: says the place of every unit in the stock model; without it, the units come first and the zeros behind them.
             Layers that the plan leaves out are missing from the stock model, too.
     """
-    stock, config = stock_class(model), copy.deepcopy(model.config)
-    for entry in ADDED:
-        if hasattr(config, entry):
-            delattr(config, entry)
+    stock, config = stock_class(model), stock_config(model.config)
     config.architectures = [stock.__name__]
     # So that the folder is known as kprune's own, which `save` may replace.
-    config.kprune_dense = FORMAT
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # a fresh model draws its weights; the caller's random numbers stay as they were
+    setattr(config, DENSE, FORMAT)
+    # A fresh model draws its weights; the caller's random numbers stay as they were.
+    with torch.random.fork_rng(devices=[]):
         dense = stock(config).to(model.dtype)
     state, full = model.state_dict(), dense.state_dict()
     dense.load_state_dict(
@@ -65,6 +60,6 @@ def widen(block: Block, original: Block, places: Sequence[int]) -> None:
     for rows, wide, narrow in zip(block.site.inputs, original.inputs, block.inputs, strict=True):
         where = unit_rows(units, original.units, sizes(wide)[1], rows.parts)
         input_weight(wide)[where] = input_weight(narrow).cpu()
-        if wide.bias is not None:
+        if wide.bias is not None and narrow.bias is not None:
             wide.bias[where] = narrow.bias.cpu()
     output_weight(original)[:, unit_columns(units, block.width)] = output_weight(block).cpu()

@@ -19,6 +19,7 @@ def convert(config: Any) -> None:
     family = FAMILIES[config.model_type]
     modules: dict[str, list[int]] = {}
     emptied: dict[str, dict[str, Any]] = {}
+    attributes: dict[str, int] = {}
     for site in family.sites:
         widths = getattr(config, KEPT[site.kind], None)
         if not isinstance(widths, list) or len(widths) != config.num_hidden_layers:
@@ -30,6 +31,8 @@ def convert(config: Any) -> None:
             if units:
                 modules |= {f"{prefix}.{rows.path}": [config.hidden_size, columns] for rows in site.inputs}
                 modules[f"{prefix}.{site.output}"] = [columns, config.hidden_size]
+                amounts = {"units": units, "columns": columns}
+                attributes |= {f"{prefix}.{path}": amounts[amount] for path, amount in site.attributes.items()}
             else:
                 emptied |= {f"{prefix}.{path}": form for path, form in stand_ins(site, config.hidden_size).items()}
     config.kprune = {
@@ -37,7 +40,7 @@ def convert(config: Any) -> None:
         "layers": family.layers,
         "modules": modules,
         "emptied": emptied,
-        "attributes": {},
+        "attributes": attributes,
     }
     for name in ("kprune_format", *KEPT.values()):
         delattr(config, name)

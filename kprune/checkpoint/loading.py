@@ -1,60 +1,229 @@
-"""Load a pruned model that `save` wrote."""
+"""Load a pruned model that `save` wrote. Nothing that a folder's config says is trusted before the weights agree with it."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from kprune.checkpoint import format_1
+from kprune.checkpoint.classes import auto_map, pruned_entries
 from kprune.errors import UserError, one_line
-from kprune.models import modeling_kprune
-from kprune.models.modeling_kprune import PREFIX
+from kprune.models import view_of
+from kprune.models.families import FAMILIES
+from kprune.models.modeling_kprune import PREFIX, pruned_class
 from kprune.quiet import quiet_transformers
+from kprune.types import Model
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LARGEST = 2**24
+"""No whole number in a config is larger."""
+AUTO_MAP = re.compile(rf"([\w.-]+/[\w.-]+--)?modeling_kprune\.{PREFIX}\w+")
+"""The classes that a config may name: of the shipped file, in the folder or in a repository of the hub. None is imported."""
+ATTENTION = (None, "eager", "sdpa")
+"""The implementations of attention that are transformers' own; another one is a package or a kernel to be fetched."""
+SIZES = ("vocab_size", "hidden_size", "embedding_size", "type_vocab_size")
+"""Settings that some weight has as a dimension. They are compared first: building a model allocates by some of them."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+NOT_SETTINGS = ("dtype", "torch_dtype", "auto_map", "name_or_path")
+"""Entries that say how to load, which is decided here."""
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path) -> Model:
     """Return the pruned model in a folder, float32, in evaluation mode.
 
-    The class comes from the installed kprune, so no code in the folder is run.
+    The class comes from the installed kprune, so no code in the folder is run; of its files, the config and the weights alone
+    are read. Sizes in the config are compared with the weights' before either is built or read.
 
     Raises:
-        UserError: a file is missing or damaged, or the widths in config.json are not those of the weights.
+        UserError: a file is missing or damaged, the config is none that kprune writes, or its widths are not those of the
+            weights.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
-    kind = pruned_class_of(folder)
+    values = _read_config(folder)
+    stock = _stock_class_of(folder, values)
     try:
         with quiet_transformers():
-            config = kind.config_class.from_pretrained(folder, local_files_only=True)
-            format_1.convert(config)
-            model, info = kind.from_pretrained(
-                folder, config=config, dtype="float32", local_files_only=True, output_loading_info=True
-            )
-    except (SafetensorError, ValueError, TypeError, AttributeError, OSError) as error:
+            return _load(folder / WEIGHTS, values, stock)
+    # Whatever transformers, torch or safetensors make of files that kprune did not write.
+    except Exception as error:
         raise UserError(f"{folder} does not load ({one_line(error, 300)}): save it again with this kprune") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"a {type(values).__name__} in place of settings")
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{folder}/{CONFIG} is damaged ({one_line(error)}): save the model again") from error
+    return values
+
+
+def _stock_class_of(folder: Path, values: dict[str, Any]) -> Any:
+    """Return the transformers class that the model in a folder was pruned from.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    names, family = values.get("architectures"), values.get("model_type")
+    name = names[0] if isinstance(names, list) and names else names
+    if not isinstance(name, str) or not re.fullmatch(rf"{PREFIX}\w+", name):
+        raise UserError(f"{folder} holds {one_line_of(name)}, not a pruned model: load it with transformers")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UserError(f"{folder} is of the family {one_line_of(family)}: this kprune knows {', '.join(FAMILIES)}")
+    stock = getattr(transformers, name.removeprefix(PREFIX), None)
+    known = isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)
+    if not known or getattr(stock.config_class, "model_type", None) != family:
+        raise UserError(f"{folder} holds '{name}', and {family} has no such model: save it again")
+    return stock
+
+
+def one_line_of(value: Any) -> str:
+    """Return a value of a config as a message shows it."""
+    return "nothing" if value is None else f"'{' '.join(str(value).split())[:80]}'"
+
+
+def _load(weights: Path, values: dict[str, Any], stock: Any) -> nn.Module:
+    kind = pruned_class(stock)
+    shapes = _shapes(weights)
+    longest = max((size for shape in shapes.values() for size in shape), default=0)
+    config = _checked_config(values, stock, longest)
+    _compare_sizes(config, shapes, longest)
+    # Without memory: the sizes of a model whose settings nobody has seen yet.
+    with torch.device("meta"):
+        skeleton = kind(config)
+    _compare_entries(config, skeleton, stock)
+    _compare_shapes(skeleton, shapes)
+    # By its weights and not by its folder, whose other files (an adapter's config, an index) transformers would follow.
+    model, info = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=load_file(weights),
+        dtype="float32",
+        local_files_only=True,
+        output_loading_info=True,
+    )
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
-        raise UserError(f"{folder}: config.json and model.safetensors disagree about {min(wrong)}: save it again")
+        raise ValueError(f"config.json and model.safetensors disagree about {min(wrong)}")
     return model.eval()
 
 
-def pruned_class_of(folder: Path) -> Any:
-    """Return the class of the pruned model in a folder.
+def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
+    """Return the config of a pruned model, in format 2.
+
+    Args:
+        longest: the largest dimension of a weight.
 
     Raises:
-        UserError: config.json is damaged, or the folder holds something else.
+        ValueError: an entry is none that kprune writes, or asks for code or files from elsewhere.
     """
-    try:
-        architectures = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
-        name = architectures[0]
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}/config.json is damaged ({error}): save the model again") from error
-    known = isinstance(name, str) and name.startswith(PREFIX) and hasattr(transformers, name.removeprefix(PREFIX))
-    if not known or not hasattr(modeling_kprune, name):
-        raise UserError(f"{folder} holds '{name}', not a pruned model: load it with transformers")
-    return getattr(modeling_kprune, name)
+    for name, value in values.items():
+        if "attn_implementation" in name and not isinstance(value, bool) and value not in ATTENTION:
+            raise ValueError(f"config.json asks for {name}={one_line_of(value)}, which is none of transformers' own")
+        if name == "quantization_config" and value is not None:
+            raise ValueError("config.json has a quantization_config, and pruned models are not quantized")
+    for number in _whole_numbers(values):
+        if abs(number) > LARGEST:
+            raise ValueError(f"config.json has the number {str(number)[:20]}, which is no size of a model")
+    classes = values.get("auto_map") or {}
+    if not isinstance(classes, dict) or not all(AUTO_MAP.fullmatch(str(name)) for name in classes.values()):
+        raise ValueError("config.json has an auto_map to code that is not kprune's")
+    settings = {name: value for name, value in values.items() if name[:1] != "_" and name not in NOT_SETTINGS}
+    own = stock.config_class().to_dict()
+    for name in settings:
+        # What a config can do is not overwritten by what it holds.
+        if not name.isidentifier() or (name not in own and callable(getattr(stock.config_class, name, None))):
+            raise ValueError(f"config.json has an entry {one_line_of(name)}, which is no setting")
+    labels = settings.get("num_labels", 1)
+    if type(labels) is not int or not 0 < labels <= longest:  # a config makes a name for every one
+        raise ValueError(f"config.json says num_labels={one_line_of(labels)}, and the weights have {longest} at most")
+    config = stock.config_class.from_dict(settings)
+    format_1.convert(config)
+    config.auto_map = auto_map(config, stock)
+    return config
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _whole_numbers(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _whole_numbers(inner)
+
+
+def _shapes(weights: Path) -> dict[str, list[int]]:
+    """Return the shape of every weight, from the file's header alone.
+
+    Raises:
+        ValueError: the weights are of a type that kprune does not write.
+    """
+    shapes = {}
+    with safe_open(weights, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            piece = file.get_slice(name)
+            if piece.get_dtype() not in FLOATS:
+                raise ValueError(f"{name} is {piece.get_dtype()}, and weights are {', '.join(FLOATS)}")
+            shapes[name] = piece.get_shape()
+    return shapes
+
+
+def _compare_sizes(config: Any, shapes: dict[str, list[int]], longest: int) -> None:
+    """Check that a config's sizes are some that the weights have.
+
+    Raises:
+        ValueError: one is larger than any weight's, or the numbers of layers differ.
+    """
+    # DistilBERT computes this table, if it is no weight, while it is built.
+    computed = ("max_position_embeddings",) if getattr(config, "sinusoidal_pos_embds", False) else ()
+    for name in (*SIZES, *computed):
+        size = getattr(config, name, None)
+        if size is not None and (type(size) is not int or not 0 <= size <= longest):
+            raise ValueError(f"config.json says {name}={one_line_of(size)}, and the weights have {longest} at most")
+    path = re.escape(FAMILIES[config.model_type].layers)
+    numbers = [re.search(rf"(?:^|\.){path}\.(\d{{1,6}})\.", name) for name in shapes]
+    layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    if config.num_hidden_layers != layers:
+        raise ValueError(f"config.json lists {one_line_of(config.num_hidden_layers)} layers, the weights have {layers}")
+
+
+def _compare_entries(config: Any, model: nn.Module, stock: Any) -> None:
+    """Check that a config lists what `save` would list of the model that is built by it.
+
+    Raises:
+        ValueError: it lists something else.
+    """
+    written, read = pruned_entries(view_of(model), stock)["kprune"], config.kprune
+    for table in ("modules", "emptied"):
+        wrong = {path for path in written[table] | read[table] if written[table].get(path) != read[table].get(path)}
+        if wrong:
+            raise ValueError(f"config.json lists {min(wrong)} among kprune.{table}, and its family has no such module")
+    if read["layers"] != written["layers"] or not read["attributes"].items() <= written["attributes"].items():
+        raise ValueError("config.json lists attributes or layers that its family does not have")
+
+
+def _compare_shapes(model: nn.Module, shapes: dict[str, list[int]]) -> None:
+    """Check that a model's weights are those of a file, which has one name of weights that are tied.
+
+    Raises:
+        ValueError: a name or a shape differs.
+    """
+    built = model.state_dict(keep_vars=True)
+    there = {id(weight) for name, weight in built.items() if name in shapes}
+    wrong = [name for name, weight in built.items() if id(weight) not in there]
+    wrong += [name for name, shape in shapes.items() if name not in built or list(built[name].shape) != shape]
+    if wrong:
+        raise ValueError(f"config.json and model.safetensors disagree about {min(wrong)}")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from kprune.errors import UserError
+from kprune.types import Model
 
 NAME = "model.onnx"
 
@@ -28,7 +28,7 @@ def require_onnx() -> None:
             raise UserError(f"ONNX export needs {package}: pip install 'kprune[onnx]'")
 
 
-def example_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
+def example_inputs(model: Model) -> dict[str, torch.Tensor]:
     """Return inputs to trace a model with: int64 [2, 8], the second example padded; token types if the model reads them."""
     names = ["input_ids", "attention_mask"]
     if getattr(model.config, "type_vocab_size", 1) > 1:
@@ -38,13 +38,13 @@ def example_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def dynamic_shapes(model: nn.Module) -> dict[str, dict[int, object]]:
+def dynamic_shapes(model: Model) -> dict[str, dict[int, object]]:
     """Return free dimensions for the batch and length of every input, shared by all, for `torch.export` and `torch.onnx`."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.max_position_embeddings)
     return {name: {0: batch, 1: length} for name in example_inputs(model)}
 
 
-def export_onnx(model: nn.Module, file: str | Path) -> Path:
+def export_onnx(model: Model, file: str | Path) -> Path:
     """Write a model, pruned or not, as one ONNX file; whole or not there.
 
     Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length].
@@ -64,7 +64,7 @@ def export_onnx(model: nn.Module, file: str | Path) -> Path:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary, _silent():
             with torch.no_grad():
-                outputs = list(model.eval()(**inputs))
+                outputs = list(model.eval()(**inputs, return_dict=True))
             program = torch.onnx.export(
                 model,
                 kwargs=inputs,
@@ -74,6 +74,7 @@ def export_onnx(model: nn.Module, file: str | Path) -> Path:
                 input_names=list(inputs),
                 output_names=outputs,
             )
+            assert program is not None, "the exporter of torch.export gives a program"
             program.save(Path(temporary) / NAME, external_data=False)
             os.replace(Path(temporary) / NAME, file)
     except OSError as error:

@@ -2,20 +2,25 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from kprune.checkpoint.classes import become_pruned
+from kprune.checkpoint.classes import DENSE, become_pruned, check_saveable
 from kprune.checkpoint.dense import densified
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.errors import UserError
 from kprune.files import whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
+from kprune.types import Model
 
 FORMATS = ("pruned", "dense")
+OURS = re.compile(
+    r"config\.json|generation_config\.json|modeling_kprune\.py|README\.md|model\.onnx|"
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+)
+"""Files of a saved model that must not outlive it; a tokenizer's are replaced by another one's alone."""
 
 
 def check_format(format: str, onnx: bool = False) -> None:
@@ -31,7 +36,7 @@ def check_format(format: str, onnx: bool = False) -> None:
 
 
 def save(
-    model: nn.Module,
+    model: Model,
     folder: str | Path,
     tokenizer: Any = None,
     card: str | None = None,
@@ -42,7 +47,7 @@ def save(
     """Write safetensors, config, tokenizer and model card; a folder that plain transformers loads.
 
     It is written under a temporary name and moved, so that it is either whole or not there. A folder that kprune saved
-    before is replaced.
+    before is replaced; files in it that are none of a saved model, such as a Trainer's checkpoints, stay.
 
     Args:
         card: text of the model card, README.md.
@@ -53,12 +58,14 @@ def save(
         onnx: write model.onnx, the pruned model, too.
 
     Raises:
-        UserError: the format is unknown, the folder holds something else or can't be written to.
+        UserError: the format is unknown, the model is none that transformers would build again, the folder holds something
+            else or can't be written to.
     """
     check_format(format, onnx)
+    check_saveable(model)
     folder = Path(folder)
-    _check_replaceable(folder)
-    with whole_folder(folder) as temporary:
+    check_replaceable(folder)
+    with whole_folder(folder, keep=_is_foreign) as temporary:
         with quiet_transformers():
             (densified(model, plan) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
         if tokenizer is not None:
@@ -70,19 +77,28 @@ def save(
     return folder
 
 
-def _as_pruned(model: nn.Module) -> nn.Module:
+def _as_pruned(model: Model) -> Model:
     """Return the same modules and weights under the modeling file's class; the model passed in stays what it is."""
     shell = copy.copy(model)
     shell.config = copy.deepcopy(model.config)
     return become_pruned(shell)
 
 
-def _check_replaceable(folder: Path) -> None:
+def _is_foreign(name: str) -> bool:
+    return not OURS.fullmatch(name)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Check that a folder is free for a pruned model, or holds an earlier one.
+
+    Raises:
+        UserError: it holds something else.
+    """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
         config = json.loads((folder / "config.json").read_text())
-        ours = any(entry in config for entry in ("kprune", "kprune_dense", "kprune_format"))
+        ours = any(entry in config for entry in ("kprune", DENSE, "kprune_format"))
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:

@@ -34,7 +34,7 @@ class Entry:
 
 
 KPRUNE, KPRUNE_PLUS = "kprune.methods.kprune.algorithm:KPrune", "kprune.methods.kprune_plus.algorithm:KPrunePlus"
-# The authors' code: every departure from the paper switched on (docs/differences_from_the_paper.md).
+# The authors' code: every departure from the paper switched on (docs/notes/differences_from_the_paper.md).
 OFFICIAL = {
     "lambdas": (2.5e-4,),
     "mu": 64.0,
@@ -115,7 +115,7 @@ def changed(settings: Any, changes: Mapping[str, Any], method: str, group: str =
         UserError: a setting is unknown, or its value is of another type than its field.
     """
     known = {entry.name: entry.type for entry in fields(settings)}
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in changes.items():
         if key not in known:
             names = ", ".join(group + name for name in known if name != "name")
@@ -123,15 +123,16 @@ def changed(settings: Any, changes: Mapping[str, Any], method: str, group: str =
                 f"method {method} has no setting {group}{key}: {f'use {names}' if names else 'it has none'}"
             )
         current, kind = getattr(settings, key), known[key]
-        if is_dataclass(current) and isinstance(value, Mapping):
+        nested = is_dataclass(current)
+        if nested and isinstance(value, Mapping):
             if callable(getattr(current, "prune", None)):  # a method within the method
                 inner = {"name": current.name, **value}
                 values[key] = build(inner.pop("name"), inner)
             else:
                 values[key] = changed(current, value, method, f"{group}{key}.")
-        elif is_dataclass(value) if is_dataclass(current) else fits(value, kind):
+        elif is_dataclass(value) if nested else fits(value, kind):
             values[key] = tuple(value) if isinstance(value, list) else value
-        elif is_dataclass(current):
+        elif nested:
             names = ", ".join(f"{group}{key}.{entry.name}" for entry in fields(current))
             raise UserError(f"method {method}: {group}{key}={value} is no group of settings: use {names}")
         else:

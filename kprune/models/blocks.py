@@ -1,15 +1,16 @@
 """A block: one sublayer of one layer, taken apart into units."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from kprune.models.families import Kind, Placement, Rows, Site
 from kprune.models.modeling_kprune import sizes
+from kprune.types import Linear
 
 
 class Block:
@@ -40,14 +41,14 @@ class Block:
         return self.site.kind
 
     @property
-    def inputs(self) -> list[nn.Module]:
+    def inputs(self) -> list[Linear]:
         """Return the linear modules whose rows belong to the units: query, key and value, or the first of an FFN."""
-        return [self.module.get_submodule(rows.path) for rows in self.site.inputs]
+        return [cast(Linear, self.module.get_submodule(rows.path)) for rows in self.site.inputs]
 
     @property
-    def output(self) -> nn.Module:
+    def output(self) -> Linear:
         """Return the output projection (W_out in the paper), or what stands in for it if no unit is left."""
-        return self.module.get_submodule(self.site.output)
+        return cast(Linear, self.module.get_submodule(self.site.output))
 
     @property
     def norm(self) -> nn.Module:
@@ -129,7 +130,7 @@ class Block:
     def _input_weights(self) -> int:
         return sum(self.rows_per_unit(rows) * sizes(module)[0] for rows, module in self._owned())
 
-    def _owned(self) -> Iterator[tuple[Rows, nn.Module]]:
+    def _owned(self) -> Iterator[tuple[Rows, Linear]]:
         return zip(self.site.inputs, self.inputs, strict=True)
 
     @contextmanager
@@ -146,16 +147,16 @@ class Block:
             self.module.set_submodule(self.site.output, output)
 
 
-def accepted(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+def accepted(kind: type[nn.Module], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments that a module of this class takes."""
-    names = parameter_names(kind)
+    names = parameter_names(kind.forward)
     return settings if names is None else {name: value for name, value in settings.items() if name in names}
 
 
 @cache
-def parameter_names(kind: type) -> frozenset[str] | None:
+def parameter_names(forward: Callable[..., Any]) -> frozenset[str] | None:
     """Return the names of the arguments of a module class's forward; None if it takes any."""
-    parameters = inspect.signature(kind.forward).parameters
+    parameters = inspect.signature(forward).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return None
     return frozenset(parameters)

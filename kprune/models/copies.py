@@ -4,13 +4,15 @@ import copy
 
 from torch import Tensor, nn
 
+from kprune.types import Model
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+
+def frozen_copy(model: Model) -> Model:
     """Return a copy in evaluation mode whose weights ask for no gradient."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def frozen_view(model: nn.Module) -> nn.Module:
+def frozen_view(model: Model) -> Model:
     """Return such a copy with the model's own weights in memory, for what is only read."""
     shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()

@@ -10,11 +10,9 @@ The config of a pruned model has an entry `kprune`, whose paths are below the ba
 
 `PrunedBertForSequenceClassification`, or any other `Pruned` before the name of a transformers class, is made when it is asked
 for: the stock class is built first, then its modules get these sizes. A model saved with `save_pretrained`, as the Trainer
-does, takes this file along.
+does, takes this file along. Every version of transformers from 4.50 on can use it.
 """
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,15 @@ from torch import nn
 FORMAT = 2
 """Of a pruned checkpoint. It is raised if older code would read a new checkpoint wrongly."""
 PREFIX = "Pruned"
+MixedIn: Any = object
+"""The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
+OLDEST = (4, 50)
+"""The oldest version of transformers that this file was tested with."""
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
+    raise ValueError(
+        f"a model pruned by kprune needs transformers 4.50 or newer, this is {transformers.__version__}: upgrade it"
+    )
 
 
 class OutputBias(nn.Module):
@@ -58,7 +65,16 @@ class Emptied(nn.Module):
         if output is not None:
             self.add_module(output, OutputBias(bias))
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        hidden_states: torch.Tensor | None = None,
+        *args: Any,
+        query: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        # DistilBERT's attention took its input as `query` up to transformers 4.56.
+        hidden_states = query if hidden_states is None else hidden_states
         if past_key_values is not None and self.layer is not None:
             # The cache counts positions by its first layer, so a layer without heads must not leave it empty.
             nothing = hidden_states.new_zeros(*hidden_states.shape[:1], 1, hidden_states.shape[1], 1)
@@ -68,7 +84,8 @@ class Emptied(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """Return what config.json says of this module."""
-        left = {} if self.output is None else self.get_submodule(self.output).arguments()
+        bias: Any = None if self.output is None else self.get_submodule(self.output)
+        left = {} if bias is None else bias.arguments()
         return {"output": self.output, "pair": self.pair, "layer": self.layer, **left}
 
 
@@ -84,18 +101,20 @@ def stand_in(arguments: dict[str, Any]) -> nn.Module:
     bias = None if size is None else torch.zeros(size)
     if "output" not in arguments:
         return OutputBias(bias)
-    output = arguments["output"]
+    output, layer = arguments["output"], arguments.get("layer")
+    if layer is not None and type(layer) is not int:
+        raise ValueError(f"an emptied module's layer is {layer}")
     if output is not None and not (isinstance(output, str) and output.isidentifier()):
         raise ValueError(f"an emptied module's output is {output}")
-    return Emptied(output, bias, arguments.get("pair") is True, arguments.get("layer"))
+    return Emptied(output, bias, arguments.get("pair") is True, layer)
 
 
-def is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: Any) -> bool:
     """Tell whether a linear module keeps its weight as [inputs, outputs], as GPT-2's does."""
     return hasattr(module, "nf")
 
 
-def resize(module: nn.Module, inputs: int, outputs: int) -> None:
+def resize(module: Any, inputs: int, outputs: int) -> None:
     """Give a linear module another size, with new weights of zeros."""
     shape = (inputs, outputs) if is_transposed(module) else (outputs, inputs)
     module.weight = nn.Parameter(module.weight.new_zeros(shape))
@@ -104,7 +123,7 @@ def resize(module: nn.Module, inputs: int, outputs: int) -> None:
     set_sizes(module, inputs, outputs)
 
 
-def set_sizes(module: nn.Module, inputs: int, outputs: int) -> None:
+def set_sizes(module: Any, inputs: int, outputs: int) -> None:
     """Set the attributes of a linear module that tell its size."""
     if is_transposed(module):
         module.nx, module.nf = inputs, outputs
@@ -112,7 +131,7 @@ def set_sizes(module: nn.Module, inputs: int, outputs: int) -> None:
         module.in_features, module.out_features = inputs, outputs
 
 
-def sizes(module: nn.Module) -> tuple[int, int]:
+def sizes(module: Any) -> tuple[int, int]:
     """Return the inputs and outputs of a linear module, by its weight."""
     first, second = module.weight.shape
     return (first, second) if is_transposed(module) else (second, first)
@@ -150,26 +169,43 @@ def reshape(base: nn.Module) -> None:
         module = module_at(base, path)
         if getattr(module, "weight", None) is None or module.weight.dim() != 2:
             raise ValueError(f"config.json lists a size for {path}, which is no linear module")
-        whole = [isinstance(size, int) and size > 0 for size in pair] if isinstance(pair, list) else []
+        whole = [type(size) is int and size > 0 for size in pair] if isinstance(pair, list) else []
         if whole != [True, True] or any(size > most for size, most in zip(pair, sizes(module), strict=True)):
             raise ValueError(f"config.json lists the size {pair} for {path}, of {list(sizes(module))} at most")
         if tuple(pair) != sizes(module):
             resize(module, *pair)
     for path, arguments in entry["emptied"].items():
-        module_at(base, path)
-        if not isinstance(arguments, dict):
-            raise ValueError(f"config.json lists {arguments} for {path}, which has no units")
-        base.set_submodule(path, stand_in(arguments))
+        put_stand_in(base, path, arguments)
     for path, value in entry["attributes"].items():
         owner, _, name = path.rpartition(".")
-        if not isinstance(getattr(module_at(base, owner), name, None), int) or not isinstance(value, int):
-            raise ValueError(
-                f"config.json lists {value} for the attribute {path}, which is no whole number of the model"
-            )
-        setattr(base.get_submodule(owner), name, value)
+        module = module_at(base, owner)
+        # A version of transformers whose module does not have it takes the width from the weights.
+        present = getattr(module, name, value)
+        if type(value) is not int or type(present) is not int or not 0 < value <= present:
+            raise ValueError(f"config.json lists {value} for the attribute {path}, of {present} at most")
+        setattr(module, name, value)
 
 
-def module_at(base: nn.Module, path: Any) -> nn.Module:
+def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
+    """Put the module that stands in for another one in its place.
+
+    Raises:
+        ValueError: there is none at this path, or the arguments do not fit it.
+    """
+    module = module_at(base, path)
+    if not path or not isinstance(arguments, dict):
+        raise ValueError(f"config.json lists {arguments} for {path}, which has no units")
+    size = arguments.get("bias")
+    if size is not None:
+        inside = arguments.get("output")
+        projection = module if inside is None else module_at(module, inside)
+        if getattr(projection, "bias", None) is None or [size] != list(projection.bias.shape):
+            raise ValueError(f"config.json lists a bias of size {size} for {path}, which has none of that size")
+    owner, _, name = path.rpartition(".")
+    setattr(base.get_submodule(owner), name, stand_in(arguments))
+
+
+def module_at(base: nn.Module, path: Any) -> Any:
     """Return the module at a path below the base model.
 
     Raises:
@@ -181,7 +217,7 @@ def module_at(base: nn.Module, path: Any) -> nn.Module:
         raise ValueError(f"config.json lists the module {path}, which the model does not have") from error
 
 
-class Pruned:
+class Pruned(MixedIn):
     """Build a stock class, then give its modules their sizes; mixed in before it."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
@@ -213,15 +249,11 @@ class Pruned:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        # Before the weights, since `push_to_hub=True` uploads the folder at once.
-        folder = Path(save_directory)
-        if not folder.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            target = folder / "modeling_kprune.py"
-            if not (target.exists() and target.samefile(__file__)):
-                shutil.copy(__file__, target)
-        super().save_pretrained(save_directory, *args, **kwargs)
+    @property
+    def _auto_class(self) -> str:
+        """Return the auto class that the config has for this model: transformers then saves this file with it."""
+        names = {path.rpartition(".")[2]: name for name, path in (getattr(self.config, "auto_map", None) or {}).items()}
+        return names.get(type(self).__name__, type(self).__name__)
 
 
 def pruned_class(stock: type) -> type:

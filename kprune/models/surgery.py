@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kprune.models.blocks import Block
 from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, set_sizes, sizes
 from kprune.models.view import ModelView
+from kprune.types import Linear
 
 
 def unit_columns(units: Tensor, width: int) -> Tensor:
@@ -50,7 +51,7 @@ def take_units(block: Block, units: Tensor) -> None:
     set_attributes(block)
 
 
-def select_outputs(module: nn.Module, rows: Tensor) -> None:
+def select_outputs(module: Linear, rows: Tensor) -> None:
     """Keep some outputs of a linear module, in this order, in place."""
     _replace(module, "weight", module.weight[:, rows] if is_transposed(module) else module.weight[rows])
     if module.bias is not None:
@@ -58,13 +59,13 @@ def select_outputs(module: nn.Module, rows: Tensor) -> None:
     set_sizes(module, *sizes(module))
 
 
-def select_inputs(module: nn.Module, columns: Tensor) -> None:
+def select_inputs(module: Linear, columns: Tensor) -> None:
     """Keep some inputs of a linear module, in this order, in place."""
     _replace(module, "weight", module.weight[columns] if is_transposed(module) else module.weight[:, columns])
     set_sizes(module, *sizes(module))
 
 
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+def _replace(module: Linear, name: str, value: Tensor) -> None:
     setattr(module, name, nn.Parameter(value.clone(), getattr(module, name).requires_grad))
 
 
@@ -86,6 +87,7 @@ def empty(block: Block) -> None:
     """Take all units out, in place; the residual connection, the norm and the output bias stay."""
     site, module, pair = block.site, block.module, block.kind == "heads"
     bias = block.bias()
+    trained = bias is not None and bias.requires_grad
     bias = None if bias is None else bias.detach().clone()
     inside = next((path for path in site.core if site.output.startswith(f"{path}.")), None)
     for path in site.core:
@@ -94,6 +96,8 @@ def empty(block: Block) -> None:
         module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer))
     if inside is None:
         module.set_submodule(site.output, OutputBias(bias))
+    if bias is not None:
+        block.bias().requires_grad_(trained)
 
 
 def keep_masked(blocks: Sequence[Block], masks: Sequence[Tensor]) -> list[list[int]]:
@@ -121,7 +125,7 @@ def output_weight(block: Block) -> Tensor:
     return weight.T if is_transposed(block.output) else weight
 
 
-def input_weight(module: nn.Module) -> Tensor:
+def input_weight(module: Linear) -> Tensor:
     """Return the weights of a linear module as [outputs, inputs], a view of the live weights."""
     return module.weight.T if is_transposed(module) else module.weight
 

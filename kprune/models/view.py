@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kprune.errors import UserError
 from kprune.models.blocks import Block
 from kprune.models.families import FAMILIES, Family
+from kprune.types import Model
 
 NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position", "labels")
 """Arguments of a layer that belong to generation: a block that is run alone must not fill a cache."""
@@ -85,7 +86,7 @@ class Recorder(nn.Module):
 class ModelView:
     """A model seen as blocks, bottom to top."""
 
-    def __init__(self, model: nn.Module, family: Family):
+    def __init__(self, model: Model, family: Family):
         self.model, self.family = model, family
         config = model.config
         placement = family.placement(config)
@@ -98,7 +99,7 @@ class ModelView:
     @property
     def layers(self) -> nn.ModuleList:
         """Return the model's layers, bottom to top."""
-        return self.model.base_model.get_submodule(self.family.layers)
+        return cast(nn.ModuleList, self.model.base_model.get_submodule(self.family.layers))
 
     @property
     def device(self) -> torch.device:
@@ -116,13 +117,13 @@ class ModelView:
     def enter(self, batch: dict[str, Tensor]) -> tuple[Tensor, Context]:
         """Return the first block's input [B, T, d], and all keyword arguments that the layers are called with."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair) for layer in self.layers]) as recorders:
-            self.model(**model_inputs(batch))
+            call(self.model, batch)
         return recorders[0].hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair, x) for layer in self.layers]):
-            return self.model(**model_inputs(batch))
+            return call(self.model, batch)
 
     def run(self, start: int, x: Tensor, context: Context, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the input of block `start`."""
@@ -143,7 +144,7 @@ class ModelView:
             setattr(parent, name, own)
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Model) -> Family:
     """Return what kprune knows of a model's family.
 
     Raises:
@@ -155,7 +156,7 @@ def family_of(model: nn.Module) -> Family:
     return FAMILIES[family]
 
 
-def view_of(model: nn.Module) -> ModelView:
+def view_of(model: Model) -> ModelView:
     """Return the view of a transformers model.
 
     Raises:
@@ -171,14 +172,29 @@ def view_of(model: nn.Module) -> ModelView:
 
 
 def longest_input(model: nn.Module) -> int:
-    """Return the number of tokens that a model reads at most."""
+    """Return the number of tokens that a model reads at most.
+
+    Raises:
+        UserError: it hangs on the padding token, and the config has none.
+    """
     config = model.config
-    return config.max_position_embeddings - (config.pad_token_id + 1 if family_of(model).positions_after_padding else 0)
+    if not family_of(model).positions_after_padding:
+        return config.max_position_embeddings
+    if config.pad_token_id is None:
+        raise UserError(
+            "the model's config has no pad_token_id, behind which its positions begin: set it, 1 for RoBERTa"
+        )
+    return config.max_position_embeddings - config.pad_token_id - 1
 
 
 def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
     """Return a collated batch where the model is."""
     return {key: value.to(device) for key, value in batch.items()}
+
+
+def call(model: nn.Module, batch: dict[str, Tensor]) -> Any:
+    """Return a model's output for a collated batch, by name and not as a tuple, whatever its config says."""
+    return model(**model_inputs(batch), return_dict=True)
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
 """The kinds of heads that can be pruned, a file each. To add one, write a file and an entry in `OBJECTIVES`."""
 
-from torch import nn
-
 from kprune.errors import UserError
 from kprune.objectives.base import Objective
 from kprune.objectives.causal_lm import CausalLM
 from kprune.objectives.classification import Classification
 from kprune.objectives.regression import Regression
 from kprune.objectives.span import Span
+from kprune.types import Model
 
 __all__ = ["OBJECTIVES", "CausalLM", "Classification", "Objective", "Regression", "Span", "objective_of"]
 
@@ -15,7 +14,7 @@ OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Regressio
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 
 
-def objective_of(model: nn.Module) -> Objective:
+def objective_of(model: Model) -> Objective:
     """Return the objective that a transformers model's head asks for.
 
     Raises:

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from kprune.types import Model
 
 
 class Objective(ABC):
@@ -27,7 +29,7 @@ class Objective(ABC):
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
 
     @classmethod
-    def fits(cls, model: nn.Module) -> bool:
+    def fits(cls, model: Model) -> bool:
         """Tell whether a transformers model's head is of this kind.
 
         Raises:

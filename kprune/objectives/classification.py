@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.errors import UserError
 from kprune.objectives.base import Objective, kl_divergence, random_signs, softmax_roots
+from kprune.types import Model
 
 EXACT_CLASSES = 3
 """Up to so many classes, the Fisher of a classifier is exact; beyond, it is sampled with random signs."""
@@ -21,9 +22,13 @@ class Classification(Objective):
     auto_class = "AutoModelForSequenceClassification"
 
     @classmethod
-    def fits(cls, model: nn.Module) -> bool:
+    def fits(cls, model: Model) -> bool:
         if not super().fits(model):
             return False
+        if model.config.num_labels == 1:
+            raise UserError(
+                f"{type(model).__name__} has one output, and a softmax over one class is constant: give task='regression'"
+            )
         if model.config.problem_type == "multi_label_classification":
             raise UserError(
                 f"{type(model).__name__} has problem_type='multi_label_classification', which no KL of one softmax compares: "

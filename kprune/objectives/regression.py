@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.objectives.base import Objective
+from kprune.types import Model
 
 
 class Regression(Objective):
@@ -19,7 +20,7 @@ class Regression(Objective):
     auto_class = "AutoModelForSequenceClassification"
 
     @classmethod
-    def fits(cls, model: nn.Module) -> bool:
+    def fits(cls, model: Model) -> bool:
         return super().fits(model) and (model.config.problem_type == "regression" or model.config.num_labels == 1)
 
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:

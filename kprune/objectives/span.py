@@ -1,5 +1,6 @@
 """Extractive question answering: where an answer starts and ends."""
 
+import copy
 from typing import Any
 
 import torch
@@ -38,7 +39,9 @@ class Span(Objective):
         return logits[:, :length].clone()
 
     def with_padding(self, keep: bool) -> "Span":
-        return Span(keep)
+        changed = copy.copy(self)  # a user's own kind stays what it is
+        changed.keep_padding = keep
+        return changed
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature).mean(dim=-1)

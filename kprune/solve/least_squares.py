@@ -7,6 +7,8 @@ from torch import Tensor
 
 from kprune.errors import UserError
 
+ROUNDING = 16
+"""What is left of a Gram matrix after its mean is taken out is rounding up to so many times the features' precision."""
 # A product of many features with themselves is summed in so many rows of blocks, those above the diagonal left out.
 BLOCKS = 8
 
@@ -60,7 +62,7 @@ class LeastSquares:
     """`argmin_{W, c} Σ_t w_t ‖r_t − W f_t − c‖²` from sums over tokens; never holds the features of all tokens.
 
     All sums in float64: lower, the lower triangle of Σ w f fᵀ [n, n], cross Σ w f rᵀ [n, d], features Σ w f [n], targets
-    Σ w r [d], weight Σ w; count is the number of tokens.
+    Σ w r [d], weight Σ w; count is the number of tokens, precision the rounding (relative) of the features' products.
     """
 
     lower: Tensor
@@ -69,11 +71,13 @@ class LeastSquares:
     targets: Tensor
     weight: float = 0.0
     count: int = 0
+    precision: float = 0.0
 
     @classmethod
-    def empty(cls, features: int, hidden_size: int, device) -> "LeastSquares":
+    def empty(cls, features: int, hidden_size: int, device: torch.device) -> "LeastSquares":
         shapes = (features, features), (features, hidden_size), (features,), (hidden_size,)
-        return cls(*(torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes))
+        lower, cross, sums, targets = (torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes)
+        return cls(lower, cross, sums, targets)
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         """Add tokens: features [N, n], targets [N, d], weights [N] (1 if None).
@@ -86,6 +90,7 @@ class LeastSquares:
         self.features += weighted.sum(dim=0)
         self.targets += (targets if weights is None else targets * weights[:, None]).sum(dim=0)
         self.count += len(features)
+        self.precision = max(self.precision, torch.finfo(features.dtype).eps)
         self.weight += len(features) if weights is None else weights.sum().item()
 
     @property
@@ -94,18 +99,18 @@ class LeastSquares:
         return self.lower.tril() + self.lower.tril(-1).T
 
     def centred(self) -> "LeastSquares":
-        """Return the same problem with the best constant c taken out of it; itself if no token has weight."""
+        """Return the same problem with the best constant c taken out of it; itself if no token has weight.
+
+        If all features are constant but for rounding, as of one token that has all the weight, they are zero.
+        """
         if not self.weight:
             return self
         mean = self.features / self.weight
-        return LeastSquares(
-            self.lower - torch.outer(mean, self.features),
-            self.cross - torch.outer(mean, self.targets),
-            torch.zeros_like(self.features),
-            torch.zeros_like(self.targets),
-            self.weight,
-            self.count,
-        )
+        lower, cross = self.lower - torch.outer(mean, self.features), self.cross - torch.outer(mean, self.targets)
+        if lower.diagonal().sum() <= ROUNDING * self.precision * self.lower.diagonal().sum():
+            lower, cross = torch.zeros_like(lower), torch.zeros_like(cross)
+        nothing = torch.zeros_like(self.features), torch.zeros_like(self.targets)
+        return replace(self, lower=lower, cross=cross, features=nothing[0], targets=nothing[1])
 
     def of(self, columns: Tensor) -> "LeastSquares":
         """Return the problem with some of the features alone, [k] sorted indices."""

@@ -86,3 +86,11 @@ def test_other_methods_and_targets_stay_apart(cells, write_cell, outputs):
 def test_without_kprunes_family_it_is_empty(write_cell, outputs):
     write_cell(method="kwon", score=60.0)
     assert shown(outputs).empty
+
+
+def test_a_task_near_the_majority_is_shown_but_in_no_mean(cells, write_cell, outputs):
+    near = {"split": "validation", "examples": 277, "majority": 76.0, "sha256": "cd34"}
+    for method, score in (("kprune", 70.0), ("kprune_plus", 80.0)):
+        write_cell(task="cola", method=method, dense_score=80.0, score=score, evaluation=near)
+    row = shown(outputs).set_index("Method").loc["K-prune+"]
+    assert row["CoLA"] == "0.00" and row["Mean"] == "3.00" and row["Of K-prune"] == "0.50"

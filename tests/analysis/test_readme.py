@@ -1,5 +1,6 @@
-"""The README's tables: what is in them, and that the committed ones are those of the committed cells."""
+"""The pages' tables and numbers: what is in them, and that the committed ones are those of the committed cells."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,9 @@ def test_readme_is_rewritten_and_checked(cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells.to_csv(tmp_path / "cells.csv", index=False)
     Path("README.md").write_text(README)
+    (tmp_path / "docs/results").mkdir(parents=True)
+    below = Path("docs/results/cost.md")
+    below.write_text("<!-- table:cost -->\n<!-- /table:cost -->\n")
     arguments = ["readme", "--cells", "cells.csv"]
     monkeypatch.setattr("sys.argv", [*arguments, "--check"])
     with pytest.raises(SystemExit) as stale:
@@ -59,6 +63,7 @@ def test_readme_is_rewritten_and_checked(cells, tmp_path, monkeypatch):
     readme.main()
     text = Path("README.md").read_text()
     assert "stale" not in text and "| MRPC (accuracy)" in text and text.endswith("\nend\n")
+    assert "12.3 s" in below.read_text()
     monkeypatch.setattr("sys.argv", [*arguments, "--check"])
     readme.main()
 
@@ -120,14 +125,55 @@ def test_a_gpus_latency_has_its_precision(cells, tmp_path):
     assert made.count("another GPU") == 2 and "3.50x" in made and "4.50x" in made, "machines are not mixed"
 
 
-@pytest.mark.parametrize("text", ["<!-- table:other -->\n<!-- /table:other -->", "<!-- table:cost -->\n"])
-def test_wrong_markers(cells, text, tmp_path):
-    with pytest.raises(UserError, match="README"):
-        readme.rewrite(text, cells, tmp_path)
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("<!-- table:other -->\n<!-- /table:other -->", "table 'other'"),
+        ("<!-- table:cost -->\n", "close its table 'cost'"),
+        ("of <!-- number:other -->1<!-- /number -->", "number 'other'"),
+        ("of <!-- number:loss kprune -->1<!-- /number -->", "loss kprune"),
+        ("of <!-- number:loss kprune 0.8 many -->1<!-- /number -->", "many"),
+        ("of <!-- number:cost most kprune_plus kprune -->1<!-- /number -->", "most.*lowest, highest"),
+        ("of <!-- number:tasks -->1", "close its number 'tasks'"),
+        ("- <!-- number:tasks -->1<!-- /number -->", "begins a line"),
+    ],
+)
+def test_wrong_markers(write_cell, outputs, text, words, tmp_path):
+    write_cell(method="kprune")
+    write_cell(method="kprune_plus")
+    with pytest.raises(UserError, match=words):
+        readme.rewrite(text, load(outputs), tmp_path)
 
 
-def test_the_committed_pages_are_up_to_date():
-    file = ROOT / "results" / "cells.csv"
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        text = page.read_text()
-        assert readme.rewrite(text, load(file), file.parent) == text, "run make readme"
+def test_the_page_of_a_wrong_marker_is_named(cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells.to_csv("cells.csv", index=False)
+    Path("page.md").write_text("<!-- table:other -->\n")
+    monkeypatch.setattr("sys.argv", ["readme", "--cells", "cells.csv", "page.md"])
+    with pytest.raises(UserError, match="page.md"):
+        readme.main()
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return load(ROOT / "results" / "cells.csv")
+
+
+@pytest.mark.parametrize("page", readme.pages(ROOT), ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_committed_pages_are_up_to_date(page, committed):
+    text = page.read_text()
+    assert readme.rewrite(text, committed, ROOT / "results") == text, "run make readme"
+
+
+MEASURED = re.compile(r"\d+\.\d+(?!\.\d)|\d+ (points|times as|s\b|ms|MB)|\b\d+x\b")
+NOT_MEASURED = re.compile(r"Python 3\.\d+|SQuAD \d\.\d|transformers \d\.\d+|bfloat16|float\d+")
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs/results").glob("*.md"))], ids=lambda page: page.name
+)
+def test_no_measured_number_is_typed_by_hand(page):
+    prose = readme.NUMBER.sub("", readme.MARKED.sub("", page.read_text()))
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", prose, flags=re.DOTALL)
+    typed = [match[0] for match in MEASURED.finditer(NOT_MEASURED.sub("", prose))]
+    assert not typed, "mark it, as <!-- number:... -->"

@@ -15,13 +15,17 @@ from kprune.objectives import objective_of
 from kprune.training import Recipe
 
 
+def masks_of(view):
+    return L0Masks([block.units for block in view.blocks], [block.kind for block in view.blocks])
+
+
 def hard(view, share=0.5):
     """Hard masks, and the L0 masks whose logits are at the corresponding bounds."""
     generator = torch.Generator().manual_seed(0)
     masks = [(torch.rand(s.units, generator=generator) < share).double() for s in view.blocks]
     masks[2].zero_()
     masks[2][0] = 1  # its block's mask takes it away
-    l0 = L0Masks([s.units for s in view.blocks]).double()
+    l0 = masks_of(view).double()
     with torch.no_grad():
         for logits, mask in zip(l0.units, masks, strict=True):
             logits.copy_(100 * mask - 50)
@@ -73,7 +77,7 @@ def test_units_that_fill_the_budget_are_worth_their_probability():
     torch.manual_seed(0)
     model = tiny_model()
     view = view_of(model)
-    l0 = L0Masks([s.units for s in view.blocks]).double()
+    l0 = masks_of(view).double()
     for logits in l0.units:
         logits.uniform_(-4, 4)
     l0.blocks.copy_(torch.tensor([4.0, 4, -3, 4, 4, -3]))
@@ -91,7 +95,7 @@ def test_units_that_fill_the_budget_are_worth_their_probability():
 
 def test_the_probability_of_an_open_mask_is_the_share_of_draws():
     torch.manual_seed(0)
-    l0 = L0Masks([4000])
+    l0 = L0Masks([4000], ["heads"])
     with torch.no_grad():
         l0.units[0].fill_(-0.4)
         l0.blocks.fill_(50)
@@ -122,7 +126,7 @@ def test_the_constraint_pulls_the_expected_flops_to_the_target(data_for):
 
 
 def test_heads_start_open_and_neurons_half_open():
-    l0 = L0Masks([12, 400])
+    l0 = L0Masks([12, 400], ["heads", "neurons"])
     heads, neurons = (p.exp().mean().item() for p in l0.log_open())
     assert heads > 0.99 and neurons == pytest.approx(1 / (1 + (0.1 / 1.1) ** (2 / 3)), abs=0.01)
 

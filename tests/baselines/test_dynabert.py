@@ -123,7 +123,7 @@ def test_the_largest_network_within_the_budget(reduction, expected):
     assert method.reach(model, 8.0) == pytest.approx(0.75)
 
 
-def test_an_emptied_sublayer_stays_empty():
+def test_an_emptied_block_stays_empty():
     model = tiny_model()
     keep_units(view_of(model).blocks[1], torch.tensor([], dtype=torch.long))
     rewired, order = rewire(model, objective_of(model), labelled())

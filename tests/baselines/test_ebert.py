@@ -77,7 +77,7 @@ def test_gates_that_no_threshold_closes_are_one_line():
     gated, batches = spread(GatedModel(tiny_model(), 8.0)), tiny_calibration(24, 8).batches()
     for predictor in gated.predictors:
         predictor.up.bias.data.fill_(1e4)
-    with pytest.raises(UserError, match="at any threshold up to 100: lower method.predictor_lr"):
+    with pytest.raises(UserError, match="at any threshold up to 100: lower predictor_lr"):
         set_threshold(gated, batches, 0.3)
 
 

@@ -52,7 +52,7 @@ def test_importance_is_the_sum_of_squares_over_batches():
     assert importance(torch.tensor([[1.0, 2.0], [3.0, -1.0]])).tolist() == [10.0, 5.0]
 
 
-def test_an_emptied_sublayer_has_no_gradients():
+def test_an_emptied_block_has_no_gradients():
     model = tiny_model()
     view = view_of(frozen_copy(model))
     keep_units(view.blocks[2], torch.tensor([], dtype=torch.long))

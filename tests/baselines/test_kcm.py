@@ -94,13 +94,13 @@ def test_d2_is_its_definition():
     view, calibration = view_of(frozen_copy(tiny_model("distilbert"))), tiny_calibration(7, 3)
     expected = [torch.zeros(48, dtype=torch.float64) for _ in range(3)]
     for example in calibration.examples:
-        hidden, mask = view.enter({"input_ids": torch.tensor([example["input_ids"]])})
+        hidden, context = view.enter({"input_ids": torch.tensor([example["input_ids"]])})
         for block in view.blocks:
             if block.kind == "neurons":
-                ffn = block.layer.ffn
+                ffn = block.module.ffn
                 for token in range(hidden.shape[1]):
-                    expected[block.index] += ffn.activation(ffn.lin1(hidden[0, token])) ** 2
-            hidden = block.run(hidden, mask)
+                    expected[block.layer] += ffn.activation(ffn.lin1(hidden[0, token])) ** 2
+            hidden = block.run(hidden, context)
     for ours, energy in zip(data_driven_ranking(view, calibration), expected, strict=True):
         torch.testing.assert_close(ours, energy.sqrt() / (energy.sqrt().sum() / 48), rtol=1e-9, atol=0)
 
@@ -123,9 +123,9 @@ def test_the_kept_neurons_are_the_best_of_all_layers_and_heads_stay():
     outcome = prune(model, 0.3, PruningData(calibration))
     view = view_of(frozen_copy(model))
     d2 = data_driven_ranking(view, calibration)
-    r2 = [representative_ranking(s.output.weight.T, 1.0, 0.01) for s in view.blocks[1::2]]
+    r2 = [representative_ranking(s.output.weight.T, 1.0, 0.01) for s in view.of_kind("neurons")]
     scores = torch.cat([r * d for (r, _), d in zip(r2, d2, strict=True)])
-    kept = {48 * layer + unit for layer in range(3) for unit in outcome.plan.kept[2 * layer + 1]}
+    kept = {48 * layer + unit for layer in range(3) for unit in outcome.plan.kept[f"{layer}.ffn"]}
     assert kept == set(scores.argsort(descending=True)[: len(kept)].tolist())
     assert outcome.kept_heads == [4, 4, 4]
     assert outcome.details["r2"] == {"sigma": 1.0, "alpha": 0.01, "iterations": [count for _, count in r2]}

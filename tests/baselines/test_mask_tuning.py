@@ -70,7 +70,7 @@ def test_folded_and_removed_equals_masked(family, head):
 
 @pytest.mark.parametrize("head", ["classification", "span"])
 @torch.no_grad()
-def test_every_sublayer_is_the_literal_least_squares(head):
+def test_every_block_is_the_literal_least_squares(head):
     """One example at a time on the masked dense model; every unit's output a column, all tokens' dimensions the rows."""
     calibration = tiny_calibration(24)
     model, _, masks, teacher_masks, tuning = tuned("bert", head, calibration)
@@ -84,17 +84,17 @@ def test_every_sublayer_is_the_literal_least_squares(head):
         columns, targets = [], []
         for example in calibration.examples:
             batch = {"input_ids": torch.tensor([example["input_ids"]])}
-            hidden, context = dense.embed(batch)
+            hidden, context = dense.enter(batch)
             student = teacher = hidden
             with masked(dense, values):
                 for below in dense.blocks[:index]:
-                    student = below.run(student, attention_mask)
+                    student = below.run(student, context)
             with masked(dense, [m.double() for m in teacher_masks]):
                 for below in dense.blocks[:index]:
-                    teacher = below.run(teacher, attention_mask)
-                target = teacher + block.update(teacher, attention_mask)
+                    teacher = below.run(teacher, context)
+                target = teacher + block.update(teacher, context)
             residual = (target - student - block.output.bias)[0]
-            features = block.features(student, attention_mask)[0]
+            features = block.features(student, context)[0]
             outputs = [
                 features[:, unit * block.width : (unit + 1) * block.width]
                 @ block.output.weight[:, unit * block.width : (unit + 1) * block.width].T
@@ -156,7 +156,7 @@ def test_a_student_like_its_teacher_keeps_its_masks():
     assert all((scale - 1).abs().max() < 1e-6 for scale in tuning.scales)
 
 
-def test_sublayers_that_are_not_tuned_stay_at_one():
+def test_blocks_that_are_not_tuned_stay_at_one():
     *_, tuning = tuned(tunes=lambda s: s.kind == "neurons")
     assert [scale is None for scale in tuning.scales] == [True, False, True, True, True, False]
 
@@ -166,7 +166,7 @@ def test_a_large_value_ends_the_tuning_there():
     largest = [0 if s is None else s.abs().max().item() for s in tuned()[-1].scales]
     assert largest[0] < 1.1 < largest[1] and largest[2] < 1.1, "the limit must fall between two blocks"
     model, student, masks, _, tuning = tuned(max_scale=1.1)
-    assert tuning.stopped == f"ffn of layer 0: a mask value of {largest[1]:.4g} is larger than 1.1"
+    assert tuning.stopped == f"neurons of layer 0: a mask value of {largest[1]:.4g} is larger than 1.1"
     assert [s is None for s in tuning.scales] == [False, True, True, True, True, True]
     for ours, theirs in zip(student.blocks[1:], pruned(model, masks).blocks[1:], strict=True):
         assert torch.equal(ours.output.bias, theirs.output.bias)
@@ -182,7 +182,7 @@ def test_a_failed_solve_ends_the_tuning_there(monkeypatch):
 
     monkeypatch.setattr(mask_tuning, "solve_scales", fails_the_third_time)
     *_, tuning = tuned()
-    assert tuning.stopped == "mha of layer 1: no luck" and len(solved) == 3
+    assert tuning.stopped == "heads of layer 1: no luck" and len(solved) == 3
     assert [s is None for s in tuning.scales] == [False, False, True, True, True, True]
 
 

@@ -4,18 +4,17 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, tiny_batch, tiny_labelled, tiny_model
+from tiny import FAMILIES, HEADS, head_share, tiny_batch, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
 from baselines.magnitude import squared_weights
 from baselines.random import Random
-from experiments.config.composing import file_settings
-from experiments.config.methods import build_method
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
+from kprune.methods.registry import find_method
 from kprune.models import view_of
-from kprune.models.flops import flops_reduction, head_flops, model_flops
+from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
 
 NAMES = ("kwon", "kcm", "magnitude", "random")
@@ -32,14 +31,10 @@ class WidelyPadded(CalibrationSet):
         return batches
 
 
-def method(name):
-    return build_method(file_settings("method", name))
-
-
 def prune(name, model, reduction, data=None, head="classification"):
     torch.manual_seed(0)
     data = data or PruningData(tiny_labelled(head, examples=24))
-    return method(name).prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
+    return find_method(name).prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
 
 
 def same(one, two):
@@ -55,14 +50,14 @@ def test_the_budget_is_met_by_less_than_a_head(name, head, family):
     before = copy.deepcopy(model.state_dict())
     data = PruningData(tiny_labelled(head, examples=12))
     for reduction in (0.3, 0.6, 0.9):
-        if reduction > method(name).reach(model, 8.0):
+        if reduction > find_method(name).reach(model, 8.0):
             continue
         outcome = prune(name, model, reduction, data, head)
         dense, pruned = view_of(model), view_of(outcome.model)
         achieved = flops_reduction(dense, pruned, 8.0)
-        assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
-        assert outcome.kept_heads == [s.units for s in pruned.blocks[0::2]]
-        assert outcome.kept_neurons == [s.units for s in pruned.blocks[1::2]]
+        assert reduction <= achieved + 1e-9 <= reduction + head_share(dense) + 1e-9
+        assert outcome.kept_heads == [s.units for s in pruned.of_kind("heads")]
+        assert outcome.kept_neurons == [s.units for s in pruned.of_kind("neurons")]
         assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -104,10 +99,10 @@ def test_a_pruned_model_is_pruned_again(name):
 
 
 def test_only_kwon_asks_for_labels():
-    assert [method(name).needs_labels for name in NAMES] == [True, False, False, False]
+    assert [name for name in NAMES if find_method(name).needs] == ["kwon"] and find_method("kwon").needs == {"labels"}
 
 
-def test_kwon_tunes_every_mask_but_the_first_mhas():
+def test_kwon_tunes_every_mask_but_those_of_the_first_heads():
     blocks = view_of(tiny_model()).blocks
     assert [Kwon.tunes(s) for s in blocks] == [False, True, True, True, True, True]
 
@@ -121,7 +116,7 @@ def test_kwon_records_how_the_tuning_went():
 def test_magnitude_is_the_squares_of_all_weights_a_unit_owns():
     model = tiny_model()
     layer = model.bert.encoder.layer[1]
-    mha, ffn = view_of(model).blocks[2:4]
+    heads, neurons = view_of(model).blocks[2:4]
     attention, rows = layer.attention, slice(16, 24)
     head = sum(
         linear.weight[rows].square().sum()
@@ -129,13 +124,13 @@ def test_magnitude_is_the_squares_of_all_weights_a_unit_owns():
     )
     head = head + attention.output.dense.weight[:, rows].square().sum()
     neuron = layer.intermediate.dense.weight[5].square().sum() + layer.output.dense.weight[:, 5].square().sum()
-    torch.testing.assert_close(squared_weights(mha)[2], head)
-    torch.testing.assert_close(squared_weights(ffn)[5], neuron)
+    torch.testing.assert_close(squared_weights(heads)[2], head)
+    torch.testing.assert_close(squared_weights(neurons)[5], neuron)
 
 
 def test_magnitude_keeps_the_largest_per_flop():
     model = tiny_model()
-    kept, blocks = prune("magnitude", model, 0.5).plan.kept, view_of(model).blocks
+    kept, blocks = list(prune("magnitude", model, 0.5).plan.kept.values()), view_of(model).blocks
     per_flop = [squared_weights(s) / s.unit_flops(8.0) for s in blocks]
     lowest_kept = min(score[units].min() for score, units in zip(per_flop, kept, strict=True) if units)
     # Better ones are passed over where they no longer fit: heads alone, since all neurons cost the same.
@@ -158,8 +153,8 @@ def test_magnitude_removes_units_without_weights_first():
         blocks[2].output.weight[:, 8:16] = 0
         blocks[5].inputs[0].weight[:10] = 0
         blocks[5].output.weight[:, :10] = 0
-    outcome = prune("magnitude", model, 0.3)
-    assert 1 not in outcome.plan.kept[2] and min(outcome.plan.kept[5]) >= 10
+    kept = prune("magnitude", model, 0.3).plan.kept
+    assert 1 not in kept["1.attention"] and min(kept["2.ffn"]) >= 10
 
 
 def test_random_follows_the_datas_seed_and_nothing_else():

@@ -9,19 +9,18 @@ import torch
 from retrained import RECIPE, RETRAINED, kill_before
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, tiny_batch, tiny_model
+from tiny import FAMILIES, head_share, tiny_batch, tiny_model
 
 from baselines.retrained import cofi
 from baselines.retrained.finetuned import FineTuned
-from experiments.config.composing import file_settings
-from experiments.config.methods import build_method
 from kprune import checkpoint
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
+from kprune.methods.registry import build, find_method
 from kprune.models import view_of
-from kprune.models.flops import flops_reduction, head_flops, model_flops
+from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
 from kprune.training import Training
 
@@ -81,7 +80,7 @@ def test_products_in_bfloat16_leave_float32_weights(name, data_for):
 def test_the_budget_is_met_by_less_than_a_head(name, data_for):
     dense = view_of(tiny_model(dtype=torch.float32))
     pruned = view_of(prune(name, data_for()).model)
-    assert 0.7 - 1e-9 <= flops_reduction(dense, pruned, 8.0) <= 0.7 + head_flops(8.0, 32, 8) / model_flops(dense, 8.0)
+    assert 0.7 - 1e-9 <= flops_reduction(dense, pruned, 8.0) <= 0.7 + head_share(dense)
 
 
 @pytest.mark.parametrize("name", ["dynabert_w", "dynabert_d", "cofi", "kprune_finetuned"])
@@ -89,10 +88,11 @@ def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
     """And the model is saved and loads as the same function, whole layers dropped or not."""
     outcome = prune(name, data_for(), reduction=0.75)
     sizes = [block.units for block in view_of(outcome.model).blocks]
-    counts = [len(units) for units in outcome.plan.kept]
-    kept = list(zip(counts[0::2], counts[1::2], strict=True))
-    assert kept == list(zip(outcome.kept_heads, outcome.kept_neurons, strict=True))
-    assert [n for pair in kept if name != "dynabert_d" or any(pair) for n in pair] == sizes
+    counts = {block: len(units) for block, units in outcome.plan.kept.items()}
+    assert counts == dict(outcome.plan.units)
+    gone = {f"{layer}.{site}" for layer in outcome.plan.layers_left_out for site in ("attention", "ffn")}
+    assert len(gone) == 2 * (name == "dynabert_d") and not any(counts[block] for block in gone)
+    assert [count for block, count in counts.items() if block not in gone] == sizes
     loaded = checkpoint.load(checkpoint.save(outcome.model, tmp_path / "model"))
     torch.testing.assert_close(loaded(**tiny_batch()).logits, outcome.model(**tiny_batch()).logits, rtol=0, atol=1e-6)
 
@@ -146,18 +146,15 @@ def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_
 
 
 @pytest.mark.parametrize("name", RETRAINED)
-def test_its_config_builds_it(name):
-    settings = file_settings("method", name)
-    pruner = build_method(settings)
-    assert pruner.name == name and type(pruner) is type(RETRAINED[name])
+def test_its_entry_builds_it(name):
+    method = find_method(name)
+    assert method.name == name and type(method) is type(RETRAINED[name])
     with pytest.raises(UserError, match="nonsense"):
-        build_method(settings | {"nonsense": 1})
+        build(name, {"nonsense": 1})
 
 
-def test_fine_tuning_starts_from_kprune_as_its_own_config_has_it():
-    """The settings stand twice, as KPrune's defaults and in conf/method/kprune.yaml."""
-    finetuned, kprune = (build_method(file_settings("method", name)) for name in ("kprune_finetuned", "kprune"))
-    assert finetuned.pruner == kprune
+def test_fine_tuning_starts_from_kprune_as_its_own_entry_has_it():
+    assert find_method("kprune_finetuned").pruner == find_method("kprune")
 
 
 def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, monkeypatch):
@@ -178,8 +175,9 @@ def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, m
 def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
     """Widths in whole grains, which only those are given that prune to any budget."""
     model, budget = tiny_model(dtype=torch.float32), FlopsBudget(0.6, 8.0, grain=16)
-    assert RETRAINED["kprune_finetuned"].any_budget and not FineTuned(RETRAINED["ebert"]).any_budget
-    budget.check_reach(RETRAINED["kprune_finetuned"], model)
+    RETRAINED["kprune_finetuned"].check(model, budget)
+    with pytest.raises(UserError, match="does not round widths"):
+        FineTuned(RETRAINED["ebert"]).check(model, budget)
     outcome = RETRAINED["kprune_finetuned"].prune(Job(model, objective_of(model), data_for(), budget))
     assert all(heads % 2 == 0 for heads in outcome.kept_heads) and all(n % 16 == 0 for n in outcome.kept_neurons)
     assert "fine_tuning" in outcome.seconds_by_stage

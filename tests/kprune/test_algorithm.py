@@ -3,27 +3,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILIES, HEADS, head_share, narrowed, tiny_batch, tiny_calibration, tiny_model
 
-from experiments.config.composing import file_settings
-from experiments.config.methods import build_method
 from kprune.budgets import FlopsBudget
 from kprune.checkpoint.dense import densified
 from kprune.contract import Job, PruningData
-from kprune.data import CalibrationSet, collate
+from kprune.data import CalibrationSet, collate, split
+from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.methods.registry import build
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy, frozen_view
-from kprune.models.flops import flops_reduction, head_flops, model_flops
+from kprune.models.flops import flops_reduction
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units, unit_columns
 from kprune.objectives import objective_of
-from kprune.streams import calibration_states, held_out_divergence, split, teacher_logits
+from kprune.streams import calibration_states, teacher_logits
 
-OFFICIAL = build_method(file_settings("method", "kprune_official"))
+OFFICIAL = build("kprune_official", {})
 
 
 def prune(model, reduction, pruner=None, calibration=None):
@@ -41,9 +41,9 @@ def test_the_budget_is_met_by_less_than_a_head(family, head, pruner):
         outcome = prune(model, reduction, pruner)
         dense, pruned = view_of(model), view_of(outcome.model)
         achieved = flops_reduction(dense, pruned, 8.0)
-        assert reduction <= achieved + 1e-9 <= reduction + head_flops(8.0, 32, 8) / model_flops(dense, 8.0) + 1e-9
-        assert outcome.kept_heads == [s.units for s in pruned.blocks[0::2]]
-        assert outcome.kept_neurons == [s.units for s in pruned.blocks[1::2]]
+        assert reduction <= achieved + 1e-9 <= reduction + head_share(dense) + 1e-9
+        assert outcome.kept_heads == [s.units for s in pruned.of_kind("heads")]
+        assert outcome.kept_neurons == [s.units for s in pruned.of_kind("neurons")]
         assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -114,7 +114,7 @@ def test_a_divergence_that_is_not_finite_is_never_chosen(monkeypatch):
         prune(tiny_model(), 0.5, KPrune(lambdas=(0.1, 1.0)))
 
 
-def test_an_emptied_sublayer_keeps_its_bias_unless_told():
+def test_an_emptied_block_keeps_its_bias_unless_told():
     for keep_bias in (True, False):
         outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
         empty = [s for s in view_of(outcome.model).blocks if s.units == 0]
@@ -169,7 +169,8 @@ def test_a_model_whose_top_is_empty_is_pruned_again(empty, pruner):
     for index in empty:
         keep_units(view_of(model).blocks[index], torch.tensor([], dtype=torch.long))
     outcome = prune(model, 0.5, pruner)
-    assert all(outcome.plan.kept[index] == [] for index in empty)
+    kept = list(outcome.plan.kept.values())
+    assert all(kept[index] == [] for index in empty)
     assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= 0.5
     assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
 
@@ -192,7 +193,7 @@ def test_without_tuning_weights_are_the_models_own():
     model = tiny_model()
     outcome = prune(model, 0.5, KPrune(tuning=False))
     for block, pruned, units in zip(
-        view_of(model).blocks, view_of(outcome.model).blocks, outcome.plan.kept, strict=True
+        view_of(model).blocks, view_of(outcome.model).blocks, outcome.plan.kept.values(), strict=True
     ):
         if units:
             columns = unit_columns(torch.tensor(units), block.width)
@@ -202,9 +203,10 @@ def test_without_tuning_weights_are_the_models_own():
 def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_bottom():
     model = tiny_model()
     alone = prune(model, 0.5, KPrune(lambdas=(0.0,)))
-    lost = [len(kept) < s.units for kept, s in zip(alone.plan.kept, view_of(model).blocks, strict=True)]
+    kept = list(alone.plan.kept.values())
+    lost = [len(units) < s.units for units, s in zip(kept, view_of(model).blocks, strict=True)]
     first = lost.index(True)
-    assert alone.plan.kept[first] == list(range(len(alone.plan.kept[first]))), "ties are broken by index"
+    assert kept[first] == list(range(len(kept[first]))), "ties are broken by index"
     assert first > 0, "block 0 stays whole, so that rounding is all the K_pred there is above it, too"
     assert alone.details["no_signal"] == list(range(first + 1))
     assert prune(model, 0.5, KPrune(lambdas=(None,))).details["no_signal"] == []
@@ -216,7 +218,7 @@ def test_k_rep_alone_needs_no_gradient_signal_and_k_pred_alone_has_none_at_the_b
     )
 
 
-def test_the_backward_passes_are_those_of_the_sublayers_where_student_and_teacher_differ(monkeypatch):
+def test_the_backward_passes_are_those_of_the_blocks_where_student_and_teacher_differ(monkeypatch):
     model, calibration, calls = tiny_model(), tiny_calibration(8, 4), []
     grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or grad(*a, **k))

@@ -6,18 +6,29 @@ import torch.nn.functional as F
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
 from kprune.data import CalibrationSet, collate
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.fisher import measure_fisher, metric_root
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
-from kprune.objectives import Classification, Regression, Span, objective_of, random_signs, softmax_roots
+from kprune.objectives import Classification, Regression, Span, objective_of
+from kprune.objectives.base import random_signs, softmax_roots
+from kprune.solve.least_squares import LeastSquares
 from kprune.streams import calibration_states
 
 GAMMA = 2.0
 
 
 def measured(model, calibration):
+    """Return the Fisher of every block, and its features' sums, which K-prune+ makes on a walk of their own."""
     view = view_of(frozen_copy(model))
-    return measure_fisher(view, calibration_states(view, calibration.batches()), objective_of(model), GAMMA)
+    states = calibration_states(view, calibration.batches())
+    fishers, sums = measure_fisher(view, states, objective_of(model), GAMMA), []
+    inputs = [state.teacher for state in states]
+    for block, fisher in zip(view.blocks, fishers, strict=True):
+        sums.append(LeastSquares.empty(block.columns, 0, view.device))
+        for index, (state, energies) in enumerate(zip(states, fisher.energies, strict=True)):
+            inputs[index] = KPrunePlus.add_features(sums[-1], block, state, inputs[index], energies)
+    return fishers, sums
 
 
 def quadratic(objective, logits, change):
@@ -113,7 +124,7 @@ def test_neither_batches_nor_padding_matter(head):
         torch.testing.assert_close(a_sums.gram, b_sums.gram, rtol=1e-8, atol=1e-14)
 
 
-def test_a_classifier_feels_the_last_sublayer_at_its_first_token_alone():
+def test_a_classifier_feels_the_last_block_at_its_first_token_alone():
     fisher = measured(tiny_model(), tiny_calibration(6))[0][-1]
     for energies in fisher.energies:
         assert energies[:, 0].min() > 0 and energies[:, 1:].max() == 0
@@ -126,7 +137,7 @@ def test_span_roots_leave_padding_out():
     torch.testing.assert_close(*(Span().fisher_roots(z, GAMMA, keys)[0] for z in (logits, padded)))
 
 
-def test_metric_of_a_sublayer_that_nothing_feels_is_the_identity():
+def test_metric_of_a_block_that_nothing_feels_is_the_identity():
     assert torch.equal(metric_root(torch.zeros(3, 3), 1.0), torch.eye(3))
     covariance = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     root = metric_root(covariance, 0.5)

@@ -91,14 +91,14 @@ def test_representational_knowledge_is_the_energy_of_a_unit(family):
     with torch.no_grad():
         for example in calibration.examples:
             batch = collate([example], 1)
-            hidden, mask = student.embed(batch)
+            hidden, context = student.enter(batch)
             for block, total in zip(student.blocks, expected, strict=True):
-                features = block.features(hidden, mask)[0]
+                features = block.features(hidden, context)[0]
                 for unit in range(block.units):
                     columns = slice(unit * block.width, (unit + 1) * block.width)
                     output = features[:, columns] @ block.output.weight[:, columns].T
                     total[unit] += output.square().mean(dim=1).sum() / tokens
-                hidden = block.run(hidden, mask)
+                hidden = block.run(hidden, context)
     for ours, literal in zip(measured, expected[1:], strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-9, atol=0)
 
@@ -194,7 +194,7 @@ def test_knowledge_that_is_not_finite_is_an_error():
     objective = objective_of(student.model)
     states, logits = states_of(student, teacher, objective, tiny_calibration().batches())
     logits[1][2, 0] = float("nan")
-    with pytest.raises(UserError, match="knowledge of the ffn of layer 0 is not finite"):
+    with pytest.raises(UserError, match="knowledge of the neurons of layer 0 is not finite"):
         measure(student, 1, states, logits, objective, KnowledgeSettings())
 
 

@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,28 +10,27 @@ from tiny import tiny_calibration, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
-from experiments.config.composing import file_settings
-from experiments.config.methods import build_method
+from baselines.registry import METHODS
 from kprune.budgets import FlopsBudget, UnitCost
 from kprune.budgets.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
 from kprune.budgets.latency.search import corrected
 from kprune.budgets.latency.table import fit
-from kprune.contract import Job, PruningData
+from kprune.contract import ANY_BUDGET, Job, Method, PruningData
 from kprune.errors import OutOfReach, UserError
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
+from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
 from kprune.solve.mask_search import threshold
-
-ROOT = Path(__file__).parents[2]
 
 WIDTHS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48]
 TABLE = LatencyTable(
     {"heads": [1, 2, 3, 4], "neurons": WIDTHS}, {"heads": [6, 8, 10, 12], "neurons": WIDTHS}, 210.0, 30.0
 )
-"""A tiny model's three layers: an MHA takes 4 + 2 k, an FFN k milliseconds, 180 in all."""
+"""A tiny model's three layers: an attention takes 4 + 2 k, an FFN k milliseconds, 180 in all."""
 
 
 @pytest.mark.parametrize(
@@ -63,8 +61,9 @@ def test_times_without_a_slope_still_cost_something(ms):
 def test_the_costs_of_a_dense_model_add_up_to_what_it_takes():
     table, view = replace(TABLE, dense_ms=390.0), view_of(tiny_model())
     costs = table.costs(view)
-    assert sum(c.of(s.units, s.units) for c, s in zip(costs, view.blocks, strict=True)) == pytest.approx(360.0)
-    assert costs[0].of(2, 4) == pytest.approx(16.0) and costs[1].of(5, 48) == pytest.approx(10.0)
+    assert list(costs) == [block.name for block in view.blocks]
+    assert sum(costs[s.name].of(s.units, s.units) for s in view.blocks) == pytest.approx(360.0)
+    assert costs["0.attention"].of(2, 4) == pytest.approx(16.0) and costs["0.ffn"].of(5, 48) == pytest.approx(10.0)
 
 
 def test_more_than_everything():
@@ -141,7 +140,7 @@ def test_the_search_is_as_good_as_any_threshold():
     """Against every threshold there is, on the scores of the first search: none keeps more within the milliseconds."""
     view = view_of(tiny_model())
     budget = LatencyBudget(3, TABLE, 8.0)
-    costs, limit = budget.costs(view), budget.limit(view)
+    costs, limit = list(budget.costs(view).values()), budget.limit(view)
     assert limit == pytest.approx(40.0)
     generator = torch.Generator().manual_seed(0)
     scores = [torch.rand(s.units, generator=generator, dtype=torch.float64) for s in view.blocks]
@@ -162,10 +161,10 @@ def test_a_table_of_a_tiny_model():
 
 def test_a_table_of_a_model_without_heads():
     model = tiny_model(dtype=torch.float32)
-    for block in view_of(model).blocks[0::2]:
-        block.empty()
+    for block in view_of(model).of_kind("heads"):
+        keep_units(block, torch.arange(0))
     costs = measure_table(model, 2, 8).costs(view_of(model))
-    assert [cost.of(0, 0) for cost in costs[0::2]] == [0, 0, 0]
+    assert [costs[f"{layer}.attention"].of(0, 0) for layer in range(3)] == [0, 0, 0]
     table = LatencyTable({"neurons": TABLE.widths["neurons"]}, {"neurons": TABLE.ms["neurons"]}, 174.0, 30.0)
     for pruner in (KPrune(), KPrunePlus(), Kwon(), Magnitude()):
         outcome = pruner.prune(
@@ -176,15 +175,20 @@ def test_a_table_of_a_model_without_heads():
 
 
 def test_a_method_that_counts_flops_alone():
-    class Counting:
-        name, needs_labels, any_budget = "counting", False, False
+    class Counting(Method):
+        name, budgets = "counting", frozenset({"flops"})
+
+        def prune(self, job):
+            raise AssertionError("refused before anything is measured or pruned")
 
     model = tiny_model()
-    with pytest.raises(UserError, match="counting prunes by FLOPs alone"):
+    with pytest.raises(UserError, match="counting prunes by flops alone, not by latency"):
         prune_to_speedup(Counting(), model, None, None, 2, 8.0, Point(2, 8))
-    Counting.reach = lambda *_: 1.0
+    with pytest.raises(UserError, match="counting prunes by flops alone, not by latency"):
+        Counting().check(model, LatencyBudget(2, TABLE, 8.0))
     with pytest.raises(UserError, match="counting does not round widths"):
-        FlopsBudget(0.5, 8.0, 16).check_reach(Counting(), model)
+        Counting().check(model, FlopsBudget(0.5, 8.0, 16))
+    Counting().check(model, FlopsBudget(0.5, 8.0))
 
 
 def test_measuring_leaves_the_models_in_the_mode_they_were_in():
@@ -199,7 +203,7 @@ def test_measuring_leaves_the_models_in_the_mode_they_were_in():
     assert all(module.training for module in (*model.modules(), *pruned.modules()))
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")))
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_which_budgets_it_takes(name):
-    method = build_method(file_settings("method", name))
-    assert method.any_budget is (name not in {"cofi", "dynabert_d", "dynabert_w", "ebert"})
+    flops_alone = name in {"cofi", "dynabert_d", "dynabert_w", "ebert"}
+    assert find_method(name).budgets == ({"flops"} if flops_alone else ANY_BUDGET)

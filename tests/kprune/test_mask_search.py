@@ -52,7 +52,7 @@ def random_case(seed, kind="flops"):
     return scores, COSTS[kind], 196 * torch.rand(1, generator=generator).item()
 
 
-def test_costs_of_a_sublayer():
+def test_costs_of_a_block():
     cost = UnitCost(2.0, base=3.0, free=2, grain=4)
     assert [cost.of(k, 10) for k in range(11)] == [0, 7, 7, 7, 7, 15, 15, 15, 15, 19, 19]
     assert cost.steps(10).tolist() == [7, 0, 0, 0, 8, 0, 0, 0, 4, 0]
@@ -95,15 +95,15 @@ def test_fill_takes_the_best_that_fit(seed):
 
 @pytest.mark.parametrize("kind", COSTS)
 @pytest.mark.parametrize("seed", range(20))
-def test_sublayer_by_sublayer_the_budget_is_kept_on_whole_grains(seed, kind):
+def test_block_by_block_the_budget_is_kept_on_whole_grains(seed, kind):
     """As K-prune goes up: less is left in the end than one more unit of the last block would cost."""
     scores, costs, budget = random_case(2 * seed, kind)
     remaining, masks = budget, []
-    for index, (of_sublayer, cost) in enumerate(zip(scores, costs, strict=True)):
+    for index, (of_block, cost) in enumerate(zip(scores, costs, strict=True)):
         kept, _ = search(scores[index:], costs[index:], remaining)
         count = int(kept.sum())
-        assert count % cost.grain == 0 or count == len(of_sublayer)
-        remaining -= cost.of(count, len(of_sublayer))
+        assert count % cost.grain == 0 or count == len(of_block)
+        remaining -= cost.of(count, len(of_block))
         masks.append(kept)
     assert spent(masks, costs) <= budget + 1e-9
     if not masks[-1].all():

@@ -35,7 +35,9 @@ def test_a_precision_that_the_caller_set(name, precision):
 
 
 @pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
-@pytest.mark.parametrize("surroundings", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode(), torch.no_grad()])
+@pytest.mark.parametrize(
+    "surroundings", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode(), torch.no_grad()]
+)
 def test_surroundings_of_the_caller(name, surroundings):
     expected = pruned(name)
     with surroundings:

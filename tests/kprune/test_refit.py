@@ -6,6 +6,7 @@ from tiny import FAMILIES, tiny_calibration, tiny_model
 
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
+from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.refit import differentiate, error, refit
@@ -13,7 +14,7 @@ from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
-from kprune.streams import calibration_states, held_out_divergence
+from kprune.streams import calibration_states
 
 
 def prune(model, pruner, calibration, reduction=0.6):

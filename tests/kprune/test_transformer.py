@@ -16,7 +16,7 @@ def logits(output):
 
 
 def some_masks(view, share=0.5, empty=(0, 3)):
-    """Random masks; the first MHA and the second FFN lose everything."""
+    """Random masks; the first attention and the second FFN lose everything."""
     generator = torch.Generator().manual_seed(1)
     masks = [(torch.rand(s.units, generator=generator) < share).double() for s in view.blocks]
     for index in empty:
@@ -28,7 +28,7 @@ def some_masks(view, share=0.5, empty=(0, 3)):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
-def test_running_the_sublayers_is_running_the_model(family, head, attention):
+def test_running_the_blocks_is_running_the_model(family, head, attention):
     model, batch = tiny_model(family, head, attention), tiny_batch()
     view = view_of(model)
     ours = logits(view.run(0, *view.enter(batch), batch))
@@ -77,13 +77,13 @@ def test_flops_are_those_of_the_modules():
     assert model_flops(view, s) == counted
 
 
-def test_emptied_sublayers_cost_nothing_but_their_bias():
+def test_emptied_blocks_cost_nothing_but_their_bias():
     model = tiny_model()
     pruned = copy.deepcopy(model)
     for block in view_of(pruned).blocks:
         keep_units(block, torch.tensor([], dtype=torch.long))
     assert flops_reduction(view_of(model), view_of(pruned), 10) == 1
-    left = [name for name, parameter in view_of(pruned).encoder.named_parameters() if "LayerNorm" not in name]
+    left = [name for name, parameter in view_of(pruned).layers.named_parameters() if "LayerNorm" not in name]
     assert all(name.endswith("bias") for name in left) and len(left) == 6
 
 

@@ -173,7 +173,7 @@ class DynaBERT(Method):
 
     def depth_losses(self, shared: nn.Module, width_stage: nn.Module, objective: Objective) -> Callable:
         """Return the losses of every width and depth against DynaBERT_w at that width, by every layer that the depth keeps."""
-        width_stage, count = frozen_copy(width_stage), len(view_of(shared).encoder.layer)
+        width_stage, count = frozen_copy(width_stage), len(view_of(shared).layers)
         teachers = {shape.width: Subnetwork(width_stage, shape) for shape in self.shapes([1.0])}
         networks = {shape: Subnetwork(shared, shape) for shape in self.shapes(self.depths)}
 

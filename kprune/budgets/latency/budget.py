@@ -29,7 +29,7 @@ class LatencyBudget:
     scale: float = 1.0
     measure: str = "latency"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_speedup(self.speedup)
         check_grain(self.grain)
         most = self.table.dense_ms / self.table.empty_ms

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from kprune.budgets.latency.budget import LatencyBudget, check_speedup
 from kprune.budgets.latency.table import measure_table
 from kprune.budgets.latency.timing import measure_latency
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.models import view_of
 from kprune.objectives import Objective
+from kprune.types import Model
 
 TOLERANCE = 0.05
 CORRECTIONS = 2
@@ -31,7 +30,7 @@ STANDARD = Point()
 
 def prune_to_speedup(
     method: Method,
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     data: PruningData,
     speedup: float,
@@ -65,9 +64,9 @@ def prune_to_speedup(
 
 def corrected(
     prune: Callable[[LatencyBudget], Outcome],
-    model: nn.Module,
+    model: Model,
     budget: LatencyBudget,
-    measure: Callable[[nn.Module], dict[str, Any]],
+    measure: Callable[[Model], dict[str, Any]],
 ) -> tuple[Outcome, dict[str, Any]]:
     """Prune, measure, correct the table's scale at most twice; take the first within 5 %, or the closest.
 
@@ -79,7 +78,8 @@ def corrected(
     Returns:
         the outcome, whose details say what was tried (`latency_budget`), and its latency.
     """
-    dense, attempts, closest = view_of(model), [], None
+    dense, attempts = view_of(model), []
+    closest: tuple[float, Outcome, dict[str, Any]] | None = None
     start = time.perf_counter()
     for _ in range(1 + CORRECTIONS):
         outcome = prune(budget)
@@ -92,6 +92,7 @@ def corrected(
             break
         budget = budget.corrected(budget.spent(dense, view_of(outcome.model)), latency["speedup"])
     seconds = time.perf_counter() - start
+    assert closest is not None, "there is at least one attempt"
     off, outcome, latency = closest
     outcome.details["latency_budget"] = {
         "speedup": budget.speedup,

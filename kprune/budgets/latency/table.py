@@ -5,15 +5,17 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import nn
 
 from kprune.budgets.costs import UnitCost, whole_cost
 from kprune.budgets.latency.timing import alternate, random_batch
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
+from kprune.models.families import Kind
 from kprune.models.surgery import keep_units
+from kprune.types import Model
 
 # Widths measured, as shares of a block's units: dense where a strongly pruned block ends up.
 SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
@@ -31,8 +33,8 @@ class LatencyTable:
             (embeddings, residual connections, norms, head).
     """
 
-    widths: dict[str, list[int]]
-    ms: dict[str, list[float]]
+    widths: dict[Kind, list[int]]
+    ms: dict[Kind, list[float]]
     dense_ms: float
     empty_ms: float
     seconds: float = 0.0
@@ -81,7 +83,7 @@ def fit(widths: Sequence[int], ms: Sequence[float]) -> UnitCost:
     return UnitCost(slope[bend].item(), base[bend].item(), bend)
 
 
-def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain: int = 1) -> LatencyTable:
+def measure_table(model: Model, batch_size: int, sequence_length: int, grain: int = 1) -> LatencyTable:
     """Time a model's widest MHA and FFN at a range of widths, the whole model, and what is left of it without units.
 
     Widths are multiples of `grain` feature columns.
@@ -96,7 +98,7 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
         if widest.units:
             widths[kind] = _widths(widest, grain)
             narrowed = [_narrowed(widest, width) for width in (0, *widths[kind])]
-            calls += [lambda s=s: s.run(hidden, context) for s in narrowed]
+            calls += [partial(block.run, hidden, context) for block in narrowed]
     medians = iter(map(statistics.median, alternate(calls, model.device, ROUNDS)))
     ms = {}
     for kind, measured in widths.items():
@@ -104,8 +106,9 @@ def measure_table(model: nn.Module, batch_size: int, sequence_length: int, grain
         ms[kind] = [next(medians) - none for _ in measured]
     for block in view_of(empty).blocks:
         keep_units(block, torch.arange(0))
-    whole = alternate([lambda m=m: m(**batch) for m in (dense, empty)], model.device)
-    return LatencyTable(widths, ms, *map(statistics.median, whole), seconds=time.perf_counter() - start)
+    whole = alternate([partial(m, **batch) for m in (dense, empty)], model.device)
+    dense_ms, empty_ms = map(statistics.median, whole)
+    return LatencyTable(widths, ms, dense_ms, empty_ms, time.perf_counter() - start)
 
 
 def _widths(block: Block, grain: int) -> list[int]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import longest_input, model_inputs
+from kprune.types import Model
 
 
 def rounds(device: torch.device) -> tuple[int, int]:
@@ -37,7 +38,7 @@ def alternate(
     return times
 
 
-def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
+def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
     """Return what a model's forward takes: random tokens without padding, the same for the same shape.
 
     Raises:
@@ -54,7 +55,7 @@ def random_batch(model: nn.Module, batch_size: int, sequence_length: int) -> dic
     return model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
 
 
-def measure_latency(dense: nn.Module, pruned: nn.Module, batch_size: int, sequence_length: int) -> dict[str, Any]:
+def measure_latency(dense: Model, pruned: Model, batch_size: int, sequence_length: int) -> dict[str, Any]:
     """Measure the median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
 
     Returns:

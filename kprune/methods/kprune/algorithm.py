@@ -31,7 +31,7 @@ PIECE = 1024
 @dataclass(frozen=True)
 class KPrune(Method):
     """The paper's method. Its authors' code departs from the paper: `conf/method/kprune_official.yaml` switches every
-    departure on, and `docs/differences_from_the_paper.md` says what each is.
+    departure on, and `docs/notes/differences_from_the_paper.md` says what each is.
 
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
@@ -67,7 +67,7 @@ class KPrune(Method):
     span_padding: bool = False
     name: str = "kprune"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_words(self)
         if not self.lambdas:
             raise UserError("lambdas is empty: give one λ or more, such as [0.1]")
@@ -203,8 +203,9 @@ class KPrune(Method):
             update = teacher.update(state.teacher, state.context)
             if squares:
                 residual = state.teacher + update - state.student
-                if student.bias() is not None:
-                    residual = residual - student.bias()
+                bias = student.bias()
+                if bias is not None:
+                    residual = residual - bias
                 squares.add(student.features(state.student, state.context)[state.real], residual[state.real])
             state.teacher = teacher.join(state.teacher, update)
         ridge = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class KnowledgeSettings:
     gradient: Literal["example", "batch"] = "example"
     head: Literal["whole", "mean_of_dimensions"] = "whole"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_words(self)
         check_positive(temperature=self.temperature)
 
@@ -79,9 +79,10 @@ def measure(
     predictive = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in blocks]
     moments = [torch.zeros(s.units, s.width, s.width, dtype=torch.float64, device=view.device) for s in blocks]
     examples = tokens = 0
-    for state, target in zip(states, teacher or [None] * len(states), strict=True):
+    targets: Sequence[Tensor | None] = teacher or [None] * len(states)
+    for state, target in zip(states, targets, strict=True):
 
-        def losses(output, state=state, target=target):
+        def losses(output: Any, state: CalibrationState = state, target: Tensor | None = target) -> list[Tensor]:
             if target is None:
                 return []
             logits = objective.read(output, state.batch["attention_mask"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ from kprune.streams import CalibrationState, calibration_states
 
 # Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
+
+
+Setting = TypeVar("Setting")
+
+
+def decided(setting: Setting | Literal["auto"]) -> Setting:
+    """Return a setting that `KPrunePlus.settled` has decided."""
+    assert setting != "auto"
+    return setting
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class KPrunePlus(Method):
         check_words(self)
         if self.repair != "auto" and not 0 <= self.repair <= 1:
             raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
-        if self.clip not in ("auto", None):
+        if self.clip is not None and self.clip != "auto":
             check_positive(clip=self.clip)
         if not self.kinds or set(self.kinds) - {"heads", "neurons"}:
             raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons or both")
@@ -119,8 +128,8 @@ class KPrunePlus(Method):
                 continue
             if below is not None and count and self.map_input:
                 with clock("input_map"):
-                    self.fold_map(block, original, states, below.token_weights(self.floor, self.clip))
-            weights = fisher.token_weights(self.floor, self.clip)
+                    self.fold_map(block, original, states, below.token_weights(self.floor, decided(self.clip)))
+            weights = fisher.token_weights(self.floor, decided(self.clip))
             prior = self.prior(block)
             with clock("gram"):
                 for state in states:
@@ -149,7 +158,7 @@ class KPrunePlus(Method):
     def settled(self, view: ModelView) -> "KPrunePlus":
         """Return these settings with what is "auto" decided by where the model's norms are."""
         last = all(block.placement == "after" for block in view.blocks)
-        auto = {"repair": 1.0, "clip": None, "ridge_around": "zero", "map_input": True}
+        auto: dict[str, Any] = {"repair": 1.0, "clip": None, "ridge_around": "zero", "map_input": True}
         if not last:
             auto = {"repair": 0.0, "clip": 10.0, "ridge_around": "dense", "map_input": False}
         return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
@@ -186,7 +195,7 @@ class KPrunePlus(Method):
         for block, fisher in zip(tqdm(teacher.blocks, "curves", disable=None), fishers, strict=True):
             with clock("fisher_gram"):
                 squares = LeastSquares.empty(block.columns, 0, teacher.device)
-                weighted = zip(states, fisher.clipped_energies(self.clip), strict=True)
+                weighted = zip(states, fisher.clipped_energies(decided(self.clip)), strict=True)
                 for index, (state, energies) in enumerate(weighted):
                     inputs[index] = self.add_features(squares, block, state, inputs[index], energies)
             with clock("curves"):
@@ -243,7 +252,7 @@ class KPrunePlus(Method):
         constant = squares.constant(change) if affine else None
         for module in block.inputs:
             weight = input_weight(module).double()
-            if constant is not None:
+            if constant is not None and module.bias is not None:
                 module.bias.copy_(module.bias.double() + weight @ constant)
             input_weight(module).copy_(weight + weight @ change)
 
@@ -260,9 +269,10 @@ class KPrunePlus(Method):
             total: X_T + Sub_T(X_T).
         """
         state.teacher = total
-        if self.repair < 1:
+        repair = decided(self.repair)
+        if repair < 1:
             own = block.update(state.student, state.context)
-            state.target = own + self.repair * (total - state.student - own)
+            state.target = own + repair * (total - state.student - own)
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
         """Return the student's features against what the block is asked to add.

@@ -74,7 +74,8 @@ def descend(
     for _ in range(epochs):
         for index in torch.randperm(len(batches), generator=generator).tolist():
             optimiser.zero_grad()
-            differentiate(block, *batches[index], metric, len(batches) / tokens)
+            state, weights = batches[index]
+            differentiate(block, state, weights, metric, len(batches) / tokens)
             optimiser.step()
             schedule.step()
     for parameter in parameters:

@@ -1,0 +1,112 @@
+"""Single numbers of the pages' prose: `<!-- number:loss kprune_plus 0.8 100000 -->1.60<!-- /number -->`.
+
+The words behind the name are the arguments of a function of `NUMBERS`.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.aggregate import aggregate, calibration_budget, informative
+from analysis.records import read_csv
+from analysis.render import MISSING, number
+from analysis.variants import without_calibration
+from kprune.errors import UserError
+
+ENDS = {"lowest": min, "highest": max}
+
+
+class Numbers:
+    """Make the numbers of prose from the cells of the main comparison and the files beside them.
+
+    Args:
+        cells: rows of `analysis.records`, without the embedded task.
+        folder: folder of the files.
+    """
+
+    def __init__(self, cells: pd.DataFrame, folder: Path):
+        table = aggregate(cells)
+        plain = table["settings"].map(without_calibration) == ""
+        self.table = table[plain & informative(table)].assign(budget=calibration_budget)
+        self.cells = cells
+        self.folder = folder
+
+    def loss(self, method: str, target: str, tokens: str) -> str:
+        """Return the points that a method loses, the mean over the tasks."""
+        return number(self.mean_loss(method, target, tokens))
+
+    def loss_on(self, task: str, method: str, target: str, tokens: str) -> str:
+        """Return the points that a method loses on one task."""
+        return number(self.losses(method, target, tokens).get(task))
+
+    def ratio(self, method: str, tokens: str, reference: str, reference_tokens: str, target: str) -> str:
+        """Return the mean loss of a method as a share of another's."""
+        theirs = self.mean_loss(reference, target, reference_tokens)
+        return number(self.mean_loss(method, target, tokens) / theirs if theirs else None)
+
+    def tasks(self) -> str:
+        """Return the number of tasks that a mean loss is taken over."""
+        return str(self.table["task"].nunique())
+
+    def cost(self, end: str, method: str, reference: str) -> str:
+        """Return the lowest or highest ratio of two methods' pruning times, over cells that are the same but for the method."""
+        same = ["task", "model", "target", "tokens", "seed"]
+        times = self.cells[self.cells["variant"].map(without_calibration) == ""].set_index(["method", *same])
+        seconds = times["pruning_seconds"]
+        if not {method, reference} <= set(self.cells["method"]):
+            return MISSING
+        ratios = (seconds[method] / seconds[reference]).dropna()
+        return MISSING if ratios.empty else number(extreme(end, ratios), "{:.1f}")
+
+    def speedup(self, end: str, file: str, *chosen: str) -> str:
+        """Return the lowest or highest speed-up of a latency file's rows, of those that have each `column=value`."""
+        if not (self.folder / file).is_file():
+            return MISSING
+        rows = read_csv(self.folder / file, dtype=str)
+        for entry in chosen:
+            column, _, values = entry.partition("=")
+            if column not in rows:
+                raise UserError(f"{file} has no column '{column}': use one of {', '.join(rows)}")
+            rows = rows[rows[column].isin(values.split(","))]
+        return MISSING if rows.empty else number(extreme(end, rows["speedup"].astype(float)), "{:.1f}")
+
+    def losses(self, method: str, target: str, tokens: str) -> pd.Series:
+        """Return the points lost on each task, means over seeds."""
+        rows = self.table[(self.table["method"] == method) & (self.table["target"] == target)]
+        rows = rows[rows["budget"] == float(tokens)].set_index("task")
+        return rows["dense_score"] - rows["score"]
+
+    def mean_loss(self, method: str, target: str, tokens: str) -> float:
+        """Return the mean of `losses`; NaN if a task is missing."""
+        return self.losses(method, target, tokens).reindex(self.table["task"].unique()).mean(skipna=False)
+
+
+NUMBERS = {
+    "loss": Numbers.loss,
+    "loss-on": Numbers.loss_on,
+    "ratio": Numbers.ratio,
+    "tasks": Numbers.tasks,
+    "cost": Numbers.cost,
+    "speedup": Numbers.speedup,
+}
+
+
+def extreme(end: str, values: pd.Series) -> float:
+    if end not in ENDS:
+        raise UserError(f"'{end}' is none of {', '.join(ENDS)}")
+    return ENDS[end](values)
+
+
+def made(call: str, numbers: Numbers) -> str:
+    """Return the number that a marker asks for.
+
+    Raises:
+        UserError: the name is unknown, or the words behind it are not its arguments.
+    """
+    name, *arguments = call.split()
+    if name not in NUMBERS:
+        raise UserError(f"the page marks a number '{name}': use one of {', '.join(NUMBERS)}")
+    try:
+        return NUMBERS[name](numbers, *arguments)
+    except (TypeError, ValueError, UserError) as error:
+        raise UserError(f"the page marks a number '{call}', which can't be made: {error}") from error

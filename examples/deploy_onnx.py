@@ -1,0 +1,115 @@
+"""Prune a classifier, export it to ONNX, check that the file computes the same, and time all of it.
+
+    pip install 'kprune[onnx]'
+    python examples/deploy_onnx.py my/checkpoint texts.txt deployed --batch-size 1 --length 128
+
+`deployed/` then has the pruned model for transformers and `model.onnx` for onnxruntime, which runs where no torch is installed.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+import kprune
+from kprune.checkpoint.onnx import export_onnx
+
+
+def main() -> None:
+    """Prune, save, load, export and time."""
+    parser = argparse.ArgumentParser(description="Prune a classifier and deploy it with ONNX.")
+    parser.add_argument("checkpoint", help="folder or hub id of the fine-tuned model")
+    parser.add_argument("texts", type=Path, help="a text file, one text a line")
+    parser.add_argument("output", type=Path, help="folder for the pruned model and model.onnx")
+    parser.add_argument("--flops-reduction", type=float, default=0.8, help="share of FLOPs to remove (0.8)")
+    parser.add_argument("--batch-size", type=int, default=1, help="texts in a request (1)")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a text (128)")
+    parser.add_argument("--repeats", type=int, default=20, help="how often each is timed (20)")
+    arguments = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
+    dense = AutoModelForSequenceClassification.from_pretrained(arguments.checkpoint, dtype="float32").eval()
+    texts = [line for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    tokenized = [tokenizer(text, truncation=True) for text in texts]
+    calibration = DataLoader(tokenized, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer))
+
+    outcome = kprune.prune(dense, calibration, flops_reduction=arguments.flops_reduction, method="kprune_plus")
+    outcome.save(arguments.output, tokenizer, onnx=True)
+    dense_file = export_onnx(dense, arguments.output / "dense.onnx")
+
+    # From here on, all is as on the machine that serves the model.
+    pruned = AutoModelForSequenceClassification.from_pretrained(arguments.output, trust_remote_code=True).eval()
+    pruned_file = arguments.output / "model.onnx"
+    request = tokenizer(
+        texts[: arguments.batch_size],
+        truncation=True,
+        padding="max_length",
+        max_length=arguments.length,
+        return_tensors="pt",
+    )
+    calls = {
+        "dense, torch": torch_call(dense, request),
+        "pruned, torch": torch_call(pruned, request),
+        "dense, ONNX": onnx_call(dense_file, request),
+        "pruned, ONNX": onnx_call(pruned_file, request),
+    }
+    difference = (calls["pruned, torch"]() - calls["pruned, ONNX"]()).abs().max()
+    print(f"largest difference of the pruned model's logits between torch and ONNX: {difference:.1e}")
+
+    shape = f"{len(request['input_ids'])} x {arguments.length} tokens on {torch.get_num_threads()} CPU threads"
+    print(f"milliseconds for {shape}, the median of {arguments.repeats}:")
+    for name, taken in milliseconds(calls, arguments.repeats).items():
+        print(f"  {name:<14} {taken:8.2f}")
+    for name, file in {"dense": dense_file, "pruned": pruned_file}.items():
+        print(f"{name}: {file.stat().st_size / 1e6:.1f} MB as {file}")
+
+
+def torch_call(model: torch.nn.Module, request: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Return a function that answers the request with transformers."""
+
+    @torch.inference_mode()
+    def call() -> torch.Tensor:
+        return model(**request).logits
+
+    return call
+
+
+def onnx_call(file: Path, request: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Return a function that answers the request with onnxruntime, on as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    # A tokenizer that makes no token types means zeros.
+    zeros = torch.zeros_like(request["input_ids"])
+    inputs = {given.name: request.get(given.name, zeros).numpy() for given in session.get_inputs()}
+    return lambda: torch.from_numpy(session.run(["logits"], inputs)[0])
+
+
+def milliseconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return the median time of each call; they take turns, so that all see the same machine."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            # The first two warm up.
+            if repeat >= 2:
+                taken[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except kprune.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

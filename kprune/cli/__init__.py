@@ -1,0 +1,44 @@
+"""The command `kprune`: prune a checkpoint on texts of one's own, compare two checkpoints."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from kprune.cli.folders import check_output, find_checkpoint
+from kprune.cli.options import parse
+from kprune.cli.texts import read_texts
+from kprune.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 2 for bad input, 130 if interrupted.
+
+    Args:
+        arguments: what follows `kprune`; the process's own if None.
+    """
+    try:
+        run(parse(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read the files that the options name, then prune or compare.
+
+    Raises:
+        UserError: something that was given can't be used.
+    """
+    texts = read_texts(options.texts, options.text_column, options.second_column)
+    names = [options.checkpoint] if options.command == "prune" else [options.dense, options.pruned]
+    checkpoints = [find_checkpoint(name) for name in names]
+    if options.command == "prune":
+        check_output(options.output, checkpoints[0].folder)
+    # torch and transformers take seconds to import: help, and what is wrong with files, come without them.
+    from kprune.cli import commands
+
+    getattr(commands, options.command)(options, texts, *checkpoints)

@@ -1,0 +1,190 @@
+"""What `kprune prune` and `kprune compare` do once the files they are given are read."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import kprune
+from kprune.checkpoint import check_format, check_replaceable
+from kprune.checkpoint.card import auto_class_of
+from kprune.cli import comparison
+from kprune.cli.drawing import cut_at, draw, held_out
+from kprune.cli.folders import Checkpoint, find_checkpoint
+from kprune.cli.loading import load_model, load_tokenizer, pick_device, stored_dtype
+from kprune.cli.options import FLOPS_REDUCTION
+from kprune.cli.texts import Texts
+from kprune.data import Example, collate
+from kprune.errors import UserError
+from kprune.methods.registry import METHODS, find_method
+from kprune.models import view_of
+from kprune.models.view import longest_input
+from kprune.objectives import Objective, Span
+
+BATCH_SIZE = 32
+
+
+def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> None:
+    """Prune a checkpoint, save it, and print what is left of it and how far it is from the dense one.
+
+    Raises:
+        UserError: something that was given can't be used; nothing is written then.
+    """
+    check_method(options.method)
+    check_format(options.format, options.onnx)
+    check_replaceable(options.output)
+    device = started(options)
+    dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
+    objective = comparison.objective_for(dense, options.task)
+    examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
+    say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
+    start = time.perf_counter()
+    outcome = kprune.prune(dense, batches(dense, examples), method=options.method, task=options.task, **target(options))
+    seconds = time.perf_counter() - start
+    if not options.onnx:  # runtimes have few operators in half precision
+        outcome.model.to(stored_dtype(checkpoint))
+    outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
+    say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
+    # What is measured is what was saved.
+    saved = find_checkpoint(options.output)
+    pruned = load_model(saved, device)
+    distance = comparison.distance(dense, pruned, objective, unseen)
+    latency = outcome.details.get("latency") or comparison.latency(dense, pruned)
+    size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
+    print(comparison.table([*units(dense, outcome), *size]))
+    print(
+        f"\nremoved: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
+        f"{outcome.details['sequence_length']:.1f} tokens, in {seconds:.0f} s"
+    )
+    search = outcome.details.get("latency_budget")
+    if search and not search["reached"]:
+        print(
+            f"a speed-up of {options.speedup:g}x was not met: this is the closest of {len(search['attempts'])} attempts"
+        )
+    print(f"{distance.sentence('held-out texts')}\n\n{how_to_load(options, pruned)}")
+
+
+def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second: Checkpoint) -> None:
+    """Print how far a pruned checkpoint is from its dense one, and the size and speed of both.
+
+    Raises:
+        UserError: something that was given can't be used.
+    """
+    device = started(options)
+    dense, pruned = load_model(first, device), load_model(second, device)
+    objective = comparison.objective_for(dense, options.task)
+    comparison.check_alike(dense, pruned)
+    examples = drawn(options, texts, dense, objective, load_tokenizer(first))
+    say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
+    distance = comparison.distance(dense, pruned, objective, examples)
+    latency = comparison.latency(dense, pruned)
+    print(comparison.table(comparison.size_and_speed(dense, pruned, (first, second), latency)))
+    print(f"\n{distance.sentence()}")
+
+
+def check_method(name: str) -> None:
+    """Check that a method prunes on texts alone.
+
+    Raises:
+        UserError: it is unknown, or needs more.
+    """
+    needs = find_method(name).needs
+    if needs:
+        raise UserError(
+            f"--method {name} needs {' and '.join(sorted(needs))}, and texts are all there is: use {', '.join(METHODS)}, or "
+            "run.py of the repository"
+        )
+
+
+def say(line: str) -> None:
+    """Print how far the work is; the standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def started(options: argparse.Namespace) -> torch.device:
+    """Set the number of threads and return the device.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return pick_device(options.device)
+
+
+def drawn(
+    options: argparse.Namespace, texts: Texts, model: PreTrainedModel, objective: Objective, tokenizer: Any
+) -> list[Example]:
+    """Return tokenised texts, drawn until the budget of tokens is full.
+
+    Raises:
+        UserError: the model answers questions and the texts are no pairs, --max-length does not suit the model, or there is no
+            token.
+    """
+    pairs = len(texts.columns) == 2
+    if not pairs and isinstance(objective, Span):
+        raise UserError(
+            f"the model answers questions on a context, and {texts.file} has no pairs: give a .csv or .jsonl file with "
+            f"both, and --text-column question --second-column context"
+        )
+    length = cut_at(options.max_length, longest_input(model), tokenizer, pairs)
+    token_types = getattr(model.config, "type_vocab_size", 0) > 1
+    examples = draw(texts, tokenizer, token_types, length, options.tokens, options.seed)
+    if not examples:
+        raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")
+    return examples
+
+
+def described(texts: Texts) -> str:
+    """Return what was read of a file."""
+    where = f" in {' and '.join(texts.columns)}" if texts.columns else ""
+    return f"{texts.file} has {len(texts.rows):,} texts{where}"
+
+
+def counted(examples: Sequence[Example]) -> str:
+    """Return how many texts and tokens there are."""
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return f"{len(examples):,} text{'' if len(examples) == 1 else 's'} ({tokens:,} tokens)"
+
+
+def batches(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[dict[str, Tensor]]:
+    """Yield padded batches, as a DataLoader would."""
+    for start in range(0, len(examples), BATCH_SIZE):
+        yield collate(examples[start : start + BATCH_SIZE], model.config.pad_token_id or 0)
+
+
+def target(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how much to remove, as an argument of `kprune.prune`."""
+    asked = {name: getattr(options, name) for name in ("flops_reduction", "params_reduction", "speedup")}
+    return {name: value for name, value in asked.items() if value is not None} or {"flops_reduction": FLOPS_REDUCTION}
+
+
+def units(dense: PreTrainedModel, outcome: kprune.Pruned) -> list[comparison.Line]:
+    """Return the table's lines of heads and neurons, of all layers together."""
+    lines = []
+    for kind in ("heads", "neurons"):
+        before, after = sum(block.units for block in view_of(dense).of_kind(kind)), sum(outcome.plan.per_layer(kind))
+        lines.append((kind, f"{before:,}", f"{after:,}", comparison.fewer(before, after)))
+    return lines
+
+
+def how_to_load(options: argparse.Namespace, model: PreTrainedModel) -> str:
+    """Return where the pruned model is, and the Python that loads it."""
+    folder: Path = options.output
+    auto = auto_class_of(model)
+    if options.format == "dense":
+        return (
+            f"{folder} holds the stock architecture with zeros in place of what was removed (--format dense). Load it with\n"
+            f'    {auto}.from_pretrained("{folder}")'
+        )
+    return (
+        f"The pruned model is in {folder}. Load it with\n"
+        f'    {auto}.from_pretrained("{folder}", trust_remote_code=True)\n'
+        f'or, without running code of the folder, with kprune.load("{folder}").'
+    )

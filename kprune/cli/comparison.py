@@ -1,0 +1,145 @@
+"""What a pruned model is beside its dense one: distance, size, speed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from kprune.budgets.latency import STANDARD, measure_latency
+from kprune.checkpoint.card import auto_class_of
+from kprune.cli.folders import Checkpoint
+from kprune.data import CalibrationSet, Example
+from kprune.errors import UserError
+from kprune.models.view import longest_input, model_inputs, on_device
+from kprune.objectives import OBJECTIVES, Classification, Objective, Regression, objective_of
+
+BATCH_SIZE = 32
+MEGA = 1_000_000
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a pruned model's predictions are from the dense one's.
+
+    Attributes:
+        divergence: mean over the texts: KL divergence in nats or, for regression, squared difference.
+        same: share of texts that get the same class; None if the model predicts no class.
+    """
+
+    divergence: float
+    measure: str
+    same: float | None
+    texts: int
+    tokens: int
+
+    def sentence(self, texts: str = "texts") -> str:
+        """Return it in words, the examples called `texts`."""
+        same = "" if self.same is None else f"; the predicted class is the same for {100 * self.same:.1f} %"
+        return (
+            f"divergence from the dense model: {self.divergence:.4g} {self.measure}, mean over {self.texts:,} {texts} "
+            f"({self.tokens:,} tokens){same}"
+        )
+
+
+def objective_for(model: PreTrainedModel, task: str | None) -> Objective:
+    """Return what a model's head does: as named, else as its class and config say.
+
+    Raises:
+        UserError: the name is unknown or does not suit the model, or the head is of no kind that kprune can compare.
+    """
+    if task is None:
+        return objective_of(model)
+    if task not in OBJECTIVES:
+        raise UserError(f"--task {task} is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
+    if not type(model).__name__.endswith(OBJECTIVES[task].class_suffix):
+        raise UserError(f"--task {task} does not suit a {type(model).__name__}: leave it out")
+    return OBJECTIVES[task]()
+
+
+def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel) -> None:
+    """Check that two models predict the same thing of the same tokens.
+
+    Raises:
+        UserError: their heads, outputs or vocabularies differ.
+    """
+    kinds = [auto_class_of(model) for model in (dense, pruned)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"one is an {kinds[0]}, the other an {kinds[1]}: compare two of one kind")
+    for entry in ("num_labels", "vocab_size"):
+        ours, theirs = (getattr(model.config, entry) for model in (dense, pruned))
+        if ours != theirs:
+            raise UserError(f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin")
+
+
+@torch.inference_mode()
+def distance(
+    dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective, examples: Sequence[Example]
+) -> Distance:
+    """Run both models on examples and compare what they predict."""
+    data = CalibrationSet(examples, BATCH_SIZE, dense.config.pad_token_id or 0)
+    divergence, same, classes = 0.0, 0, isinstance(objective, Classification)
+    for batch in tqdm(data.batches(), desc="comparing", unit="batch", disable=None):
+        batch = on_device(batch, dense.device)
+        teacher, student = (
+            objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in (dense, pruned)
+        )
+        divergence += objective.divergence(student, teacher, 1.0).sum().item()
+        if classes:
+            same += int((student.argmax(dim=-1) == teacher.argmax(dim=-1)).sum())
+    return Distance(
+        divergence / len(examples),
+        "squared difference" if isinstance(objective, Regression) else "nats (KL)",
+        same / len(examples) if classes else None,
+        len(examples),
+        data.tokens,
+    )
+
+
+def latency(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:
+    """Measure forward passes of both models in turn, at batch 32 and length 128 or the longest that both read."""
+    length = min(STANDARD.sequence_length, longest_input(dense), longest_input(pruned))
+    return measure_latency(dense, pruned, STANDARD.batch_size, length)
+
+
+Line = tuple[str, str, str, str]
+
+
+def size_and_speed(
+    dense: PreTrainedModel, pruned: PreTrainedModel, checkpoints: tuple[Checkpoint, Checkpoint], time: dict[str, Any]
+) -> list[Line]:
+    """Return the lines of a table: parameters, megabytes and milliseconds of the dense and the pruned model."""
+    parameters = [sum(weight.numel() for weight in model.parameters()) for model in (dense, pruned)]
+    size = [checkpoint.bytes for checkpoint in checkpoints]
+    slowest, fastest = time["speedup_range"]
+    threads = f"{time['threads']} thread{'' if time['threads'] == 1 else 's'} of "
+    device = time["device"] if dense.device.type == "cuda" else threads + time["device"]
+    return [
+        ("parameters", f"{parameters[0]:,}", f"{parameters[1]:,}", fewer(*parameters)),
+        ("megabytes on disk", f"{size[0] / MEGA:.1f}", f"{size[1] / MEGA:.1f}", fewer(*size)),
+        (
+            "ms a forward pass",
+            f"{time['dense_ms']:.1f}",
+            f"{time['pruned_ms']:.1f}",
+            f"{time['speedup']:.2f}x as fast ({slowest:.2f}x to {fastest:.2f}x), {time['batch_size']} texts of "
+            f"{time['sequence_length']} tokens, {device}",
+        ),
+    ]
+
+
+def fewer(before: float, after: float) -> str:
+    """Return how much less the second number is, in percent of the first."""
+    change = 100 * (1 - after / before) if before else 0.0
+    return f"{change:.1f} % less" if change >= 0 else f"{-change:.1f} % more"
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Return lines below the header "dense pruned", numbers aligned."""
+    lines = [("", "dense", "pruned", ""), *lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {dense:>{widths[1]}}  {pruned:>{widths[2]}}  {note}".rstrip()
+        for name, dense, pruned, note in lines
+    )

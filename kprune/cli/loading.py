@@ -1,0 +1,84 @@
+"""A checkpoint's model and tokenizer, and the device they run on."""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+import kprune
+from kprune.cli.folders import Checkpoint
+from kprune.errors import UserError, one_line
+from kprune.objectives import OBJECTIVES
+from kprune.quiet import quiet_transformers
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return a device by its name; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} is not to be had here: leave it out, or give cpu") from error
+    return device
+
+
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the type of a checkpoint's weights, in which the pruned ones are saved, too."""
+    name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")  # as transformers 4 calls it
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(str(name), torch.float32)
+
+
+def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
+    """Return the model in float32, in evaluation mode.
+
+    Raises:
+        UserError: kprune supports no model of this kind, or it does not load whole.
+    """
+    folder, architecture = checkpoint.folder, checkpoint.architecture
+    if architecture.startswith("Pruned"):
+        return kprune.load(folder).to(device)
+    auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffix)), None)
+    if auto is None:
+        suffixes = sorted({f"...{kind.class_suffix}" for kind in OBJECTIVES.values()})
+        raise UserError(
+            f"{folder} holds a {architecture}, which has no head that kprune can compare: give a "
+            f"{' or '.join(suffixes)} checkpoint"
+        )
+    try:
+        with quiet_transformers():
+            model, info = getattr(transformers, auto).from_pretrained(
+                folder, dtype="float32", trust_remote_code=False, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # transformers and what it reads files with raise many types
+        raise UserError(f"{folder} does not load ({one_line(error, 300)}): save the checkpoint again") from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{folder} has no weights of {min(info['missing_keys'])}, a part of {architecture}: give a fine-tuned checkpoint"
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Return the tokenizer beside the model.
+
+    Raises:
+        UserError: there is none, or it does not load.
+    """
+    folder = checkpoint.folder
+    # Without its files, transformers makes up a tokenizer that knows no word.
+    if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise UserError(f"{folder} has no tokenizer: save it there, too (tokenizer.save_pretrained)")
+    try:
+        with quiet_transformers():
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # as above
+        raise UserError(f"the tokenizer in {folder} does not load ({one_line(error, 300)}): save it again") from error

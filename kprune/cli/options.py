@@ -1,0 +1,178 @@
+"""What can be typed behind `kprune`."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn
+
+from kprune.errors import UserError
+
+TOKENS = 100_000
+METHOD = "kprune_plus"
+FLOPS_REDUCTION = 0.8
+
+PRUNE = """\
+Remove attention heads and neurons of a fine-tuned transformer, without retraining and without labels.
+
+TEXTS are like those that the model will read, best those it was trained on: a .txt file (one text a line), a .csv file
+with a header, or a .jsonl file. The dense checkpoint is left as it was."""
+PRUNE_EXAMPLES = """\
+examples:
+  kprune prune my/checkpoint texts.txt --output small
+  kprune prune my/checkpoint reviews.csv --text-column body --flops-reduction 0.6 --output small
+  kprune prune my/checkpoint pairs.jsonl --text-column question --second-column context --speedup 3 --output fast"""
+COMPARE = """\
+Measure how far a pruned model is from the dense one on texts, and how much smaller and faster it is.
+
+Take texts that the model was not pruned on: on those it was, it looks closer than it is."""
+COMPARE_EXAMPLES = """\
+example:
+  kprune compare my/checkpoint small held_out.txt"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}: see {self.prog} --help")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options, numbers checked; `command` is "prune" or "compare".
+
+    Raises:
+        UserError: an option is unknown, missing or out of range.
+    """
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        raise UserError("no command is given: start with kprune prune or kprune compare")
+    return parser.parse_args(arguments)
+
+
+def _version() -> str:
+    try:
+        return version("kprune")
+    except PackageNotFoundError:
+        return "a clone that is not installed"
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="kprune", description="Prune transformers without retraining.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    prune = commands.add_parser(
+        "prune",
+        help="prune a checkpoint on texts of your own",
+        usage="kprune prune CHECKPOINT TEXTS --output FOLDER [options]",
+        description=PRUNE,
+        epilog=PRUNE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    prune.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained wrote")
+    _add_texts(prune)
+    target = prune.add_argument_group("how much to remove (one of these)").add_mutually_exclusive_group()
+    target.add_argument(
+        "--flops-reduction",
+        type=share,
+        metavar="SHARE",
+        help=f"share of the layers' FLOPs to remove (default: {FLOPS_REDUCTION})",
+    )
+    target.add_argument("--params-reduction", type=share, metavar="SHARE", help="share of the layers' parameters")
+    target.add_argument("--speedup", type=factor, metavar="FACTOR", help="how much faster to be, as measured here")
+    how = prune.add_argument_group("what to write")
+    how.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the pruned model goes")
+    how.add_argument(
+        "--method",
+        default=METHOD,
+        metavar="NAME",
+        help=f"pruning method, such as kprune (default: {METHOD}, the closest to the dense model)",
+    )
+    how.add_argument(
+        "--format",
+        choices=("pruned", "dense"),
+        default="pruned",
+        help="pruned: small and fast (default); dense: the stock architecture with zeros, no smaller and no faster",
+    )
+    how.add_argument("--onnx", action="store_true", help="write model.onnx beside it (pip install 'kprune[onnx]')")
+    _add_running(prune, "tokens of texts to draw; a tenth of the texts is held out to measure on")
+    compare = commands.add_parser(
+        "compare",
+        help="compare a pruned model with the dense one",
+        usage="kprune compare DENSE PRUNED TEXTS [options]",
+        description=COMPARE,
+        epilog=COMPARE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument("dense", type=path, metavar="DENSE", help="folder of the dense model; its tokenizer is used")
+    compare.add_argument("pruned", type=path, metavar="PRUNED", help="folder of the pruned model")
+    _add_texts(compare)
+    _add_running(compare, "tokens of texts to draw")
+    return parser
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("texts", type=path, metavar="TEXTS", help="file of texts: .txt, .csv, .tsv, .jsonl; in UTF-8")
+    group = parser.add_argument_group("the file of texts")
+    group.add_argument(
+        "--text-column", metavar="NAME", help="column of the texts (default: text, sentence, ... if there is one such)"
+    )
+    group.add_argument("--second-column", metavar="NAME", help="column of the second texts, if the model reads pairs")
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="what the head does, if the checkpoint does not say: classification, regression (several labels at once, "
+        "too) or span",
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser, tokens: str) -> None:
+    group = parser.add_argument_group("what to run on")
+    group.add_argument("--tokens", type=count, default=TOKENS, metavar="N", help=f"{tokens} (default: {TOKENS:,})")
+    group.add_argument(
+        "--max-length",
+        type=count,
+        metavar="N",
+        help="tokens to cut a text at (default: as many as the model reads, at most 512)",
+    )
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of what is drawn (default: 0)")
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)"
+    )
+    group.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+    return value
+
+
+def path(text: str) -> Path:
+    """Return a path; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
+    return Path(text).expanduser()
+
+
+def share(text: str) -> float:
+    """Return a number between 0 and 1."""
+    return _number(text, float, lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.8")
+
+
+def factor(text: str) -> float:
+    """Return a number above 1."""
+    return _number(text, float, lambda value: 1 < value < float("inf"), "a factor above 1, such as 3")
+
+
+def count(text: str) -> int:
+    """Return a whole number above 0."""
+    return int(_number(text, int, lambda value: value >= 1, "a whole number above 0"))
+
+
+def whole(text: str) -> int:
+    """Return a whole number, 0 or above."""
+    return int(_number(text, int, lambda value: value >= 0, "a whole number, 0 or above"))

@@ -1,0 +1,209 @@
+"""Texts of a user's own file, read with the standard library alone."""
+
+import codecs
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kprune.errors import UserError
+
+Row = tuple[int, Mapping[str, Any]]
+"""The number of a row's line in its file, and its entries by column."""
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+NAMES = (
+    "text",
+    "texts",
+    "sentence",
+    "review",
+    "content",
+    "body",
+    "document",
+    "comment",
+    "message",
+    "utterance",
+    "query",
+)
+QUESTION_COLUMNS = ("question", "context")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read of a file.
+
+    Attributes:
+        rows: one text each, or two for a model that reads pairs; none is blank.
+        columns: where they stood; none for a .txt file.
+    """
+
+    file: Path
+    rows: list[tuple[str, ...]]
+    columns: tuple[str, ...]
+
+
+def read_texts(file: Path, text_column: str | None = None, second_column: str | None = None) -> Texts:
+    """Read the texts of a .txt, .csv, .tsv, .jsonl or .json file; rows without a text are left out.
+
+    Args:
+        text_column: of a table; if None, the one column that is named as texts are or, failing that, holds words.
+            `question` and `context` go together.
+        second_column: of the second texts of pairs.
+
+    Raises:
+        UserError: there is no such file, it is of another kind, damaged, not in UTF-8 or empty, or has no such column.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"{file} is a folder: give a file" if file.is_dir() else f"there is no file {file}: check its name"
+        )
+    kind = file.suffix.lower()
+    if kind != ".txt" and kind not in TABLES:
+        raise UserError(f"{file} is not a .txt, {', '.join(TABLES)} file: convert it to one of these, or rename it")
+    if second_column and not text_column:
+        raise UserError("--second-column needs --text-column, the column of the first texts: give both")
+    content = decoded(file)
+    if not content.strip():
+        raise UserError(f"{file} is empty: give a file with texts")
+    rows: list[tuple[str, ...]] = []
+    columns: tuple[str, ...] = ()
+    if kind == ".txt":
+        if text_column:
+            raise UserError(f"{file} has no columns: leave --text-column out, or give a .csv or .jsonl file")
+        lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        rows = [(line.strip(),) for line in lines if line.strip()]
+    else:
+        table = list(_csv_rows(file, content, kind) if kind in (".csv", ".tsv") else _json_rows(file, content))
+        if not table:
+            raise UserError(f"{file} has a header and no rows: give a file with texts")
+        columns = _columns(file, table, text_column, second_column)
+        entries = (tuple(_text(file, row, column) for column in columns) for row in table)
+        rows = [texts for texts in entries if all(texts)]
+        if not rows:
+            raise UserError(f"{file} has no text in column {' and '.join(columns)}: choose another with --text-column")
+    return Texts(file, rows, columns)
+
+
+def decoded(file: Path) -> str:
+    """Return a file's text, UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        UserError: the file is in another encoding, not text, or not readable.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} can't be read ({error.strerror}): check its permissions") from error
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}, line {line}, is not UTF-8 (byte 0x{content[error.start]:02x}): convert the file, such as with "
+            f"iconv -f latin1 -t utf-8"
+        ) from error
+    if "\0" in text:
+        raise UserError(f"{file} holds zero bytes, which no text does: give a text file in UTF-8")
+    return text
+
+
+def _csv_rows(file: Path, content: str, kind: str) -> Iterator[Row]:
+    header = content.lstrip().split("\n", 1)[0]
+    # Spreadsheets of many countries write semicolons.
+    delimiter = "\t" if kind == ".tsv" else next((sign for sign in ",;\t" if sign in header), ",")
+    csv.field_size_limit(sys.maxsize)  # a text may be long: the standard limit is 131,072 characters
+    reader = csv.reader(io.StringIO(content.lstrip("\r\n"), newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader)]
+        if len(set(names)) < len(names):
+            raise UserError(f"{file} has two columns of one name: its header is {', '.join(names)}")
+        for values in reader:
+            if len(values) > len(names):
+                raise UserError(
+                    f"{file}, line {reader.line_num}, has {len(values)} entries, the header {len(names)}: put texts that "
+                    f"contain '{delimiter}' in double quotes"
+                )
+            if values:
+                yield reader.line_num, dict(zip(names, values, strict=False))
+    except csv.Error as error:
+        raise UserError(f"{file}, line {reader.line_num}, is not CSV ({error}): mend its quotes") from error
+
+
+def _json_rows(file: Path, content: str) -> Iterator[Row]:
+    if content.lstrip().startswith("["):
+        entries: list[tuple[int, Any]] = list(enumerate(_parsed(file, 1, content), 1))
+    else:
+        lines = enumerate(content.split("\n"), 1)
+        entries = [(number, _parsed(file, number, line)) for number, line in lines if line.strip()]
+    for number, entry in entries:
+        if isinstance(entry, str):
+            yield number, {"text": entry}
+        elif isinstance(entry, dict):
+            yield number, entry
+        else:
+            raise UserError(
+                f'{file}, row {number}, is a {type(entry).__name__}: give an object in each line, such as {{"text": "..."}}'
+            )
+
+
+def _parsed(file: Path, number: int, content: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        line = number + getattr(error, "lineno", 1) - 1
+        reason = getattr(error, "msg", "nested too deep")
+        raise UserError(f"{file}, line {line}, is not JSON ({reason}): give an object in each line") from error
+
+
+def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_column: str | None) -> tuple[str, ...]:
+    """The columns that were named, checked, or else the ones that are texts by name or content."""
+    present = list(dict.fromkeys(name for _, row in table for name in row))
+    listed = ", ".join(present)
+    if text_column:
+        columns = tuple(name for name in (text_column, second_column) if name)
+        for column in columns:
+            if column not in present:
+                raise UserError(f"{file} has no column '{column}': it has {listed}")
+        return columns
+    if set(QUESTION_COLUMNS) <= set(present):
+        return QUESTION_COLUMNS
+    named = [name for name in present if name.lower() in NAMES]
+    wordy = [name for name in present if _is_wordy(table, name)]
+    found = named if named else wordy
+    if len(found) != 1:
+        raise UserError(
+            f"{file} has {len(found) or 'no'} columns that may be the texts: give --text-column, and --second-column for "
+            f"pairs; it has {listed}"
+        )
+    return (found[0],)
+
+
+def _is_wordy(table: Sequence[Row], column: str) -> bool:
+    """Whether a column holds strings, of which one at least is no number."""
+    values = [row[column] for _, row in table if row.get(column) not in (None, "")]
+    return all(isinstance(value, str) for value in values) and not all(map(_is_number, values))
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(file: Path, row: Row, column: str) -> str:
+    number, entries = row
+    value = entries.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{file}, row {number}: column {column} holds a {type(value).__name__}, no text: choose another with --text-column"
+        )
+    return value.strip()

@@ -1,0 +1,57 @@
+"""Single numbers of the pages' prose."""
+
+import pytest
+
+from analysis.numbers import Numbers, made
+from analysis.records import load
+
+CONFIG = {"method": {"lambdas": [0.1], "mu": 1.0, "knowledge": {"temperature": 2.0}}}
+
+
+@pytest.fixture
+def numbers(write_cell, outputs, tmp_path):
+    """Three tasks, of which RTE's dense model is near the majority; K-prune and K-prune+ with two budgets, one of them on one task."""
+    for task, majority, lost in (("mrpc", 70.0, 4.0), ("sst2", 50.0, 8.0), ("rte", 79.0, 40.0)):
+        for method, share, seconds in (("kprune", 1.0, 10.0), ("kprune_plus", 0.25, 20.0)):
+            for tokens in (20000, 100000):
+                if tokens == 100000 and task == "sst2" and method == "kprune_plus":
+                    continue
+                write_cell(
+                    task=task,
+                    method=method,
+                    dense_score=80.0,
+                    score=80.0 - share * lost * 20000 / tokens,
+                    evaluation={"split": "validation", "examples": 408, "majority": majority, "sha256": "cd34"},
+                    variant={"tokens": tokens},
+                    config=CONFIG | {"calibration": {"tokens": tokens}},
+                    pruning_seconds=seconds * (1.5 if task == "rte" and method == "kprune" else 1),
+                )
+    (tmp_path / "latency.csv").write_text("runtime,speedup\neager,3.96\ncompile,5.04\nonnx,2.0\n")
+    return Numbers(load(outputs), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "call, value",
+    [
+        ("loss kprune 0.8 20000", "6.00"),
+        ("loss kprune_plus 0.8 20000", "1.50"),
+        ("loss kprune_plus 0.8 100000", "–"),
+        ("loss kprune_plus 0.7 20000", "–"),
+        ("loss-on mrpc kprune_plus 0.8 100000", "0.20"),
+        ("loss-on rte kprune_plus 0.8 100000", "–"),
+        ("ratio kprune_plus 20000 kprune 20000 0.8", "0.25"),
+        ("ratio kprune_plus 20000 kprune 100000 0.8", "1.25"),
+        ("ratio kprune_plus 20000 kwon 100000 0.8", "–"),
+        ("tasks", "2"),
+        ("cost lowest kprune_plus kprune", "1.3"),
+        ("cost highest kprune_plus kprune", "2.0"),
+        ("cost highest kprune_plus kwon", "–"),
+        ("speedup lowest latency.csv", "2.0"),
+        ("speedup lowest latency.csv runtime=eager,compile", "4.0"),
+        ("speedup highest latency.csv runtime=eager", "4.0"),
+        ("speedup highest latency.csv runtime=tpu", "–"),
+        ("speedup highest other.csv", "–"),
+    ],
+)
+def test_numbers(numbers, call, value):
+    assert made(call, numbers) == value
