@@ -13,6 +13,7 @@ from world import ROOT, bad, run
 from analysis.records import read_folder
 from experiments.inputs.subject import warn_of_little
 from experiments.scoring.predictions import load
+from experiments.store.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,12 @@ def test_a_cell_writes_its_record(cell):
     assert record["flops_reduction"] >= 0.6 == record["flops_reduction_requested"]
     assert record["variant"] == {"tokens": 200}
     assert len(record["kept_heads"]) == len(record["kept_neurons"]) == 3
+    assert record["target"] == "0.6" and "kept_units" not in record["details"]
+    blocks = [f"{layer}.{site}" for layer in range(3) for site in ("attention", "ffn")]
+    assert list(record["plan"]) == blocks
+    assert [len(record["plan"][block]) for block in blocks if "attention" in block] == record["kept_heads"]
+    assert [len(record["plan"][block]) for block in blocks if "ffn" in block] == record["kept_neurons"]
+    assert Record.read(cell / "result.json").to_json() == record
     assert 0 < record["params_reduction"] < 1
     assert {"teacher", "knowledge", "mask_search", "weight_tuning"} == set(record["seconds_by_stage"])
     assert record["latency"]["threads"] == 1 and record["checkpoint"]["source"] == "given"
@@ -182,6 +189,36 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
     assert read_folder(tmp_path).loc[0, "target"] == "1.1x"
 
 
+def test_a_parameters_budget_names_its_cell(world, tmp_path):
+    done = run(world, f"outputs={tmp_path}", "budget=parameters", "params_reduction=0.4", "method=kprune")
+    assert done.returncode == 0, done.stderr
+    (cell,) = tmp_path.rglob("result.json")
+    assert cell.parts[-4:-1] == ("kprune+tokens=200", "p0.4", "seed0")
+    record = Record.read(cell)
+    assert record.params_reduction >= 0.4 == record.params_reduction_requested
+    assert record.flops_reduction_requested is None and str(record.target) == "p0.4"
+    assert record.config["params_reduction"] == 0.4 and "flops_reduction" not in record.config
+
+
+def test_all_mistakes_of_a_cell_are_told_at_once_a_line_each(world, tmp_path):
+    wrong = {
+        "flops_reduction=1.5": "outside (0, 1)",
+        "seed=abc": "whole number",
+        "method.mu=-1": "method.mu=-1",
+        "task.problem=ranking": "task.problem=ranking",
+    }
+    done = run(world, f"outputs={tmp_path}", *wrong)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len(lines) == len(wrong), done.stderr
+    for words in wrong.values():
+        assert sum(line.startswith("error: ") and words in line for line in lines) == 1
+    both = run(world, f"outputs={tmp_path}", "flops_reduction=1.5,1.6", "seed=abc", sweep=True)
+    lines = [line for line in both.stderr.splitlines() if line.startswith("error: ")]
+    assert both.returncode == 2 and len(lines) == 4, both.stderr
+    assert all("flops_reduction=1." in line.partition(":")[2].split(": ")[0] for line in lines)
+    assert not list(tmp_path.rglob("result.json"))
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [
@@ -195,6 +232,9 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
         (["budget=nonsense"], ["budget=nonsense", "flops, parameters or latency"]),
         (["speedup=3"], ["speedup=3", "budget=latency"]),
         (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
+        (["budget=latency", "speedup=3", "flops_reduction=0.7"], ["flops_reduction=0.7", "another budget"]),
+        (["budget=parameters", "params_reduction=0.999"], ["params_reduction=0.999 is out of reach", "ask for less"]),
+        (["format=dense", "save_model=false"], ["format=dense", "save_model=true"]),
         (["budget=latency", "speedup=1000"], ["speedup=1000 is out of reach", "ask for less"]),
         (["grain=0"], ["grain=0", "whole number"]),
         (["method=null"], ["Config group override", "method=kprune"]),

@@ -11,7 +11,6 @@ from experiments.cell.pruning import prune_within
 from experiments.cell.saved import save_model
 from experiments.cell.tracking import track
 from experiments.config.cell import CellConfig
-from experiments.config.methods import build_method
 from experiments.inputs.subject import flops_length, pruning_data, subject_for
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
@@ -43,7 +42,7 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
 
         start, peak = time.perf_counter(), PeakMemory(subject.device)
         torch.manual_seed(config.seed)
-        method = build_method(config.method.settings.plain())
+        method = config.method.build()
         labels = "labels" in method.needs
         data = pruning_data(config.calibration, config.seed, subject, labels)
         calibration = data.calibration

@@ -10,7 +10,7 @@ from experiments.inputs.subject import Subject, pick_device
 from experiments.scoring.evaluation import evaluate
 from experiments.store import results
 from experiments.store.record import Record
-from experiments.tasks import Task, build_task
+from experiments.tasks import Task
 from kprune.checkpoint import save
 from kprune.contract import Outcome
 from kprune.errors import UserError
@@ -46,11 +46,10 @@ def saved_task(record: Path, otherwise: TaskSettings) -> Task:
     """
     if not record.is_file():
         print(f"{record.parent} does not say what its task is: scored on task={otherwise.name}")
-        return build_task(otherwise.settings.plain())
+        return otherwise.build()
     saved = results.read_json(record)
     try:
-        settings = task_settings(saved.get("task") if isinstance(saved, dict) else None)
-        return build_task(settings.settings.plain())
+        return task_settings(saved.get("task") if isinstance(saved, dict) else None).build()
     except UserError as error:
         reason = "; ".join(str(error).splitlines())
         raise UserError(f"{record} is damaged ({reason}): save the model again") from error

@@ -22,7 +22,6 @@ from experiments.config.kinds import FLAG, THREADS, Kind, check, or_null, shown,
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
 from experiments.store.variant import variant_of
-from experiments.tasks import build_task
 from kprune.checkpoint import check_format
 from kprune.contract import ANY_BUDGET
 from kprune.errors import UserError
@@ -143,7 +142,7 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     method = groups["method"] and _method(groups["method"], request, numbers, found)
     if task and run and not run.evaluate:
         with found.catching():
-            build_task(task.settings.plain())
+            task.build()
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
@@ -258,7 +257,7 @@ def _method(
     if settings is None:
         return None
     try:
-        method = build_method(dict(given))
+        method = settings.build()
     except UserError as error:
         # A constructor tells its first mistake alone: each setting is tried by itself, too.
         for message in [*_mistakes_of_single_settings(given), str(error)]:

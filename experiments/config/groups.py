@@ -20,7 +20,10 @@ from experiments.config.kinds import (
     texts,
     whole,
 )
+from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
+from experiments.tasks import Task, build_task
+from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.target import OPTIONS, Target
 
@@ -51,6 +54,14 @@ class TaskSettings:
     name: str = setting(path_name("custom"))
     kind: str = setting(text("custom"))
     settings: Settings
+
+    def build(self) -> Task:
+        """Return the task.
+
+        Raises:
+            UserError: the kind is unknown, or a setting is wrong.
+        """
+        return build_task(self.settings.plain())
 
     @property
     def average_length(self) -> float | None:
@@ -86,6 +97,14 @@ class MethodSettings:
     name: str = setting(path_name("kprune"))
     settings: Settings
     version: int = 1
+
+    def build(self) -> Method:
+        """Return the method.
+
+        Raises:
+            UserError: the method or a setting is unknown, or a value is out of range.
+        """
+        return build_method(self.settings.plain())
 
     @property
     def trains(self) -> bool:

@@ -20,7 +20,7 @@ from experiments.inputs.checkpoints import (
     positions_of,
 )
 from experiments.scoring.dense import dense_predictions
-from experiments.tasks import Task, build_task
+from experiments.tasks import Task
 from kprune.contract import PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
@@ -65,12 +65,11 @@ def check_latency_point(latency: LatencyPoint | None, model: nn.Module) -> None:
 
 @lru_cache(maxsize=1)
 def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device) -> Subject:
-    settings = task_settings.settings.plain()
-    task = build_task(settings)
+    task = task_settings.build()
     checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
-    dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.digest).score
+    dense_score = dense_predictions(dense, task, tokenizer, device, task_settings.settings, checkpoint.digest).score
     print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
     warn_of_little(task, dense_score, task.evaluation(tokenizer).majority)
     return Subject(task, checkpoint, tokenizer, dense, device, dense_score)

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from experiments.config.groups import Settings
 from experiments.inputs.cache import cache_folder, locked
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
@@ -21,12 +21,12 @@ FORMAT = 1
 
 
 def dense_predictions(
-    model: nn.Module, task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint: str
+    model: nn.Module, task: Task, tokenizer, device: torch.device, settings: Settings, checkpoint: str
 ) -> Predictions:
     """What the dense model predicts: from the cache, else computed and kept there.
 
     Args:
-        settings: the task's, as plain values.
+        settings: the task's.
         checkpoint: hash of all that the model computes by.
 
     Raises:
@@ -41,12 +41,12 @@ def dense_predictions(
     return known
 
 
-def dense_file(task: Task, tokenizer, device: torch.device, settings: dict[str, Any], checkpoint: str) -> Path:
+def dense_file(task: Task, tokenizer, device: torch.device, settings: Settings, checkpoint: str) -> Path:
     """Named after all that the predictions depend on; the evaluation set is in it with its tokens and gold."""
     depends_on = {
         "format": FORMAT,
         "checkpoint": checkpoint,
-        "task": settings,
+        "task": settings.plain(),
         "evaluation": task.evaluation(tokenizer).sha256,
         "device": device.type,
         "versions": {name: versions()[name] for name in ("torch", "transformers")},

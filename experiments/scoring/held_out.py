@@ -20,7 +20,6 @@ from experiments.inputs.calibration import calibration_set, draw_calibration
 from experiments.inputs.checkpoints import find_checkpoint, load_model, load_tokenizer
 from experiments.inputs.subject import flops_length
 from experiments.speed import measurements
-from experiments.tasks import build_task
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
@@ -57,7 +56,7 @@ def measure(
     if config.calibration.file:
         raise UserError("calibration.file can't be held out from: leave it out, examples are drawn here")
     pruners = [method_with(method) for method in methods]
-    task = build_task(config.task.settings.plain())
+    task = config.task.build()
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
     labels = any("labels" in pruner.needs for pruner in pruners)

@@ -11,7 +11,6 @@ from experiments.config.cell import configured
 from experiments.inputs.calibration import mean_length, read_calibration
 from experiments.inputs.checkpoints import load_tokenizer
 from experiments.inputs.subject import calibration_for, subject_for
-from experiments.tasks import build_task
 from kprune.errors import UserError
 
 GOOD = {"input_ids": [5, 6, 7], "token_type_ids": [0, 0, 1], "label": 1}
@@ -20,7 +19,7 @@ GOOD = {"input_ids": [5, 6, 7], "token_type_ids": [0, 0, 1], "label": 1}
 @pytest.fixture
 def read(world, tmp_path):
     task, tokenizer = (
-        build_task(configured(overrides(world)).task.settings.plain()),
+        configured(overrides(world)).task.build(),
         load_tokenizer(world / "checkpoint"),
     )
 

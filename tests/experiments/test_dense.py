@@ -4,6 +4,7 @@ import datasets
 import pytest
 import torch
 
+from experiments.config.groups import Settings
 from experiments.scoring import dense
 from experiments.scoring.dense import dense_file, dense_predictions
 from experiments.scoring.evaluation import predictions_of
@@ -45,7 +46,7 @@ def count(mirror, tmp_path, monkeypatch):
 
 def evaluated(tokenizer, sha256="ab", **changes):
     settings = SETTINGS | changes  # a new task each time, as in another process
-    return dense_predictions(Model(), build_task(settings), tokenizer, CPU, settings, sha256)
+    return dense_predictions(Model(), build_task(settings), tokenizer, CPU, Settings.of(settings), sha256)
 
 
 def test_once_per_checkpoint_and_evaluation_set(count, tokenizer):
@@ -69,7 +70,7 @@ def test_other_rows_or_labels_are_another_evaluation_set(count, tokenizer, write
 
 def test_a_damaged_entry_is_computed_again_and_said(count, tokenizer, capsys):
     first = evaluated(tokenizer)
-    path = dense_file(build_task(SETTINGS), tokenizer, CPU, SETTINGS, "ab")
+    path = dense_file(build_task(SETTINGS), tokenizer, CPU, Settings.of(SETTINGS), "ab")
     path.write_bytes(path.read_bytes()[:-20])
     assert evaluated(tokenizer).values.tolist() == first.values.tolist()
     assert len(count) == 2 and f"{path} is damaged" in capsys.readouterr().out

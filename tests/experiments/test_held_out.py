@@ -8,12 +8,11 @@ from experiments.inputs.calibration import draw_calibration
 from experiments.inputs.checkpoints import load_tokenizer
 from experiments.scoring import held_out
 from experiments.speed import measurements
-from experiments.tasks import build_task
 
 
 def test_nothing_that_was_drawn_is_measured_on(world):
     config = configured(overrides(world))
-    task, tokenizer = build_task(config.task.settings.plain()), load_tokenizer(world / "checkpoint")
+    task, tokenizer = config.task.build(), load_tokenizer(world / "checkpoint")
     calibration = draw_calibration(task, tokenizer, config.calibration, 0, labels=False)
     fresh = held_out.unseen(task, tokenizer, calibration)
     drawn, unseen = ({tuple(e["input_ids"]) for e in some.examples} for some in (calibration, fresh))
