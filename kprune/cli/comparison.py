@@ -14,9 +14,10 @@ from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import longest_input, model_inputs, on_device
-from kprune.objectives import OBJECTIVES, Classification, Objective, Regression, objective_of
+from kprune.objectives import OBJECTIVES, CausalLM, Classification, Objective, Regression, objective_of
 
-BATCH_SIZE = 32
+TOKENS = 1024
+"""Of a batch: the logits of a language model take as many rows, a vocabulary wide."""
 MEGA = 1_000_000
 
 
@@ -25,21 +26,22 @@ class Distance:
     """How far a pruned model's predictions are from the dense one's.
 
     Attributes:
-        divergence: mean over the texts: KL divergence in nats or, for regression, squared difference.
-        same: share of texts that get the same class; None if the model predicts no class.
+        divergence: mean of what `unit` says.
+        same: share of predictions that are the same, of what `prediction` says; None if nothing is chosen among classes.
     """
 
     divergence: float
-    measure: str
+    unit: str
     same: float | None
+    prediction: str
     texts: int
     tokens: int
 
     def sentence(self, texts: str = "texts") -> str:
         """Return it in words, the examples called `texts`."""
-        same = "" if self.same is None else f"; the predicted class is the same for {100 * self.same:.1f} %"
+        same = "" if self.same is None else f"; the {self.prediction} is the same for {100 * self.same:.1f} %"
         return (
-            f"divergence from the dense model: {self.divergence:.4g} {self.measure}, mean over {self.texts:,} {texts} "
+            f"divergence from the dense model: {self.divergence:.4g} {self.unit}, mean over {self.texts:,} {texts} "
             f"({self.tokens:,} tokens){same}"
         )
 
@@ -79,23 +81,23 @@ def distance(
     dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective, examples: Sequence[Example]
 ) -> Distance:
     """Run both models on examples and compare what they predict."""
-    data = CalibrationSet(examples, BATCH_SIZE, dense.config.pad_token_id or 0)
-    divergence, same, classes = 0.0, 0, isinstance(objective, Classification)
-    for batch in tqdm(data.batches(), desc="comparing", unit="batch", disable=None):
+    data = CalibrationSet(examples, len(examples), dense.config.pad_token_id or 0)
+    divergence, same = 0.0, 0
+    for batch in tqdm(data.steps(TOKENS), desc="comparing", unit="batch", disable=None):
         batch = on_device(batch, dense.device)
-        teacher, student = (
-            objective.read(model(**model_inputs(batch)), batch["attention_mask"]) for model in (dense, pruned)
-        )
+        mask = batch["attention_mask"]
+        teacher, student = (objective.read(model(**model_inputs(batch)), mask) for model in (dense, pruned))
         divergence += objective.divergence(student, teacher, 1.0).sum().item()
-        if classes:
-            same += int((student.argmax(dim=-1) == teacher.argmax(dim=-1)).sum())
-    return Distance(
-        divergence / len(examples),
-        "squared difference" if isinstance(objective, Regression) else "nats (KL)",
-        same / len(examples) if classes else None,
-        len(examples),
-        data.tokens,
-    )
+        if isinstance(objective, (Classification, CausalLM)):
+            agree = student.argmax(dim=-1) == teacher.argmax(dim=-1)
+            same += int((agree[mask.bool()] if isinstance(objective, CausalLM) else agree).sum())
+    texts, tokens = len(examples), data.tokens
+    if isinstance(objective, CausalLM):
+        return Distance(divergence / tokens, "nats a token (KL)", same / tokens, "likeliest next token", texts, tokens)
+    if isinstance(objective, Classification):
+        return Distance(divergence / texts, "nats (KL)", same / texts, "predicted class", texts, tokens)
+    unit = "squared difference" if isinstance(objective, Regression) else "nats (KL)"
+    return Distance(divergence / texts, unit, None, "", texts, tokens)
 
 
 def latency(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
         "--task",
         metavar="NAME",
         help="what the head does, if the checkpoint does not say: classification, regression (several labels at once, "
-        "too) or span",
+        "too), span or causal_lm",
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import kprune
 from kprune.cli import main
@@ -121,6 +121,32 @@ def test_heads_without_classes(world, tmp_path, capsys, head, shown):
     assert shown in out and "predicted class" not in out
     assert "in question and context" in err
     assert kprune.load(tmp_path / "small")
+
+
+def test_a_language_model(world, texts, tmp_path, capsys):
+    torch.manual_seed(0)
+    shape = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(**shape, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3)
+    folder = tmp_path / "checkpoint"
+    dense = LlamaForCausalLM(config)
+    dense.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(folder)
+    succeeds("prune", folder, texts, "--output", tmp_path / "small", "--flops-reduction", "0.5", "--method", "kprune")
+    assert "AutoModelForCausalLM.from_pretrained" in capsys.readouterr().out
+    succeeds("compare", folder, tmp_path / "small", texts)
+    out, _ = capsys.readouterr()
+    tokenizer, divergence, same, tokens = AutoTokenizer.from_pretrained(folder), 0.0, 0, 0
+    for text in SENTENCES:
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        models = dense, kprune.load(tmp_path / "small")
+        p, q = (model.eval()(**inputs).logits[0].detach().log_softmax(-1) for model in models)
+        divergence += (q.exp() * (q - p)).sum().item()
+        same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        tokens += len(p)
+    assert number(out, r"dense model: ([\d.e-]+) nats a token") == pytest.approx(divergence / tokens, rel=1e-3)
+    assert number(out, r"likeliest next token is the same for ([\d.]+) %") == pytest.approx(
+        100 * same / tokens, abs=0.05
+    )
 
 
 def test_the_same_seed_gives_the_same_model(checkpoint, texts, tmp_path):
