@@ -13,7 +13,6 @@ from world import run
 
 import kprune
 from baselines.registry import METHODS
-from experiments.config.methods import method_with
 from experiments.inputs.subject import pick_device
 from experiments.speed import latency_table
 from experiments.speed.bench.child import measured
@@ -23,6 +22,7 @@ from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
 from kprune.contract import Job, PruningData
+from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.models.view import on_device
@@ -52,7 +52,7 @@ def outputs(model):
 @pytest.mark.parametrize("head", ["classification", "regression", "span"])
 @pytest.mark.parametrize("name", CLOSED_FORM)
 def test_the_same_units_and_the_same_function_as_on_the_cpu(name, head):
-    here, there = (pruned(method_with(name), device, head) for device in ("cpu", "cuda"))
+    here, there = (pruned(find_method(name), device, head) for device in ("cpu", "cuda"))
     assert there.model.device.type == "cuda" and here.plan.kept == there.plan.kept
     for a, b in zip(outputs(here.model), outputs(there.model), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -60,7 +60,7 @@ def test_the_same_units_and_the_same_function_as_on_the_cpu(name, head):
 
 @pytest.mark.parametrize("name", UNSTABLE)
 def test_what_is_not_the_same_twice_keeps_its_budget(name):
-    outcome = pruned(method_with(name), "cuda")
+    outcome = pruned(find_method(name), "cuda")
     assert all(torch.isfinite(value).all() for value in outputs(outcome.model))
     assert flops_reduction(view_of(tiny_model()), view_of(outcome.model), 8.0) >= 0.6 - 1e-9
 

@@ -51,10 +51,11 @@ HEADS = {"classification": dict(num_labels=3), "regression": dict(num_labels=1, 
 
 
 def tiny_model(
-    family: str = "bert", head: str = "classification", attention: str = "sdpa", dtype=torch.float64, seed=0
+    family: str = "bert", head: str = "classification", attention: str = "sdpa", dtype=torch.float64, seed=0, layers=3
 ):
     torch.manual_seed(seed)
     config = CONFIGS[family](**HEADS[head])
+    config.num_hidden_layers = layers
     model = CLASSES[family][head == "span"](config)
     model.set_attn_implementation(attention)
     # A LayerNorm and biases at their initial values hide what they do.

@@ -79,7 +79,9 @@ class Kwon(Method):
         scores = {block.name: importance(g) for block, g in zip(view.blocks, gradients, strict=True)}
         of_kind = [[block.name for block in view.of_kind(kind)] for kind in ("heads", "neurons")]
         kinds = [[scores[name] for name in names] for names in of_kind]
-        found = search(*kinds, *(costs[names[0]] for names in of_kind), limit)
+        # A block without units costs nothing, which says nothing of the others.
+        dearest = [max((costs[name] for name in names), key=lambda cost: cost.per_unit) for names in of_kind]
+        found = search(*kinds, *dearest, limit)
         masks = {
             name: mask for names, of in zip(of_kind, found, strict=True) for name, mask in zip(names, of, strict=True)
         }

@@ -43,7 +43,8 @@ def search(
         raise UserError("the budget is less than what the blocks cost at least: ask for a smaller reduction")
     left = spare - head_cost.per_unit * torch.arange(len(head_gain), dtype=torch.float64)
     left = left[left >= 0]
-    affordable = (left / neuron_cost.per_unit).long().clamp(max=len(neuron_gain) - 1)
+    # Without any neuron there is no cost of one.
+    affordable = (left / neuron_cost.per_unit).nan_to_num().clamp(max=len(neuron_gain) - 1).long()
     total = head_gain[: len(left)] + neuron_gain[affordable]
     most_heads = len(total) - 1 - int(total.flip(0).argmax())
     return (
