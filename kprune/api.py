@@ -93,7 +93,8 @@ def prune(
     with torch.inference_mode(False):
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)
-        data, found = PruningData(calibration), {}
+        data = PruningData(calibration)
+        found: dict[str, Any] = {}
         if speedup is None:
             budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
             if params_reduction is not None:

@@ -60,7 +60,7 @@ def _examples(
     if batch.get("attention_mask") is not None:
         mask = _tensor(number, batch, "attention_mask").bool()
     inputs = {"input_ids": ids}
-    read = parameter_names(type(model)) or ()
+    read = parameter_names(type(model).forward) or ()
     if batch.get("token_type_ids") is not None and "token_type_ids" in read:
         inputs["token_type_ids"] = _tensor(number, batch, "token_type_ids")
     for name, value in {"attention_mask": mask, **inputs}.items():

@@ -51,7 +51,7 @@ def stock_class(model: Model) -> type:
     return kind
 
 
-def check_saveable(model: nn.Module) -> None:
+def check_saveable(model: Model) -> None:
     """Check that a model is what transformers builds by its class and config, but for the widths of its blocks.
 
     Raises:

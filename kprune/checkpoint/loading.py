@@ -81,7 +81,7 @@ def _stock_class_of(folder: Path, values: dict[str, Any]) -> Any:
         raise UserError(f"{folder} holds {one_line_of(name)}, not a pruned model: load it with transformers")
     if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(f"{folder} is of the family {one_line_of(family)}: this kprune knows {', '.join(FAMILIES)}")
-    stock = getattr(transformers, name.removeprefix(PREFIX), None)
+    stock: Any = getattr(transformers, name.removeprefix(PREFIX), None)
     known = isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)
     if not known or getattr(stock.config_class, "model_type", None) != family:
         raise UserError(f"{folder} holds '{name}', and {family} has no such model: save it again")
@@ -93,8 +93,8 @@ def one_line_of(value: Any) -> str:
     return "nothing" if value is None else f"'{' '.join(str(value).split())[:80]}'"
 
 
-def _load(weights: Path, values: dict[str, Any], stock: Any) -> nn.Module:
-    kind = pruned_class(stock)
+def _load(weights: Path, values: dict[str, Any], stock: Any) -> Model:
+    kind: Any = pruned_class(stock)
     shapes = _shapes(weights)
     longest = max((size for shape in shapes.values() for size in shape), default=0)
     config = _checked_config(values, stock, longest)
@@ -200,7 +200,7 @@ def _compare_sizes(config: Any, shapes: dict[str, list[int]], longest: int) -> N
         raise ValueError(f"config.json lists {one_line_of(config.num_hidden_layers)} layers, the weights have {layers}")
 
 
-def _compare_entries(config: Any, model: nn.Module, stock: Any) -> None:
+def _compare_entries(config: Any, model: Model, stock: Any) -> None:
     """Check that a config lists what `save` would list of the model that is built by it.
 
     Raises:

@@ -48,7 +48,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     outcome = kprune.prune(dense, batches(dense, examples), method=options.method, task=options.task, **target(options))
     seconds = time.perf_counter() - start
     if not options.onnx:  # runtimes have few operators in half precision
-        outcome.model.to(stored_dtype(checkpoint))
+        outcome.model.to(stored_dtype(checkpoint))  # type: ignore[arg-type]  # as in `load_model`
     outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
     # What is measured is what was saved.

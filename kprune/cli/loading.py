@@ -45,7 +45,8 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     """
     folder, architecture = checkpoint.folder, checkpoint.architecture
     if architecture.startswith("Pruned"):
-        return kprune.load(folder).to(device)
+        # transformers wraps `to`, and hides by that that it is a method.
+        return kprune.load(folder).to(device)  # type: ignore[arg-type]
     auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffix)), None)
     if auto is None:
         suffixes = sorted({f"...{kind.class_suffix}" for kind in OBJECTIVES.values()})

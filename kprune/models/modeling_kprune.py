@@ -74,12 +74,12 @@ class Emptied(nn.Module):
         **kwargs: Any,
     ) -> Any:
         # DistilBERT's attention took its input as `query` up to transformers 4.56.
-        hidden_states = query if hidden_states is None else hidden_states
+        hidden: Any = query if hidden_states is None else hidden_states
         if past_key_values is not None and self.layer is not None:
             # The cache counts positions by its first layer, so a layer without heads must not leave it empty.
-            nothing = hidden_states.new_zeros(*hidden_states.shape[:1], 1, hidden_states.shape[1], 1)
+            nothing = hidden.new_zeros(*hidden.shape[:1], 1, hidden.shape[1], 1)
             past_key_values.update(nothing, nothing, self.layer)
-        result = hidden_states if self.output is None else self.get_submodule(self.output)(hidden_states)
+        result = hidden if self.output is None else self.get_submodule(self.output)(hidden)
         return (result, None) if self.pair else result
 
     def arguments(self) -> dict[str, Any]:

@@ -96,8 +96,9 @@ def empty(block: Block) -> None:
         module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer))
     if inside is None:
         module.set_submodule(site.output, OutputBias(bias))
-    if bias is not None:
-        block.bias().requires_grad_(trained)
+    left = block.bias()
+    if left is not None:
+        left.requires_grad_(trained)
 
 
 def keep_masked(blocks: Sequence[Block], masks: Sequence[Tensor]) -> list[list[int]]:

@@ -118,7 +118,9 @@ class ModelView:
         """Return the first block's input [B, T, d], and all keyword arguments that the layers are called with."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair) for layer in self.layers]) as recorders:
             call(self.model, batch)
-        return recorders[0].hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
+        hidden = recorders[0].hidden
+        assert hidden is not None, "the model's forward calls its first layer"
+        return hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
@@ -171,7 +173,7 @@ def view_of(model: Model) -> ModelView:
     return view
 
 
-def longest_input(model: nn.Module) -> int:
+def longest_input(model: Model) -> int:
     """Return the number of tokens that a model reads at most.
 
     Raises:
@@ -192,7 +194,7 @@ def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str,
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def call(model: nn.Module, batch: dict[str, Tensor]) -> Any:
+def call(model: Model, batch: dict[str, Tensor]) -> Any:
     """Return a model's output for a collated batch, by name and not as a tuple, whatever its config says."""
     return model(**model_inputs(batch), return_dict=True)
 
