@@ -1,0 +1,143 @@
+"""Saved folders under the oldest and the newest transformers, each in an environment of its own without kprune."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import KEPT_UNITS
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+from kprune.checkpoint import become_pruned, save
+from kprune.models import view_of
+from kprune.models.surgery import keep_units
+
+VERSIONS = ("==4.50.0", "")
+BERT = dict(
+    vocab_size=99,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    initializer_range=0.3,
+)
+DISTILBERT = dict(
+    vocab_size=99, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=64, initializer_range=0.3
+)
+FAMILIES = {
+    "bert": BERT,
+    "roberta": BERT,
+    "xlm-roberta": BERT,
+    "camembert": BERT,
+    "electra": BERT | {"embedding_size": 16},
+    "distilbert": DISTILBERT,
+}
+HEADS = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
+SCRIPT = """
+import importlib.util, torch, transformers
+from pathlib import Path
+
+assert importlib.util.find_spec("kprune") is None
+batch, expected = torch.load("batch", weights_only=True), torch.load("expected", weights_only=True)
+checked = []
+
+
+def check(folder, auto, attention, logits):
+    try:
+        model = auto.from_pretrained(folder, trust_remote_code=True, attn_implementation=attention)
+    except ValueError as error:
+        if "does not support" in str(error):  # ELECTRA has eager attention alone in older versions
+            return None
+        raise
+    for ours, theirs in zip(model(**batch, return_dict=False), logits):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    model(**batch, output_hidden_states=True, output_attentions=attention == "eager")
+    checked.append((folder.name, attention))
+    return model
+
+
+for folder in sorted(Path("models").iterdir()):
+    span = "span" in folder.name
+    auto = transformers.AutoModelForQuestionAnswering if span else transformers.AutoModelForSequenceClassification
+    logits = expected[folder.name]
+    check(folder, auto, "sdpa", logits)
+    model = check(folder, auto, "eager", logits)
+    base = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+    hidden = model.base_model(**batch)[0]
+    torch.testing.assert_close(base(**batch)[0], hidden, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(Path("again") / folder.name)
+    check(Path("again") / folder.name, auto, "eager", logits)
+    model.train()(**batch)[0].sum().backward()
+arguments = transformers.TrainingArguments("run", max_steps=2, report_to=[], use_cpu=True, save_steps=1)
+rows = [{"input_ids": torch.full((8,), 5 + i % 3), "labels": i % 3} for i in range(4)]
+model = transformers.AutoModelForSequenceClassification.from_pretrained("models/bert-classification", trust_remote_code=True)
+transformers.Trainer(model, arguments, train_dataset=rows).train()
+check(Path("run/checkpoint-2"), transformers.AutoModelForSequenceClassification, "eager", [model.eval()(**batch)[0]])
+torch.save({"version": transformers.__version__, "checked": checked}, "out")
+"""
+
+
+def pruned(family, head):
+    torch.manual_seed(0)
+    model = HEADS[head].from_config(
+        AutoConfig.for_model(family, **FAMILIES[family], num_labels=2 if head == "span" else 3)
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # at their initial values they hide what they do
+            torch.nn.init.normal_(parameter, std=0.3)
+    for block, units in zip(view_of(model).blocks, KEPT_UNITS, strict=True):
+        keep_units(block, torch.tensor(units, dtype=torch.long))
+    return become_pruned(model.eval())
+
+
+def environment(folder, version):
+    """Make an environment with this transformers; torch and what it needs are those of this one."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin/python"
+    for packages in ([f"transformers{version}"], ["--no-deps", "accelerate", "psutil"]):
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"{packages} can't be installed here: {done.stderr[-300:]}")
+    (site,) = folder.glob("lib/python*/site-packages")
+    # Behind its own packages, which therefore win.
+    (site / "torch_of_the_tests.pth").write_text(str(Path(torch.__file__).parents[1]))
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_folder_works_under_other_versions_of_transformers(version, tmp_path):
+    python = environment(tmp_path / "environment", version)
+    ids = torch.randint(5, 99, (4, 9), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(9) < torch.tensor([9, 7, 3, 9])[:, None]).long()
+    batch, expected = {"input_ids": ids.where(mask.bool(), 1), "attention_mask": mask}, {}
+    for family in FAMILIES:
+        for head in HEADS:
+            model = pruned(family, head)
+            save(model, tmp_path / f"models/{family}-{head}")
+            expected[f"{family}-{head}"] = [value.detach() for value in model(**batch).to_tuple()]
+    torch.save(batch, tmp_path / "batch")
+    torch.save(expected, tmp_path / "expected")
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    surroundings |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [python, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, env=surroundings, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = torch.load(tmp_path / "out", weights_only=True)
+    assert out["version"] == version.removeprefix("==") or not version
+    seen = {name for name, _ in out["checked"]}
+    assert seen == {*expected, "checkpoint-2"}
+    assert ("bert-span", "sdpa") in out["checked"] and ("distilbert-span", "eager") in out["checked"]
+
+
+def test_an_older_version_is_one_line(tmp_path, monkeypatch):
+    folder = save(pruned("bert", "classification"), tmp_path / "model")
+    monkeypatch.setattr("transformers.__version__", "4.49.2")
+    with pytest.raises(ValueError, match="needs transformers 4.50 or newer, this is 4.49.2"):
+        exec(compile((folder / "modeling_kprune.py").read_text(), "modeling_kprune.py", "exec"), {"__name__": "old"})
