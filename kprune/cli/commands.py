@@ -17,7 +17,7 @@ from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
 from kprune.cli.drawing import cut_at, draw, held_out
 from kprune.cli.folders import Checkpoint, find_checkpoint
-from kprune.cli.loading import load_model, load_tokenizer, pick_device, stored_dtype
+from kprune.cli.loading import convert_to_stored, load_model, load_tokenizer, pick_device
 from kprune.cli.options import FLOPS_REDUCTION
 from kprune.cli.texts import Texts
 from kprune.data import Example, collate
@@ -48,14 +48,14 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     outcome = kprune.prune(dense, batches(dense, examples), method=options.method, task=options.task, **target(options))
     seconds = time.perf_counter() - start
     if not options.onnx:  # runtimes have few operators in half precision
-        outcome.model.to(stored_dtype(checkpoint))  # type: ignore[arg-type]  # as in `load_model`
+        convert_to_stored(outcome.model, checkpoint)
     outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
     # What is measured is what was saved.
     saved = find_checkpoint(options.output)
     pruned = load_model(saved, device)
     distance = comparison.distance(dense, pruned, objective, unseen)
-    latency = outcome.details.get("latency") or comparison.latency(dense, pruned)
+    latency = outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
     print(comparison.table([*units(dense, outcome), *size]))
     print(
@@ -83,7 +83,7 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     examples = drawn(options, texts, dense, objective, load_tokenizer(first))
     say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
     distance = comparison.distance(dense, pruned, objective, examples)
-    latency = comparison.latency(dense, pruned)
+    latency = measured(dense, pruned)
     print(comparison.table(comparison.size_and_speed(dense, pruned, (first, second), latency)))
     print(f"\n{distance.sentence()}")
 
@@ -172,6 +172,12 @@ def units(dense: PreTrainedModel, outcome: kprune.Pruned) -> list[comparison.Lin
         before, after = sum(block.units for block in view_of(dense).of_kind(kind)), sum(outcome.plan.per_layer(kind))
         lines.append((kind, f"{before:,}", f"{after:,}", comparison.fewer(before, after)))
     return lines
+
+
+def measured(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:
+    """Measure forward passes of both models; a large one takes minutes on a CPU, so say it."""
+    say("measuring how fast both are")
+    return comparison.latency(dense, pruned)
 
 
 def how_to_load(options: argparse.Namespace, model: PreTrainedModel) -> str:

@@ -31,10 +31,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Return the type of a checkpoint's weights, in which the pruned ones are saved, too."""
+def convert_to_stored(model: Any, checkpoint: Checkpoint) -> None:
+    """Convert a model's weights to the type that a checkpoint's are stored in."""
     name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")  # as transformers 4 calls it
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(str(name), torch.float32)
+    model.to({"float16": torch.float16, "bfloat16": torch.bfloat16}.get(str(name), torch.float32))
 
 
 def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
@@ -45,8 +45,8 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     """
     folder, architecture = checkpoint.folder, checkpoint.architecture
     if architecture.startswith("Pruned"):
-        # transformers wraps `to`, and hides by that that it is a method.
-        return kprune.load(folder).to(device)  # type: ignore[arg-type]
+        pruned: Any = kprune.load(folder)
+        return pruned.to(device)
     auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffix)), None)
     if auto is None:
         suffixes = sorted({f"...{kind.class_suffix}" for kind in OBJECTIVES.values()})
