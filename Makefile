@@ -116,7 +116,7 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
-readme-gpu: .venv/installed ## measure what the pages have of a GPU, in minutes
+readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
