@@ -61,9 +61,9 @@ def test_the_readmes_example(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     pruned = kprune.load(tmp_path / "pruned")
-    assert str(pruned.config.kept_heads) in done.stdout
-    kept = sum(pruned.config.kept_heads) / 12 + sum(pruned.config.kept_neurons) / 144
-    assert 0 < kept < 1
+    heads, neurons = ([block.units for block in view_of(pruned).of_kind(kind)] for kind in ("heads", "neurons"))
+    assert f"{heads} {neurons}" in done.stdout
+    assert 0 < sum(heads) / 12 + sum(neurons) / 144 < 1
     assert "FLOPs removed | 8" in (tmp_path / "pruned/README.md").read_text()
 
 
