@@ -14,7 +14,7 @@ OPTIONS: dict[str, str] = {"flops": "flops_reduction", "parameters": "params_red
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 """What `number_text` writes of a number that is not negative."""
 
-_FORMS = {
+_FORMS: dict[Kind, re.Pattern[str]] = {
     "flops": re.compile(f"({NUMBER})"),
     "parameters": re.compile(f"p({NUMBER})"),
     "latency": re.compile(f"({NUMBER})x"),
@@ -48,7 +48,7 @@ class Target:
             raise UserError(
                 f"speedup={_shown(self.amount)} asks for no speed-up: give a factor above 1, such as speedup=3"
             )
-        if self.kind == "pattern" and not (0 < amount < self.group and amount == int(amount)):
+        if self.kind == "pattern" and not (0 < amount < (self.group or 0) and amount == int(amount)):
             raise UserError(
                 f"the mask pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
                 "than a group has, such as 2:4"
@@ -86,7 +86,8 @@ class Target:
         if budget not in OPTIONS:
             *others, last = OPTIONS
             raise UserError(f"budget={_shown(budget)} is unknown: use {', '.join(others)} or {last}")
-        return cls(budget, options.get(OPTIONS[budget]))
+        amount: Any = options.get(OPTIONS[budget])
+        return cls(budget, amount)
 
     @property
     def option(self) -> str:
