@@ -57,6 +57,7 @@ def test_a_grid_says_what_it_will_do_does_it_once_and_names_what_failed(world, t
         (["model=bert_base"], ["model=bert_base", "--models"]),
         (["task=mrpc"], ["task=mrpc", "--tasks"]),
         (["budget=latency"], ["asks for no speed-up", "speedup=3"]),
+        (["--reductions", "0.5", "budget=latency", "speedup=3"], ["--reductions 0.5", "budget=latency"]),
         (["calibration.tokens=abc"], ["calibration.tokens=abc", "number above 0"]),
         (["calibration.tokens=${nothing}"], ["calibration.tokens", "nothing"]),
         (["method=null"], ["method=null", "--methods"]),

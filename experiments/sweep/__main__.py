@@ -50,6 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
                 changes[name] = [getattr(arguments, f"{name}_kind")(entry) for entry in given]
             except ValueError as error:
                 raise UserError(f"--{name} {getattr(arguments, name)}: {error}: give numbers, as 0.6,0.8") from error
+    other = next((o for o in arguments.overrides if o.startswith("budget=") and o != "budget=flops"), None)
+    if other and "reductions" in changes:
+        raise UserError(f"--reductions {arguments.reductions} are shares of FLOPs: leave it or {other} out")
     grid = Grid.read(arguments.name, arguments.small, **changes)
     plan = plan_of(cells_of(grid, arguments.outputs, arguments.overrides))
     seconds = estimate(plan)
