@@ -75,7 +75,7 @@ def outdated(both: pd.DataFrame, new: int, file: Path) -> list[int]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same predictions."""
+    """Tell whether two files hold the same predictions."""
     ours, theirs = predictions(one), predictions(other)
     if ours is None or theirs is None or ours.keys() != theirs.keys():
         return False

@@ -108,7 +108,7 @@ def check(row: dict[str, Any]) -> None:
 
 
 def allowed(name: str, value: Any) -> bool:
-    """Whether a column may hold a value; None and NaN mean that it is missing."""
+    """Tell whether a column may hold a value; None and NaN mean that it is missing."""
     if value is None or value != value:
         return name not in (*NAMES, "variant") and name in (*TEXT, *OPTIONAL)
     if name in NUMBERS:
@@ -127,7 +127,7 @@ def allowed(name: str, value: Any) -> bool:
 
 
 def is_target(text: str) -> bool:
-    """Whether a text is a target as a cell's path has it."""
+    """Tell whether a text is a target as a cell's path has it."""
     try:
         Target.parse(text)
     except UserError:
@@ -136,5 +136,5 @@ def is_target(text: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
+    """Tell whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

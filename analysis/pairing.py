@@ -54,7 +54,7 @@ def references(cells: pd.DataFrame) -> list[int | None]:
 
 
 def is_reference(method: str, variant: str) -> bool:
-    """Whether a cell is one that others are compared with: K-prune as it is, on whatever calibration set."""
+    """Tell whether a cell is one that others are compared with: K-prune as it is, on whatever calibration set."""
     return method == REFERENCE and variant == only_calibration(variant)
 
 

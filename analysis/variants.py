@@ -13,7 +13,7 @@ BUDGET = ("tokens", "examples")
 
 
 def is_setting(part: str) -> bool:
-    """Whether a part of a variant is a setting; a budget is a number, or None beside a file."""
+    """Tell whether a part of a variant is a setting; a budget is a number, or None beside a file."""
     key, sign, value = part.partition("=")
     return bool(sign) and (key != "tokens" or value == "None" or bool(re.fullmatch(NUMBER, value)))
 

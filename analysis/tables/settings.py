@@ -46,7 +46,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def only_moved(settings: str) -> bool:
-    """Whether a variant is a point of a sensitivity curve and no ablation."""
+    """Tell whether a variant is a point of a sensitivity curve and no ablation."""
     return (
         settings not in names.SETTINGS
         and len(variant_parts(settings)) == 1

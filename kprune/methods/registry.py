@@ -144,7 +144,9 @@ WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Tell whether a plain value is of a field's type. Of a Literal, the class itself says which words it takes."""
+    """Tell whether a plain value is of a field's type."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
     if get_origin(kind) in (Union, UnionType):
         return any(fits(value, option) for option in get_args(kind))
     if get_origin(kind) is Sequence:
@@ -156,6 +158,8 @@ def fits(value: Any, kind: Any) -> bool:
 
 def described(kind: Any) -> str:
     """Return what a field takes, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(described, get_args(kind)))
     if get_origin(kind) is Sequence:
