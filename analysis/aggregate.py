@@ -37,6 +37,7 @@ MARGIN = 5.0
 """Points above the majority's score. A dense model that is closer has learnt little, and a loss against it is noise."""
 FIRSTS = [
     "metric",
+    "higher_is_better",
     *names.SENSITIVITY,
     *(f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")),
 ]
@@ -94,11 +95,18 @@ def check_alike(cells: pd.DataFrame) -> None:
 
 
 def informative(table: pd.DataFrame) -> pd.Series:
-    """Return for each row whether its task can show a loss: its dense model is at least `MARGIN` points above the majority's score.
+    """Return for each row whether its task can show a loss in points: its scores are in percent, and its dense model is at
+    least `MARGIN` points above the majority's score.
 
     A task that has no majority's score counts as one that can.
     """
-    return ~(table["dense_score"] - table["evaluation_majority"] < MARGIN)
+    in_percent = table["higher_is_better"].astype(bool)
+    return in_percent & ~(table["dense_score"] - table["evaluation_majority"] < MARGIN)
+
+
+def best_score(rows: pd.DataFrame) -> float:
+    """Return the best score of rows of one task: the highest, or the lowest perplexity."""
+    return rows["score"].max() if rows["higher_is_better"].iloc[0] else rows["score"].min()
 
 
 def calibration_budget(table: pd.DataFrame) -> pd.Series:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import paper, registry
-from analysis.aggregate import calibration_budget, informative, target_order
+from analysis.aggregate import best_score, calibration_budget, informative, target_order
 from analysis.render import (
     MISSING,
     method_label,
@@ -27,7 +27,7 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
     targets = sorted(table["target"].unique(), key=target_order)
     rows = []
     for (task, model), of_task in table.groupby(["task", "model"], sort=False):
-        best = of_task.groupby("target")["score"].max()
+        best = {target: best_score(cells) for target, cells in of_task.groupby("target")}
         first = {
             "Task": f"{task_label(task)} ({of_task['metric'].iloc[0]})",
             "Model": model_label(model),

@@ -18,7 +18,7 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
     of several of their calibration budgets, the largest that has a mean counts. Tasks that are not `informative` are shown,
     but are in no mean. `table` comes from `aggregate`.
     """
-    table = table[registry.ours(table["method"])].assign(
+    table = table[registry.ours(table["method"]) & table["higher_is_better"].astype(bool)].assign(
         loss=table["dense_score"] - table["score"], budget=calibration_budget
     )
     tasks = list(dict.fromkeys(table["task"]))

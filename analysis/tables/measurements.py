@@ -3,6 +3,7 @@
 import pandas as pd
 
 from analysis import registry
+from analysis.aggregate import best_score
 from analysis.pairing import REFERENCE
 from analysis.render import (
     MISSING,
@@ -90,7 +91,7 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
         if not registry.retrained(group["method"]).any():
             continue
         ours = group[group["method"] == REFERENCE].sort_values("calibration_tokens")["pruning_seconds"].tail(1).mean()
-        best = group["score"].max()
+        best = best_score(group)
         part = pd.DataFrame(
             identified(group)
             | {

@@ -59,10 +59,10 @@ class KPrunePlus(Method):
         map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
         kinds: units that may go, "heads" and "neurons".
 
-    The last five are "auto" by default, and then follow from where the norms are. If they come last, every block's output
-    is scaled anew: all of the error is repaired and no token is clipped. If they come first, the stream carries its error
-    on, drifted features would shrink the weights, and a few tokens have most of the energy: the dense weights on the
-    student's features are the target.
+    `repair`, `clip`, `ridge_around` and `map_input` are "auto" by default, and then follow from where the norms are. If they
+    come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
+    the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: the
+    dense weights on the student's features are the target.
     """
 
     temperature: float = 2.0
