@@ -85,8 +85,8 @@ def prune(
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
     """
     chosen = _method(method)
-    objective = _objective(task, model)
     dense = view_of(model)
+    objective = _objective(task, model)
     _check_request(flops_reduction, speedup, params_reduction, speedup_at)
     _check_model(model)
     # In inference mode nothing has a gradient; the methods say themselves where they need none.

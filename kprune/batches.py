@@ -1,5 +1,6 @@
 """A user's own batches as calibration examples."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.models.blocks import parameter_names
 from kprune.models.copies import frozen_view
 from kprune.models.view import call, longest_input, on_device
 from kprune.objectives import Objective
@@ -60,7 +60,7 @@ def _examples(
     if batch.get("attention_mask") is not None:
         mask = _tensor(number, batch, "attention_mask").bool()
     inputs = {"input_ids": ids}
-    read = parameter_names(type(model).forward) or ()
+    read = inspect.signature(type(model).forward).parameters
     if batch.get("token_type_ids") is not None and "token_type_ids" in read:
         inputs["token_type_ids"] = _tensor(number, batch, "token_type_ids")
     for name, value in {"attention_mask": mask, **inputs}.items():
@@ -151,6 +151,10 @@ def _add_labels(
         value = _tensor(number, batch, name)
         if len(value) != len(rows):
             raise UserError(f"batch {number}: {name} is {list(value.shape)}, and there are {len(rows)} examples")
+        if value.ndim > 1 and value.shape[1] == batch["input_ids"].shape[1]:
+            raise UserError(
+                f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune"
+            )
         # A position counts from the example's first token.
         values.append((value - starts.to(value) if name.endswith("_positions") else value).tolist())
     for row, label in zip(rows, zip(*values, strict=True), strict=True):

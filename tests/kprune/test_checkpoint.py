@@ -30,6 +30,7 @@ from kprune.models import view_of
 from kprune.models.surgery import keep_layers, keep_units
 from kprune.plan import Plan
 
+FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "format_1"
 AUTO = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
 FRESH_PROCESS = """
 import sys, torch, transformers
@@ -46,6 +47,9 @@ texts = transformers.pipeline("text-classification", "models/bert-classification
 out["texts"] = texts(["w3 w4 w5", "w90 w8"], top_k=None)
 model.save_pretrained("resaved")
 transformers.AutoModelForQuestionAnswering.from_pretrained("resaved", trust_remote_code=True)
+for folder in sorted(Path("format_1").iterdir()):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    out["format 1", folder.name] = model(**batch).logits.detach()
 for folder in sorted(Path("tampered").iterdir()):
     try:
         transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
@@ -159,6 +163,7 @@ def test_plain_transformers_loads_it_in_a_fresh_process(tmp_path, tokenizer):
             expected[name, "AutoModel"] = model.base_model(**batch).to_tuple()[:1]  # a fresh pooler may be added
     for name, (edit, _) in TAMPERED.items():
         edit_config(save(narrowed(), tmp_path / "tampered" / name), edit)
+    shutil.copytree(FORMAT_1, tmp_path / "format_1")
     torch.save(batch, tmp_path / "batch")
     # Threads change the last bit, and other tests set them.
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -169,6 +174,9 @@ def test_plain_transformers_loads_it_in_a_fresh_process(tmp_path, tokenizer):
     out = torch.load(tmp_path / "out", weights_only=True)
     for key, values in expected.items():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(values, out[key], strict=False)), key
+    for family in FAMILIES:
+        logits = json.loads((FORMAT_1 / family / "logits.json").read_text())
+        assert torch.equal(out["format 1", family], torch.tensor(logits)), family
     inputs = tokenizer("w3 w4 w5", return_tensors="pt")
     shown = {entry["label"]: entry["score"] for entry in out["texts"][0]}
     torch.testing.assert_close(
@@ -325,9 +333,6 @@ def test_a_saved_model_says_how_attention_was_run(tmp_path):
         save(narrowed(), tmp_path / "model"), setting(_attn_implementation_autoset=True, seen=[1, "x"])
     )
     assert load(edit_config(folder, setting(attn_implementation="eager"))).config.seen == [1, "x"]
-
-
-FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "format_1"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,9 +1,10 @@
 """Saved folders under the oldest and the newest transformers, each in an environment of its own without kprune."""
 
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 import torch
@@ -104,9 +105,27 @@ def environment(folder, version):
         if done.returncode:
             pytest.skip(f"{packages} can't be installed here: {done.stderr[-300:]}")
     (site,) = folder.glob("lib/python*/site-packages")
+    (folder / "torch").mkdir()
+    for path in files_of("torch", set()):
+        (folder / "torch" / path.name).symlink_to(path)
     # Behind its own packages, which therefore win.
-    (site / "torch_of_the_tests.pth").write_text(str(Path(torch.__file__).parents[1]))
+    (site / "torch_of_the_tests.pth").write_text(str(folder / "torch"))
     return python
+
+
+def files_of(package, seen):
+    """Return the files and folders of a package and of all that it needs, as they lie in this environment."""
+    seen.add(package)
+    try:
+        found = distribution(package)
+    except PackageNotFoundError:  # of another platform
+        return set()
+    paths = {found.locate_file(file.parts[0]) for file in found.files if file.parts[0] not in ("..", "__pycache__")}
+    for requirement in found.requires or []:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        if "extra ==" not in requirement and name not in seen:
+            paths |= files_of(name, seen)
+    return paths
 
 
 @pytest.mark.slow
