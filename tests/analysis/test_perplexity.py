@@ -7,7 +7,12 @@ from analysis.aggregate import best_score, informative
 
 def rows(higher):
     return pd.DataFrame(
-        {"score": [20.0, 30.0], "dense_score": [18.0, 18.0], "evaluation_majority": [None, None], "higher_is_better": higher}
+        {
+            "score": [20.0, 30.0],
+            "dense_score": [18.0, 18.0],
+            "evaluation_majority": [None, None],
+            "higher_is_better": higher,
+        }
     )
 
 
