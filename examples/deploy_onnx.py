@@ -63,7 +63,7 @@ def main() -> None:
     difference = (calls["pruned, torch"]() - calls["pruned, ONNX"]()).abs().max()
     print(f"largest difference of the pruned model's logits between torch and ONNX: {difference:.1e}")
 
-    shape = f"{len(request['input_ids'])} x {arguments.length} tokens on {torch.get_num_threads()} CPU threads"
+    shape = f"{len(request['input_ids'])} x {arguments.length} tokens (CPU threads: {torch.get_num_threads()})"
     print(f"milliseconds for {shape}, the median of {arguments.repeats}:")
     for name, taken in milliseconds(calls, arguments.repeats).items():
         print(f"  {name:<14} {taken:8.2f}")
