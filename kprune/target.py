@@ -91,7 +91,7 @@ class Target:
 
     @property
     def option(self) -> str:
-        """The name of the option that gives the amount."""
+        """Return the name of the option that gives the amount."""
         return OPTIONS[self.kind]
 
     def options(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Target:
 
     @property
     def order(self) -> tuple[int, float, int]:
-        """Key to sort by: FLOPs, parameters, speed-ups, patterns, each by size."""
+        """Return the key to sort by: FLOPs, parameters, speed-ups, patterns, each by size."""
         return get_args(Kind).index(self.kind), self.amount, self.group or 0
 
     def __str__(self) -> str:

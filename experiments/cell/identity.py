@@ -78,7 +78,7 @@ def _files(named: dict[str, str | None]) -> Iterator[tuple[str, Path]]:
 
 
 def _together(files: list[Path]) -> str:
-    """One hash of several files and their names; of nothing if there are none, which loading tells."""
+    """Return one hash of several files and their names; of nothing if there are none, which loading tells."""
     parts = [f"{file.name} {sha256_of(file)}" for file in files if file.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

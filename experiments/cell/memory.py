@@ -22,7 +22,7 @@ class PeakMemory:
             self.counts = False
 
     def mb(self) -> float | None:
-        """The peak in MB; None where the system can't tell it of a cell."""
+        """Return the peak in MB; None if the system can't tell it of a cell."""
         if not self.counts:
             return None
         if self.device.type == "cuda":

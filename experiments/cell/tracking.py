@@ -71,7 +71,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> wandb.Table:
 
 @contextmanager
 def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
-    """A run of Weights & Biases, closed at the end; None where tracking is disabled."""
+    """Open a run of Weights & Biases, closed at the end; None if tracking is disabled."""
     mode = os.environ.get("WANDB_MODE") or mode
     if mode == "disabled":
         yield None
@@ -106,7 +106,7 @@ def numbers(record: Record) -> dict[str, float | None]:
 
 
 def _flat(name: str, part: Any) -> dict[str, float]:
-    """The numbers of a part of a record; none of one that is not there."""
+    """Return the numbers of a part of a record; none of one that is not there."""
     values = asdict(part) if part else {}
     return {f"{name}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
 

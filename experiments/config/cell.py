@@ -194,7 +194,7 @@ def task_settings(settings: Any) -> TaskSettings:
 
 
 def _group(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[str, Any] | None:
-    """The settings of a group; None if there are none, which is a mistake unless it is latency's choice."""
+    """Return the settings of a group; None if there are none, which is a mistake unless it is latency's choice."""
     group = config.get(name, "")
     if isinstance(group, Mapping):
         return group
@@ -223,7 +223,7 @@ def _names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None]) -> I
 
 
 def _part(part: type[Part], given: Mapping[str, Any], prefix: str, found: Collected, **more: Any) -> Part | None:
-    """A group's settings as its type; None if there is a mistake in it."""
+    """Return a group's settings as its type; None if there is a mistake in it."""
     values = {}
     for name, kind in kinds_of(part).items():
         if name not in given:
@@ -280,7 +280,7 @@ def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _as_option(message: str, given: Mapping[str, Any]) -> str:
-    """A method's own message about a setting, which it knows by its argument's name: with the option's name."""
+    """Return a method's own message about a setting, which it knows by its argument's name, with the option's name."""
     argument = message.partition("=")[0]
     options = {option.rpartition(".")[2]: option for option in _dotted(given, "method")}
     return message.replace(argument, options[argument], 1) if argument in options else message

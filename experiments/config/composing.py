@@ -26,7 +26,7 @@ def default_of(setting: str) -> Any:
 
 @cache
 def file_settings(room: str, name: str) -> dict[str, Any]:
-    """conf/<room>/<name>.yaml with the files that it builds on, as plain values.
+    """Return conf/<room>/<name>.yaml with the files that it builds on, as plain values.
 
     Raises:
         UserError: there is no such file, or it is wrong.
@@ -41,7 +41,7 @@ def file_settings(room: str, name: str) -> dict[str, Any]:
 
 
 def file_defaults(method: str, calibration: str) -> dict[str, Any]:
-    """What the files of a method and a calibration say: what differs from it names a cell's variant."""
+    """Return what the files of a method and a calibration say: what differs from it names a cell's variant."""
     return {"method": file_settings("method", method), "calibration": file_settings("calibration", calibration)}
 
 
@@ -63,7 +63,7 @@ def explained(error: Exception) -> str:
 
 
 def is_of_a_group(error: Exception) -> bool:
-    """Hydra has no type of its own for `method=null`."""
+    """Tell whether an error is of a group that is no file, for which Hydra has no type of its own."""
     return isinstance(error, ValueError) and str(error).startswith("Config group override")
 
 

@@ -108,7 +108,7 @@ class MethodSettings:
 
     @property
     def trains(self) -> bool:
-        """Whether the method trains, for as long as its recipe says."""
+        """Tell whether the method trains, for as long as its recipe says."""
         return "recipe" in self.settings.plain()
 
 

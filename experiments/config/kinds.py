@@ -43,7 +43,7 @@ def text(example: str) -> Kind:
 
 
 def path_name(example: str) -> Kind:
-    """A name that becomes part of a path."""
+    """Describe a name that becomes part of a path."""
     return Kind(
         "a name of letters, digits, dots, dashes and underscores",
         example,

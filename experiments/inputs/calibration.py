@@ -37,7 +37,7 @@ def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed:
 
 
 def read_calibration(file: str, task: Task, tokenizer, config: PretrainedConfig, labels: bool) -> CalibrationSet:
-    """The examples of a JSON file: `{"batch_size": 32, "examples": [{"input_ids": [...], "label": 1}, ...]}`.
+    """Return the examples of a JSON file: `{"batch_size": 32, "examples": [{"input_ids": [...], "label": 1}, ...]}`.
 
     Args:
         config: of the model that reads them.
@@ -81,14 +81,14 @@ def read_calibration(file: str, task: Task, tokenizer, config: PretrainedConfig,
 
 
 def calibration_set(examples, task: Task, tokenizer, labels: bool, batch_size: int | None = None) -> CalibrationSet:
-    """Labels are left out unless the method declares that it needs them."""
+    """Return a calibration set, labels left out unless the method declares that it needs them."""
     if not labels:
         examples = [{key: value for key, value in example.items() if key != "label"} for example in examples]
     return CalibrationSet(examples, batch_size or task.batch_size, tokenizer.pad_token_id or 0)
 
 
 def mean_length(examples) -> float:
-    """Mean number of tokens."""
+    """Return the mean number of tokens."""
     return sum(len(example["input_ids"]) for example in examples) / len(examples)
 
 
@@ -118,7 +118,7 @@ def _check_tokens(examples: list[Example], vocabulary: int, positions: int | Non
 
 
 def _check_token_types(examples: list[Example], types: int | None, file: str) -> None:
-    """`types`: how many the model knows; None where it takes none."""
+    """Check token types against `types`, how many the model knows; None if it takes none."""
     with_types = [example for example in examples if "token_type_ids" in example]
     if with_types and len(with_types) < len(examples):
         raise UserError(

@@ -24,7 +24,7 @@ TRIALS = 4
 
 
 def recipe_of(task: Task) -> Recipe:
-    """The standard recipe with the task's own settings.
+    """Return the standard recipe with the task's own settings.
 
     Raises:
         UserError: a setting is unknown.
@@ -47,7 +47,7 @@ def finetune(
 
     Args:
         model: float32, with the task's head.
-        device: the GPU where there is one, if None.
+        device: the GPU if there is one, for None.
 
     Raises:
         UserError: the data are wrong, the loss is not finite, or the folder cannot be written to.
@@ -78,7 +78,7 @@ def finetune(
 def finetuning_run(
     model: nn.Module, objective: Objective, examples: Sequence[Example], pad_token_id: int, recipe: Recipe, seed: int
 ) -> Training:
-    """A run on the task's loss, in bf16 where its notes say so."""
+    """Return a run on the task's loss, in bf16 if its notes say so."""
 
     def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
         yield task_loss(model, batch, objective, run.notes["bf16"])
@@ -88,7 +88,7 @@ def finetuning_run(
 
 
 def bf16_is_faster(run: Training) -> bool:
-    """Measured on the run's device, with a batch of middling length; nothing of the run is changed but its notes."""
+    """Measure on the run's device, with a batch of middling length; nothing of the run is changed but its notes."""
     order = sorted(
         batch_order(run.examples, run.recipe.batch_size, run.seed, 0),
         key=lambda indices: sum(len(run.examples[i]["input_ids"]) for i in indices),
@@ -114,7 +114,7 @@ def timed(run: Training, batch: dict[str, Tensor], bf16: bool) -> float:
 
 
 def _write(model: nn.Module, tokenizer, folder: Path, record: dict[str, Any]) -> None:
-    """A transformers checkpoint with its record."""
+    """Write a transformers checkpoint with its record."""
     with whole_folder(folder, OTHER_CACHE) as temporary:
         with quiet_transformers():
             model.save_pretrained(temporary)

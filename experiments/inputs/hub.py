@@ -18,7 +18,7 @@ HUB_PATIENCE = 15.0
 
 
 def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
-    """The splits of one configuration of a data set, from the mirror or the hub.
+    """Return the splits of one configuration of a data set, from the mirror or the hub.
 
     Raises:
         UserError: it is neither in the mirror nor to be had from the hub, or its files cannot be read.
@@ -38,7 +38,7 @@ def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
 
 
 def find_model(id_or_path: str) -> str:
-    """The local folder of a checkpoint: an existing folder as it is, else the mirror's, else the hub's.
+    """Return the local folder of a checkpoint: an existing folder as it is, else the mirror's, else the hub's.
 
     Raises:
         UserError: there is no such folder, nor is it in the mirror or to be had from the hub, or there is no mirror.
@@ -62,7 +62,7 @@ def local_model(id_or_path: str) -> Path | None:
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """No progress bars and no log: what goes wrong is raised."""
+    """Show no progress bars and no log: what goes wrong is raised."""
     bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -75,7 +75,7 @@ def _quiet_datasets() -> Iterator[None]:
 
 
 def _is_hub_id(name: str) -> bool:
-    """<org>/<name>, or one word for the hub's oldest models; never a path that climbs out of the mirror."""
+    """Tell whether a name is <org>/<name>, or one word for the hub's oldest models; never a path that climbs out of the mirror."""
     parts = name.split("/")
     return len(parts) <= 2 and all(part and not part.startswith((".", "~")) for part in parts)
 
@@ -91,7 +91,7 @@ def _in_mirror(name: str) -> Path | None:
 
 
 def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Path:
-    """Snapshot folder of a hub repository, downloaded or, where the hub is silent, from the hub's own local cache.
+    """Return the snapshot folder of a hub repository, downloaded or, if the hub is silent, from the hub's own local cache.
 
     `files` are the patterns of what is fetched, `payload` the one without which a cached copy is of no use.
     """
@@ -101,7 +101,7 @@ def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Pat
     try:
         if constants.is_offline_mode():
             raise ConnectionError("HF_HUB_OFFLINE is set")
-        # Downloads are retried, loudly and for long, where there is no network; this request is not.
+        # Downloads are retried, loudly and for long, if there is no network; this request is not.
         _within(HUB_PATIENCE, lambda: huggingface_hub.HfApi().repo_info(name, repo_type=kind, timeout=HUB_PATIENCE))
         return Path(huggingface_hub.snapshot_download(**request))
     except Exception as error:  # network errors come from httpx, the hub's client and the operating system alike
@@ -114,7 +114,7 @@ def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Pat
 
 
 def _cached(request: dict, payload: str) -> Path | None:
-    """An earlier complete download of the same id, in the hub client's cache."""
+    """Return an earlier complete download of the same id, in the hub client's cache."""
     try:
         folder = Path(huggingface_hub.snapshot_download(**request, local_files_only=True))
     except Exception:  # not cached: the caller says what was looked for

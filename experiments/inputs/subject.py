@@ -76,7 +76,7 @@ def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device:
 
 
 def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
-    """Say so where the dense model is worse than none: its classes may be numbered in another order than the data's."""
+    """Say so if the dense model is worse than none: its classes may be numbered in another order than the data's."""
     if majority is not None and task.metric == "accuracy" and dense_score < majority:
         print(
             f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
@@ -113,7 +113,7 @@ def flops_length(from_file: bool, task: Task, tokenizer, calibration: Calibratio
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one; a GPU that is named becomes the current one.
+    """Return the device of a name, `auto` being the GPU if there is one; a GPU becomes the current one.
 
     Raises:
         UserError: the device is unknown or not there.

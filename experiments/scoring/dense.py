@@ -23,7 +23,7 @@ FORMAT = 1
 def dense_predictions(
     model: nn.Module, task: Task, tokenizer, device: torch.device, settings: Settings, checkpoint: str
 ) -> Predictions:
-    """What the dense model predicts: from the cache, else computed and kept there.
+    """Return what the dense model predicts: from the cache, else computed and kept there.
 
     Args:
         settings: the task's.
@@ -42,7 +42,7 @@ def dense_predictions(
 
 
 def dense_file(task: Task, tokenizer, device: torch.device, settings: Settings, checkpoint: str) -> Path:
-    """Named after all that the predictions depend on; the evaluation set is in it with its tokens and gold."""
+    """Return the file, named after all that the predictions depend on; the evaluation set is in it with its tokens and gold."""
     depends_on = {
         "format": FORMAT,
         "checkpoint": checkpoint,

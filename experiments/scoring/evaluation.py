@@ -17,18 +17,18 @@ from kprune.objectives import Objective
 def evaluate(
     model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
 ) -> float:
-    """The model's score on the task's evaluation set, in percent; as `predictions_of` otherwise."""
+    """Return the model's score on the task's evaluation set, in percent; as `predictions_of` otherwise."""
     return predictions_of(model, task, tokenizer, device, batch_size).score
 
 
 def predictions_of(
     model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
 ) -> Predictions:
-    """What the model predicts for each item of the task's evaluation set.
+    """Return what the model predicts for each item of the task's evaluation set.
 
     Args:
         device: where the model is moved to and stays.
-        batch_size: examples in a forward pass; the task's own where None.
+        batch_size: examples in a forward pass; the task's own if None.
 
     Raises:
         UserError: a logit is not finite.

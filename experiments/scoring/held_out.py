@@ -33,7 +33,7 @@ EXAMPLES, SEED, TEMPERATURE = 300, 77, 2.0
 
 
 def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
-    """Examples of the training set that are not in the calibration set."""
+    """Return examples of the training set that are not in the calibration set."""
     training = task.training(tokenizer)
     drawn = {tuple(example["input_ids"]) for example in calibration.examples}
     rows = (training[int(row)] for row in np.random.default_rng(SEED).permutation(len(training)))
@@ -47,7 +47,7 @@ def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
 def measure(
     stage: str, name: str, methods: list[str], reduction: float, overrides: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """A row per method on one task; the methods share what no setting changes.
+    """Return a row per method on one task; the methods share what no setting changes.
 
     Raises:
         UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.

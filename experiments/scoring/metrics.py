@@ -23,12 +23,12 @@ def spearman(values: np.ndarray, labels: np.ndarray) -> float:
 def squad(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact match and F1 of each question ([N], in [0, 1]) by the rules of the official evaluation scripts, the best over
+    """Return exact match and F1 of each question ([N], in [0, 1]) by the rules of the official evaluation scripts, the best over
     its answers.
 
     Args:
         predictions: one text per question, "" for no answer.
-        answers: the accepted texts per question, none where it has no answer.
+        answers: the accepted texts per question, none if it has no answer.
         no_answers: SQuAD 2.0's rules: a question without an answer expects "", and empty texts match each other.
     """
     exact, f1 = [], []
@@ -41,7 +41,7 @@ def squad(
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and extra white space."""
+    """Return a text in lower case, without punctuation, articles and extra white space."""
     text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 

@@ -36,7 +36,7 @@ class Predictions:
 
 
 def packed(predictions: Predictions) -> bytes:
-    """A compressed .npz file of `metric`, `values` and, where there is one, `gold`."""
+    """Return a compressed .npz file of `metric`, `values` and, if there is one, `gold`."""
     arrays = {"metric": np.array(predictions.metric), "values": predictions.values}
     if predictions.gold is not None:
         arrays["gold"] = predictions.gold
@@ -46,7 +46,7 @@ def packed(predictions: Predictions) -> bytes:
 
 
 def load(path: Path) -> Predictions | None:
-    """Read the file back; None where there is no such file or a damaged one (which is said in a line)."""
+    """Read the file back; None if there is no such file or a damaged one (which is said in a line)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Predictions(str(arrays["metric"]), arrays["values"], arrays["gold"] if "gold" in arrays else None)

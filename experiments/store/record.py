@@ -126,12 +126,12 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The method with its variant, as the cell's path has it: `kprune+tokens=2000`."""
+        """Return the method with its variant, as the cell's path has it: `kprune+tokens=2000`."""
         return named(self.method, self.variant)
 
     @property
     def method_version(self) -> int:
-        """The version of the method's algorithm, 1 if the record does not say."""
+        """Return the version of the method's algorithm, 1 if the record does not say."""
         return self.config.get("method_version", 1)
 
 
@@ -149,7 +149,7 @@ def plain(value: Any) -> Any:
 
 
 def _earlier_target(content: Mapping[str, Any]) -> str:
-    """The target of a record from before records named it: the share of FLOPs asked for or, without one, its config's."""
+    """Return the target of a record from before records named it: the share of FLOPs asked for or, without one, its config's."""
     requested, config = content.get("flops_reduction_requested"), content.get("config")
     try:
         if requested is not None:

@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The exit code: 2 where a cell failed."""
+    """Return the exit code: 2 if a cell failed."""
     changes = {}
     for name in ("models", "tasks", "methods", "reductions", "seeds"):
         if given := [entry for entry in getattr(arguments, name).replace(" ", ",").split(",") if entry]:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def announcement(name: str, plan: Plan, seconds: list[float | None]) -> str:
-    """What will be run, by task and model, and how long that takes."""
+    """Show what will be run, by task and model, and how long that takes."""
     lines = [f"{name}: {len(plan.open)} cells to run, {len(plan.finished)} finished before"]
     by_place = itertools.groupby(zip(plan.open, seconds, strict=True), key=lambda entry: entry[0].folder.parts[-5:-3])
     for (task, model), entries in by_place:

@@ -21,7 +21,7 @@ from kprune.errors import UserError
 TOKENS_PER_EXAMPLE = 50
 """Where a task does not say."""
 SECONDS_PER_TOKEN = 0.004
-"""Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule where nothing is measured."""
+"""Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule if nothing is measured."""
 EVALUATION_TOKENS_PER_SECOND = 9000
 SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8}
 """Encoder parameters against MiniLM-L6's."""
@@ -72,7 +72,7 @@ class Grid:
 
     @classmethod
     def read(cls, name: str, small: bool, **changes) -> "Grid":
-        """The grid of a name, its small version where asked for, with what differs from it.
+        """Return the grid of a name, its small version if asked for, with what differs from it.
 
         Raises:
             UserError: there is no such grid, model, task or method, or no small version of it.
@@ -96,7 +96,7 @@ class Grid:
         return grid
 
     def settings_of(self, method: str, task: str) -> list[str]:
-        """The overrides of a method's cells on a task."""
+        """Return the overrides of a method's cells on a task."""
         ruled = [
             rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])
         ]
@@ -117,7 +117,7 @@ class Cell:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """Task, model, and method with its variant, as folders."""
+        """Return task, model, and method with its variant, as folders."""
         return self.folder.parts[-5:-2]
 
 
@@ -171,12 +171,12 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
 
 
 def merged(*overrides: Sequence[str]) -> list[str]:
-    """One override per name, the last."""
+    """Return one override per name, the last."""
     return list({entry.partition("=")[0]: entry for entry in itertools.chain(*overrides)}.values())
 
 
 def plan_of(cells: Sequence[Cell]) -> Plan:
-    """What is left to do."""
+    """Return what is left to do."""
     plan = Plan()
     for cell in cells:
         try:
@@ -191,7 +191,7 @@ def plan_of(cells: Sequence[Cell]) -> Plan:
 
 
 def estimate(plan: Plan) -> list[float | None]:
-    """Seconds of each open cell: the mean of the finished ones most like it, else by the rule; None where none is known."""
+    """Return seconds of each open cell: the mean of the finished ones most like it, else by the rule; None if none is known."""
     measured = defaultdict(list)
     for cell, record in plan.finished:
         if "cell_seconds" in record.details:

@@ -19,7 +19,7 @@ DONE, OUT_OF_REACH, FAILED = "done", "out of reach", "failed"
 
 
 def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Record | str]]:
-    """(cell, DONE and its record, OUT_OF_REACH or FAILED and a message) as they come; one failed cell does not stop the others.
+    """Yield (cell, DONE and its record, OUT_OF_REACH or FAILED and a message) as they come; one failed cell does not stop the others.
 
     A process serves one task and model: what its cells share stays in memory, and what one task took is given back.
     """
@@ -61,7 +61,7 @@ def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, R
 
 
 def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
-    """What the process does."""
+    """Run cells as they come, in the process's own loop."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     for cell in cells:
         try:
@@ -78,7 +78,7 @@ def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
 
 
 def end_with_parent() -> None:
-    """A killed grid must not go on with a cell that its next run begins again; whatever is written is whole or not there."""
+    """Make sure that a killed grid does not go on with a cell that its next run begins again; whatever is written is whole or not there."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

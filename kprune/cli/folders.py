@@ -26,7 +26,7 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        """The size of the weights on disk."""
+        """Return the size of the weights on disk."""
         return sum(file.stat().st_size for file in _weights(self.folder))
 
 
@@ -59,7 +59,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files of weights that transformers reads: safetensors if there are any."""
+    """Return the files of weights that transformers reads: safetensors if there are any."""
     found = ([file for file in folder.glob(pattern) if file.is_file()] for pattern in WEIGHTS)
     return next((files for files in found if files), [])
 

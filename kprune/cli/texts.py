@@ -161,7 +161,7 @@ def _parsed(file: Path, number: int, content: str) -> Any:
 
 
 def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_column: str | None) -> tuple[str, ...]:
-    """The columns that were named, checked, or else the ones that are texts by name or content."""
+    """Return the columns that were named, checked, or else the ones that are texts by name or content."""
     present = list(dict.fromkeys(name for _, row in table for name in row))
     listed = ", ".join(present)
     if text_column:
@@ -184,7 +184,7 @@ def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_c
 
 
 def _is_wordy(table: Sequence[Row], column: str) -> bool:
-    """Whether a column holds strings, of which one at least is no number."""
+    """Tell whether a column holds strings, of which one at least is no number."""
     values = [row[column] for _, row in table if row.get(column) not in (None, "")]
     return all(isinstance(value, str) for value in values) and not all(map(_is_number, values))
 

@@ -47,7 +47,7 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
 
     Args:
         encoder: the encoder's name in `kprune-reference/<encoder>-<task>` of the mirror and in the cache.
-        pretrained: folder or hub id of the encoder that is fine-tuned where there is nothing better.
+        pretrained: folder or hub id of the encoder that is fine-tuned if there is nothing better.
         checkpoint: folder or hub id of a fine-tuned model; None looks further.
         seed: of a fine-tuning.
 
@@ -89,7 +89,7 @@ def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | 
 
 
 def find_pretrained(name: str) -> Path:
-    """Folder of a pretrained encoder: the embedded one's package first, else as `find_model` has it.
+    """Find the folder of a pretrained encoder: the embedded one's package first, else as `find_model` does.
 
     Raises:
         UserError: it is not to be had, or the embedded one's weights are not the original's.
@@ -108,7 +108,7 @@ def _checkpoint(folder: Path, source: str) -> Checkpoint:
 
 
 def fingerprint(task: Task, pretrained: str, seed: int) -> str:
-    """Short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model."""
+    """Return a short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model."""
     settings = {}
     for name in inspect.signature(type(task).__init__).parameters:
         value = getattr(task, name, None)

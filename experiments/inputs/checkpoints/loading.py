@@ -21,7 +21,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def load_model(folder: str | Path, task: Task) -> nn.Module:
-    """The fine-tuned model in a folder, dense or pruned by kprune, float32, in evaluation mode.
+    """Return the fine-tuned model in a folder, dense or pruned by kprune, float32, in evaluation mode.
 
     Raises:
         UserError: files are missing or damaged, a weight is not finite, the family is not supported, or the head is not
@@ -44,7 +44,7 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
 
 
 def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
-    """A pretrained encoder in float32 with a fresh head for the task.
+    """Return a pretrained encoder in float32 with a fresh head for the task.
 
     Raises:
         UserError: files are missing or damaged, a weight is not finite, or the family is not supported.
@@ -72,7 +72,7 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
 
 
 def load_tokenizer(folder: str | Path):
-    """The tokenizer in a checkpoint's folder.
+    """Return the tokenizer in a checkpoint's folder.
 
     Raises:
         UserError: it is missing, damaged or too large for the model's embeddings.
@@ -130,7 +130,7 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """The config's family, head, labels and positions against the task's."""
+    """Check the config's family, head, labels and positions against the task's."""
     _check_family(folder, config)
     wanted = task.objective.class_suffix
     architecture = (config.get("architectures") or [""])[0]
@@ -163,7 +163,7 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
 
 
 def positions_of(config: dict[str, Any]) -> int | None:
-    """Tokens of the longest input by a model's config.json; None where it does not say."""
+    """Return the tokens of the longest input by a model's config.json; None if it does not say."""
     positions, family = config.get("max_position_embeddings"), FAMILIES.get(config.get("model_type", ""))
     if positions and family and family.positions_after_padding:
         padding = config.get("pad_token_id")

@@ -23,7 +23,7 @@ TOKENIZER = (
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """model.safetensors, or the shards its index names.
+    """Return model.safetensors, or the shards its index names.
 
     Raises:
         UserError: there are none, or only pickled ones.
