@@ -124,6 +124,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
         if device.type == "cuda":
+            # torch makes a GPU the current one by its index alone.
+            device = device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
             torch.cuda.set_device(device)  # what asks for "the" GPU, to wait for it say, means this one
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} is not to be had here: use device=auto or device=cpu") from error
