@@ -25,7 +25,7 @@ from kprune.streams import CalibrationState, calibration_states
 
 @dataclass
 class Tuning:
-    """What came out.
+    """The result of mask tuning.
 
     scales: the mask values of every block's kept units, [units] in float64; None if they stayed at 1.
     stopped: why and where the tuning ended before the top; None if it did not.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
-from kprune.budgets.latency import STANDARD, Point, check_speedup, prune_to_speedup
+from kprune.budgets.latency import STANDARD, Point, check_speedup
 from kprune.checkpoint import become_pruned, check_saveable, python_card, save
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.errors import UserError
@@ -20,6 +20,7 @@ from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
 from kprune.objectives import OBJECTIVES, Classification, Objective, objective_of
+from kprune.speedup import prune_to_speedup
 from kprune.types import Model
 
 DEFAULT_REDUCTION = 0.8

@@ -1,4 +1,4 @@
-"""The answer of every pruning method, as data."""
+"""What of a model a method keeps, as data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within, float32 products are float32's, autocast is off, and tensors can have gradients.
+    """Compute, within, float32 products in float32, without autocast, on tensors that can have gradients.
 
     `torch.set_float32_matmul_precision("high")` means TF32 on a GPU and bfloat16 on some CPUs: too coarse for Gram matrices.
     """

@@ -12,7 +12,7 @@ from kprune.objectives import Objective
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model makes of a batch.
+    """A model's outputs on a batch.
 
     logits: as the objective reads them, float32. hidden: embeddings and every layer's output, L + 1 tensors [B, T, d].
     real: [B, T] bool, False at padding.

@@ -176,7 +176,7 @@ class GatedModel(nn.Module):
 
     @contextmanager
     def _gated(self, attention_mask: Tensor) -> Iterator[None]:
-        """Within, the first linear module of a block shows what its predictor reads, and the projection is gated."""
+        """Show, within, the first linear module of a block shows what its predictor reads, and the projection is gated."""
         self.gates = []
         handles = []
         for block, predictor in zip(self.blocks, self.predictors, strict=True):

@@ -18,7 +18,7 @@ from kprune.training import Losses, Recipe, Training
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run had.
+    """The account of a training run.
 
     Attributes:
         examples: in an epoch; `available` were there, so it was capped if they are more.

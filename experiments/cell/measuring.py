@@ -1,4 +1,4 @@
-"""What came out of a pruning: sizes and latency of the model itself."""
+"""Measure a pruned model's size and latency."""
 
 from dataclasses import dataclass
 

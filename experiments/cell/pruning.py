@@ -4,8 +4,9 @@ from experiments.config.groups import LatencyPoint
 from experiments.inputs.subject import Subject
 from experiments.store.record import Latency
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
-from kprune.budgets.latency import Point, prune_to_speedup
+from kprune.budgets.latency import Point
 from kprune.contract import Job, Method, Outcome, PruningData
+from kprune.speedup import prune_to_speedup
 from kprune.target import Target
 
 

@@ -76,7 +76,7 @@ def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device:
 
 
 def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
-    """Say so if the dense model is worse than none: its classes may be numbered in another order than the data's."""
+    """Warn if the dense model is worse than the most frequent class: its classes may be numbered in another order than the data's."""
     if majority is not None and task.metric == "accuracy" and dense_score < majority:
         print(
             f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "

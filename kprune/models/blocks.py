@@ -135,7 +135,7 @@ class Block:
 
     @contextmanager
     def _stepped_over(self, core: str) -> Iterator[None]:
-        """Within, a core that has the output projection inside it returns the features."""
+        """Let a core that has the output projection inside it return the features, within."""
         if not self.site.output.startswith(f"{core}."):
             yield
             return

@@ -92,7 +92,7 @@ def group_size(config: Any) -> int:
 
 
 def one(config: Any) -> int:
-    """Return the single column of a neuron."""
+    """Return 1, the columns of a neuron."""
     return 1
 
 

@@ -12,7 +12,7 @@ from kprune.models.view import Context, ModelView
 
 @contextmanager
 def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
-    """Within, every unit's features are multiplied by its mask ([units] per block, bottom to top)."""
+    """Multiply, within, every unit's features by its mask ([units] per block, bottom to top)."""
     handles = []
     try:
         for block, mask in zip(view.blocks, masks, strict=True):
@@ -28,8 +28,10 @@ def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def caught(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
-    """Within, the inputs or outputs ("input", "output") of the output projections are collected, as leaves or nodes of
-    a graph that begins at the lowest of them; blocks without units have none."""
+    """Collect, within, the inputs or outputs ("input", "output") of the output projections, as leaves or nodes of a graph.
+
+    The graph begins at the lowest of them; blocks without units have none.
+    """
     seen: list[Tensor] = []
 
     def node(tensor: Tensor) -> Tensor:

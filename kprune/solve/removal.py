@@ -1,4 +1,4 @@
-"""Which unit's loss the re-solve makes good: removal with compensation (optimal brain surgeon, by groups).
+"""Greedy removal of units with compensation (optimal brain surgeon, by groups).
 
 A block's output projection W sits at the least-squares optimum of a problem with Gram matrix H. Removing the columns
 g and solving again for the rest raises the error, in a metric S on the output, by

@@ -12,8 +12,7 @@ from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
 from baselines.registry import METHODS
 from kprune.budgets import FlopsBudget, UnitCost
-from kprune.budgets.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table, prune_to_speedup
-from kprune.budgets.latency.search import corrected
+from kprune.budgets.latency import LatencyBudget, LatencyTable, Point, measure_latency, measure_table
 from kprune.budgets.latency.table import fit
 from kprune.contract import ANY_BUDGET, Job, Method, PruningData
 from kprune.errors import OutOfReach, UserError
@@ -25,6 +24,7 @@ from kprune.models.flops import flops_reduction
 from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
 from kprune.solve.mask_search import threshold
+from kprune.speedup import corrected, prune_to_speedup
 
 WIDTHS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48]
 TABLE = LatencyTable(

@@ -1,9 +1,8 @@
-"""Measured latency, and pruning until a measured speed-up is reached."""
+"""Measured latency, and a budget in measured milliseconds."""
 
 from kprune.budgets.latency.budget import LatencyBudget, check_speedup
-from kprune.budgets.latency.search import STANDARD, Point, prune_to_speedup
 from kprune.budgets.latency.table import LatencyTable, measure_table
-from kprune.budgets.latency.timing import measure_latency
+from kprune.budgets.latency.timing import STANDARD, Point, measure_latency
 
 __all__ = [
     "STANDARD",
@@ -13,5 +12,4 @@ __all__ = [
     "check_speedup",
     "measure_latency",
     "measure_table",
-    "prune_to_speedup",
 ]

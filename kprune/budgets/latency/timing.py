@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,17 @@ from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import longest_input, model_inputs
 from kprune.types import Model
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a latency is measured at."""
+
+    batch_size: int = 32
+    sequence_length: int = 128
+
+
+STANDARD = Point()
 
 
 def rounds(device: torch.device) -> tuple[int, int]:

@@ -30,8 +30,10 @@ PIECE = 1024
 
 @dataclass(frozen=True)
 class KPrune(Method):
-    """The paper's method. Its authors' code departs from the paper: `conf/method/kprune_official.yaml` switches every
-    departure on, and `docs/notes/differences_from_the_paper.md` says what each is.
+    """Prune by the paper: measure knowledge, search masks, tune weights, block by block.
+
+    Its authors' code departs from the paper: `conf/method/kprune_official.yaml` switches every departure on, and
+    `docs/notes/differences_from_the_paper.md` says what each is.
 
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
@@ -139,7 +141,7 @@ class KPrune(Method):
         return Outcome.of(student, kept_units, clock, details)
 
     def measured(self, states: Sequence[CalibrationState]) -> list[CalibrationState]:
-        """Return what knowledge is measured on, where it stands now.
+        """Return the calibration states that knowledge is measured on.
 
         In pieces, so that the graph of a pass is small; but in whole batches if the gradient is that of the batch.
         """

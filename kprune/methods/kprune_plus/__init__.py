@@ -1,4 +1,4 @@
-"""K-prune+: error curves of the teacher's Fisher, a selection that knows of the re-solve, a refit."""
+"""K-prune+: widths by error curves of the teacher's Fisher, removal with compensation, a refit of each block."""
 
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 

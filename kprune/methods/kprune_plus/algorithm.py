@@ -1,4 +1,4 @@
-"""K-prune+: one Fisher pass over the teacher, a selection that knows of the re-solve, a refit (docs/notes/kprune_plus.md)."""
+"""K-prune+: widths from the teacher's Fisher, removal with compensation, a refit of each block (docs/notes/kprune_plus.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ def decided(setting: Setting | Literal["auto"]) -> Setting:
 
 @dataclass(frozen=True)
 class KPrunePlus(Method):
-    """Allocate by error curves of the teacher's Fisher, then walk once from the bottom block to the top.
+    """Decide each block's width by error curves of the teacher's Fisher, then prune and fit block by block, bottom to top.
 
     The walk chooses units by the student's own features, among all of a block; of the teacher's order of removal, the
     allocation takes the errors alone.

@@ -1,4 +1,4 @@
-"""One pass over the teacher: what its answer would feel of a change at every block's output."""
+"""The Fisher of every block's output, from one pass over the teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

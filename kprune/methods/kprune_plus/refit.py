@@ -1,4 +1,4 @@
-"""The refit: what is left of a block, fitted to what the teacher adds there, input weights included."""
+"""The refit: steps of Adam on what is left of a block, input weights included, towards what the teacher adds there."""
 
 from collections.abc import Callable, Sequence
 

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from kprune.budgets.latency.budget import LatencyBudget, check_speedup
 from kprune.budgets.latency.table import measure_table
-from kprune.budgets.latency.timing import measure_latency
+from kprune.budgets.latency.timing import STANDARD, Point, measure_latency
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.models import view_of
 from kprune.objectives import Objective
@@ -15,17 +14,6 @@ from kprune.types import Model
 
 TOLERANCE = 0.05
 CORRECTIONS = 2
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a latency is measured at."""
-
-    batch_size: int = 32
-    sequence_length: int = 128
-
-
-STANDARD = Point()
 
 
 def prune_to_speedup(
