@@ -19,7 +19,7 @@ from kprune.models import view_of
 from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
-from kprune.objectives import OBJECTIVES, Classification, Objective, objective_of
+from kprune.objectives import OBJECTIVES, Objective, objective_of
 from kprune.speedup import prune_to_speedup
 from kprune.types import Model
 
@@ -63,7 +63,8 @@ def prune(
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
     Args:
-        model: a transformers model with a head for sequence classification, regression or question answering.
+        model: a transformers model with a head for sequence classification, regression, question answering or the next
+            token.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
             token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
             read; `labels` ([B]; for question answering `start_positions` and `end_positions`) by methods that need them
@@ -71,7 +72,8 @@ def prune(
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
-        task: "classification", "regression" or "span", if the model's head does not tell, or an Objective of your own.
+        task: "classification", "regression", "span" or "causal_lm", if the model's head does not tell, or an Objective of
+            your own.
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.
@@ -149,8 +151,8 @@ def _objective(task: str | Objective | None, model: Model) -> Objective:
         raise UserError(
             f"task '{objective.name}' is for a ...{objective.class_suffix} model, this is a {name}: leave task out"
         )
-    if task == Classification.name:
-        Classification.fits(model)  # or it says what the head predicts in place of one class
+    if isinstance(task, str):
+        objective.fits(model)  # or it says what the head predicts in place of that
     return objective
 
 

@@ -60,8 +60,7 @@ def _examples(
     if batch.get("attention_mask") is not None:
         mask = _tensor(number, batch, "attention_mask").bool()
     inputs = {"input_ids": ids}
-    read = inspect.signature(type(model).forward).parameters
-    if batch.get("token_type_ids") is not None and "token_type_ids" in read:
+    if batch.get("token_type_ids") is not None and _token_types(model):
         inputs["token_type_ids"] = _tensor(number, batch, "token_type_ids")
     for name, value in {"attention_mask": mask, **inputs}.items():
         if value.shape != ids.shape:
@@ -130,9 +129,16 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
     return bool((padded - plain).abs().max() <= SAME * plain.abs().max())
 
 
+def _token_types(model: Model) -> int:
+    """Return the number of token types that a model reads; 0 if it reads none, as DeBERTa, whose forward takes them."""
+    if "token_type_ids" not in inspect.signature(type(model).forward).parameters:
+        return 0
+    # GPT-2 looks them up among its words.
+    return getattr(model.config, "type_vocab_size", model.config.vocab_size)
+
+
 def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None:
-    setting = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}[name]
-    size = getattr(model.config, setting)
+    size = model.config.vocab_size if name == "input_ids" else _token_types(model)
     lowest, highest = int(values.min()), int(values.max())
     if values.is_floating_point() or lowest < 0 or highest >= size:
         wrong = lowest if lowest < 0 else highest

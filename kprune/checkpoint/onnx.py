@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from kprune.errors import UserError
+from kprune.models.view import longest_input
 from kprune.types import Model
 
 NAME = "model.onnx"
@@ -40,7 +41,7 @@ def example_inputs(model: Model) -> dict[str, torch.Tensor]:
 
 def dynamic_shapes(model: Model) -> dict[str, dict[int, object]]:
     """Return free dimensions for the batch and length of every input, shared by all, for `torch.export` and `torch.onnx`."""
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.max_position_embeddings)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest_input(model))
     return {name: {0: batch, 1: length} for name in example_inputs(model)}
 
 

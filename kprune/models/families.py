@@ -66,6 +66,8 @@ class Family:
         reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
         returns_pair: whether a layer returns a second value beside its output.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
+        strangers: paths, below the base model, of modules that some configs add and the sites do not tell of: a model with
+            one is refused.
     """
 
     layers: str
@@ -74,6 +76,7 @@ class Family:
     reads_last_token: bool = False
     returns_pair: bool = False
     positions_after_padding: bool = False
+    strangers: tuple[str, ...] = ()
 
     def placement(self, config: Any) -> Placement:
         """Return where the norms of a model with this config are."""
@@ -148,6 +151,12 @@ DEBERTA_V2 = Family(
         BERT.sites[1],
     ),
     returns_pair=True,
+    # A convolution between two layers (`conv_kernel_size`), and rows of heads of their own for positions (`share_att_key`).
+    strangers=(
+        "encoder.conv",
+        "encoder.layer.0.attention.self.pos_key_proj",
+        "encoder.layer.0.attention.self.pos_query_proj",
+    ),
 )
 MODERNBERT = Family(
     layers="layers",

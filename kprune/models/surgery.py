@@ -10,6 +10,9 @@ from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, se
 from kprune.models.view import ModelView
 from kprune.types import Linear
 
+PER_LAYER = ("layer_types", "no_rope_layers")
+"""Settings of a config that have an entry for each layer."""
+
 
 def unit_columns(units: Tensor, width: int) -> Tensor:
     """Return the feature columns of units: indices [k] to [k * width]."""
@@ -138,4 +141,14 @@ def keep_layers(view: ModelView, layers: Sequence[int]) -> None:
     """
     kept = nn.ModuleList([view.layers[index] for index in layers])
     view.model.base_model.set_submodule(view.family.layers, kept)
-    view.model.config.num_hidden_layers = len(layers)
+    config = view.model.config
+    config.num_hidden_layers = len(layers)
+    for name in PER_LAYER:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, [getattr(config, name)[index] for index in layers])
+    # The cache of a generating model goes by them.
+    for number, layer in enumerate(kept):
+        for module in layer.modules():
+            for name in ("layer_idx", "layer"):
+                if isinstance(getattr(module, name, None), int):
+                    setattr(module, name, number)

@@ -20,8 +20,8 @@ NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position
 class Context(Mapping[int, dict[str, Any]]):
     """The keyword arguments that each layer is called with, apart from its input: masks, positions, rotary embeddings."""
 
-    def __init__(self, by_layer: Sequence[dict[str, Any]], examples: int):
-        self._by_layer, self._examples = by_layer, examples
+    def __init__(self, by_layer: Sequence[dict[str, Any]], examples: int, tokens: int):
+        self._by_layer, self._examples, self._tokens = by_layer, examples, tokens
 
     def __getitem__(self, layer: int) -> dict[str, Any]:
         return self._by_layer[layer]
@@ -42,15 +42,16 @@ class Context(Mapping[int, dict[str, Any]]):
             return seen[id(value)]
 
         by_layer = [{name: cut(value) for name, value in settings.items()} for settings in self._by_layer]
-        return Context(by_layer, len(range(self._examples)[which]))
+        return Context(by_layer, len(range(self._examples)[which]), self._tokens)
 
     def _cut(self, value: Any, which: slice, cut: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(cut, value))
-        # What has one row, or as many as there are positions, is shared by all examples.
-        if isinstance(value, Tensor) and value.dim() > 1 and len(value) == self._examples > 1:
-            return value[which]
-        return value
+        # What has one row, or as many as there are positions, is shared by all examples: DeBERTa's table of positions may
+        # have as many rows as there are examples, but is [positions, d], not [B, T].
+        if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._examples > 1:
+            return value
+        return value if value.dim() == 2 and value.shape[1] != self._tokens else value[which]
 
 
 class Recorder(nn.Module):
@@ -120,7 +121,7 @@ class ModelView:
             call(self.model, batch)
         hidden = recorders[0].hidden
         assert hidden is not None, "the model's forward calls its first layer"
-        return hidden, Context([recorder.seen for recorder in recorders], len(batch["input_ids"]))
+        return hidden, Context([recorder.seen for recorder in recorders], *batch["input_ids"].shape)
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
@@ -162,9 +163,16 @@ def view_of(model: Model) -> ModelView:
     """Return the view of a transformers model.
 
     Raises:
-        UserError: the family is not supported, or layers share weights.
+        UserError: the family is not supported, the model has a module that its family's sites do not tell of, or layers
+            share weights.
     """
     view = ModelView(model, family_of(model))
+    present = {name for name, _ in model.base_model.named_modules()}
+    for path in view.family.strangers:
+        if path in present:
+            raise UserError(
+                f"the model has a module {path}, which pruning does not know: use another {model.config.model_type} model"
+            )
     weights = [p for _, p in view.layers.named_parameters(remove_duplicate=False)]
     if len({id(weight) for weight in weights}) < len(weights):
         raise UserError(

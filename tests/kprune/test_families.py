@@ -6,11 +6,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from kprune.batches import calibration_set
 from kprune.checkpoint import become_pruned, load, save
+from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.flops import layer_parameters, model_flops
 from kprune.models.masks import masked
-from kprune.models.surgery import keep_units
+from kprune.models.surgery import keep_layers, keep_units
+from kprune.objectives import objective_of
+from kprune.streams import calibration_states
 
 SHAPE = dict(
     vocab_size=99,
@@ -171,3 +175,47 @@ def test_generation_with_a_cache_equals_generation_without(case):
     cached = pruned.generate(prompt, use_cache=True, **settings)
     assert cached.tolist() == pruned.generate(prompt, use_cache=False, **settings).tolist()
     assert cached.tolist() != model.generate(prompt, **settings).tolist()
+
+
+@pytest.mark.parametrize("setting", [{"conv_kernel_size": 3, "conv_act": "gelu"}, {"share_att_key": False}])
+def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "deberta-v2", CONFIGS["deberta-v2"] | setting)
+    with pytest.raises(UserError, match="has a module encoder.*: use another deberta-v2 model"):
+        view_of(tiny("deberta-v2"))
+
+
+def test_a_table_of_positions_is_not_cut_with_the_examples():
+    """It has as many rows as there are examples here."""
+    view, ids = view_of(tiny("deberta-v2")), torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0))
+    (state,) = calibration_states(view, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
+    assert len(state.context[0]["rel_embeddings"]) == len(ids)
+    with torch.no_grad():
+        for piece in state.pieces(40):
+            logits = view.run(0, piece.student, piece.context, piece.batch).logits
+            torch.testing.assert_close(logits, view.model(**piece.batch).logits)
+
+
+@pytest.mark.parametrize("case", ["modernbert", "qwen2"])
+def test_what_is_left_of_a_model_without_a_layer_loads_as_it_is(case, tmp_path):
+    model = tiny(case, torch.float32)
+    keep_layers(view_of(model), [0, 2])
+    with torch.no_grad():
+        expected = model(**batch()).logits
+        torch.testing.assert_close(load(save(model, tmp_path / "model"))(**batch()).logits, expected)
+
+
+def test_token_types_of_models_that_have_no_table_of_them():
+    """DeBERTa's forward takes them and reads none; GPT-2 looks them up among its words."""
+    ids = torch.randint(5, 99, (4, 8), generator=torch.Generator().manual_seed(0))
+    zeros, words = torch.zeros_like(ids), torch.full_like(ids, 7)
+    deberta = tiny("deberta-v2")
+    assert deberta.config.type_vocab_size == 0
+    without = calibration_set(deberta, [{"input_ids": ids}], objective_of(deberta), False)
+    assert (
+        calibration_set(deberta, [{"input_ids": ids, "token_type_ids": zeros}], objective_of(deberta), False) == without
+    )
+    gpt2 = tiny("gpt2")
+    read = calibration_set(gpt2, [{"input_ids": ids, "token_type_ids": words}], objective_of(gpt2), False)
+    assert read.examples[0]["token_type_ids"] == [7] * 8
+    with pytest.raises(UserError, match="token type 99"):
+        calibration_set(gpt2, [{"input_ids": ids, "token_type_ids": words + 92}], objective_of(gpt2), False)

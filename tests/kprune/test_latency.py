@@ -69,7 +69,7 @@ def test_the_costs_of_a_dense_model_add_up_to_what_it_takes():
 def test_more_than_everything():
     with pytest.raises(OutOfReach, match="speedup=7 is out of reach: .* 7.0x faster"):
         LatencyBudget(7, TABLE, 8.0)
-    for speedup in (1, 0.5, None):
+    for speedup in (1, 0.5, None, float("nan")):
         with pytest.raises(UserError, match="asks for no speed-up"):
             LatencyBudget(speedup, TABLE, 8.0)
 

@@ -71,5 +71,5 @@ def check_speedup(speedup: float | None) -> None:
     Raises:
         UserError: it is not.
     """
-    if not isinstance(speedup, (int, float)) or speedup <= 1:
+    if not isinstance(speedup, (int, float)) or not speedup > 1:
         raise UserError(f"speedup={speedup} asks for no speed-up: give a factor above 1, such as speedup=3")

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from kprune.budgets.costs import UnitCost, whole_cost
+from kprune.budgets.costs import UnitCost, units_in, whole_cost
 from kprune.budgets.latency.timing import alternate, random_batch
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
@@ -112,7 +112,7 @@ def measure_table(model: Model, batch_size: int, sequence_length: int, grain: in
 
 
 def _widths(block: Block, grain: int) -> list[int]:
-    step = -(-grain // block.width)
+    step = units_in(grain, block)
     widths = {min(max(round(share * block.units / step), 1) * step, block.units) for share in SHARES}
     return sorted(widths)
 
