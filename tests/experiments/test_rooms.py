@@ -1,7 +1,6 @@
 """The rooms of experiments/: what imports what, and through how many files a cell's config travels."""
 
 import ast
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,6 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found & set(FILES)
-
-
-def test_no_module_imports_itself_by_way_of_others():
-    order = list(TopologicalSorter({name: imports(path) for name, path in FILES.items()}).static_order())
-    assert order.index("experiments.cell.runner") < order.index("run")
 
 
 @pytest.mark.parametrize(
