@@ -161,7 +161,17 @@ DEBERTA_V2 = Family(
 MODERNBERT = Family(
     layers="layers",
     sites=(
-        Site("attention", "heads", (Rows("attn.Wqkv", parts=3),), "attn.Wo", "attn_norm", ("attn",), head_size),
+        Site(
+            "attention",
+            "heads",
+            (Rows("attn.Wqkv", parts=3),),
+            "attn.Wo",
+            "attn_norm",
+            ("attn",),
+            head_size,
+            # Of transformers before 5.
+            attributes={"attn.num_heads": "units", "attn.all_head_size": "columns"},
+        ),
         ffn(("mlp.Wi",), output="mlp.Wo", norm="mlp_norm", core=("mlp",), parts=2),
     ),
     norm_first=True,

@@ -26,11 +26,22 @@ MixedIn: Any = object
 """The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
+OLDEST_WITHOUT_HEADS = {"gpt2": (4, 52), "opt": (4, 54)}
+"""Families of which earlier versions unpack more from an attention than one without heads gives."""
 
-if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
-    raise ValueError(
-        f"a model pruned by kprune needs transformers 4.50 or newer, this is {transformers.__version__}: upgrade it"
-    )
+
+def check_version(oldest: tuple[int, int], what: str) -> None:
+    """Check that this version of transformers is new enough.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < oldest:
+        needed = ".".join(map(str, oldest))
+        raise ValueError(f"{what} needs transformers {needed} or newer, this is {transformers.__version__}: upgrade it")
+
+
+check_version(OLDEST, "a model pruned by kprune")
 
 
 class OutputBias(nn.Module):
@@ -178,6 +189,8 @@ def reshape(base: nn.Module) -> None:
             resize(module, *pair)
     for path, arguments in entry["emptied"].items():
         put_stand_in(base, path, arguments)
+        if arguments.get("pair"):
+            check_version(OLDEST_WITHOUT_HEADS.get(base.config.model_type, OLDEST), "an attention without heads")
     for path, value in entry["attributes"].items():
         owner, _, name = path.rpartition(".")
         module = module_at(base, owner)

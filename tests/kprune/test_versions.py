@@ -9,10 +9,16 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 import torch
 from tiny import KEPT_UNITS
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    DynamicCache,
+)
 
 from kprune.checkpoint import become_pruned, save
 from kprune.models import view_of
+from kprune.models.modeling_kprune import Emptied
 from kprune.models.surgery import keep_units
 
 VERSIONS = ("==4.50.0", "")
@@ -160,3 +166,23 @@ def test_an_older_version_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.__version__", "4.49.2")
     with pytest.raises(ValueError, match="needs transformers 4.50 or newer, this is 4.49.2"):
         exec(compile((folder / "modeling_kprune.py").read_text(), "modeling_kprune.py", "exec"), {"__name__": "old"})
+
+
+def test_a_family_whose_earlier_versions_unpack_more_is_one_line(monkeypatch):
+    config = AutoConfig.for_model("opt", **BERT | {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_labels": 2})
+    model = AutoModelForSequenceClassification.from_config(config)
+    keep_units(view_of(model).named("1.attention"), torch.arange(0))
+    kind = type(become_pruned(model))
+    kind(model.config)
+    monkeypatch.setattr("transformers.__version__", "4.53.3")
+    with pytest.raises(ValueError, match="without heads needs transformers 4.54 or newer, this is 4.53.3"):
+        kind(model.config)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "past_key_value"])
+def test_the_cache_of_every_version_counts_positions_past_a_layer_without_heads(name):
+    cache, x = DynamicCache(), torch.zeros(2, 5, 8)
+    Emptied(None, None, True, 0)(x, **{name: cache})
+    assert cache.get_seq_length() == 5
+    result, nothing = Emptied("out_lin", torch.ones(8), True, None)(query=x, key=x, value=x, mask=None)
+    assert torch.equal(result, torch.ones(8)) and nothing is None
