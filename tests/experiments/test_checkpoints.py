@@ -23,7 +23,7 @@ from kprune.quiet import quiet_transformers
 class StubTask:
     """As much of a task as loading asks for."""
 
-    finetuning = None
+    finetuning, fine_tuned = None, True
 
     def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
         self.name, self.max_length = name, max_length
