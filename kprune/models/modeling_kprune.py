@@ -177,7 +177,8 @@ def reshape(base: nn.Module) -> None:
     Raises:
         ValueError: the config lists a module, a size or an attribute that the model does not have.
     """
-    entry = entry_of(base.config)
+    config: Any = base.config
+    entry = entry_of(config)
     for path, pair in entry["modules"].items():
         module = module_at(base, path)
         if getattr(module, "weight", None) is None or module.weight.dim() != 2:
@@ -190,7 +191,7 @@ def reshape(base: nn.Module) -> None:
     for path, arguments in entry["emptied"].items():
         put_stand_in(base, path, arguments)
         if arguments.get("pair"):
-            check_version(OLDEST_WITHOUT_HEADS.get(base.config.model_type, OLDEST), "an attention without heads")
+            check_version(OLDEST_WITHOUT_HEADS.get(config.model_type, OLDEST), "an attention without heads")
     for path, value in entry["attributes"].items():
         owner, _, name = path.rpartition(".")
         module = module_at(base, owner)
