@@ -1,5 +1,6 @@
 """Language models: every token predicts the next one."""
 
+import math
 from typing import Any
 
 import torch
@@ -40,18 +41,32 @@ class CausalLM(Objective):
         roots = []
         for example, key in zip(logits, keys.tolist(), strict=True):
             generator = torch.Generator().manual_seed(key)
-            parts = [self._root(z, temperature, generator) for z in example.split(CHUNK)]
+            parts = [
+                self._root(z, temperature, vocabulary_signs(len(z), z.shape[-1], generator))
+                for z in example.split(CHUNK)
+            ]
             roots.append(torch.stack(parts).sum())
         return [torch.stack(roots)]
 
     @staticmethod
-    def _root(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-        """Return Σ_t v_tᵀ z_t of some tokens' logits [T, V], with v_t = √p ∘ s − p (√p · s) for random signs s."""
+    def _root(logits: Tensor, temperature: float, signs: Tensor) -> Tensor:
+        """Return Σ_t v_tᵀ z_t of some tokens' logits [T, V], with v_t = √p ∘ s − p (√p · s) for signs s [T, V]."""
         p = F.softmax(logits.detach() / temperature, dim=-1)
-        signs = torch.randint(2, logits.shape, dtype=torch.int8, generator=generator).to(logits.device)
-        signed = p.sqrt() * (2 * signs - 1)
-        v = signed - p * signed.sum(dim=-1, keepdim=True)
+        signed = p.sqrt().mul_(signs.to(p))
+        v = signed - p.mul_(signed.sum(dim=-1, keepdim=True))
         return (v * logits).sum()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def vocabulary_signs(tokens: int, classes: int, generator: torch.Generator) -> Tensor:
+    """Return ±1 [tokens, classes], int8, of which any two classes' signs are independent: all that the Fisher asks for.
+
+    Of classes laid out in a square, each has the product of its row's and its column's sign, so that a vocabulary of 50,000
+    takes some 450 draws a token.
+    """
+    rows = math.isqrt(classes - 1) + 1
+    # A token after the other, so that padding behind them changes no draw.
+    of_row, of_column = (2 * torch.randint(2, (tokens, 2, rows), dtype=torch.int8, generator=generator) - 1).unbind(1)
+    return (of_row[:, :, None] * of_column[:, None, :]).flatten(1)[:, :classes]

@@ -121,6 +121,20 @@ class LeastSquares:
         """Return the best constant c [d] for a matrix W [d, n]."""
         return (self.targets - weight @ self.features) / self.weight
 
+    def explained(self, weight: Tensor, constant: Tensor | None, root: Tensor) -> float:
+        """Return Σ w (‖R r‖² − ‖R (r − W f − c)‖²), which needs no sum of the squares of r.
+
+        Args:
+            weight: W [d, n] float64. constant: c [d]; 0 without one.
+            root: R [d, d].
+        """
+        moved = root @ weight
+        gained = 2 * (moved * (root @ self.cross.T)).sum() - (moved @ self.gram * moved).sum()
+        if constant is not None:
+            shift = root @ constant
+            gained += shift @ (root @ (2 * self.targets - self.weight * constant) - 2 * moved @ self.features)
+        return gained.item()
+
     @property
     def dead(self) -> bool:
         """Tell whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kprune.errors import UserError
 from kprune.models.surgery import unit_columns
 
 # Share of the units present that is removed between two updates of the inverse; small enough that the order hardly
@@ -49,6 +50,9 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
 
     Returns:
         The order and the errors added, float64.
+
+    Raises:
+        UserError: H⁻¹ is not positive definite, up to rounding.
     """
     units = len(inverse) // width
     present = torch.arange(units, device=inverse.device)  # of the rows that the matrices still have
@@ -59,7 +63,7 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
         count = 1 if width > 1 else min(max(1, int(left * STEP)), left - keep)
         gone = scores.argsort(stable=True)[:count]
         columns = unit_columns(gone, width)
-        factor = torch.linalg.cholesky(inverse[columns[:, None], columns])
+        factor = cholesky(inverse[columns[:, None], columns])
         # L⁻¹ Wᵀ: the error of removing several at once splits into what each adds after those before it.
         whitened = torch.linalg.solve_triangular(factor, root[:, columns].T, upper=False)
         added.append(whitened.square().sum(dim=1).unflatten(0, (-1, width)).sum(dim=1).double())
@@ -76,7 +80,10 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
             inverse, root = inverse[columns[:, None], columns], root[:, columns]
             present, alive = present[alive], alive[alive]
     order.append(present[alive])
-    return Removal(torch.cat(order), torch.cat(added).cumsum(0))
+    errors = torch.cat(added).cumsum(0)
+    if not torch.isfinite(errors).all():
+        raise UserError("the removal of units has no solution: raise the method's ridge")
+    return Removal(torch.cat(order), errors)
 
 
 def unit_errors(inverse: Tensor, root: Tensor, width: int) -> Tensor:
@@ -87,6 +94,11 @@ def unit_errors(inverse: Tensor, root: Tensor, width: int) -> Tensor:
     blocks = inverse.unflatten(0, (units, width)).unflatten(2, (units, width))
     diagonal = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     whitened = torch.linalg.solve_triangular(
-        torch.linalg.cholesky(diagonal), root.unflatten(1, (units, width)).permute(1, 2, 0), upper=False
+        cholesky(diagonal), root.unflatten(1, (units, width)).permute(1, 2, 0), upper=False
     )
     return whitened.square().sum(dim=(1, 2))
+
+
+def cholesky(matrices: Tensor) -> Tensor:
+    """Return Cholesky factors without a look at whether there are any: on a GPU, each look waits for all that is under way."""
+    return torch.linalg.cholesky_ex(matrices, check_errors=False).L

@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import kprune
 from kprune.models import view_of
 from kprune.objectives import CausalLM, objective_of
+from kprune.objectives.causal_lm import vocabulary_signs
 
 
 def tiny_llama():
@@ -61,6 +62,19 @@ def test_roots_squared_are_the_fisher_of_the_divergence_in_expectation():
         drawn.append(0.5 * (torch.autograd.grad(root.sum(), z)[0] * change).sum().item() ** 2)
     # Roots of different tokens are independent: the square of the sum has no cross terms in expectation.
     assert sum(drawn) / len(drawn) == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.parametrize("classes", [7, 9, 10])
+def test_signs_of_different_classes_are_unrelated(classes):
+    signs = vocabulary_signs(40_000, classes, torch.Generator().manual_seed(0)).double()
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(signs.T @ signs / len(signs), torch.eye(classes).double(), rtol=0, atol=0.03)
+    assert signs.mean(dim=0).abs().max() < 0.03
+
+
+def test_padding_draws_the_same_signs():
+    long, short = (vocabulary_signs(tokens, 50, torch.Generator().manual_seed(3)) for tokens in (9, 4))
+    assert torch.equal(long[:4], short)
 
 
 @pytest.mark.parametrize("method", ["kprune", "kprune_plus", "kprune_plus_fast"])

@@ -9,7 +9,8 @@ from kprune.contract import Job, PruningData
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
-from kprune.methods.kprune_plus.refit import differentiate, error, refit
+from kprune.methods.kprune_plus.fisher import OutputFisher
+from kprune.methods.kprune_plus.refit import descend, differentiate, explained, missing
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units
@@ -43,20 +44,36 @@ def total(block, states, weights, root):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_error_and_its_gradient(index):
-    """Against the formula, and against autograd through it."""
+def test_the_gradient_is_that_of_the_error(index):
+    """Against autograd through its formula."""
     _, block, states = halved("bert", index)
-    weights = [torch.rand_like(s.student[..., 0]) * s.real for s in states]
+    weights = torch.rand_like(states[0].student[..., 0]) * states[0].real
     root = torch.randn(block.hidden_size, block.hidden_size, dtype=torch.float64)
-    metric = root.T @ root
-    assert sum(error(block, *b, metric).item() for b in zip(states, weights, strict=True)) == pytest.approx(
-        total(block, states, weights, root)
-    )
     parameters = [p.requires_grad_(True) for linear in (*block.inputs, block.output) for p in linear.parameters()]
-    expected = torch.autograd.grad(3 * error(block, states[0], weights[0], metric), parameters, allow_unused=True)
-    differentiate(block, states[0], weights[0], metric, 3.0)
+    error = 3 * (weights * (missing(block, states[0]) @ root.T).square().sum(dim=-1)).sum()
+    expected = torch.autograd.grad(error, parameters, allow_unused=True)
+    differentiate(block, states[0], weights, root.T @ root, 3.0)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_is_explained_is_the_error_that_is_gone(biased, index):
+    """From sums over tokens alone: against the error of all tokens."""
+    _, block, states = halved("bert", index)
+    if not biased:
+        block.output.bias = None
+    weights = [torch.rand_like(s.student[..., 0]) for s in states]
+    root = torch.randn(block.hidden_size, block.hidden_size, dtype=torch.float64)
+    whole = total(block, states, weights, root)
+    problem = KPrunePlus().problem(block, states, weights)
+    part = explained(block, problem, root)
+    for parameter in block.output.parameters():
+        torch.nn.init.zeros_(parameter)
+    nothing = total(block, states, weights, root)
+    assert explained(block, problem, root) == 0
+    assert part == pytest.approx(nothing - whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -69,7 +86,7 @@ def test_it_lowers_its_own_error_and_changes_nothing_else(family, index):
     d = block.hidden_size
     root = torch.diag(torch.linspace(0.1, 2.0, d, dtype=torch.float64))
     before = total(block, states, weights, root)
-    refit(block, states, weights, root, epochs=40, lr=3e-3, solve=lambda: 0.5)
+    descend(block, states, weights, root, epochs=40, lr=3e-3)
     assert total(block, states, weights, root) < 0.8 * before
     assert all(torch.equal(p, was) for p, was in others)
     assert not any(p.requires_grad or p.grad is not None for p in view.model.parameters())
@@ -84,7 +101,7 @@ def test_the_metric_says_what_is_fitted_first():
         root = torch.full((block.hidden_size,), 1e-3, dtype=torch.float64)
         root[output] = 1.0
         weights = [torch.ones_like(s.student[..., 0]) for s in states]
-        refit(block, states, weights, root.diag(), epochs=100, lr=1e-2, solve=lambda: 0.5)
+        descend(block, states, weights, root.diag(), epochs=100, lr=1e-2)
         for felt in (0, 5):
             alone = torch.zeros_like(root)
             alone[felt] = 1.0
@@ -104,26 +121,39 @@ def test_it_brings_the_model_closer_on_examples_that_were_not_fitted():
     assert totals[10] < 0.95 * totals[0]
 
 
+def refit(pruner, block, states):
+    """As the walk does it, with a metric that feels every output alike."""
+    weights = [torch.ones_like(s.student[..., 0]) for s in states]
+    problem = pruner.problem(block, states, weights)
+    pruner.solve(block, problem, None)
+    fisher = OutputFisher(torch.eye(block.hidden_size).double(), [], [])
+    before = [p.clone() for p in block.module.parameters()]
+    return pruner.refit(block, states, weights, problem, None, fisher), before
+
+
 def test_steps_that_are_too_long_are_not_taken():
-    view, block, states = halved("bert", 1)
-    weights, root = [torch.ones_like(s.student[..., 0]) for s in states], torch.eye(block.hidden_size).double()
-    was = [p.clone() for p in view.model.parameters()]
-    assert refit(block, states, weights, root, epochs=1, lr=10.0, solve=lambda: 0.5) is None
-    assert all(torch.equal(p, before) for p, before in zip(view.model.parameters(), was, strict=True))
+    _, block, states = halved("bert", 1)
+    ridge, before = refit(KPrunePlus(refit_epochs=1, refit_lr=10.0), block, states)
+    assert ridge is None
+    assert all(torch.equal(p, was) for p, was in zip(block.module.parameters(), before, strict=True))
 
 
 def test_a_refit_that_its_re_solve_spoils_is_undone():
-    view, block, states = halved("bert", 1)
-    weights, root = [torch.ones_like(s.student[..., 0]) for s in states], torch.eye(block.hidden_size).double()
-    was = [p.clone() for p in view.model.parameters()]
+    class Spoiler(KPrunePlus):
+        calls = 0
 
-    def spoil():
-        block.output.weight.zero_()
-        block.output.bias.fill_(9.0)
-        return 0.5
+        def solve(self, block, problem, prior):
+            ridge = super().solve(block, problem, prior)
+            Spoiler.calls += 1
+            if Spoiler.calls == 2:
+                block.output.weight.zero_()
+                block.output.bias.fill_(9.0)
+            return ridge
 
-    assert refit(block, states, weights, root, epochs=5, lr=3e-3, solve=spoil) is None
-    assert all(torch.equal(p, before) for p, before in zip(view.model.parameters(), was, strict=True))
+    _, block, states = halved("bert", 1)
+    ridge, before = refit(Spoiler(refit_epochs=5, refit_lr=3e-3), block, states)
+    assert ridge is None and Spoiler.calls == 2
+    assert all(torch.equal(p, was) for p, was in zip(block.module.parameters(), before, strict=True))
 
 
 def test_two_runs_are_the_same():

@@ -13,7 +13,7 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.errors import OutOfReach, UserError, check_not_negative, check_positive, check_whole, check_words
 from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, metric_root
-from kprune.methods.kprune_plus.refit import refit
+from kprune.methods.kprune_plus.refit import descend, explained, own_parameters
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.families import Kind
@@ -57,9 +57,10 @@ class KPrunePlus(Method):
         clip: tokens whose features have more than so many times the median energy count as if they had that much.
         ridge_around: the weights that the ridge draws to: 0, or the dense ones.
         map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
+        tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
         kinds: units that may go, "heads" and "neurons".
 
-    `repair`, `clip`, `ridge_around` and `map_input` are "auto" by default, and then follow from where the norms are. If they
+    `repair`, `clip`, `ridge_around`, `map_input` and `tune` are "auto" by default, and then follow from where the norms are. If they
     come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
     the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: the
     dense weights on the student's features are the target.
@@ -76,6 +77,7 @@ class KPrunePlus(Method):
     clip: float | Literal["auto"] | None = "auto"
     ridge_around: Literal["zero", "dense", "auto"] = "auto"
     map_input: bool | Literal["auto"] = "auto"
+    tune: bool | Literal["auto"] = "auto"
     kinds: Sequence[Kind] = ("heads", "neurons")
     name: str = "kprune_plus"
 
@@ -87,6 +89,9 @@ class KPrunePlus(Method):
             raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
         if self.clip is not None and self.clip != "auto":
             check_positive(clip=self.clip)
+        for name in ("map_input", "tune"):
+            if getattr(self, name) not in (True, False, "auto"):
+                raise UserError(f"{name}={getattr(self, name)} is unknown: use true, false or auto")
         if not self.kinds or set(self.kinds) - {"heads", "neurons"}:
             raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons or both")
         check_not_negative(
@@ -105,24 +110,30 @@ class KPrunePlus(Method):
     def walk(self, job: Job) -> Outcome:
         """Measure the teacher, allocate, and walk from the bottom block to the top; no setting is "auto" any more."""
         clock = Clock()
-        student, teacher = view_of(frozen_copy(job.model)), view_of(frozen_view(job.model))
+        teacher = view_of(frozen_view(job.model))
         with clock("embeddings"):
             states = calibration_states(teacher, job.data.calibration.steps(TOKENS))
         settings = self.temperature, self.ridge, self.metric_ridge, self.clip
         fishers, curves = job.data.once(
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own)
         )
-        counts = self.allocate(student, curves, job.budget)
+        counts = self.allocate(teacher, curves, job.budget)
+        # Copied here alone: the first pass holds the most beside the model.
+        student = view_of(frozen_copy(job.model))
         kept_units: list[list[int]] = []
         ridges: list[float | None] = []
         rows = zip(student.blocks, teacher.blocks, fishers, counts, strict=True)
         below: OutputFisher | None = None
         for block, original, fisher, count in tqdm(list(rows), desc="K-prune+", unit="block", disable=None):
-            if below is None and count == block.units:
-                # Nothing has gone so far, and nothing is to be made up for.
+            if count == block.units and (below is None or not self.tune):
+                # Nothing has gone so far, or what has gone below is not made up for here.
                 with clock("student"):
                     for state in states:
-                        state.student = state.teacher = original.run(state.teacher, state.context)
+                        state.student = block.run(state.student, state.context)
+                        if below is None:
+                            state.teacher = state.student
+                        elif self.follows_teacher:
+                            state.teacher = original.run(state.teacher, state.context)
                 kept_units.append(list(range(count)))
                 ridges.append(None)
                 continue
@@ -133,19 +144,19 @@ class KPrunePlus(Method):
             prior = self.prior(block)
             with clock("gram"):
                 for state in states:
-                    total = state.teacher + original.update(state.teacher, state.context)
-                    self.set_target(block, state, total)
+                    self.ask(block, original, state)
                 problem = self.problem(block, states, weights)
             with clock("removal"):
                 kept = self.select(block, problem, prior, fisher, count)
                 keep_units(block, kept)
             with clock("solve"):
                 columns = unit_columns(kept, block.width)
+                problem = problem.of(columns)
                 prior = None if prior is None else prior[:, columns]
-                ridges.append(self.solve(block, problem.of(columns), prior))
+                ridges.append(self.solve(block, problem, prior))
             if self.refit_epochs and count:
                 with clock("refit"):
-                    ridge = self.refit(block, states, weights, prior, fisher)
+                    ridge = self.refit(block, states, weights, problem, prior, fisher)
                     ridges[-1] = ridges[-1] if ridge is None else ridge
             with clock("student"):
                 for state in states:
@@ -155,12 +166,17 @@ class KPrunePlus(Method):
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges})
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Tell whether the walk needs the teacher's stream: to make up for its distance, or to map to what it reads."""
+        return bool(self.repair or self.map_input)
+
     def settled(self, view: ModelView) -> "KPrunePlus":
         """Return these settings with what is "auto" decided by where the model's norms are."""
         last = all(block.placement == "after" for block in view.blocks)
-        auto: dict[str, Any] = {"repair": 1.0, "clip": None, "ridge_around": "zero", "map_input": True}
+        auto: dict[str, Any] = {"repair": 1.0, "clip": None, "ridge_around": "zero", "map_input": True, "tune": True}
         if not last:
-            auto = {"repair": 0.0, "clip": 10.0, "ridge_around": "dense", "map_input": False}
+            auto = {"repair": 0.0, "clip": 10.0, "ridge_around": "dense", "map_input": False, "tune": False}
         return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
 
     def allocate(self, view: ModelView, curves: Sequence[Tensor], budget: Budget) -> list[int]:
@@ -262,17 +278,14 @@ class KPrunePlus(Method):
             return None
         return output_weight(block).double().clone()
 
-    def set_target(self, block: Block, state: CalibrationState, total: Tensor) -> None:
-        """Set what a block of the student is asked to add on a batch, and move the teacher up to before its norm.
-
-        Args:
-            total: X_T + Sub_T(X_T).
-        """
-        state.teacher = total
+    def ask(self, block: Block, original: Block, state: CalibrationState) -> None:
+        """Set what a block of the student is asked to add on a batch, and move the teacher up to before its norm."""
+        if self.follows_teacher:
+            state.teacher = state.teacher + original.update(state.teacher, state.context)
         repair = decided(self.repair)
         if repair < 1:
             own = block.update(state.student, state.context)
-            state.target = own + repair * (total - state.student - own)
+            state.target = own + repair * (state.teacher - state.student - own) if repair else own
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
         """Return the student's features against what the block is asked to add.
@@ -306,20 +319,30 @@ class KPrunePlus(Method):
         block: Block,
         states: Sequence[CalibrationState],
         weights: Sequence[Tensor],
+        problem: LeastSquares,
         prior: Tensor | None,
         fisher: OutputFisher,
     ) -> float | None:
-        """Bring the block's weights closer to what the teacher adds, and `solve` again.
+        """Bring the block's weights closer to what it is asked to add, and `solve` again.
+
+        Args:
+            problem: that the block's weights have just solved.
 
         Returns:
             the ridge of the second solve; None if nothing was gained, and the weights stay as they were.
         """
         root = metric_root(fisher.covariance, self.metric_ridge)
-
-        def solve() -> float | None:
-            return self.solve(block, self.problem(block, states, weights), prior)
-
-        return refit(block, states, weights, root, self.refit_epochs, self.refit_lr, solve)
+        before = explained(block, problem, root)
+        parameters = own_parameters(block)
+        was = [parameter.clone() for parameter in parameters]
+        descend(block, states, weights, root, self.refit_epochs, self.refit_lr)
+        again = self.problem(block, states, weights)
+        ridge = self.solve(block, again, prior)
+        if explained(block, again, root) > before:
+            return ridge
+        for parameter, value in zip(parameters, was, strict=True):
+            parameter.copy_(value)
+        return None
 
     def solve(self, block: Block, problem: LeastSquares, prior: Tensor | None) -> float | None:
         """Set the output projection and its bias, if it has one, to the problem's optimum.
