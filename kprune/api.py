@@ -59,6 +59,7 @@ def prune(
     speedup: float | None = None,
     speedup_at: Point | None = None,
     params_reduction: float | None = None,
+    uniform: bool = False,
 ) -> Pruned:
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
@@ -77,6 +78,9 @@ def prune(
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.
+        uniform: keep as many heads, and as many neurons, in every layer, so that `save(format="uniform")` can write a model of
+            the stock class. Heads (of grouped queries: groups) all stay if the family's config can't say that there are
+            fewer.
 
     Returns:
         `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
@@ -99,15 +103,17 @@ def prune(
         data = PruningData(calibration)
         found: dict[str, Any] = {}
         if speedup is None:
-            budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
+            budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, uniform=uniform)
             if params_reduction is not None:
-                budget = ParametersBudget(params_reduction)
+                budget = ParametersBudget(params_reduction, uniform=uniform)
             chosen.check(model, budget)
             outcome = chosen.prune(Job(model, objective, data, budget))
         else:
             longest = min(STANDARD.sequence_length, longest_input(model))
             point = speedup_at or replace(STANDARD, sequence_length=longest)
-            outcome, found["latency"] = prune_to_speedup(chosen, model, objective, data, speedup, length, point)
+            outcome, found["latency"] = prune_to_speedup(
+                chosen, model, objective, data, speedup, length, point, uniform=uniform
+            )
         if not outcome.count_units:
             pruned = view_of(become_pruned(outcome.model))
             found["flops_reduction"] = flops_removed(dense, pruned, length)
