@@ -17,8 +17,8 @@ from kprune.types import Model
 
 ADDED = ("kprune", "auto_map")
 """What the config of a pruned model has beyond the stock one's."""
-DENSE = "kprune_dense"
-"""Entry in the config of a stock model that kprune saved, with zeros in place of removed units."""
+DENSE, UNIFORM = "kprune_dense", "kprune_uniform"
+"""Entries in the config of a stock model that kprune saved: with zeros in place of removed units, or all layers alike."""
 
 
 def become_pruned(model: Model) -> Model:
@@ -31,8 +31,9 @@ def become_pruned(model: Model) -> Model:
     """
     stock = stock_class(model)
     model.config.update(pruned_entries(view_of(model), stock))
-    if hasattr(model.config, DENSE):  # of a dense copy that was pruned again
-        delattr(model.config, DENSE)
+    for entry in (DENSE, UNIFORM):  # of a stock model that was saved and pruned again
+        if hasattr(model.config, entry):
+            delattr(model.config, entry)
     model.__class__ = pruned_class(stock)
     return model
 

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from kprune.errors import UserError
+from kprune.errors import UserError, one_line
 from kprune.models.blocks import Block
 from kprune.models.families import Site, head_size
 from kprune.models.view import ModelView
@@ -43,24 +43,28 @@ def allowed_units(view: ModelView, site: Site) -> list[int]:
 
 def _says(config: Any, site: Site, units: int, present: int) -> bool:
     try:
-        changed = narrowed_config(config, site, units, present)
-        # Reading it again checks it: a Llama's number of heads must divide the hidden size.
-        type(config).from_dict(changed.to_dict())
+        narrowed_config(config, site, units, present)
     except ValueError:
         return False
-    return bool(site.settings)
+    return True
 
 
 def narrowed_config(config: Any, site: Site, units: int, present: int) -> Any:
     """Return a copy of a config that says `units` in place of `present` units of a sublayer, of the same width.
 
     Raises:
-        ValueError: it is a number that its class does not take.
+        ValueError: it can't, or its class does not take the number: a Llama's heads must divide its hidden size.
     """
+    if not site.settings:
+        raise ValueError(f"it has no setting for fewer {site.kind} of the same size")
     changed = copy.deepcopy(config)
-    if site.kind == "heads" and site.settings:
+    if site.kind == "heads":
         changed.head_dim = head_size(config)
     for name in site.settings:
         # GPT-2's n_inner is None if it is four times the hidden size.
         setattr(changed, name, (getattr(config, name) or present) * units // present)
+    try:
+        type(config).from_dict(changed.to_dict())  # which checks it
+    except Exception as error:  # transformers and its dataclasses raise several types
+        raise ValueError(one_line(error.__cause__ or error)) from error
     return changed

@@ -87,7 +87,9 @@ def check_uniform(view: ModelView, budget: Budget) -> None:
 def _options(view: ModelView, kinds: Collection[Kind]) -> dict[str, list[int]]:
     """Return the numbers of units that may be kept in every layer, rising, by the name of the sublayer."""
     sites = view.family.sites
-    return {site.name: allowed_units(view, site) if site.kind in kinds else [_present(view, site.name)] for site in sites}
+    return {
+        site.name: allowed_units(view, site) if site.kind in kinds else [_present(view, site.name)] for site in sites
+    }
 
 
 def _present(view: ModelView, name: str) -> int:
