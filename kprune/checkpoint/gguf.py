@@ -45,8 +45,8 @@ def require_gguf() -> None:
         raise UserError("format='gguf' needs gguf: pip install 'kprune[gguf]'")
 
 
-def check_gguf(model: Model) -> None:
-    """Check that llama.cpp has an architecture that computes what a model does, at any widths.
+def check_gguf(model: Model, tokenizer: Any = None) -> None:
+    """Check that llama.cpp has an architecture that computes what a model does, at any widths, and its tokenizer.
 
     Raises:
         UserError: it has none that this writes.
@@ -65,6 +65,8 @@ def check_gguf(model: Model) -> None:
             f"rotary positions of kind '{kind}' do not go into a GGUF file here, {', '.join(ROTARY)} of whole heads do: save "
             "with another format"
         )
+    if tokenizer is not None:
+        tokens_of(tokenizer, config.vocab_size)
 
 
 def rotary(config: Any) -> dict[str, Any]:

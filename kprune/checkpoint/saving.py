@@ -40,14 +40,14 @@ def check_format(format: str, onnx: bool = False) -> None:
         require_onnx()
 
 
-def check_kind(model: Model, format: str) -> None:
+def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:
     """Check, before a model is pruned, that what comes out can have a format.
 
     Raises:
-        UserError: no model of this kind can.
+        UserError: no model of this kind, or with this tokenizer, can.
     """
     if format in PRECISIONS:
-        check_gguf(model)
+        check_gguf(model, tokenizer)
 
 
 def save(
@@ -78,7 +78,7 @@ def save(
             again, the folder holds something else or can't be written to.
     """
     check_format(format, onnx)
-    check_kind(model, format)
+    check_kind(model, format, tokenizer)
     check_saveable(model)
     folder = Path(folder)
     check_replaceable(folder)

@@ -1,12 +1,13 @@
 """As many units in every layer: one number of heads and one of neurons, chosen for all layers together."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 
 from kprune.budgets import Budget, UnitCost
+from kprune.budgets.costs import whole_cost
 from kprune.errors import OutOfReach
 from kprune.models import ModelView
 from kprune.models.families import Kind
@@ -51,7 +52,7 @@ def uniform_counts(
             if best is None or rank < best[0]:
                 best = rank, chosen
     if best is None:
-        raise _out_of_reach(view, options)
+        raise _out_of_reach(view, options, costs)
     return [best[1][name] for name in names]
 
 
@@ -79,9 +80,8 @@ def check_uniform(view: ModelView, budget: Budget) -> None:
     """
     check_alike(view)
     options, costs = _options(view, KINDS), budget.costs(view)
-    least = sum(costs[block.name].of(options[block.site.name][0], block.units) for block in view.blocks)
-    if least > budget.limit(view) * (1 + ROUNDING):
-        raise _out_of_reach(view, options)
+    if _least(view, options, costs) > budget.limit(view) * (1 + ROUNDING):
+        raise _out_of_reach(view, options, costs)
 
 
 def _options(view: ModelView, kinds: Collection[Kind]) -> dict[str, list[int]]:
@@ -100,9 +100,14 @@ def _cost_by_count(cost: UnitCost, units: int) -> Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.float64), cost.steps(units).cumsum(0)])
 
 
-def _out_of_reach(view: ModelView, options: dict[str, list[int]]) -> OutOfReach:
+def _least(view: ModelView, options: Mapping[str, Sequence[int]], costs: Mapping[str, UnitCost]) -> float:
+    return sum(costs[block.name].of(options[block.site.name][0], block.units) for block in view.blocks)
+
+
+def _out_of_reach(view: ModelView, options: Mapping[str, Sequence[int]], costs: Mapping[str, UnitCost]) -> OutOfReach:
     kept = " and ".join(f"{options[site.name][0]} {site.kind}" for site in view.family.sites)
+    share = _least(view, options, costs) / whole_cost(view, costs)
     return OutOfReach(
         f"uniform=True keeps at least {kept} in every layer, the fewest that a {view.model.config.model_type} config can say, "
-        "and they cost more than the budget leaves: ask for less, or leave uniform out"
+        f"and they cost {share:.1%} of what all do, more than the budget leaves: ask for less, or leave uniform out"
     )
