@@ -8,13 +8,16 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
-from kprune.models.surgery import keep_masked
+from kprune.models.surgery import keep_units
 from kprune.solve.mask_search import greedy
+from kprune.solve.uniform import best_units, lost, uniform_counts
 
 
 class Ranking(Method):
     """Keep the units with the highest scores; one that does not fit what is left of the budget is passed over, so that
     less is left than one unit costs."""
+
+    uniform = True
 
     def keep_best(self, job: Job, scores: Callable[[ModelView], list[Tensor]]) -> Outcome:
         """Prune a copy of the job's model.
@@ -27,7 +30,13 @@ class Ranking(Method):
         """
         clock, view = Clock(), view_of(frozen_copy(job.model))
         with clock("mask_search"):
-            masks = greedy(scores(view), list(job.budget.costs(view).values()), job.budget.limit(view))
+            found, costs = scores(view), list(job.budget.costs(view).values())
+            if job.budget.uniform:
+                counts = uniform_counts(view, list(map(lost, found, costs)), job.budget)
+                kept = list(map(best_units, found, counts))
+            else:
+                kept = [mask.nonzero()[:, 0] for mask in greedy(found, costs, job.budget.limit(view))]
         with clock("surgery"):
-            kept = keep_masked(view.blocks, masks)
-        return Outcome.of(view, kept, clock, {})
+            for block, units in zip(view.blocks, kept, strict=True):
+                keep_units(block, units)
+        return Outcome.of(view, [units.tolist() for units in kept], clock, {})

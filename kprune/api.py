@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
+from kprune.budgets.costs import check_grain
 from kprune.budgets.latency import STANDARD, Point, check_speedup
 from kprune.checkpoint import become_pruned, check_saveable, python_card, save
 from kprune.contract import Job, Method, Outcome, PruningData
@@ -59,6 +60,8 @@ def prune(
     speedup: float | None = None,
     speedup_at: Point | None = None,
     params_reduction: float | None = None,
+    uniform: bool = False,
+    grain: int = 1,
 ) -> Pruned:
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
@@ -77,6 +80,11 @@ def prune(
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.
+        uniform: keep as many heads, and as many neurons, in every layer, so that `save(format="uniform")` can write a model of
+            the stock class. Heads (of grouped queries: groups) all stay if the family's config can't say that there are
+            fewer.
+        grain: keep a multiple of so many columns in every attention and feed-forward network, such as 32, for the hardware's
+            sake, or for a quantised GGUF file.
 
     Returns:
         `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
@@ -90,7 +98,7 @@ def prune(
     chosen = _method(method)
     dense = view_of(model)
     objective = _objective(task, model)
-    _check_request(flops_reduction, speedup, params_reduction, speedup_at)
+    _check_request(flops_reduction, speedup, params_reduction, speedup_at, grain)
     _check_model(model)
     # In inference mode nothing has a gradient; the methods say themselves where they need none.
     with torch.inference_mode(False):
@@ -99,15 +107,17 @@ def prune(
         data = PruningData(calibration)
         found: dict[str, Any] = {}
         if speedup is None:
-            budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length)
+            budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, grain, uniform)
             if params_reduction is not None:
-                budget = ParametersBudget(params_reduction)
+                budget = ParametersBudget(params_reduction, grain, uniform)
             chosen.check(model, budget)
             outcome = chosen.prune(Job(model, objective, data, budget))
         else:
             longest = min(STANDARD.sequence_length, longest_input(model))
             point = speedup_at or replace(STANDARD, sequence_length=longest)
-            outcome, found["latency"] = prune_to_speedup(chosen, model, objective, data, speedup, length, point)
+            outcome, found["latency"] = prune_to_speedup(
+                chosen, model, objective, data, speedup, length, point, grain, uniform
+            )
         if not outcome.count_units:
             pruned = view_of(become_pruned(outcome.model))
             found["flops_reduction"] = flops_removed(dense, pruned, length)
@@ -118,8 +128,13 @@ def prune(
 
 
 def _check_request(
-    flops_reduction: float | None, speedup: float | None, params_reduction: float | None, speedup_at: Point | None
+    flops_reduction: float | None,
+    speedup: float | None,
+    params_reduction: float | None,
+    speedup_at: Point | None,
+    grain: int,
 ) -> None:
+    check_grain(grain)
     asked = {"flops_reduction": flops_reduction, "speedup": speedup, "params_reduction": params_reduction}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:

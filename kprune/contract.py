@@ -12,10 +12,11 @@ from kprune.budgets import Budget, FlopsBudget
 from kprune.clock import Clock
 from kprune.data import CalibrationSet, Example
 from kprune.errors import OutOfReach, UserError
-from kprune.models import ModelView
+from kprune.models import ModelView, view_of
 from kprune.objectives import Objective
 from kprune.plan import Plan
 from kprune.precision import full_precision
+from kprune.solve.uniform import check_uniform
 from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
@@ -123,12 +124,14 @@ class Method(ABC):
         needs: "labels" if the calibration examples carry theirs; "training" if it trains on the whole training set.
         budgets: measures that it prunes to: `ANY_BUDGET` if it reads a budget's costs and limit alone, and so rounds
             widths to whole grains, too.
+        uniform: whether it keeps all layers alike if a budget asks for it.
         version: raised whenever the same settings give another result; part of a cell's identity.
     """
 
     name: str
     needs: ClassVar[frozenset[str]] = frozenset()
     budgets: ClassVar[frozenset[str]] = ANY_BUDGET
+    uniform: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -161,14 +164,27 @@ class Method(ABC):
                 "of FLOPs, or use kprune"
             )
 
+    def check_uniform(self) -> None:
+        """Check that the method can keep all layers alike.
+
+        Raises:
+            UserError: it can't.
+        """
+        if not self.uniform:
+            raise UserError(f"method {self.name} does not keep the layers alike: leave uniform out, or use kprune")
+
     def check(self, model: Model, budget: Budget) -> None:
         """Check that a budget is one that the method can prune this model to.
 
         Raises:
             OutOfReach: it asks for more than the method can remove.
-            UserError: it measures, or rounds widths to, something that the method does not.
+            UserError: it measures, or rounds widths to, something that the method does not, or asks for layers that are alike
+                of a method or a model that can't have them.
         """
         self.check_measure(budget.measure)
+        if budget.uniform:
+            self.check_uniform()
+            check_uniform(view_of(model), budget)
         if budget.grain > 1 and self.budgets != ANY_BUDGET:
             raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
         if isinstance(budget, FlopsBudget):

@@ -9,6 +9,7 @@ from kprune.budgets.latency.table import measure_table
 from kprune.budgets.latency.timing import STANDARD, Point, measure_latency
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.models import view_of
+from kprune.models.uniform import check_alike
 from kprune.objectives import Objective
 from kprune.types import Model
 
@@ -25,27 +26,34 @@ def prune_to_speedup(
     sequence_length: float,
     point: Point = STANDARD,
     grain: int = 1,
+    uniform: bool = False,
 ) -> tuple[Outcome, dict[str, Any]]:
     """Prune until the pruned model is `speedup` times as fast as the dense one, measured at `point`.
 
     Args:
         sequence_length: what FLOPs would be counted at; methods whose costs are milliseconds do not look at it.
         grain: widths are multiples of so many feature columns.
+        uniform: every layer keeps as many heads, and as many neurons.
 
     Returns:
         as `corrected`.
 
     Raises:
-        UserError: the method prunes by FLOPs alone, or the speed-up is none.
+        UserError: the method prunes by FLOPs alone, the speed-up is none, or the layers can't be kept alike.
         OutOfReach: the speed-up is beyond what removing all heads and neurons gives.
     """
     check_speedup(speedup)
     method.check_measure("latency")
+    if uniform:
+        method.check_uniform()
+        check_alike(view_of(model))
     table = measure_table(model, point.batch_size, point.sequence_length, grain)
+    first = LatencyBudget(speedup, table, sequence_length, grain, uniform)
+    method.check(model, first)
     return corrected(
         lambda budget: method.prune(Job(model, objective, data, budget)),
         model,
-        LatencyBudget(speedup, table, sequence_length, grain),
+        first,
         lambda pruned: measure_latency(model, pruned, point.batch_size, point.sequence_length),
     )
 

@@ -101,6 +101,22 @@ def test_a_dense_copy_and_onnx(world, tmp_path):
     assert f"{json.loads(record.read_text())['score']:.2f}" in again.stdout
 
 
+def test_layers_that_are_alike(world, tmp_path):
+    done = run(world, f"outputs={tmp_path}", "flops_reduction=0.2", "format=uniform")
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.rglob("result.json")
+    record = json.loads(file.read_text())
+    assert record["variant"]["uniform"] is True and record["config"]["uniform"] is True
+    assert "uniform=True" in str(file)
+    assert len(set(record["kept_heads"])) == len(set(record["kept_neurons"])) == 1
+    again = run(world, f"evaluate={file.parent / 'model'}")
+    assert f"{record['score']:.2f}" in again.stdout
+    # The same cell, saved in another way: it is there already.
+    again = run(world, f"outputs={tmp_path}", "flops_reduction=0.2", "uniform=true")
+    assert "finished before" in again.stdout
+    bad(run(world, f"outputs={tmp_path}", "format=gguf"), "format='gguf' is for language models")
+
+
 def test_a_damaged_record_is_run_again(world, tmp_path):
     arguments = (f"outputs={tmp_path}", "flops_reduction=0.5")
     run(world, *arguments)
@@ -241,7 +257,7 @@ def test_all_mistakes_of_a_cell_are_told_at_once_a_line_each(world, tmp_path):
         (["seed=abc"], ["seed=abc", "seed=0"]),
         (["calibration.tokens=${nothing}"], ["nothing", "calibration.tokens"]),
         (["latency.sequence_length=4000"], ["latency.sequence_length=4000", "64 tokens"]),
-        (["format=nonsense"], ["format=nonsense", "pruned or dense"]),
+        (["format=nonsense"], ["format=nonsense", "gguf or gguf-f32"]),
         (["calibration.tokens=1"], ["calibration.tokens=1"]),
         (["model.checkpoint=/nowhere"], ["/nowhere"]),
         (["device=cuda:9"], ["device=cuda:9"]),

@@ -30,8 +30,8 @@ def folder_of(config: CellConfig) -> Path:
 def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
-    An algorithm's first version, widths that are not rounded and FLOPs as the budget go unsaid, as in records from before
-    there was a choice.
+    An algorithm's first version, widths that are not rounded, layers that are not kept alike and FLOPs as the budget go
+    unsaid, as in records from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
@@ -47,6 +47,8 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
     }
     if config.grain != 1:
         settings["grain"] = config.grain
+    if config.uniform:
+        settings["uniform"] = True
     if config.method.version != 1:
         settings["method_version"] = config.method.version
     files = contents(config)

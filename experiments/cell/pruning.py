@@ -13,6 +13,7 @@ from kprune.target import Target
 def prune_within(
     target: Target,
     grain: int,
+    uniform: bool,
     latency: LatencyPoint | None,
     method: Method,
     subject: Subject,
@@ -29,11 +30,11 @@ def prune_within(
     """
     model, objective = subject.model, subject.task.objective
     if target.kind != "latency":
-        budget = counted_budget(target, length, grain)
+        budget = counted_budget(target, length, grain, uniform)
         method.check(model, budget)
         return method.prune(Job(model, objective, data, budget)), None
     point = Point(latency.batch_size, latency.sequence_length)
-    outcome, measured = prune_to_speedup(method, model, objective, data, target.amount, length, point, grain)
+    outcome, measured = prune_to_speedup(method, model, objective, data, target.amount, length, point, grain, uniform)
     if not outcome.details["latency_budget"]["reached"]:
         print(
             f"speedup={target.amount:g} was not reached within 5 %: {measured['speedup']:.2f}x is the closest of three"
@@ -41,8 +42,8 @@ def prune_within(
     return outcome, Latency(**measured)
 
 
-def counted_budget(target: Target, length: float, grain: int) -> Budget:
+def counted_budget(target: Target, length: float, grain: int, uniform: bool) -> Budget:
     """Return the budget of a target that is counted, not measured."""
     if target.kind == "parameters":
-        return ParametersBudget(target.amount, grain)
-    return FlopsBudget(target.amount, length, grain)
+        return ParametersBudget(target.amount, grain, uniform)
+    return FlopsBudget(target.amount, length, grain, uniform)

@@ -17,6 +17,7 @@ from experiments.scoring.evaluation import predictions_of
 from experiments.store import results
 from experiments.store.provenance import commit, versions
 from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Record
+from kprune.checkpoint import check_kind
 
 
 def run_cell(config: CellConfig, group: str, command: str) -> Record:
@@ -39,6 +40,8 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
 
         subject = subject_for(config)
         task, tokenizer = subject.task, subject.tokenizer
+        if config.save_model:
+            check_kind(subject.model, config.format, tokenizer)
 
         start, peak = time.perf_counter(), PeakMemory(subject.device)
         torch.manual_seed(config.seed)
@@ -47,7 +50,9 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         data = pruning_data(config.calibration, config.seed, subject, labels)
         calibration = data.calibration
         length = flops_length(bool(config.calibration.file), task, tokenizer, calibration)
-        outcome, latency = prune_within(config.target, config.grain, config.latency, method, subject, data, length)
+        outcome, latency = prune_within(
+            config.target, config.grain, config.uniform, config.latency, method, subject, data, length
+        )
 
         sizes = measure_sizes(subject, outcome, length)
         predicted = predictions_of(outcome.model, task, tokenizer, subject.device)

@@ -55,10 +55,11 @@ class Saving:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What draws the calibration examples, and how many columns widths are multiples of."""
+    """What draws the calibration examples, how many columns widths are multiples of, and whether all layers are alike."""
 
     seed: int = setting(whole(0, "0"))
     grain: int = setting(whole(1, "16"))
+    uniform: bool = setting(FLAG)
 
 
 GROUPS: dict[str, type] = {
@@ -92,6 +93,7 @@ class CellConfig:
 
     Attributes:
         grain: columns that widths are multiples of.
+        uniform: every layer keeps as many heads, and as many neurons; `format=uniform` implies it.
         latency: None: it is not measured.
         save_model: the pruned model is written.
         evaluate: folder of a saved model that is scored, and nothing else is done.
@@ -104,6 +106,7 @@ class CellConfig:
     calibration: CalibrationSettings
     target: Target
     grain: int
+    uniform: bool
     latency: LatencyPoint | None
     seed: int
     device: str
@@ -133,6 +136,8 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     groups = {name: _group(name, config, found) for name in GROUPS}
     _check_names(config, groups, found)
     request, numbers, run, saving = (_part(part, config, "", found) for part in UNGROUPED)
+    if numbers and saving and saving.format == "uniform":
+        numbers = replace(numbers, uniform=True)
     closed = {
         name: _part(part, groups[name], f"{name}.", found)
         for name, part in GROUPS.items()
@@ -152,7 +157,7 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     found.tell()
     calibration, tracking = closed["calibration"], closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.counted()}
-    variant = variant_of(named, defaults, numbers.grain)
+    variant = variant_of(named, defaults, numbers.grain, numbers.uniform)
     return CellConfig(
         task=task,
         model=closed["model"],
@@ -160,6 +165,7 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
         calibration=calibration,
         target=request.target,
         grain=numbers.grain,
+        uniform=numbers.uniform,
         latency=closed.get("latency"),
         seed=numbers.seed,
         save_model=saves,
@@ -268,6 +274,10 @@ def _method(
         found.add(f"method {method.name} prunes by {able} alone: leave budget={able} or use method=kprune")
     if numbers and numbers.grain > 1 and method.budgets != ANY_BUDGET:
         found.add(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")
+    if numbers and numbers.uniform and not method.uniform:
+        found.add(
+            f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
+        )
     return replace(settings, version=method.version)
 
 

@@ -44,6 +44,7 @@ class Budget(Protocol):
     Attributes:
         measure: "flops", "parameters" or "latency".
         grain: widths are multiples of so many columns, for the hardware's sake; the budget is held nevertheless.
+        uniform: every layer keeps as many heads, and as many neurons, so that a stock config can say it.
     """
 
     @property
@@ -51,6 +52,9 @@ class Budget(Protocol):
 
     @property
     def grain(self) -> int: ...
+
+    @property
+    def uniform(self) -> bool: ...
 
     def costs(self, view: ModelView) -> Mapping[str, UnitCost]:
         """Return what a unit costs, by the name of its block, bottom to top."""

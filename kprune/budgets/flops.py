@@ -15,6 +15,7 @@ class FlopsBudget:
         flops_reduction: the share to remove, between 0 and 1.
         sequence_length: tokens that FLOPs are counted at; a mean, so it may be fractional.
         grain: widths are multiples of so many columns.
+        uniform: every layer keeps as many heads, and as many neurons.
 
     Raises:
         UserError: the share is outside (0, 1), or the grain is no whole number.
@@ -23,6 +24,7 @@ class FlopsBudget:
     flops_reduction: float
     sequence_length: float
     grain: int = 1
+    uniform: bool = False
     measure: str = "flops"
 
     def __post_init__(self) -> None:

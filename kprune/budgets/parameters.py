@@ -15,6 +15,7 @@ class ParametersBudget:
     Attributes:
         params_reduction: the share to remove, between 0 and 1.
         grain: widths are multiples of so many columns.
+        uniform: every layer keeps as many heads, and as many neurons.
 
     Raises:
         UserError: the share is outside (0, 1), or the grain is no whole number.
@@ -22,6 +23,7 @@ class ParametersBudget:
 
     params_reduction: float
     grain: int = 1
+    uniform: bool = False
     measure: str = "parameters"
 
     def __post_init__(self) -> None:

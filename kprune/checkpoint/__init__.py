@@ -4,11 +4,13 @@ from kprune.checkpoint.card import python_card
 from kprune.checkpoint.classes import become_pruned, check_saveable
 from kprune.checkpoint.loading import load
 from kprune.checkpoint.onnx import export_onnx
-from kprune.checkpoint.saving import check_format, check_replaceable, save
+from kprune.checkpoint.saving import FORMATS, check_format, check_kind, check_replaceable, save
 
 __all__ = [
+    "FORMATS",
     "become_pruned",
     "check_format",
+    "check_kind",
     "check_replaceable",
     "check_saveable",
     "export_onnx",

@@ -4,6 +4,17 @@ from kprune.contract import Outcome
 from kprune.objectives import OBJECTIVES
 from kprune.types import Model
 
+NOTES = {
+    "pruned": "The layers have the pruned widths: the model is small and fast. `modeling_kprune.py` beside it builds them and "
+    "needs torch and transformers alone; kprune need not be installed.",
+    "uniform": "Saved as `format=uniform`: every layer has as many heads, and as many neurons, so the stock class is small and "
+    "fast, and loads everywhere without trusting code.",
+    "dense": "Saved as `format=dense`: the stock architecture with zeros in place of the removed units. It loads everywhere "
+    "without trusting code and computes what the pruned model does, but it is **no faster and no smaller** than the dense model; "
+    "save with `format=pruned` for that.",
+}
+"""What a format means for a model that transformers loads."""
+
 
 def auto_class_of(model: Model) -> str:
     """Return the name of the transformers auto class that loads a model with its head."""
@@ -13,15 +24,14 @@ def auto_class_of(model: Model) -> str:
 
 def loading_section(auto_class: str, format: str) -> str:
     """Return how to load a saved model, and what its format means for its speed, in Markdown."""
+    if format.startswith("gguf"):
+        return """```
+llama-cli -m model.gguf
+```
+
+A file for llama.cpp. Its architecture is `llama` if all layers are alike, else `deci`, whose layers have widths of their own."""
     trust = ", trust_remote_code=True" if format == "pruned" else ""
-    note = (
-        "The layers have the pruned widths: the model is small and fast. `modeling_kprune.py` beside it builds them and needs "
-        "torch and transformers alone; kprune need not be installed."
-        if format == "pruned"
-        else "Saved as `format=dense`: the stock architecture with zeros in place of the removed units. It loads everywhere "
-        "without trusting code and computes what the pruned model does, but it is **no faster and no smaller** than the dense "
-        "model; save with `format=pruned` for that."
-    )
+    note = NOTES[format]
     return f"""```python
 from transformers import {auto_class}
 

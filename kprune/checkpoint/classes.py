@@ -17,8 +17,8 @@ from kprune.types import Model
 
 ADDED = ("kprune", "auto_map")
 """What the config of a pruned model has beyond the stock one's."""
-DENSE = "kprune_dense"
-"""Entry in the config of a stock model that kprune saved, with zeros in place of removed units."""
+DENSE, UNIFORM = "kprune_dense", "kprune_uniform"
+"""Entries in the config of a stock model that kprune saved: with zeros in place of removed units, or all layers alike."""
 
 
 def become_pruned(model: Model) -> Model:
@@ -31,8 +31,9 @@ def become_pruned(model: Model) -> Model:
     """
     stock = stock_class(model)
     model.config.update(pruned_entries(view_of(model), stock))
-    if hasattr(model.config, DENSE):  # of a dense copy that was pruned again
-        delattr(model.config, DENSE)
+    for entry in (DENSE, UNIFORM):  # of a stock model that was saved and pruned again
+        if hasattr(model.config, entry):
+            delattr(model.config, entry)
     model.__class__ = pruned_class(stock)
     return model
 
@@ -78,6 +79,35 @@ def check_saveable(model: Model) -> None:
                     f"the model is not what {stock.__name__} is by its config ({name or 'the model'} {difference}), so it would "
                     "load as another function: merge adapters, dequantise, remove masks and changes of your own"
                 )
+    check_units(view, view_of(plain))
+
+
+def check_units(view: ModelView, plain: ModelView) -> None:
+    """Check that blocks are made of whole units: all rows and columns of each, such as a key head's with all its query heads'.
+
+    Attention runs with fewer query heads in a group, too, but each then reads the keys of another group.
+
+    Args:
+        plain: the stock model by the same config.
+
+    Raises:
+        UserError: a module has more or fewer rows or columns than its block's units own.
+    """
+    for block, whole in zip(view.blocks, plain.blocks, strict=True):
+        if not block.columns:
+            continue
+        wrong = {block.site.output: block.columns} if block.columns % block.width else {}
+        for rows in block.site.inputs:
+            outputs = sizes(block.module.get_submodule(rows.path))[1]
+            if outputs != block.units * whole.rows_per_unit(rows):
+                wrong[rows.path] = outputs
+        if wrong:
+            path, size = next(iter(wrong.items()))
+            raise UserError(
+                f"{view.family.layers}.{block.layer}.{path} has {size} {'columns' if path == block.site.output else 'rows'}, which "
+                f"are not those of whole units of {block.width} columns (of grouped queries: a key head with all its query "
+                "heads), so it would attend to the wrong keys: cut it by whole units"
+            )
 
 
 def difference_of(module: nn.Module | None, stock: nn.Module | None, resized: bool, root: bool) -> str | None:

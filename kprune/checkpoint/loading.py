@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kprune.checkpoint import format_1
-from kprune.checkpoint.classes import auto_map, pruned_entries
+from kprune.checkpoint.classes import auto_map, check_units, pruned_entries, stock_config
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
@@ -102,7 +102,9 @@ def _load(weights: Path, values: dict[str, Any], stock: Any) -> Model:
     # Without memory: the sizes of a model whose settings nobody has seen yet.
     with torch.device("meta"):
         skeleton = kind(config)
+        plain = stock(stock_config(config))
     _compare_entries(config, skeleton, stock)
+    check_units(view_of(skeleton), view_of(plain))
     _compare_shapes(skeleton, shapes)
     # By its weights and not by its folder, whose other files (an adapter's config, an index) transformers would follow.
     model, info = kind.from_pretrained(

@@ -16,6 +16,8 @@ from kprune.models.view import longest_input
 from kprune.types import Model
 
 NAME = "model.onnx"
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that fit into one file, with a mebibyte for the program."""
 
 
 def require_onnx() -> None:
@@ -49,21 +51,27 @@ def export_onnx(model: Model, file: str | Path) -> Path:
     """Write a model, pruned or not, as one ONNX file; whole or not there.
 
     Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length].
-    Outputs are named as transformers does: `logits` [batch, labels], or `start_logits` and `end_logits`
-    [batch, length].
+    Outputs are named as transformers does: `logits` [batch, labels], or of a language model [batch, length, vocabulary],
+    without a cache; `start_logits` and `end_logits` [batch, length].
 
     Args:
         file: the .onnx file, or a folder that gets a model.onnx.
 
     Raises:
-        UserError: onnx or onnxscript is not installed, or the file can't be written.
+        UserError: onnx or onnxscript is not installed, the model is larger than one file can be, or it can't be written.
     """
     require_onnx()
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    if size > LARGEST:
+        raise UserError(f"the weights are {size / 1e9:.1f} GB, and one ONNX file holds 2 GB: save without onnx")
     file = Path(file) / NAME if Path(file).is_dir() else Path(file)
-    training = model.training
+    training, cache = model.training, getattr(model.config, "use_cache", None)
     inputs = example_inputs(model)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary, _silent():
+            if cache is not None:
+                # Of layers with different numbers of key/value heads, runtimes have no cache.
+                model.config.use_cache = False
             with torch.no_grad():
                 outputs = list(model.eval()(**inputs, return_dict=True))
             program = torch.onnx.export(
@@ -82,6 +90,8 @@ def export_onnx(model: Model, file: str | Path) -> Path:
         raise UserError(f"{file} can't be written ({error}): free the disk or give another folder") from error
     finally:
         model.train(training)
+        if cache is not None:
+            model.config.use_cache = cache
     return file
 
 

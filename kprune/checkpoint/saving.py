@@ -6,18 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kprune.checkpoint.classes import DENSE, become_pruned, check_saveable
+from kprune.checkpoint.classes import DENSE, UNIFORM, become_pruned, check_saveable
 from kprune.checkpoint.dense import densified
+from kprune.checkpoint.gguf import NAME as GGUF
+from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_gguf
 from kprune.checkpoint.onnx import export_onnx, require_onnx
+from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
 from kprune.files import whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
 
-FORMATS = ("pruned", "dense")
+FORMATS = ("pruned", "uniform", "dense", *PRECISIONS)
 OURS = re.compile(
-    r"config\.json|generation_config\.json|modeling_kprune\.py|README\.md|model\.onnx|"
+    r"config\.json|generation_config\.json|modeling_kprune\.py|README\.md|model\.onnx|model\.gguf|"
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 )
 """Files of a saved model that must not outlive it; a tokenizer's are replaced by another one's alone."""
@@ -27,12 +30,24 @@ def check_format(format: str, onnx: bool = False) -> None:
     """Check what `save` would refuse, before a model is pruned.
 
     Raises:
-        UserError: the format is unknown, or ONNX is asked for and its packages are missing.
+        UserError: the format is unknown, or a package that it, or ONNX, needs is missing.
     """
     if format not in FORMATS:
-        raise UserError(f"format={format} is unknown: use {' or '.join(FORMATS)}")
+        raise UserError(f"format={format} is unknown: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if format in PRECISIONS:
+        require_gguf()
     if onnx:
         require_onnx()
+
+
+def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:
+    """Check, before a model is pruned, that what comes out can have a format.
+
+    Raises:
+        UserError: no model of this kind, or with this tokenizer, can.
+    """
+    if format in PRECISIONS:
+        check_gguf(model, tokenizer)
 
 
 def save(
@@ -52,22 +67,24 @@ def save(
     Args:
         card: text of the model card, README.md.
         format: "pruned" (small and fast; the widths in the config and a self-contained modeling file, loaded with
-            trust_remote_code=True) or "dense" (the stock architecture with zeros in place of removed units; no code, no
-            speed-up).
+            trust_remote_code=True), "uniform" (the stock class, small and fast, if all layers are alike), "dense" (the stock
+            architecture with zeros in place of removed units; no code, no speed-up), "gguf" or "gguf-f32" (model.gguf for
+            llama.cpp, its matrices in float16 or float32).
         plan: for "dense", says the place of every unit, as `densified` reads it.
         onnx: write model.onnx, the pruned model, too.
 
     Raises:
-        UserError: the format is unknown, the model is none that transformers would build again, the folder holds something
-            else or can't be written to.
+        UserError: the format is unknown or one that this model can't have, the model is none that transformers would build
+            again, the folder holds something else or can't be written to.
     """
     check_format(format, onnx)
+    check_kind(model, format, tokenizer)
     check_saveable(model)
     folder = Path(folder)
     check_replaceable(folder)
     with whole_folder(folder, keep=_is_foreign) as temporary:
         with quiet_transformers():
-            (densified(model, plan) if format == "dense" else _as_pruned(model)).save_pretrained(temporary)
+            _write(model, temporary, tokenizer, format, plan)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if card is not None:
@@ -75,6 +92,18 @@ def save(
         if onnx:
             export_onnx(model, temporary / "model.onnx")
     return folder
+
+
+def _write(model: Model, folder: Path, tokenizer: Any, format: str, plan: Plan | None) -> None:
+    """Write a model's weights and config."""
+    if format in PRECISIONS:
+        write_gguf(model, folder / GGUF, tokenizer, PRECISIONS[format])
+        # It says what the model was pruned to, and that the folder is one of kprune's.
+        _as_pruned(model).config.save_pretrained(folder)
+    elif format == "uniform":
+        narrow_stock(model).save_pretrained(folder)
+    else:
+        (densified(model, plan) if format == "dense" else _as_pruned(model)).save_pretrained(folder)
 
 
 def _as_pruned(model: Model) -> Model:
@@ -98,7 +127,7 @@ def check_replaceable(folder: Path) -> None:
         return
     try:
         config = json.loads((folder / "config.json").read_text())
-        ours = any(entry in config for entry in ("kprune", DENSE, "kprune_format"))
+        ours = any(entry in config for entry in ("kprune", DENSE, UNIFORM, "kprune_format"))
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import kprune
-from kprune.checkpoint import check_format, check_replaceable
+from kprune.checkpoint import check_format, check_kind, check_replaceable
 from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
 from kprune.cli.drawing import cut_at, draw, held_out
@@ -41,19 +41,27 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     check_replaceable(options.output)
     device = started(options)
     dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
+    check_kind(dense, options.format, tokenizer)
     objective = comparison.objective_for(dense, options.task)
     examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
     say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
     start = time.perf_counter()
-    outcome = kprune.prune(dense, batches(dense, examples), method=options.method, task=options.task, **target(options))
+    outcome = kprune.prune(
+        dense,
+        batches(dense, examples),
+        method=options.method,
+        task=options.task,
+        uniform=options.uniform or options.format == "uniform",
+        **target(options),
+    )
     seconds = time.perf_counter() - start
     if not options.onnx:  # runtimes have few operators in half precision
         convert_to_stored(outcome.model, checkpoint)
     outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
-    # What is measured is what was saved.
+    # What is measured is what was saved, if torch can run it.
     saved = find_checkpoint(options.output)
-    pruned = load_model(saved, device)
+    pruned = outcome.model.float() if options.format.startswith("gguf") else load_model(saved, device)
     distance = comparison.distance(dense, pruned, objective, unseen)
     latency = outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
@@ -184,6 +192,13 @@ def how_to_load(options: argparse.Namespace, model: PreTrainedModel) -> str:
     """Return where the pruned model is, and the Python that loads it."""
     folder: Path = options.output
     auto = auto_class_of(model)
+    if options.format.startswith("gguf"):
+        return f"{folder}/model.gguf is for llama.cpp:\n    llama-cli -m {folder}/model.gguf"
+    if options.format == "uniform":
+        return (
+            f"{folder} holds a model of the stock class, narrower in every layer alike (--format uniform). Load it with\n"
+            f'    {auto}.from_pretrained("{folder}")'
+        )
     if options.format == "dense":
         return (
             f"{folder} holds the stock architecture with zeros in place of what was removed (--format dense). Load it with\n"

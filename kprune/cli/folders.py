@@ -8,7 +8,7 @@ from typing import Any
 
 from kprune.errors import UserError, one_line
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.gguf")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Return the files of weights that transformers reads: safetensors if there are any."""
+    """Return the files of weights: safetensors if there are any."""
     found = ([file for file in folder.glob(pattern) if file.is_file()] for pattern in WEIGHTS)
     return next((files for files in found if files), [])
 

@@ -11,6 +11,8 @@ from kprune.errors import UserError
 TOKENS = 100_000
 METHOD = "kprune_plus"
 FLOPS_REDUCTION = 0.8
+FORMATS = ("pruned", "uniform", "dense", "gguf", "gguf-f32")
+"""As `kprune.checkpoint` has them, which takes seconds to import."""
 
 PRUNE = """\
 Remove attention heads and neurons of a fine-tuned transformer, without retraining and without labels.
@@ -91,9 +93,16 @@ def _parser() -> Parser:
     )
     how.add_argument(
         "--format",
-        choices=("pruned", "dense"),
+        choices=FORMATS,
         default="pruned",
-        help="pruned: small and fast (default); dense: the stock architecture with zeros, no smaller and no faster",
+        help="pruned: small and fast (default); uniform: small and fast in the stock class, all layers alike; dense: the stock "
+        "architecture with zeros, no smaller and no faster; gguf, gguf-f32: a language model for llama.cpp, in float16 or float32 "
+        "(pip install 'kprune[gguf]')",
+    )
+    how.add_argument(
+        "--uniform",
+        action="store_true",
+        help="keep as many heads, and as many neurons, in every layer; --format uniform implies it",
     )
     how.add_argument("--onnx", action="store_true", help="write model.onnx beside it (pip install 'kprune[onnx]')")
     _add_running(prune, "tokens of texts to draw; a tenth of the texts is held out to measure on")

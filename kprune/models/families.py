@@ -43,6 +43,8 @@ class Site:
             the output projection lies inside one of them, it is stepped over.
         width: gives the columns of the output projection that one unit owns, from the model's config.
         attributes: paths of module attributes that hold a width, and whether it counts units or columns.
+        settings: of the config, that count the units of every layer, or a multiple of them; none if fewer units of the same
+            width can't be told there, as of a BERT's heads, whose width is a share of the hidden size.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Site:
     core: tuple[str, ...]
     width: Callable[[Any], int]
     attributes: Mapping[str, Amount] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,17 @@ def attention(
     return Site("attention", "heads", tuple(map(Rows, paths)), output, norm, (core,), width, **more)
 
 
-def ffn(first: tuple[str, ...], output: str, norm: str, core: tuple[str, ...], parts: int = 1) -> Site:
+def ffn(
+    first: tuple[str, ...],
+    output: str,
+    norm: str,
+    core: tuple[str, ...],
+    parts: int = 1,
+    setting: str = "intermediate_size",
+) -> Site:
     """Describe a feed-forward network; `first` has two modules, or two parts in one, if it is gated."""
-    return Site("ffn", "neurons", tuple(Rows(path, parts) for path in first), output, norm, core, one)
+    inputs = tuple(Rows(path, parts) for path in first)
+    return Site("ffn", "neurons", inputs, output, norm, core, one, settings=(setting,))
 
 
 BERT = Family(
@@ -135,7 +146,7 @@ DISTILBERT = Family(
             core="attention",
             attributes={"attention.n_heads": "units", "attention.dim": "columns"},
         ),
-        ffn(("ffn.lin1",), output="ffn.lin2", norm="output_layer_norm", core=("ffn",)),
+        ffn(("ffn.lin1",), output="ffn.lin2", norm="output_layer_norm", core=("ffn",), setting="hidden_dim"),
     ),
 )
 DEBERTA_V2 = Family(
@@ -186,7 +197,7 @@ OPT = Family(
             core="self_attn",
             attributes={"self_attn.num_heads": "units"},
         ),
-        ffn(("fc1",), output="fc2", norm="final_layer_norm", core=("fc1", "activation_fn")),
+        ffn(("fc1",), output="fc2", norm="final_layer_norm", core=("fc1", "activation_fn"), setting="ffn_dim"),
     ),
     norm_first="do_layer_norm_before",
     reads_last_token=True,
@@ -204,7 +215,7 @@ GPT2 = Family(
             head_size,
             attributes={"attn.num_heads": "units", "attn.split_size": "columns"},
         ),
-        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",)),
+        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",), setting="n_inner"),
     ),
     norm_first=True,
     reads_last_token=True,
@@ -219,6 +230,7 @@ LLAMA = Family(
             norm="input_layernorm",
             core="self_attn",
             width=group_size,
+            settings=("num_attention_heads", "num_key_value_heads"),
         ),
         ffn(
             ("mlp.gate_proj", "mlp.up_proj"),

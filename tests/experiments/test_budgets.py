@@ -45,6 +45,8 @@ def test_a_cell_by_parameters():
         (["budget=latency", "speedup=3", "method=cofi"], "method cofi prunes by flops alone: leave budget=flops"),
         (["budget=parameters"], "params_reduction=null is outside"),
         (["grain=16", "method=cofi"], "method cofi does not round widths"),
+        (["uniform=true", "method=kwon"], "method kwon does not keep the layers alike"),
+        (["format=uniform", "method=kcm"], "method kcm does not keep the layers alike"),
         (["grain=0"], "grain=0"),
         (["grain=1.5"], "grain=1.5"),
         (["flops_reduction=1.5"], "outside"),

@@ -90,3 +90,4 @@ def test_a_variant_is_what_differs_from_the_files_own():
     settings = {"method": {"mu": 1.0, "knowledge": {"kl": "b"}}, "calibration": {"file": "there/set.json"}}
     assert variant_of(settings, defaults) == {"kl": "b", "file": "set"}
     assert variant_of(defaults, defaults, grain=16) == {"grain": 16}
+    assert variant_of(defaults, defaults, uniform=True) == {"uniform": True}

@@ -566,5 +566,5 @@ def test_only_what_kprune_saved_is_replaced(tmp_path):
     with pytest.raises(UserError, match="kprune did not save"):
         save(narrowed(), tmp_path / "mine")
     assert sorted((tmp_path / "mine").iterdir()) == before
-    with pytest.raises(UserError, match="format=nonsense is unknown: use pruned or dense"):
+    with pytest.raises(UserError, match="format=nonsense is unknown: use pruned, uniform, dense, gguf or gguf-f32"):
         save(narrowed(), tmp_path / "other", format="nonsense")

@@ -11,12 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import kprune
+import kprune.checkpoint
 from kprune.cli import main
 from kprune.cli.drawing import draw, held_out
-from kprune.cli.options import path
+from kprune.cli.options import FORMATS, path
 from kprune.cli.texts import Texts, read_texts
 from kprune.errors import UserError
 
@@ -169,6 +177,7 @@ def test_the_same_seed_gives_the_same_model(checkpoint, texts, tmp_path):
         (["--flops-reduction", "0.25", "--method", "kprune"], {"method": "kprune", "flops_reduction": 0.25}),
         (["--speedup", "3"], {"speedup": 3.0}),
         (["--params-reduction", "0.3"], {"params_reduction": 0.3}),
+        (["--uniform"], {"uniform": True, "flops_reduction": 0.8}),
         (["--task", "classification"], {"task": "classification", "flops_reduction": 0.8}),
     ],
 )
@@ -184,7 +193,7 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(kprune, "prune", recorder, raising=False)
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "small", *options)
-    assert given == {"method": "kprune_plus", "task": None} | arguments
+    assert given == {"method": "kprune_plus", "task": None, "uniform": False} | arguments
     missed = "a speed-up of 3x was not met: this is the closest of 3 attempts"
     assert (missed in capsys.readouterr().out) == ("--speedup" in options)
 
@@ -203,6 +212,46 @@ def test_formats(checkpoint, texts, tmp_path, capsys):
     succeeds("prune", tmp_path / "dense", texts, "--output", tmp_path / "again", "--flops-reduction", "0.5")
     before, after = (sum(w.numel() for w in kprune.load(tmp_path / name).parameters()) for name in ("dense", "again"))
     assert after < before
+
+
+def test_the_stock_class(checkpoint, texts, tmp_path, capsys):
+    output = ["--output", tmp_path / "alike", "--format", "uniform"]
+    succeeds("prune", checkpoint, texts, *output, "--flops-reduction", "0.2", "--method", "kprune")
+    out, _ = capsys.readouterr()
+    assert "trust_remote_code" not in out and "stock class" in out
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "alike")
+    assert re.search(rf"parameters +[\d,]+ +{sum(w.numel() for w in stock.parameters()):,}", out)
+    assert stock.config.intermediate_size < 48
+    assert main(["prune", str(checkpoint), str(texts), *map(str, output)]) == 2
+    assert "error: uniform=True keeps at least 4 heads and 1 neurons" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_for_llama_cpp(world, texts, tmp_path, capsys):
+    pytest.importorskip("gguf")
+    shape = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    folder, output = tmp_path / "checkpoint", ["--output", tmp_path / "file", "--format", "gguf"]
+    LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=64)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(folder)
+    command = ["prune", folder, texts, *output, "--flops-reduction", "0.5", "--method", "kprune"]
+    assert "the tokenizer is no byte-level BPE" in fails(capsys, *command)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=299, initial_alphabet=alphabet))
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    succeeds(*command)
+    out, _ = capsys.readouterr()
+    size = (tmp_path / "file/model.gguf").stat().st_size / 1e6
+    assert re.search(rf"megabytes on disk +[\d.]+ +{size:.1f}", out) and "llama-cli -m" in out
+    assert "llama-cli" in (tmp_path / "file/README.md").read_text()
+    assert "has no model.safetensors" in fails(capsys, "compare", folder, tmp_path / "file", texts)
+    assert "for language models of llama" in fails(
+        capsys, "prune", world / "checkpoint", texts, *output, "--flops-reduction", "0.5"
+    )
+
+
+def test_the_choice_of_formats_is_the_librarys():
+    assert FORMATS == kprune.checkpoint.FORMATS
 
 
 def test_several_labels_at_once(checkpoint, texts, tmp_path, capsys):

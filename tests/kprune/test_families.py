@@ -1,11 +1,13 @@
 """Every family: blocks one by one equal the model, masked equals physically pruned, and what is saved is what was pruned."""
 
 import copy
+import json
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from kprune import prune
 from kprune.batches import calibration_set
 from kprune.checkpoint import become_pruned, load, save
 from kprune.errors import UserError
@@ -141,6 +143,34 @@ def test_what_is_saved_is_what_was_pruned(case, tmp_path):
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "dense", attn_implementation="eager").eval()
     assert type(stock) is type(model)
     torch.testing.assert_close(stock(**batch()).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+GQA = [case for case, settings in CONFIGS.items() if "num_key_value_heads" in settings]
+"""Families whose config has the size of a head, so that it can say that there are fewer."""
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+@torch.no_grad()
+def test_layers_that_are_alike_load_as_the_stock_class(case, tmp_path):
+    """Of the narrow widths, and giving the same answers."""
+    dense = tiny(case, torch.float32, "eager")
+    share = 0.4 if case in GQA else 0.2
+    outcome = prune(dense, [batch()], params_reduction=share, method="magnitude", uniform=True)
+    view = view_of(outcome.model)
+    for kind in ("heads", "neurons"):
+        (units,) = {block.units for block in view.of_kind(kind)}
+        whole = view_of(dense).of_kind(kind)[0].units
+        assert units == whole if kind == "heads" and case not in GQA else 0 < units < whole or kind == "heads"
+    outcome.save(tmp_path, format="uniform")
+    assert sorted(file.name for file in tmp_path.iterdir() if file.suffix != ".md") == [
+        "config.json",
+        "model.safetensors",
+    ]
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert type(stock) is type(dense)
+    assert layer_parameters(view_of(stock)) == layer_parameters(view) < (1 - share) * layer_parameters(view_of(dense))
+    torch.testing.assert_close(stock(**batch()).logits, outcome.model(**batch()).logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CONFIGS)

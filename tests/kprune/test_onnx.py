@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from tiny import KEPT_UNITS, narrowed
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from kprune.checkpoint import export_onnx
+from kprune.checkpoint import become_pruned, export_onnx
 from kprune.checkpoint.onnx import dynamic_shapes, example_inputs
 from kprune.errors import UserError
+from kprune.models import view_of
+from kprune.models.surgery import keep_units
 
 onnxruntime = pytest.importorskip("onnxruntime")
 NO_HEADS = [[], [1, 5, 40], [], [], [], list(range(48))]
@@ -61,10 +64,36 @@ def test_torch_export_gives_the_same_logits(family, head):
         torch.testing.assert_close(program(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+@torch.no_grad()
+def test_a_language_model_without_a_cache(family, tmp_path):
+    """Layers have different numbers of key/value heads, one of them none."""
+    torch.manual_seed(0)
+    shape = dict(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
+    more = {"llama": {"num_key_value_heads": 2}, "mistral": {"num_key_value_heads": 2, "sliding_window": 5}, "gpt2": {}}
+    tokens = dict(pad_token_id=1, bos_token_id=2, eos_token_id=3, max_position_embeddings=64, initializer_range=0.3)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **tokens, **more[family])).eval()
+    for block, units in zip(view_of(model).blocks, [[], [1, 5, 40], [0], [], [0, 1], [*range(0, 48, 3)]], strict=True):
+        keep_units(block, torch.tensor(units, dtype=torch.long))
+    session = onnxruntime.InferenceSession(export_onnx(become_pruned(model), tmp_path))
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+    assert model.config.use_cache, "the model stays as it was"
+    for inputs in batches(model):
+        (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        expected, real = model(**inputs).logits, inputs["attention_mask"].bool()
+        torch.testing.assert_close(torch.from_numpy(found)[real], expected[real], rtol=1e-4, atol=5e-5)
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="can't be written"):
         export_onnx(narrowed(), tmp_path / "nowhere" / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_larger_than_a_file(monkeypatch, tmp_path):
+    monkeypatch.setattr("kprune.checkpoint.onnx.LARGEST", 1000)
+    with pytest.raises(UserError, match="the weights are 0.0 GB, and one ONNX file holds 2 GB: save without onnx"):
+        export_onnx(narrowed(), tmp_path)
 
 
 def test_missing_packages_are_one_line(monkeypatch, tmp_path):

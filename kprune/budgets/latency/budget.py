@@ -15,6 +15,7 @@ class LatencyBudget:
     Attributes:
         sequence_length: as a FLOPs budget's, if a method counts FLOPs for its report.
         grain: widths are multiples of so many columns.
+        uniform: every layer keeps as many heads, and as many neurons.
         scale: of the table's costs: a pruned model tells how far its blocks are from the table.
 
     Raises:
@@ -26,6 +27,7 @@ class LatencyBudget:
     table: LatencyTable
     sequence_length: float
     grain: int = 1
+    uniform: bool = False
     scale: float = 1.0
     measure: str = "latency"
 

@@ -22,6 +22,7 @@ from kprune.models.surgery import keep_units, output_weight
 from kprune.objectives import Objective
 from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
+from kprune.solve.uniform import best_units, lost, uniform_counts
 from kprune.streams import CalibrationState, calibration_states, teacher_logits
 
 # Tokens of a measuring pass: of BERT-base, its graph takes some 700 MB, and the products are still large ones.
@@ -68,6 +69,8 @@ class KPrune(Method):
     drawn_batches: bool = False
     span_padding: bool = False
     name: str = "kprune"
+
+    uniform = True
 
     def __post_init__(self) -> None:
         check_words(self)
@@ -122,7 +125,12 @@ class KPrune(Method):
                     knowledge = self.measure(student, teacher, index, self.measured(states), logits, objective)
             with clock("mask_search"):
                 scores = self.scores(knowledge, student.blocks[index:], costs[index:], lam)
-                kept, nu = self.search(scores, costs[index:], remaining)
+                if not job.budget.uniform:
+                    kept, nu = self.search(scores, costs[index:], remaining)
+                else:
+                    if index == 0:  # what all layers keep can't wait for what is measured further up
+                        counts = uniform_counts(student, list(map(lost, scores, costs)), job.budget)
+                    kept, nu = best_units(scores[0], counts[index]), 0.0
                 remaining -= costs[index].of(len(kept), block.units)
                 knowledge = knowledge.without_lowest()
             with clock("weight_tuning"):

@@ -22,6 +22,7 @@ from kprune.objectives import Objective
 from kprune.solve.allocation import allocate, monotone
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.removal import Removal, remove_greedily
+from kprune.solve.uniform import uniform_counts
 from kprune.streams import CalibrationState, calibration_states
 
 # Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
@@ -80,6 +81,8 @@ class KPrunePlus(Method):
     tune: bool | Literal["auto"] = "auto"
     kinds: Sequence[Kind] = ("heads", "neurons")
     name: str = "kprune_plus"
+
+    uniform = True
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature, refit_lr=self.refit_lr)
@@ -185,6 +188,8 @@ class KPrunePlus(Method):
         Raises:
             OutOfReach: what stays alone costs more than the budget leaves.
         """
+        if budget.uniform:
+            return uniform_counts(view, curves, budget, self.kinds)
         costs, limit = budget.costs(view), budget.limit(view)
         free = [block.kind in self.kinds for block in view.blocks]
         rows = list(zip(view.blocks, curves, free, strict=True))

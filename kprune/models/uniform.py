@@ -1,0 +1,70 @@
+"""Widths that are the same in every layer, and the stock config that says them."""
+
+import copy
+from typing import Any
+
+from kprune.errors import UserError, one_line
+from kprune.models.blocks import Block
+from kprune.models.families import Site, head_size
+from kprune.models.view import ModelView
+
+
+def check_alike(view: ModelView) -> None:
+    """Check that a model's layers can be narrowed alike.
+
+    Raises:
+        UserError: they differ in width already.
+    """
+    widths = differing(view)
+    if widths:
+        raise UserError(
+            f"the layers of the model differ in width already ({widths}), and uniform=True keeps them alike: give a model "
+            "whose layers are alike, or leave uniform out"
+        )
+
+
+def differing(view: ModelView) -> str | None:
+    """Return in words how the layers differ in width; None if they do not."""
+    found = {site.kind: [block.units for block in blocks_of(view, site)] for site in view.family.sites}
+    apart = [f"{min(units)} to {max(units)} {kind}" for kind, units in found.items() if min(units) != max(units)]
+    return ", ".join(apart) or None
+
+
+def blocks_of(view: ModelView, site: Site) -> list[Block]:
+    """Return the blocks of one kind of sublayer, bottom to top."""
+    return [block for block in view.blocks if block.site is site]
+
+
+def allowed_units(view: ModelView, site: Site) -> list[int]:
+    """Return the numbers of units that the stock config can say of every layer, rising; all that are there among them."""
+    present = blocks_of(view, site)[0].units
+    return [units for units in range(1, present) if _says(view.model.config, site, units, present)] + [present]
+
+
+def _says(config: Any, site: Site, units: int, present: int) -> bool:
+    try:
+        narrowed_config(config, site, units, present)
+    except ValueError:
+        return False
+    return True
+
+
+def narrowed_config(config: Any, site: Site, units: int, present: int) -> Any:
+    """Return a copy of a config that says `units` in place of `present` units of a sublayer, of the same width.
+
+    Raises:
+        ValueError: it can't, or its class does not take the number: a Llama's heads must divide its hidden size.
+    """
+    if not site.settings:
+        raise ValueError(f"it has no setting for fewer {site.kind} of the same size")
+    changed = copy.deepcopy(config)
+    if site.kind == "heads":
+        changed.head_dim = head_size(config)
+    for name in site.settings:
+        # GPT-2's n_inner is None if it is four times the hidden size.
+        setattr(changed, name, (getattr(config, name) or present) * units // present)
+    try:
+        type(config).from_dict(changed.to_dict())  # which checks it
+    except Exception as error:  # transformers and its dataclasses raise several types
+        raise ValueError(one_line(error.__cause__ or error)) from error
+    return changed
