@@ -10,18 +10,22 @@ from typing import Any
 from kprune.target import number_text
 
 
-def variant_of(settings: Mapping[str, Any], defaults: Mapping[str, Any], grain: int = 1) -> dict[str, Any]:
+def variant_of(
+    settings: Mapping[str, Any], defaults: Mapping[str, Any], grain: int = 1, of: str = "layers"
+) -> dict[str, Any]:
     """Return the settings that differ from their config files' own.
 
     Args:
         settings, defaults: of the method and the calibration set, in groups; the names of the leaves are unique.
         grain: columns that widths are multiples of; told if it is not 1.
+        of: whose parameters are counted; told if it is not the layers'.
     """
     ours, theirs = leaves(settings), leaves(defaults)
     variant = {key: value for key, value in ours.items() if value != theirs.get(key)}
-    if variant.get("file"):
-        variant["file"] = Path(variant["file"]).stem
-    return variant | ({"grain": grain} if grain != 1 else {})
+    for name in ("file", "data"):
+        if variant.get(name):
+            variant[name] = Path(variant[name]).stem
+    return variant | ({"grain": grain} if grain != 1 else {}) | ({"of": of} if of != "layers" else {})
 
 
 def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:
