@@ -65,7 +65,7 @@ def decoding_step(model: Model, prompt: dict[str, torch.Tensor]) -> Callable[[],
             logits_to_keep=1,
             return_dict=True,
         )
-        cache.crop(length)  # a slice of what was there: it takes no time to speak of
+        cache.crop(-1)  # a slice of what was there: it takes no time to speak of
         return result
 
     return step
