@@ -62,7 +62,8 @@ def protocols(cells: pd.DataFrame) -> list[str]:
     columns = ["model", "task", "evaluation_examples", "evaluation_window", "evaluation_data", "evaluation_first_token"]
     rules = {"once": "the tokenizer's first token stands once, before the text", "none": "no first token"}
     return [
-        f"Perplexity of {model_label(model)} on {task_label(task)}: {count:,.0f} disjoint windows of {window:,.0f} tokens of {data}, {rules[rule]}."
+        f"Perplexity of {model_label(model)} on {task_label(task)}: {count:,.0f} disjoint windows of {window:,.0f} tokens of "
+        f"{data}, {rules[rule]}."
         for model, task, count, window, data, rule in cells[columns].dropna().drop_duplicates().itertuples(index=False)
     ]
 
