@@ -68,10 +68,17 @@ def overrides(world: Path) -> list[str]:
         "task=custom_text",
         f"task.evaluation_file={world / 'evaluation.txt'}",
         f"task.train_file={world / 'calibration.jsonl'}",
+        "calibration.examples=8",
+        *cell(world),
+    ]
+
+
+def cell(world: Path) -> list[str]:
+    """The settings of a cell on whatever text."""
+    return [
         "task.window=16",
         "model=smollm2",
         f"model.checkpoint={world / 'checkpoint'}",
-        "calibration.examples=8",
         "latency.sequence_length=8",
         "threads=1",
         "tracking=none",
@@ -81,6 +88,7 @@ def overrides(world: Path) -> list[str]:
 
 
 def run(world: Path, *more: str, mirror: Path | str = "") -> subprocess.CompletedProcess:
+    """Run a cell on the world's own texts, or on those of a mirror if one is given."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "KPRUNE_MIRROR": str(mirror),
@@ -88,6 +96,6 @@ def run(world: Path, *more: str, mirror: Path | str = "") -> subprocess.Complete
         "HF_DATASETS_CACHE": str(world / "datasets"),
     }
     own = {setting.partition("=")[0] for setting in more}
-    given = [setting for setting in overrides(world) if setting.partition("=")[0] not in own]
+    given = [setting for setting in (cell if mirror else overrides)(world) if setting.partition("=")[0] not in own]
     command = [sys.executable, "run.py", *given, *more]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
