@@ -1,6 +1,8 @@
 """Language tasks: what is scored, what is drawn, and what is refused."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -292,9 +294,6 @@ def test_an_encoder_for_a_language_task_and_a_decoder_without_a_head(world, tmp_
 
 def edit(source, target, **entries):
     """A checkpoint's folder once more, its config.json with other entries."""
-    import json
-    import shutil
-
     shutil.copytree(source, target)
     config = json.loads((target / "config.json").read_text()) | entries
     (target / "config.json").write_text(json.dumps(config))
