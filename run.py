@@ -96,7 +96,9 @@ hydras_multirun, Hydra.multirun = Hydra.multirun, multirun
 def quoted(argument: str) -> str:
     """Hydra's grammar ends a value at `=`, which the folders of cells have in their names."""
     name, _, value = argument.partition("=")
-    path = re.fullmatch(r"evaluate|outputs|calibration\.file|model\.checkpoint|task\.(train|evaluation)_file", name)
+    path = re.fullmatch(
+        r"evaluate|outputs|calibration\.(file|data)|model\.checkpoint|task\.(train|evaluation)_file", name
+    )
     return f"{name}='{value}'" if path and re.search(r"[=+ ()]", value) and value[0] not in "'\"" else argument
 
 

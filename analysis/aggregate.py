@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import names, paper, registry
-from analysis.columns import TRAINING
+from analysis.columns import GENERATION, TRAINING
 from analysis.pairing import DIFFERENCE
 from analysis.records import cell_name
 from analysis.variants import only_calibration, without_budget
@@ -18,26 +18,32 @@ MEANS = [
     "evaluation_majority",
     "flops_reduction",
     "params_reduction",
+    "params_reduction_of_model",
     "pruning_seconds",
     "calibration_tokens",
     *TRAINING,
     "latency_dense_ms",
     "latency_pruned_ms",
     "latency_speedup",
+    *GENERATION,
     *DIFFERENCE,
 ]
 ALIKE = {
     "checkpoint_sha256": (["task", "model"], "dense models"),
+    "evaluation_window": ([], "windows of a perplexity"),
+    "evaluation_data": (["task"], "data sets"),
+    "evaluation_first_token": (["task", "model"], "rules for a first token"),
     "evaluation_sha256": (["task", "model"], "evaluation sets"),
     "method_version": (["task", "model", "method"], "versions of the method"),
 }
-"""Columns that have one value in a table: among which cells, and what they tell apart."""
+"""Columns that have one value in a table: among which cells, and what they tell apart. Of no perplexity, there is none."""
 PAPER_BUDGET = "tokens=100000"
 MARGIN = 5.0
 """Points above the majority's score. A dense model that is closer has learnt little, and a loss against it is noise."""
 FIRSTS = [
     "metric",
     "higher_is_better",
+    "evaluation_window",
     *names.SENSITIVITY,
     *(f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")),
 ]
@@ -51,7 +57,8 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     every seed of its mean has one.
 
     Raises:
-        UserError: cells of one task and model are of two dense models, evaluation sets or versions of a method.
+        UserError: cells of one task and model are of two dense models, evaluation sets or versions of a method, or
+            perplexities are of two windows.
     """
     check_alike(cells)
     cells = cells.assign(settings=settings(cells))
@@ -84,14 +91,19 @@ def check_alike(cells: pd.DataFrame) -> None:
     """Raise a UserError if cells that a table would mix are of two programs or of two inputs."""
     for column, (keys, what) in ALIKE.items():
         known = cells.dropna(subset=column)
-        for place, rows in known.groupby(keys, sort=False):
+        for place, rows in known.groupby(keys, sort=False) if keys else [(("a table",), known)]:
             first = rows.drop_duplicates(column)
             if len(first) > 1:
-                one, other = (f"{str(row[column])[:12]} ({cell_name(row)})" for _, row in first.iloc[:2].iterrows())
+                one, other = (f"{shown(row[column])} ({cell_name(row)})" for _, row in first.iloc[:2].iterrows())
                 raise UserError(
                     f"{' '.join(place)} has cells of two {what}, {one} and {other}: "
                     "remove one kind, or keep it in an output folder or CSV file of its own"
                 )
+
+
+def shown(value) -> str:
+    """Return a value as a message has it: a hash by its beginning."""
+    return f"{value:g}" if isinstance(value, float) else str(value) if " " in str(value) else str(value)[:12]
 
 
 def informative(table: pd.DataFrame) -> pd.Series:

@@ -11,6 +11,16 @@ from kprune.target import NUMBER, Target
 
 TRAINING = ("training_examples", "training_epochs", "training_steps")
 
+GENERATION = (
+    "latency_prefill_dense",
+    "latency_prefill_pruned",
+    "latency_decoding_dense",
+    "latency_decoding_pruned",
+)
+"""Tokens per second of a language model."""
+LATER = ("evaluation_data", "evaluation_window", "evaluation_first_token", "params_reduction_of_model", *GENERATION)
+"""Columns that older CSV files do not have."""
+
 COLUMNS = (
     "task",
     "model",
@@ -26,6 +36,9 @@ COLUMNS = (
     "evaluation_examples",
     "evaluation_majority",
     "evaluation_sha256",
+    "evaluation_data",
+    "evaluation_window",
+    "evaluation_first_token",
     "checkpoint_source",
     "checkpoint_sha256",
     "target",
@@ -36,6 +49,7 @@ COLUMNS = (
     "flops_reduction_requested",
     "flops_reduction",
     "params_reduction",
+    "params_reduction_of_model",
     "kept_heads",
     "kept_neurons",
     "pruning_seconds",
@@ -50,6 +64,7 @@ COLUMNS = (
     "latency_dense_ms",
     "latency_pruned_ms",
     "latency_speedup",
+    *GENERATION,
     "torch",
     "transformers",
     "commit",
@@ -60,6 +75,7 @@ COLUMNS = (
 `lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
 `kept_neurons` are a number per layer, bottom to top, with spaces between. Scores are in percent, reductions shares.
 `TRAINING` is what a method that trains really had: examples in an epoch, epochs and optimizer steps of all its stages together.
+`evaluation_data`, `evaluation_window` (tokens) and `evaluation_first_token` are of a perplexity.
 `against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
 
 NAMES = ("task", "model", "method", "metric", "target", "kept_heads", "kept_neurons")
@@ -69,6 +85,8 @@ TEXT = (
     "variant",
     "evaluation_split",
     "evaluation_sha256",
+    "evaluation_data",
+    "evaluation_first_token",
     "checkpoint_source",
     "checkpoint_sha256",
     "latency_device",
@@ -78,6 +96,9 @@ TEXT = (
 )
 OPTIONAL = (
     "evaluation_majority",
+    "evaluation_window",
+    "params_reduction_of_model",
+    *GENERATION,
     "lambda",
     "mu",
     "temperature",

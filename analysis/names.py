@@ -12,8 +12,16 @@ TASKS = {
     "squad": "SQuAD 1.1",
     "squad_v2": "SQuAD 2.0",
     "docstrings": "docstrings",
+    "wikitext2": "WikiText-2",
+    "c4": "C4",
 }
-MODELS = {"bert_base": "BERT-base", "distilbert": "DistilBERT", "roberta_base": "RoBERTa-base", "minilm": "MiniLM-L6"}
+MODELS = {
+    "bert_base": "BERT-base",
+    "distilbert": "DistilBERT",
+    "roberta_base": "RoBERTa-base",
+    "minilm": "MiniLM-L6",
+    "smollm2": "SmolLM2-135M",
+}
 SETTINGS = {
     "": "as it is",
     "lambdas=None": "without K_pred",

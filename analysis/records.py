@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.columns import COLUMNS, NUMBERS, OPTIONAL, TEXT, TRAINING, check
+from analysis.columns import COLUMNS, LATER, NUMBERS, OPTIONAL, TEXT, TRAINING, check
 from analysis.pairing import DIFFERENCE, differences
 from experiments.store.record import Record
 from experiments.store.variant import variant_text
@@ -38,6 +38,7 @@ def load(source: str | Path) -> pd.DataFrame:
     cells = read_csv(source, dtype=dict.fromkeys(TEXT, str))
     if "method_version" not in cells:  # written before methods had versions
         cells["method_version"] = 1
+    cells = cells.assign(**{name: None if name in TEXT else float("nan") for name in LATER if name not in cells})
     missing = [name for name in COLUMNS if name not in cells]
     if missing:
         raise UserError(f"{source} lacks the column {missing[0]}: {MEND}")
@@ -89,6 +90,7 @@ def read_folder(folder: Path) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{folder} holds no finished cell (no readable result.json): run one with python run.py")
     cells = pd.DataFrame(rows, columns=[*COLUMNS, "predictions"]).astype(dict.fromkeys(OPTIONAL, float))
+    cells = cells.fillna(dict.fromkeys(TEXT, float("nan")))  # as a CSV file has it
     return in_order(cells)
 
 
@@ -115,9 +117,9 @@ def row(record: Record) -> dict[str, Any]:
         f"{group}_{name}": value
         for group in ("evaluation", "checkpoint", "calibration", "latency")
         if (part := getattr(record, group)) is not None
-        for name, value in asdict(part).items()
+        for name, value in flat(asdict(part)).items()
     }
-    flat = (
+    entries = (
         vars(record)
         | nested
         | asked(record.config)
@@ -130,8 +132,17 @@ def row(record: Record) -> dict[str, Any]:
             "method_version": record.method_version,
         }
     )
-    found = {name: flat.get(name) for name in COLUMNS}
+    found = {name: entries.get(name) for name in COLUMNS}
     check(found)
+    return found
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"a_b": 1} for {"a": {"b": 1}}."""
+    found = {}
+    for name, value in values.items():
+        inner = flat(value) if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else {f"{name}_{key}": entry for key, entry in inner.items()}
     return found
 
 

@@ -61,6 +61,11 @@ def task_label(task: str) -> str:
     return names.TASKS.get(task, task)
 
 
+def metric_label(metric: str, window: float | None) -> str:
+    """Return what a metric is called, a perplexity with its window: perplexity of 2,048 tokens."""
+    return metric if pd.isna(window) else f"{metric} of {window:,.0f} tokens"
+
+
 def model_label(model: str) -> str:
     """Return what a model is called."""
     return names.MODELS.get(model, model)

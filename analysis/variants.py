@@ -5,7 +5,7 @@ import re
 from experiments.store.variant import variant_parts, variant_text
 from kprune.target import NUMBER
 
-CALIBRATION = ("tokens", "examples", "file")
+CALIBRATION = ("tokens", "examples", "file", "data")
 """Keys that say what a method reads, not what it does."""
 
 BUDGET = ("tokens", "examples")

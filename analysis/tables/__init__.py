@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.render import model_label, task_label
 from analysis.tables.accuracy import accuracy
 from analysis.tables.loss import loss
 from analysis.tables.measurements import cost, latency, measurements, retrained
@@ -13,8 +14,8 @@ from analysis.tables.speedup import speedup
 from analysis.tables.summary import summary
 
 SCORES = (
-    "Scores in percent, mean ± standard deviation over seeds. In brackets, the 95 % interval of the difference from \
-K-prune on the same evaluation examples, by a paired bootstrap, in points."
+    "Scores in percent, perplexities as they are, mean ± standard deviation over seeds. In brackets, the 95 % interval of the "
+    "difference from K-prune on the same evaluation examples, by a paired bootstrap, in points."
 )
 
 
@@ -56,10 +57,21 @@ TABLES = {
 }
 
 
+def protocols(cells: pd.DataFrame) -> list[str]:
+    """Return what each perplexity of a table is of, a sentence each."""
+    columns = ["model", "task", "evaluation_examples", "evaluation_window", "evaluation_data", "evaluation_first_token"]
+    rules = {"once": "the tokenizer's first token stands once, before the text", "none": "no first token"}
+    return [
+        f"Perplexity of {model_label(model)} on {task_label(task)}: {count:,.0f} disjoint windows of {window:,.0f} tokens of "
+        f"{data}, {rules[rule]}."
+        for model, task, count, window, data, rule in cells[columns].dropna().drop_duplicates().itertuples(index=False)
+    ]
+
+
 def notes(cells: pd.DataFrame) -> str:
     """Return what the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
     machine = cells[["latency_device", "latency_batch_size", "latency_sequence_length", "latency_threads"]]
-    lines = [
+    lines = protocols(cells) + [
         f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} thread{'s' * (threads > 1)}."
         for device, batch, length, threads in machine.dropna().drop_duplicates().itertuples(index=False)
     ]

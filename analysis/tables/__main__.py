@@ -41,12 +41,12 @@ def main() -> None:
     table = aggregate(cells)
     written = {name: write_tables(table, name, folder) for name in TABLES}
     write_text(folder / "cells.csv", table.to_csv(index=False))
+    print(f"{notes(cells)}\n")
     for name in arguments.names:
         if written[name]:
             print(f"{TABLES[name].title}. {TABLES[name].note}\n\n{written[name][arguments.format].read_text()}")
         else:
             print(f"{TABLES[name].title}: no cells for it in {arguments.source}\n")
-    print(notes(cells))
     print(f"tables: {folder}/{{{','.join(name for name in TABLES if written[name])}}}.{{{','.join(SUFFIX.values())}}}")
 
 

@@ -7,6 +7,7 @@ from analysis.aggregate import best_score, calibration_budget, informative, targ
 from analysis.render import (
     MISSING,
     method_label,
+    metric_label,
     model_label,
     number,
     score,
@@ -29,7 +30,7 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
     for (task, model), of_task in table.groupby(["task", "model"], sort=False):
         best = {target: best_score(cells) for target, cells in of_task.groupby("target")}
         first = {
-            "Task": f"{task_label(task)} ({of_task['metric'].iloc[0]})",
+            "Task": f"{task_label(task)} ({metric_label(*of_task[['metric', 'evaluation_window']].iloc[0])})",
             "Model": model_label(model),
             "Majority": number(of_task["evaluation_majority"].mean()),
             "Dense": number(of_task["dense_score"].mean()),

@@ -9,6 +9,7 @@ from analysis.render import (
     MISSING,
     mean_and_deviation,
     method_label,
+    metric_label,
     model_label,
     number,
     percent,
@@ -19,6 +20,12 @@ from analysis.render import (
     without_one_model,
 )
 from analysis.tables.accuracy import compared
+
+SPEEDS = {
+    "Prompt, tokens/s": ("latency_prefill_dense", "latency_prefill_pruned"),
+    "Generation, tokens/s": ("latency_decoding_dense", "latency_decoding_pruned"),
+}
+"""Columns of speeds, each of the dense and the pruned model."""
 
 
 def identified(table: pd.DataFrame) -> dict[str, list[str] | pd.Series]:
@@ -36,46 +43,50 @@ def measurements(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame(
         identified(table)
         | {
-            "Metric": table["metric"],
+            "Metric": list(map(metric_label, table["metric"], table["evaluation_window"])),
             "Dense": table["dense_score"].map(number),
             "Pruned": [mean_and_deviation(row.score, row.score_std) for row in table.itertuples()],
             "Paper": table["paper"].map(number),
             "FLOPs removed": table["flops_reduction"].map(percent),
             "Params removed": table["params_reduction"].map(percent),
+            "Of the model": table["params_reduction_of_model"].map(percent),
             "Calibration tokens": table["calibration_tokens"].map(lambda value: number(value, "{:,.0f}")),
             "Pruning": table["pruning_seconds"].map(seconds),
             "Speed-up": table["latency_speedup"].map(times),
         }
     )
-    return shown if table["paper"].notna().any() else shown.drop(columns="Paper")
+    optional = {"Paper": "paper", "Of the model": "params_reduction_of_model"}
+    return shown.drop(columns=[name for name, column in optional.items() if table[column].isna().all()])
 
 
 def cost(table: pd.DataFrame) -> pd.DataFrame:
     """Show what pruning took and what it gave in speed, for the methods of the main comparison."""
     shown = measurements(table[compared(table)])
     return without_one_model(
-        shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Paper"], errors="ignore")
+        shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Of the model", "Paper"], errors="ignore")
     )
 
 
 def latency(table: pd.DataFrame) -> pd.DataFrame:
     """Show measured latencies with the machine, the batch and the length they were measured at."""
     table = table[table["latency_dense_ms"].notna()]
-    return without_one_model(
-        pd.DataFrame(
-            identified(table)
-            | {
-                "FLOPs removed": table["flops_reduction"].map(percent),
-                "Dense": table["latency_dense_ms"].map(milliseconds),
-                "Pruned": table["latency_pruned_ms"].map(milliseconds),
-                "Speed-up": table["latency_speedup"].map(times),
-                "Machine": table["latency_device"],
-                "Batch": table["latency_batch_size"].map("{:.0f}".format),
-                "Tokens": table["latency_sequence_length"].map("{:.0f}".format),
-                "Threads": table["latency_threads"].map("{:.0f}".format),
-            }
-        )
+    shown = pd.DataFrame(
+        identified(table)
+        | {
+            "FLOPs removed": table["flops_reduction"].map(percent),
+            "Dense": table["latency_dense_ms"].map(milliseconds),
+            "Pruned": table["latency_pruned_ms"].map(milliseconds),
+            "Speed-up": table["latency_speedup"].map(times),
+        }
+        | {name: list(map(speeds, *(table[column] for column in pair))) for name, pair in SPEEDS.items()}
+        | {
+            "Machine": table["latency_device"],
+            "Batch": table["latency_batch_size"].map("{:.0f}".format),
+            "Tokens": table["latency_sequence_length"].map("{:.0f}".format),
+            "Threads": table["latency_threads"].map("{:.0f}".format),
+        }
     )
+    return without_one_model(shown.drop(columns=[name for name in SPEEDS if (shown[name] == MISSING).all()]))
 
 
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
@@ -112,6 +123,11 @@ def trained(row) -> str:
         return MISSING
     epochs = "1 epoch" if row.training_epochs == 1 else f"{row.training_epochs:g} epochs"
     return f"{row.training_steps:,.0f} steps: {epochs} of {row.training_examples:,.0f} examples"
+
+
+def speeds(dense: float, pruned: float) -> str:
+    """Write tokens per second: 412 to 436."""
+    return MISSING if pd.isna(dense) else f"{number(dense, '{:,.4g}')} to {number(pruned, '{:,.4g}')}"
 
 
 def seconds(value: float) -> str:

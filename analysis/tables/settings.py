@@ -21,7 +21,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
     """
     table = table[registry.ours(table["method"])].assign(tokens=calibration_budget)
     settings = table["settings"].map(without_calibration)
-    table = table.assign(settings=settings)[~settings.map(only_moved)]
+    table = table.assign(settings=settings)[~settings.map(only_moved).astype(bool)]
     # A variant stands beside the method as it is on the same calibration budget.
     place = ["model", "task", "target", "tokens"]
     keys = set(table.loc[table["settings"] != "", place].fillna(-1).itertuples(index=False, name=None))

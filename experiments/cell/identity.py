@@ -30,8 +30,8 @@ def folder_of(config: CellConfig) -> Path:
 def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
-    An algorithm's first version, widths that are not rounded, layers that are not kept alike and FLOPs as the budget go
-    unsaid, as in records from before there was a choice.
+    An algorithm's first version, widths that are not rounded, layers that are not kept alike, parameters of the layers and
+    FLOPs as the budget go unsaid, as in records from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
@@ -45,6 +45,8 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
         "latency": config.latency and asdict(config.latency),
         **config.target.options(),
     }
+    if config.of != "layers":
+        settings["of"] = config.of
     if config.grain != 1:
         settings["grain"] = config.grain
     if config.uniform:
@@ -62,6 +64,7 @@ def contents(config: CellConfig) -> dict[str, str]:
         "task.train_file": task.get("train_file"),
         "task.evaluation_file": task.get("evaluation_file"),
         "calibration.file": config.calibration.file,
+        "calibration.data": config.calibration.data,
     }
     found = {name: sha256_of(path) for name, path in _files(named)}
     checkpoint = local_checkpoint(config.task.name, config.model.encoder, config.model.checkpoint)

@@ -3,7 +3,7 @@
 from experiments.config.groups import LatencyPoint
 from experiments.inputs.subject import Subject
 from experiments.store.record import Latency
-from kprune.budgets import Budget, FlopsBudget, ParametersBudget
+from kprune.budgets import Budget, FlopsBudget, Of, ParametersBudget
 from kprune.budgets.latency import Point
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.speedup import prune_to_speedup
@@ -12,6 +12,7 @@ from kprune.target import Target
 
 def prune_within(
     target: Target,
+    of: Of,
     grain: int,
     uniform: bool,
     latency: LatencyPoint | None,
@@ -30,7 +31,7 @@ def prune_within(
     """
     model, objective = subject.model, subject.task.objective
     if target.kind != "latency":
-        budget = counted_budget(target, length, grain, uniform)
+        budget = counted_budget(target, of, length, grain, uniform)
         method.check(model, budget)
         return method.prune(Job(model, objective, data, budget)), None
     point = Point(latency.batch_size, latency.sequence_length)
@@ -42,8 +43,8 @@ def prune_within(
     return outcome, Latency(**measured)
 
 
-def counted_budget(target: Target, length: float, grain: int, uniform: bool) -> Budget:
+def counted_budget(target: Target, of: Of, length: float, grain: int, uniform: bool) -> Budget:
     """Return the budget of a target that is counted, not measured."""
     if target.kind == "parameters":
-        return ParametersBudget(target.amount, grain, uniform)
+        return ParametersBudget(target.amount, grain, uniform, of)
     return FlopsBudget(target.amount, length, grain, uniform)

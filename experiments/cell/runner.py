@@ -1,6 +1,7 @@
 """One cell, from its configuration to its result.json."""
 
 import time
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from experiments.cell.pruning import prune_within
 from experiments.cell.saved import save_model
 from experiments.cell.tracking import track
 from experiments.config.cell import CellConfig
+from experiments.inputs.drawing import DrawnTexts
 from experiments.inputs.subject import flops_length, pruning_data, subject_for
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
@@ -18,6 +20,7 @@ from experiments.store import results
 from experiments.store.provenance import commit, versions
 from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Record
 from kprune.checkpoint import check_kind
+from kprune.data import CalibrationSet
 
 
 def run_cell(config: CellConfig, group: str, command: str) -> Record:
@@ -50,14 +53,12 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         data = pruning_data(config.calibration, config.seed, subject, labels)
         calibration = data.calibration
         length = flops_length(bool(config.calibration.file), task, tokenizer, calibration)
-        outcome, latency = prune_within(
-            config.target, config.grain, config.uniform, config.latency, method, subject, data, length
-        )
+        asked = (config.target, config.of, config.grain, config.uniform, config.latency)
+        outcome, latency = prune_within(*asked, method, subject, data, length)
 
         sizes = measure_sizes(subject, outcome, length)
         predicted = predictions_of(outcome.model, task, tokenizer, subject.device)
-        if latency is None:
-            latency = latency_of(config.latency, subject, outcome)
+        latency = latency_of(config.latency, subject, outcome, latency)
 
         evaluation, kept = task.evaluation(tokenizer), sizes.plan.kept
         record = Record(
@@ -70,18 +71,27 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
             higher_is_better=task.higher_is_better,
             dense_score=subject.dense_score,
             score=predicted.score,
-            evaluation=Evaluation(evaluation.split, evaluation.size, evaluation.majority, evaluation.sha256),
+            evaluation=Evaluation(
+                evaluation.split,
+                evaluation.size,
+                evaluation.majority,
+                evaluation.sha256,
+                evaluation.data,
+                evaluation.window,
+                evaluation.first_token,
+            ),
             checkpoint=CheckpointUsed(subject.checkpoint.source, subject.checkpoint.sha256),
             flops_reduction_requested=config.target.requested("flops"),
             params_reduction_requested=config.target.requested("parameters"),
             flops_reduction=sizes.flops_reduction,
             params_reduction=sizes.params_reduction,
+            params_reduction_of_model=sizes.params_reduction_of_model,
             kept_heads=sizes.plan.per_layer("heads"),
             kept_neurons=sizes.plan.per_layer("neurons"),
             pruning_seconds=sum(outcome.seconds_by_stage.values()),
             seconds_by_stage=dict(outcome.seconds_by_stage),
             peak_memory_mb=peak.mb(),
-            calibration=CalibrationUsed(len(calibration.examples), calibration.tokens, labels),
+            calibration=CalibrationUsed(len(calibration.examples), calibration.tokens, labels, **origin(calibration)),
             latency=latency,
             versions=versions(),
             commit=commit(),
@@ -106,6 +116,13 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         print(f"pruned model: {folder}/model")
     print(f"results: {folder}/result.json")
     return record
+
+
+def origin(calibration: CalibrationSet) -> dict[str, Any]:
+    """Return where drawn texts come from; nothing of examples of a task's own."""
+    if not isinstance(calibration, DrawnTexts):
+        return {}
+    return {name: getattr(calibration, name) for name in ("data", "texts", "window", "draw")}
 
 
 def summary(record: Record) -> str:

@@ -10,6 +10,7 @@ from experiments.config.groups import (
     OF_TASKS,
     CalibrationSettings,
     LatencyPoint,
+    LatencySettings,
     MethodSettings,
     ModelSettings,
     Request,
@@ -22,6 +23,8 @@ from experiments.config.kinds import FLAG, THREADS, Kind, check, or_null, shown,
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
 from experiments.store.variant import variant_of
+from experiments.tasks import Task
+from kprune.budgets import Of
 from kprune.checkpoint import check_format
 from kprune.contract import ANY_BUDGET
 from kprune.errors import UserError
@@ -68,7 +71,7 @@ GROUPS: dict[str, type] = {
     "method": MethodSettings,
     "calibration": CalibrationSettings,
     "tracking": Tracking,
-    "latency": LatencyPoint,
+    "latency": LatencySettings,
 }
 UNGROUPED: tuple[type, ...] = (Request, Numbers, Run, Saving)
 OPEN = ("task", "method")
@@ -92,6 +95,7 @@ class CellConfig:
     """One cell.
 
     Attributes:
+        of: whose parameters a share of them is counted of.
         grain: columns that widths are multiples of.
         uniform: every layer keeps as many heads, and as many neurons; `format=uniform` implies it.
         latency: None: it is not measured.
@@ -105,6 +109,7 @@ class CellConfig:
     method: MethodSettings
     calibration: CalibrationSettings
     target: Target
+    of: Of
     grain: int
     uniform: bool
     latency: LatencyPoint | None
@@ -134,6 +139,7 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     """
     found = Collected()
     groups = {name: _group(name, config, found) for name in GROUPS}
+    groups["calibration"] = groups["calibration"] and asked_for(groups["calibration"], defaults["calibration"])
     _check_names(config, groups, found)
     request, numbers, run, saving = (_part(part, config, "", found) for part in UNGROUPED)
     if numbers and saving and saving.format == "uniform":
@@ -145,9 +151,13 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     }
     task = groups["task"] and _task(groups["task"], found)
     method = groups["method"] and _method(groups["method"], request, numbers, found)
+    calibration, built = closed.get("calibration"), None
     if task and run and not run.evaluate:
         with found.catching():
-            task.build()
+            built = task.build()
+    if built and calibration:
+        with found.catching():
+            calibration = checked_data(calibration, built, method)
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
@@ -155,18 +165,21 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
         given = "onnx=true" if saving.onnx else f"format={saving.format}"
         found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
     found.tell()
-    calibration, tracking = closed["calibration"], closed["tracking"]
-    named = {"method": method.settings.plain(), "calibration": calibration.counted()}
-    variant = variant_of(named, defaults, numbers.grain, numbers.uniform)
+    tracking, latency = closed["tracking"], closed.get("latency")
+    named = {"method": method.settings.plain(), "calibration": calibration.named()}
+    usual = {**defaults["calibration"]} | ({"examples": None} if calibration.file else {})
+    defaults = {**defaults, "calibration": CalibrationSettings(**usual).named()}
+    variant = variant_of(named, defaults, numbers.grain, numbers.uniform, request.of)
     return CellConfig(
         task=task,
         model=closed["model"],
         method=method,
         calibration=calibration,
         target=request.target,
+        of=request.of,
         grain=numbers.grain,
         uniform=numbers.uniform,
-        latency=closed.get("latency"),
+        latency=latency and latency.point(*(built or Task).latency_point),
         seed=numbers.seed,
         save_model=saves,
         format=saving.format,
@@ -197,6 +210,30 @@ def task_settings(settings: Any) -> TaskSettings:
     task = group and _task(group, found)
     found.tell()
     return task
+
+
+def asked_for(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a calibration set's settings without its config file's own number of examples if something else is asked for.
+
+    That is another number of tokens, or a file, which has its examples.
+    """
+    other = calibration.get("file") or calibration.get("tokens") != default["tokens"]
+    own = default["examples"] is not None and calibration.get("examples") == default["examples"]
+    return {**calibration, "examples": None} if other and own else calibration
+
+
+def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSettings | None) -> CalibrationSettings:
+    """Return the settings with `data` left out if they are the task's own.
+
+    Raises:
+        UserError: the task can't draw examples from the data, or the method reads labels and there are none.
+    """
+    if not calibration.file:
+        task.check_data(calibration.data)
+    if method and method.build().needs and (calibration.data or not task.labelled):
+        what = "calibration.data has none: leave it out, or" if task.labelled else f"{task.name} has none:"
+        raise UserError(f"method {method.name} reads labels, and {what} use method=kprune")
+    return replace(calibration, data=None) if calibration.data == task.calibration_data else calibration
 
 
 def _group(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[str, Any] | None:

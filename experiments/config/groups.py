@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from experiments.config.composing import default_of
 from experiments.config.kinds import (
@@ -23,6 +23,7 @@ from experiments.config.kinds import (
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
 from experiments.tasks import Task, build_task
+from kprune.budgets import Of
 from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.target import OPTIONS, Target
@@ -84,8 +85,10 @@ OF_TASKS = {
     "train_per_class": whole(1, "1500"),
     "evaluation_per_class": whole(1, "300"),
     "libraries": TABLE,
-    "window": whole(2, "2048"),
+    "window": or_null(whole(2, "2048")),
     "windows": or_null(whole(1, "16")),
+    "documents": or_null(whole(1, "1100")),
+    "hub_file": or_null(text("FILE")),
 }
 """Settings that some kinds of tasks have."""
 
@@ -124,30 +127,53 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """The calibration set: a number of `examples`, else those of so many `tokens`; or those of a `file`."""
+    """The calibration set: a number of `examples`, else those of so many `tokens`; or those of a `file`.
+
+    Texts are drawn from `data`: a data set's name or a file of texts; None: the task's own.
+    """
 
     tokens: float = setting(positive("100000"))
     examples: int | None = setting(or_null(whole(1, "2048")))
     file: str | None = setting(or_null(text("FILE")))
+    data: str | None = setting(or_null(text("c4")))
 
     def __post_init__(self) -> None:
-        if self.file and self.examples:
-            raise UserError("calibration.file has its examples already: leave calibration.examples out, or the file")
+        for name in ("examples", "data"):
+            if self.file and getattr(self, name):
+                raise UserError(f"calibration.file has its examples already: leave calibration.{name} out, or the file")
 
     def counted(self) -> dict[str, Any]:
-        """Return the settings that count: of `tokens`, nothing does if a number of examples is given."""
+        """Return the settings that count: of `tokens`, nothing does if a number of examples is given; no `data` if they are the task's."""
         settings = asdict(self)
         if self.examples:
             del settings["tokens"]
+        if not self.data:
+            del settings["data"]
         return settings
+
+    def named(self) -> dict[str, Any]:
+        """Return the settings that a cell's name tells if they are not their config file's own."""
+        return {name: value for name, value in self.counted().items() if value is not None}
 
 
 @dataclass(frozen=True)
 class LatencyPoint:
     """What latency is measured at."""
 
-    batch_size: int = setting(whole(1, "32"))
-    sequence_length: int = setting(whole(1, "128"))
+    batch_size: int
+    sequence_length: int
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """What latency is to be measured at; None: what the task says."""
+
+    batch_size: int | None = setting(or_null(whole(1, "32")))
+    sequence_length: int | None = setting(or_null(whole(1, "128")))
+
+    def point(self, batch_size: int, sequence_length: int) -> LatencyPoint:
+        """Return the point, a task's own amounts in the place of what was left to it."""
+        return LatencyPoint(self.batch_size or batch_size, self.sequence_length or sequence_length)
 
 
 @dataclass(frozen=True)
@@ -159,7 +185,7 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: `budget` says which of the three amounts counts.
+    """What is asked for: `budget` says which of the three amounts counts, `of` whose parameters are.
 
     Raises:
         UserError: the budget is unknown, its amount out of range, or another budget's amount is given.
@@ -169,6 +195,7 @@ class Request:
     flops_reduction: float = setting(number("0.8"))
     params_reduction: float | None = setting(or_null(number("0.2")))
     speedup: float | None = setting(or_null(number("3")))
+    of: Of = setting(one_of(*get_args(Of)))
 
     def __post_init__(self) -> None:
         found = Collected()
@@ -179,6 +206,8 @@ class Request:
             if budget != self.budget and value != default:
                 instead = "leave it out" if default is None else f"leave it at {default}"
                 found.add(f"{option}={value} goes with another budget: add budget={budget}, or {instead}")
+        if self.of != "layers" and self.budget != "parameters":
+            found.add(f"of={self.of} says which parameters are counted: add budget=parameters, or leave it out")
         found.tell()
 
     @property

@@ -1,4 +1,4 @@
-"""The calibration set: examples of the training set, drawn with the cell's seed, or those of a file."""
+"""The calibration set: examples of the training set or of texts, drawn with the cell's seed, or those of a file."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,34 @@ from transformers import PretrainedConfig
 
 from experiments.config.groups import CalibrationSettings
 from experiments.inputs.checkpoints import positions_of
+from experiments.inputs.drawing import Amount, DrawnTexts, draw_texts
 from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 
 
 def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
+    """Draw a cell's calibration examples: of texts if its task or settings name some, else of the task's training set.
+
+    Raises:
+        UserError: too few tokens for a single example, or no data.
+    """
+    texts = task.calibration_texts(settings.data)
+    if texts is None:
+        return draw_training(task, tokenizer, settings, seed, labels)
+    amount, draw = Amount(settings.examples, settings.tokens), "documents"
+    if task.generates:
+        drawn, draw = draw_texts(texts, tokenizer, task.max_length, amount, seed)
+        examples: list[Example] = [{"input_ids": ids} for ids in drawn]
+    else:
+        order = np.random.default_rng(seed).permutation(len(texts.documents))
+        examples = task.tokenise_texts(tokenizer, [texts.documents[row] for row in order])
+        examples = examples[: amount.taken([len(example["input_ids"]) for example in examples])]
+    origin = {"data": texts.source, "texts": len(texts.documents), "window": task.max_length, "draw": draw}
+    return DrawnTexts(examples, task.batch_size, tokenizer.pad_token_id or 0, **origin)
+
+
+def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
     """Draw examples of the training set with replacement, as in the K-prune authors' code; at most as many as it has.
 
     Args:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,24 +17,52 @@ HUB_PATIENCE = 15.0
 """Seconds that the hub gets to answer; with the look into the hub's local cache the whole stays under 20."""
 
 
-def find_dataset(hub_id: str, config: str) -> datasets.DatasetDict:
+def find_dataset(hub_id: str, config: str, files: Mapping[str, str] | None = None) -> datasets.DatasetDict:
     """Return the splits of one configuration of a data set, from the mirror or the hub.
 
+    Args:
+        files: a JSON-lines file by split, in place of all files of the configuration; a mirror that lacks them is read by
+            its README.
+
     Raises:
-        UserError: it is neither in the mirror nor to be had from the hub, or its files cannot be read.
+        UserError: it is neither in the mirror nor to be had from the hub, it has no such configuration, or its files cannot
+            be read.
     """
-    folder = _in_mirror(hub_id)
+    folder, wanted = _in_mirror(hub_id), tuple((files or {}).values()) or (f"{config}/*",)
     if folder is None:
-        folder = _from_hub(hub_id, "dataset", ("README.md", f"{config}/*"), f"{config}/*")
+        folder = _from_hub(hub_id, "dataset", ("README.md", *wanted), wanted[0])
+    there = {split: str(folder / file) for split, file in (files or {}).items() if (folder / file).is_file()}
     try:
         with _quiet_datasets():
+            if there:
+                return datasets.load_dataset("json", data_files=there)
             return datasets.load_dataset(str(folder), config)
     except Exception as error:  # datasets raises a different type for each way a folder can be wrong
+        known = _configs(folder)
+        if known and config not in known:
+            raise UserError(
+                f"{hub_id} has no configuration {config} in {folder}, but {', '.join(known)}: give task.config={known[0]}, or "
+                "put the other one there"
+            ) from error
         reason = one_line(error.__cause__ or error)
         raise UserError(
             f"{folder} holds no readable data set {hub_id} ({config}): {reason}; "
             f"check its README's configs and its parquet files"
         ) from error
+
+
+def split_with_columns(data: datasets.DatasetDict, source: str, split: str, columns: list[str]) -> datasets.Dataset:
+    """Return one split of `data`.
+
+    Raises:
+        UserError: there is no such split, or it lacks one of `columns`.
+    """
+    if split not in data:
+        raise UserError(f"{source} has no split {split}: it has {', '.join(data)}")
+    for column in columns:
+        if column not in data[split].column_names:
+            raise UserError(f"{source} has no column {column}: it has {', '.join(data[split].column_names)}")
+    return data[split]
 
 
 def find_model(id_or_path: str) -> str:
@@ -58,6 +86,15 @@ def local_model(id_or_path: str) -> Path | None:
     """
     folder = Path(id_or_path).expanduser()
     return folder if folder.is_dir() else _in_mirror(id_or_path)
+
+
+def _configs(folder: Path) -> list[str]:
+    """Return the configurations that a data set's README names; none if it can't be read."""
+    try:
+        with _quiet_datasets():
+            return datasets.get_dataset_config_names(str(folder))
+    except Exception:  # the caller says what is wrong with the folder
+        return []
 
 
 @contextmanager

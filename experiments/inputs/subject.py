@@ -1,7 +1,7 @@
 """What the cells of one task and checkpoint share."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -21,45 +21,64 @@ from experiments.inputs.checkpoints import (
 )
 from experiments.scoring.dense import dense_predictions
 from experiments.tasks import Task
+from kprune.budgets import ParametersBudget
 from kprune.contract import PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
+from kprune.models import view_of
 
 
 @dataclass
 class Subject:
-    """Data, dense model and its score."""
+    """Data and the dense model."""
 
     task: Task
     checkpoint: Checkpoint
     tokenizer: Any
     model: nn.Module
     device: torch.device
-    dense_score: float
+    settings: TaskSettings
     data: dict[tuple, PruningData] = field(default_factory=dict)
+
+    @cached_property
+    def dense_score(self) -> float:
+        """Return the dense model's score, computed when it is first asked for."""
+        task, checkpoint, settings = self.task, self.checkpoint, self.settings.settings
+        found = dense_predictions(self.model, task, self.tokenizer, self.device, settings, checkpoint.digest)
+        print(f"{task.name}: dense {task.metric} {found.score:.2f} ({checkpoint.source} checkpoint)")
+        warn_of_little(task, found.score, task.evaluation(self.tokenizer).majority)
+        warn_of_chance(task, found.score, len(self.tokenizer))
+        return found.score
 
 
 def subject_for(config: CellConfig) -> Subject:
     """Return the shared part of a cell; kept for the next cell of the same task and model.
 
+    What is asked for is checked before the dense model is scored.
+
     Raises:
         UserError: the device is not there, data or checkpoint are wrong, or the model reads less than latency asks for.
+        OutOfReach: more parameters are to go than the model's units have.
     """
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     subject = _subject(config.task, config.model, device)
-    check_latency_point(config.latency, subject.model)
+    check_latency_point(config.latency, subject.model, subject.task.generates)
+    if config.target.kind == "parameters":
+        ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
+    subject.dense_score  # noqa: B018 (computes)
     return subject
 
 
-def check_latency_point(latency: LatencyPoint | None, model: nn.Module) -> None:
-    """Raise a UserError if latency is to be measured on longer inputs than the model reads."""
+def check_latency_point(latency: LatencyPoint | None, model: nn.Module, generates: bool = False) -> None:
+    """Raise a UserError if latency is to be measured on longer inputs, and the one token generated more, than the model reads."""
     positions = positions_of(model.config.to_dict())
-    if latency and positions and latency.sequence_length > positions:
+    longest = positions and positions - generates
+    if latency and longest and latency.sequence_length > longest:
         raise UserError(
-            f"latency.sequence_length={latency.sequence_length} is more than the {positions} tokens that the "
-            f"model reads: give latency.sequence_length={positions} or less"
+            f"latency.sequence_length={latency.sequence_length} is more than the {longest} tokens that the "
+            f"model reads: give latency.sequence_length={longest} or less"
         )
 
 
@@ -69,10 +88,7 @@ def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device:
     checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
-    dense_score = dense_predictions(dense, task, tokenizer, device, task_settings.settings, checkpoint.digest).score
-    print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
-    warn_of_little(task, dense_score, task.evaluation(tokenizer).majority)
-    return Subject(task, checkpoint, tokenizer, dense, device, dense_score)
+    return Subject(task, checkpoint, tokenizer, dense, device, task_settings)
 
 
 def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
@@ -81,6 +97,14 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
         print(
             f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
             "order that it was trained with (custom data: task.label_names)?"
+        )
+
+
+def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
+    """Warn if a language model foresees tokens worse than by guessing: its tokenizer may be another model's."""
+    if task.metric == "perplexity" and dense_score > vocabulary:
+        print(
+            f"warning: the dense model's perplexity is above {vocabulary}, its vocabulary: is the tokenizer beside it its own?"
         )
 
 

@@ -15,12 +15,19 @@ from kprune.target import Target
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored: the split, its number of items, the share of the most frequent class in percent, its tokens' hash."""
+    """What was scored: the split, its number of items, the share of the most frequent class in percent, its tokens' hash.
+
+    A perplexity's items are windows. `data` is what they are of, `window` their tokens, and `first_token` says whether the
+    tokenizer's first token stands "once", before the whole text, or "none" does.
+    """
 
     split: str
     examples: int
     majority: float | None = None
     sha256: str | None = None
+    data: str | None = None
+    window: int | None = None
+    first_token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,36 @@ class CheckpointUsed:
 
 @dataclass(frozen=True)
 class CalibrationUsed:
-    """What the method read: examples, their tokens, and whether it saw labels."""
+    """What the method read: examples, their tokens, and whether it saw labels.
+
+    Of examples that were drawn from texts: the `data`, how many `texts` it has, the tokens of a `window`, and what an
+    example is (`draw`, as `experiments.inputs.drawing.DrawnTexts` has it).
+    """
 
     examples: int
     tokens: int
     labels: bool | None = None
+    data: str | None = None
+    texts: int | None = None
+    window: int | None = None
+    draw: str | None = None
+
+
+@dataclass(frozen=True)
+class TokensPerSecond:
+    """The speed of the dense and the pruned model, measured in turn."""
+
+    dense: float
+    pruned: float
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians of forward passes in milliseconds; `speedup_range` are the extremes of the single pairs' ratios."""
+    """Medians of forward passes in milliseconds; `speedup_range` are the extremes of the single pairs' ratios.
+
+    Of a language model, `sequence_length` are the tokens of a prompt: `prefill` is the speed at which they are read, and
+    `decoding` that of the next token, with the prompt in the cache.
+    """
 
     device: str
     batch_size: int
@@ -52,6 +79,8 @@ class Latency:
     pruned_ms: float
     speedup: float
     speedup_range: list[float] | None = None
+    prefill: TokensPerSecond | None = None
+    decoding: TokensPerSecond | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +88,8 @@ class Record:
     """The record of one cell. Scores are in percent; reductions are shares, measured on the pruned model.
 
     Attributes:
+        params_reduction, params_reduction_of_model: of the layers' parameters, and of all; the latter is None in records from
+            before it was told.
         kept_heads, kept_neurons: a number per layer, bottom to top (means if they depend on the input).
         peak_memory_mb: the GPU's or, on a CPU, the process's while the cell was run; None if the system can't tell.
         latency: None if it was not measured.
@@ -95,6 +126,7 @@ class Record:
     details: dict[str, Any]
     target: Target
     params_reduction_requested: float | None = None
+    params_reduction_of_model: float | None = None
     plan: dict[str, list[int]] | None = None
 
     @classmethod

@@ -11,7 +11,11 @@ from kprune.target import number_text
 
 
 def variant_of(
-    settings: Mapping[str, Any], defaults: Mapping[str, Any], grain: int = 1, uniform: bool = False
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    grain: int = 1,
+    uniform: bool = False,
+    of: str = "layers",
 ) -> dict[str, Any]:
     """Return the settings that differ from their config files' own.
 
@@ -19,12 +23,15 @@ def variant_of(
         settings, defaults: of the method and the calibration set, in groups; the names of the leaves are unique.
         grain: columns that widths are multiples of; told if it is not 1.
         uniform: whether all layers are kept alike; told if they are.
+        of: whose parameters are counted; told if it is not the layers'.
     """
     ours, theirs = leaves(settings), leaves(defaults)
     variant = {key: value for key, value in ours.items() if value != theirs.get(key)}
-    if variant.get("file"):
-        variant["file"] = Path(variant["file"]).stem
-    return variant | ({"grain": grain} if grain != 1 else {}) | ({"uniform": True} if uniform else {})
+    for name in ("file", "data"):
+        if variant.get(name):
+            variant[name] = Path(variant[name]).stem
+    told = {"grain": (grain, 1), "uniform": (uniform, False), "of": (of, "layers")}
+    return variant | {name: value for name, (value, usual) in told.items() if value != usual}
 
 
 def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ KINDS = {
     "squad": "experiments.tasks.squad.SquadTask",
     "custom": "experiments.tasks.custom.CustomTask",
     "docstrings": "experiments.tasks.docstrings.DocstringsTask",
-    "language": "experiments.tasks.language.LanguageTask",
+    "language": "experiments.tasks.language.HubTextTask",
+    "custom_text": "experiments.tasks.language.FileTextTask",
 }
 """Class of each `kind`, imported when asked for."""
 

@@ -10,8 +10,10 @@ from weakref import WeakKeyDictionary
 import transformers
 from torch import Tensor
 
+from experiments.inputs.texts import Texts
 from experiments.scoring.predictions import Predictions
 from kprune.data import Example
+from kprune.errors import UserError
 from kprune.objectives import Objective
 
 
@@ -24,9 +26,14 @@ class EvaluationSet:
         gold: the label, value or accepted answers of each scored item.
         size: number of scored items.
         majority: score of always predicting the most frequent class, in percent; None if there are no classes.
+        data: what a perplexity is of; None for other metrics, as `window` (tokens of an item) and `first_token` ("once",
+            before the whole text, or "none") are.
     """
 
     majority: float | None = None
+    data: str | None = None
+    window: int | None = None
+    first_token: str | None = None
 
     def __init__(self, split: str, examples: Sequence[Example], gold: Sequence[Any]):
         self.split = split
@@ -56,7 +63,7 @@ class Task:
     """A data set with its head, loss and metric.
 
     Attributes:
-        metric: "accuracy", "spearman" or "f1".
+        metric: "accuracy", "spearman", "f1" or "perplexity".
         max_length: tokens an example is cut to.
         average_length: tokens of a mean training example, for the FLOPs and the size of the calibration set; None
             if it is to be measured.
@@ -64,6 +71,10 @@ class Task:
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.
         fine_tuned: whether a pretrained model must be fine-tuned for it; a language model is pruned as pretrained.
+        labelled: whether its training examples have labels.
+        generates: whether its models generate text, so that their speed is that of a prompt and of one token more.
+        calibration_data: data that calibration texts are drawn from unless others are asked for; None: there are none.
+        latency_point: batch size and tokens that latency is measured at unless others are asked for.
         finetuning: settings of the fine-tuning that are not the standard recipe's.
     """
 
@@ -71,6 +82,10 @@ class Task:
     metric: str
     higher_is_better = True
     fine_tuned = True
+    labelled = True
+    generates = False
+    calibration_data: str | None = None
+    latency_point = (32, 128)
     max_length: int
     average_length: float | None
     batch_size: int
@@ -90,6 +105,45 @@ class Task:
     def num_labels(self) -> int | None:
         """Return the outputs of the head: classes, 1 for regression, None for spans."""
         return None if self.label_names is None else len(self.label_names)
+
+    def fit(self, positions: int | None, reader: str) -> None:
+        """Check that a model reads the task's examples, or settle on shorter ones if that is left to the model.
+
+        Args:
+            positions: tokens that the model reads; None if it does not say.
+            reader: what reads, for the message.
+
+        Raises:
+            UserError: it reads fewer than it is asked to.
+        """
+        if positions is not None and self.max_length > positions:
+            raise UserError(
+                f"{reader} reads {positions} tokens, the task up to {self.max_length}: give task.max_length={positions}"
+            )
+
+    def check_data(self, data: str | None) -> None:
+        """Check that calibration examples can be drawn from what `calibration.data` says; None: from the task's own.
+
+        Raises:
+            UserError: they can't.
+        """
+        if data is not None:
+            raise UserError(
+                f"calibration.data={data} is of texts, and {self.name} is no task on one text: leave it out, or give "
+                "calibration.file"
+            )
+
+    def calibration_texts(self, data: str | None) -> Texts | None:
+        """Return the texts that calibration examples are drawn from; None: the training set is.
+
+        Raises:
+            UserError: the data are not to be had.
+        """
+        return None
+
+    def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
+        """Return an unlabelled example of each of `calibration_texts`."""
+        raise NotImplementedError
 
     def training(self, tokenizer) -> Sequence[Example]:
         """Return the labelled training set, tokenised once per tokenizer.

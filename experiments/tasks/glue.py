@@ -4,7 +4,7 @@ from functools import cached_property
 
 from datasets import ClassLabel, DatasetDict
 
-from experiments.inputs.hub import find_dataset
+from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 
@@ -73,17 +73,3 @@ class GlueTask(TextTask):
         return Table(
             f"{self.hub_id} ({self.config}, {split})", [list(column) for column in texts], list(rows[self.label])
         )
-
-
-def split_with_columns(data: DatasetDict, source: str, split: str, columns: list[str]):
-    """Return one split of `data`.
-
-    Raises:
-        UserError: there is no such split, or it lacks one of `columns`.
-    """
-    if split not in data:
-        raise UserError(f"{source} has no split {split}: it has {', '.join(data)}")
-    for column in columns:
-        if column not in data[split].column_names:
-            raise UserError(f"{source} has no column {column}: it has {', '.join(data[split].column_names)}")
-    return data[split]

@@ -1,108 +1,239 @@
 """Language modelling: the perplexity of disjoint windows of a running text."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import DatasetDict
 from torch import Tensor
 
-from experiments.inputs.hub import find_dataset
+from experiments.inputs.texts import CALIBRATION, SUFFIXES, HubTexts, Texts, check_file, read_file
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
-from experiments.tasks.glue import split_with_columns
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import CausalLM
 
+WINDOW = 2048
+"""Tokens of a window, of a model that reads as many: the protocol's."""
+
 
 class LanguageTask(Task):
-    """A text from the hub, by the protocol of GPTQ and SparseGPT.
+    """A text, by the protocol of GPTQ and SparseGPT.
 
-    The rows of the evaluation split are joined by `separator` and tokenised once, so that a first token stands once, before
-    the whole text, if the tokenizer puts one; the tokens are cut into disjoint windows, and what is left at the end is
-    dropped. A window's loss is the mean over its window - 1 predicted tokens; the perplexity is the exponential of the mean
-    over windows.
+    The documents are joined by `separator` and tokenised once, so that a first token stands once, before the whole text, if
+    the tokenizer puts one; the tokens are cut into disjoint windows, and what is left at the end is dropped. A window's loss
+    is the mean over its window - 1 predicted tokens; the perplexity is the exponential of the mean over windows.
+
+    A subclass says where the text comes from.
+
+    Attributes:
+        window: tokens of a window; settled by `fit` if None was given.
+        calibration_option: what names the calibration data, for messages.
 
     Args:
-        window: tokens of a window.
+        window: tokens of a window; None: 2,048, or what the model reads if that is less.
         windows: at most so many windows are scored, from the start; None for all.
-        separator: what joins the rows.
-        calibration_id, calibration_config, calibration_split: data set that calibration texts are drawn from, one text a row.
+        separator: what joins the documents.
+        average_length: tokens that FLOPs are counted at; None: the window.
     """
 
     metric = "perplexity"
     higher_is_better = False
     label_names = None
     fine_tuned = False
+    labelled = False
+    generates = True
+    latency_point = (1, 512)
+    calibration_data = "c4"
+    calibration_option = "calibration.data"
 
     def __init__(
         self,
         name: str,
-        hub_id: str,
-        config: str,
-        evaluation_split: str,
-        window: int,
+        window: int | None,
         windows: int | None,
         separator: str,
-        calibration_id: str,
-        calibration_config: str,
-        calibration_split: str,
-        max_length: int,
         average_length: float | None,
         batch_size: int,
-        column: str = "text",
     ):
         super().__init__()
-        if window < 2:
+        if window is not None and window < 2:
             raise UserError(f"task.window={window} predicts no token: give 2 or more")
         self.name = name
-        self.hub_id, self.config, self.evaluation_split = hub_id, config, evaluation_split
-        self.window, self.windows, self.separator = window, windows, separator
-        self.calibration = calibration_id, calibration_config, calibration_split
-        self.max_length, self.average_length, self.batch_size = max(max_length, window), average_length, batch_size
-        self.column = column
+        self.window_asked, self.window = window, window or WINDOW
+        self.windows, self.separator = windows, separator
+        self.length_asked, self.batch_size = average_length, batch_size
         self.objective = CausalLM()
 
-    @cached_property
-    def data(self) -> DatasetDict:
-        return find_dataset(self.hub_id, self.config)
+    @property
+    def max_length(self) -> int:
+        return self.window
+
+    @property
+    def average_length(self) -> float:
+        return self.length_asked or self.window
+
+    def fit(self, positions: int | None, reader: str) -> None:
+        if positions is None or self.window <= positions:
+            return
+        if self.window_asked:
+            raise UserError(
+                f"{reader} reads {positions} tokens, task.window={self.window} is longer: give task.window={positions} or less"
+            )
+        self.window = positions
+
+    def evaluation_texts(self) -> Texts:
+        raise NotImplementedError
+
+    @property
+    def evaluation_source(self) -> str:
+        """Return the name of what is scored, as `Texts.source` has it."""
+        raise NotImplementedError
+
+    @property
+    def evaluation_split(self) -> str:
+        raise NotImplementedError
+
+    def check_data(self, data: str | None) -> None:
+        """Take a data set of `CALIBRATION` or a file of texts, unless it is what the task scores."""
+        source = self._calibration_source(data)
+        if not isinstance(source, HubTexts) and source.suffix.lower() not in SUFFIXES:
+            raise UserError(
+                f"{self.calibration_option}={source} is unknown: give {', '.join(CALIBRATION)} or a file ({', '.join(SUFFIXES)})"
+            )
+        if not isinstance(source, HubTexts):
+            check_file(source, self.calibration_option)
+        name = source.source if isinstance(source, HubTexts) else str(source)
+        if name == self.evaluation_source:
+            raise UserError(
+                f"{name} is what {self.name} scores, so that it can't calibrate: give other calibration.data"
+            )
+
+    def calibration_texts(self, data: str | None) -> Texts:
+        source = self._calibration_source(data)
+        return source.read() if isinstance(source, HubTexts) else read_file(source, self.calibration_option)
+
+    def _calibration_source(self, data: str | None) -> HubTexts | Path:
+        name = data or self.calibration_data
+        return CALIBRATION[name] if name in CALIBRATION else Path(name).expanduser()
 
     def tokenise_training(self, tokenizer: Any) -> list[Example]:
-        """Return the calibration texts, each cut to `max_length` tokens; texts of fewer than two tokens are left out."""
-        hub_id, config, split = self.calibration
-        rows = split_with_columns(find_dataset(hub_id, config), f"{hub_id} ({config})", split, [self.column])
-        encoded = tokenizer(list(rows[self.column]), truncation=True, max_length=self.max_length)
+        """Return the documents of the task's own calibration data, cut to a window; those of fewer than two tokens are left out."""
+        documents = self.calibration_texts(None).documents
+        encoded = tokenizer(list(documents), truncation=True, max_length=self.window)
         return [{"input_ids": ids} for ids in encoded["input_ids"] if len(ids) > 1]
 
     def tokenise_evaluation(self, tokenizer: Any) -> "WindowEvaluation":
-        """Return the windows of the evaluation split.
+        """Return the windows of the text.
 
         Raises:
             UserError: the text is shorter than a window.
         """
-        rows = split_with_columns(self.data, f"{self.hub_id} ({self.config})", self.evaluation_split, [self.column])
-        ids = tokenizer(self.separator.join(rows[self.column]), verbose=False)["input_ids"]
+        texts = self.evaluation_texts()
+        text = self.separator.join(texts.documents)
+        ids = tokenizer(text, verbose=False)["input_ids"]
         count = len(ids) // self.window
         if not count:
             raise UserError(
-                f"{self.hub_id} ({self.config}, {self.evaluation_split}) has {len(ids)} tokens, less than a window of "
-                f"{self.window}: give a smaller task.window"
+                f"{texts.source} has {len(ids)} tokens, less than a window of {self.window}: give a smaller task.window"
             )
         if self.windows is not None:
             count = min(count, self.windows)
         windows = [ids[start : start + self.window] for start in range(0, count * self.window, self.window)]
-        return WindowEvaluation(self.evaluation_split, [{"input_ids": window} for window in windows])
+        examples = [{"input_ids": window} for window in windows]
+        first_token = "once" if ids[0] in tokenizer.all_special_ids else "none"
+        return WindowEvaluation(self.evaluation_split, examples, texts.source, self.window, first_token)
+
+
+class HubTextTask(LanguageTask):
+    """A text from the hub.
+
+    Args:
+        hub_id, config, evaluation_split, column: where the documents are, one a row.
+        hub_file: the one file of the split that is read from the hub, of a data set that has hundreds.
+        documents: the first so many are joined; None for all.
+    """
+
+    def __init__(
+        self,
+        hub_id: str,
+        config: str,
+        evaluation_split: str,
+        documents: int | None = None,
+        hub_file: str | None = None,
+        column: str = "text",
+        **settings: Any,
+    ):
+        super().__init__(**settings)
+        self.hub_id, self.config, self.column = hub_id, config, column
+        self.hub_file, self.documents = hub_file, documents
+        self._texts = HubTexts(hub_id, config, evaluation_split, column, hub_file)
+
+    @property
+    def evaluation_split(self) -> str:
+        return self._texts.split
+
+    @property
+    def evaluation_source(self) -> str:
+        return self._texts.source
+
+    def evaluation_texts(self) -> Texts:
+        return self._texts.read(self.documents)
+
+
+class FileTextTask(LanguageTask):
+    """A file of one's own.
+
+    Args:
+        evaluation_file: the text that is scored (.txt, or JSON lines with `text`, which are joined).
+        train_file: what calibration texts are drawn from; None: C4.
+    """
+
+    def __init__(self, evaluation_file: str | None, train_file: str | None, **settings: Any):
+        super().__init__(**settings)
+        if not evaluation_file:
+            raise UserError(
+                "this task scores your own text: give task.evaluation_file=FILE (.txt, or JSON lines with text)"
+            )
+        self.evaluation_file = Path(evaluation_file).expanduser()
+        check_file(self.evaluation_file, "task.evaluation_file")
+        self.train_file = train_file
+        if train_file:
+            self.calibration_data, self.calibration_option = train_file, "task.train_file"
+
+    @property
+    def evaluation_split(self) -> str:
+        return self.evaluation_file.name
+
+    @property
+    def evaluation_source(self) -> str:
+        return str(self.evaluation_file)
+
+    def check_data(self, data: str | None) -> None:
+        """Take what any language task does, but not two sources at once."""
+        if data and self.train_file:
+            raise UserError("calibration.data and task.train_file both name calibration texts: leave one of them out")
+        super().check_data(data)
+
+    def evaluation_texts(self) -> Texts:
+        return read_file(self.evaluation_file, "task.evaluation_file")
 
 
 class WindowEvaluation(EvaluationSet):
-    """The mean negative log-likelihood of each window."""
+    """The mean negative log-likelihood of each window.
 
-    def __init__(self, split: str, examples: Sequence[Example]):
+    Attributes:
+        data: what the windows are of.
+        window: their tokens.
+        first_token: "once", before the whole text, or "none".
+    """
+
+    def __init__(self, split: str, examples: Sequence[Example], data: str, window: int, first_token: str):
         super().__init__(split, examples, range(len(examples)))
+        self.data, self.window, self.first_token = data, window, first_token
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
         """Return a window's loss in place of its logits, [T, vocabulary]: all windows' would not fit in memory."""

@@ -10,11 +10,10 @@ from datasets import DatasetDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from experiments.inputs.hub import find_dataset
+from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.scoring import metrics
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
-from experiments.tasks.glue import split_with_columns
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Span

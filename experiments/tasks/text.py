@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.inputs.texts import CALIBRATION, Texts, check_file, read_file
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from kprune.data import Example
@@ -47,9 +49,11 @@ class TextTask(Task):
 
     Attributes:
         evaluation_split: name of the evaluation data, for the record.
+        text: the columns of an example's texts: one, or two for pairs.
     """
 
     evaluation_split: str
+    text: Sequence[str] = ("text",)
 
     def __init__(
         self, name: str, problem: str, metric: str, max_length: int, average_length: float | None, batch_size: int
@@ -90,6 +94,24 @@ class TextTask(Task):
         labels = self.checked_labels(table)
         examples = tokenise(tokenizer, table.texts, self.max_length)
         return TextEvaluation(self.evaluation_split, examples, labels, self.metric)
+
+    def check_data(self, data: str | None) -> None:
+        """Take a file of texts, one an example, for a task on one text."""
+        if data is None:
+            return
+        if len(self.text) > 1:
+            super().check_data(data)
+        if data in CALIBRATION:
+            raise UserError(
+                f"calibration.data={data} calibrates language models: give a file of texts such as {self.name}'s, or leave it out"
+            )
+        check_file(Path(data).expanduser(), "calibration.data")
+
+    def calibration_texts(self, data: str | None) -> Texts | None:
+        return None if data is None else read_file(Path(data).expanduser(), "calibration.data")
+
+    def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
+        return tokenise(tokenizer, [texts], self.max_length)
 
     def checked_labels(self, table: Table) -> list[int | float]:
         """Return the labels as the loss wants them: class numbers, or finite values.

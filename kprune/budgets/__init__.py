@@ -2,6 +2,6 @@
 
 from kprune.budgets.costs import Budget, UnitCost
 from kprune.budgets.flops import FlopsBudget
-from kprune.budgets.parameters import ParametersBudget
+from kprune.budgets.parameters import Of, ParametersBudget
 
-__all__ = ["Budget", "FlopsBudget", "ParametersBudget", "UnitCost"]
+__all__ = ["Budget", "FlopsBudget", "Of", "ParametersBudget", "UnitCost"]

@@ -113,7 +113,8 @@ class Block:
         """Return the FLOPs of one unit on one sequence.
 
         A multiply and an add count as 2; softmax, norm and bias are left out (K-prune paper, as Kwon et al. 2022). A head
-        costs 8 s d d_h + 4 s² d_h: its projections, attention scores and their product with the values; a neuron 4 s d.
+        costs 8 s d d_h + 4 s² d_h: its projections, attention scores and their product with the values; a neuron 4 s d. A
+        causal mask saves nothing: all s² scores are counted (kprune/models/flops.py).
         """
         if not self.units:
             return 0.0

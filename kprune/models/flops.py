@@ -1,4 +1,9 @@
-"""FLOPs and parameters of a model's layers. A multiply and an add count as 2; norm, bias, embeddings and head are left out."""
+"""FLOPs and parameters of a model's layers. A multiply and an add count as 2; norm, bias, embeddings and head are left out.
+
+Attention is counted in full, s² scores of a head for s tokens, in encoders and decoders alike: a causal mask hides half of
+the scores, but transformers' eager attention computes them all. A kernel that leaves the hidden half out (SDPA's on a GPU)
+computes up to half of that term; at the lengths of a prompt, projections outweigh it.
+"""
 
 from kprune.models.view import ModelView
 
@@ -13,6 +18,11 @@ def layer_parameters(view: ModelView) -> int:
     return sum(parameter.numel() for parameter in view.layers.parameters())
 
 
+def model_parameters(view: ModelView) -> int:
+    """Return the number of all parameters of a model; tied ones count once."""
+    return sum(parameter.numel() for parameter in view.model.parameters())
+
+
 def flops_reduction(dense: ModelView, pruned: ModelView, sequence_length: float) -> float:
     """Return the share of FLOPs removed, counted on the two models as they are."""
     return 1 - model_flops(pruned, sequence_length) / model_flops(dense, sequence_length)
@@ -21,3 +31,8 @@ def flops_reduction(dense: ModelView, pruned: ModelView, sequence_length: float)
 def params_reduction(dense: ModelView, pruned: ModelView) -> float:
     """Return the share of the layers' parameters removed, counted on the two models as they are."""
     return 1 - layer_parameters(pruned) / layer_parameters(dense)
+
+
+def params_reduction_of_model(dense: ModelView, pruned: ModelView) -> float:
+    """Return the share of all parameters removed, embeddings and head included."""
+    return 1 - model_parameters(pruned) / model_parameters(dense)

@@ -14,6 +14,7 @@ from experiments.inputs.checkpoints import (
     load_pretrained,
     load_tokenizer,
 )
+from experiments.tasks import Task
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
 from kprune.objectives import Classification, Span
@@ -23,7 +24,7 @@ from kprune.quiet import quiet_transformers
 class StubTask:
     """As much of a task as loading asks for."""
 
-    finetuning, fine_tuned = None, True
+    finetuning, fine_tuned, generates, fit = None, True, False, Task.fit
 
     def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
         self.name, self.max_length = name, max_length

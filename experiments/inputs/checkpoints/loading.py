@@ -17,6 +17,8 @@ from kprune.errors import UserError, one_line
 from kprune.models.families import FAMILIES
 from kprune.quiet import quiet_transformers
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Settings of a config that say how many experts a layer has."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
@@ -50,7 +52,10 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
         UserError: files are missing or damaged, a weight is not finite, or the family is not supported.
     """
     folder = Path(folder)
-    _check_family(folder, _read_config(folder))
+    config = _read_config(folder)
+    _check_family(folder, config)
+    _check_has_class(folder, config, task)
+    task.fit(positions_of(config), str(folder))
     check_weights(folder)
     head = {}
     if task.label_names is not None:
@@ -86,10 +91,11 @@ def load_tokenizer(folder: str | Path):
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
     vocabulary = _read_config(folder).get("vocab_size")
-    if vocabulary and len(tokenizer) > vocabulary:
+    # Ids may have gaps, so that the number of tokens does not tell the largest.
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if vocabulary and tokens > vocabulary:
         raise UserError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}: "
-            f"put the model's own tokenizer there"
+            f"{folder}: the tokenizer has {tokens} tokens, the model {vocabulary}: put the model's own tokenizer there"
         )
     return tokenizer
 
@@ -125,6 +131,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _check_family(folder: Path, config: dict[str, Any]) -> None:
     family = config.get("model_type")
+    if any(config.get(name) for name in EXPERTS):
+        raise UserError(f"{folder} is a mixture of experts, which is not supported: give a model with one FFN a layer")
+    if quantised := config.get("quantization_config"):
+        how = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+        raise UserError(
+            f"{folder} is quantised ({how}), and rounded weights can't be measured and solved with: give the checkpoint that "
+            "it was made from, in float32 or half precision"
+        )
     if family not in FAMILIES:
         raise UserError(f"{folder}: model family '{family}' is not supported: use one of {', '.join(FAMILIES)}")
 
@@ -135,15 +149,17 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     wanted = task.objective.class_suffix
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith(wanted):
-        raise UserError(
-            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
-            f"{wanted}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+        remedy = (
+            "give model.checkpoint=FOLDER of a model fine-tuned on it"
+            if task.fine_tuned
+            else "give a language model, such as model=smollm2"
         )
-    positions = positions_of(config)
-    if positions is not None and task.max_length > positions:
         raise UserError(
-            f"{folder} reads {positions} tokens, the task up to {task.max_length}: give task.max_length={positions}"
+            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one {wanted}: {remedy}"
         )
+    task.fit(positions_of(config), str(folder))
+    if task.generates:
+        _check_sliding(folder, config, task)
     if task.label_names is None:
         return
     names = config.get("id2label") or {}
@@ -159,6 +175,27 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
         raise UserError(
             f"{folder} has its labels in another order ({', '.join(theirs)}) than {task.name} "
             f"({', '.join(ours)}): give a checkpoint with the task's order"
+        )
+
+
+def _check_has_class(folder: Path, config: dict[str, Any], task: Task) -> None:
+    """Check that transformers has a class of the family with the task's head."""
+    family, head = config["model_type"], task.objective
+    classes = getattr(transformers, head.auto_class)._model_mapping
+    if transformers.CONFIG_MAPPING[family] not in classes:
+        raise UserError(
+            f"{folder}: transformers has no {family} model {head.class_suffix}, which {task.name} needs: give another model"
+        )
+
+
+def _check_sliding(folder: Path, config: dict[str, Any], task: Task) -> None:
+    """Check that no layer of a decoder attends to fewer tokens than an example has: its costs are counted for all of them."""
+    window = config.get("sliding_window")
+    slides = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
+    if window and slides and config.get("use_sliding_window", True) and window < task.max_length:
+        raise UserError(
+            f"{folder} attends through a sliding window of {window} tokens, which is not supported for longer examples: give "
+            f"task.window={window} or less"
         )
 
 

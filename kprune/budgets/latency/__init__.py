@@ -1,6 +1,7 @@
 """Measured latency, and a budget in measured milliseconds."""
 
 from kprune.budgets.latency.budget import LatencyBudget, check_speedup
+from kprune.budgets.latency.generation import measure_generation
 from kprune.budgets.latency.table import LatencyTable, measure_table
 from kprune.budgets.latency.timing import STANDARD, Point, measure_latency
 
@@ -10,6 +11,7 @@ __all__ = [
     "LatencyTable",
     "Point",
     "check_speedup",
+    "measure_generation",
     "measure_latency",
     "measure_table",
 ]

@@ -1,0 +1,385 @@
+"""Language tasks: what is scored, what is drawn, and what is refused."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from language import POSITIONS, make_language_world, overrides, tiny_llama, word_tokenizer, words, write_lines
+from tiny import tiny_model
+
+from experiments.config.cell import configured
+from experiments.inputs import hub, subject
+from experiments.inputs.calibration import draw_calibration
+from experiments.inputs.checkpoints import load_model, load_pretrained, load_tokenizer
+from experiments.inputs.drawing import Amount, draw_texts
+from experiments.inputs.texts import CALIBRATION, HubTexts, Texts
+from experiments.scoring.evaluation import evaluate
+from experiments.tasks import build_task
+from kprune.errors import OutOfReach, UserError
+
+BY_TOKENS = "calibration.tokens=100"
+
+
+def language(world, *more):
+    own = {entry.partition("=")[0] for entry in more}
+    return configured([*(entry for entry in overrides(world) if entry.partition("=")[0] not in own), *more])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_language_world(tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture
+def cached(world, monkeypatch):
+    monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
+    monkeypatch.setenv("KPRUNE_MIRROR", "")
+    subject._subject.cache_clear()
+
+
+# --- what is scored --------------------------------------------------------------------------------------------------
+
+
+def test_perplexity_by_hand(world):
+    """Disjoint windows from the start, the tail dropped, every window's mean loss counted alike."""
+    task, model, tokenizer = language(world).task.build(), tiny_llama(), word_tokenizer()
+    ids = torch.tensor(tokenizer((world / "evaluation.txt").read_text())["input_ids"])
+    assert len(ids) == 210
+    losses = []
+    for start in range(0, 208, 16):
+        window = ids[start : start + 16]
+        with torch.no_grad():
+            logs = model(input_ids=window[None]).logits[0].log_softmax(-1)
+        losses.append(-sum(logs[i, window[i + 1]].item() for i in range(15)) / 15)
+    assert evaluate(model, task, tokenizer) == pytest.approx(math.exp(sum(losses) / 13), rel=1e-5)
+    evaluation = task.evaluation(tokenizer)
+    assert (evaluation.size, evaluation.window, evaluation.first_token) == (13, 16, "none")
+    assert evaluation.data == str(world / "evaluation.txt") and evaluation.split == "evaluation.txt"
+
+
+def test_a_first_token_stands_once_before_the_text(world):
+    evaluation = language(world).task.build().evaluation(word_tokenizer(first=True))
+    assert evaluation.first_token == "once"
+    assert [window["input_ids"].count(2) for window in evaluation.examples] == [1] + 12 * [0]
+
+
+def test_lines_of_a_file_are_joined_and_the_number_of_windows_is_a_setting(world, tmp_path):
+    lines = write_lines(tmp_path / "lines.jsonl", [words(10, seed=i) for i in range(9)])
+    task = language(world, f"task.evaluation_file={lines}", "task.windows=3").task.build()
+    evaluation, tokenizer = task.evaluation(word_tokenizer()), word_tokenizer()
+    whole = [token for i in range(9) for token in tokenizer(words(10, seed=i))["input_ids"]]
+    assert [token for window in evaluation.examples for token in window["input_ids"]] == whole[:48]
+
+
+@pytest.mark.parametrize("given, window", [("null", POSITIONS), ("32", 32)])
+def test_the_window_is_what_the_model_reads_unless_given(world, given, window):
+    task = language(world, f"task.window={given}").task.build()
+    load_model(world / "checkpoint", task)
+    assert task.window == task.max_length == task.average_length == window
+    assert task.evaluation(word_tokenizer()).window == window
+
+
+def test_the_window_is_2048_at_most_unless_given(world):
+    task = language(world, "task.window=null").task.build()
+    task.fit(8192, "a model")
+    assert task.window == 2048
+
+
+def test_flops_are_counted_at_a_length_of_ones_own(world):
+    assert language(world, "task.average_length=40").task.build().average_length == 40
+
+
+def test_c4_is_the_first_documents_joined_by_a_blank(mirror, write_split):
+    write_split("allenai/c4", "en", "validation", {"text": [words(6, seed=i) for i in range(9)]})
+    settings = configured(["task=c4", "task.window=5", "task.documents=3", "task.windows=2"]).task
+    evaluation, tokenizer = settings.build().evaluation(word_tokenizer()), word_tokenizer()
+    whole = tokenizer(" ".join(words(6, seed=i) for i in range(3)))["input_ids"]
+    assert [token for window in evaluation.examples for token in window["input_ids"]] == whole[:10]
+    assert evaluation.data == "allenai/c4 (en, validation)"
+
+
+def test_of_the_hubs_many_files_one_is_read(monkeypatch, tmp_path):
+    """C4 has a thousand files; the hub is asked for one, and only its lines are read."""
+    (tmp_path / "en").mkdir()
+    write_lines(tmp_path / "en/c4-train.00000-of-01024.json.gz".replace(".gz", ""), ["one", "two"])
+    asked = []
+    monkeypatch.setenv("KPRUNE_MIRROR", "")
+    monkeypatch.setattr(hub, "_from_hub", lambda name, kind, files, payload: asked.append(files) or tmp_path)
+    monkeypatch.setattr(hub.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source = HubTexts("allenai/c4", "en", "train", hub_file="en/c4-train.00000-of-01024.json")
+    assert list(source.read().documents) == ["one", "two"]
+    assert asked == [("README.md", "en/c4-train.00000-of-01024.json")]
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+def texts_of(lengths):
+    return Texts("made-up", [words(length, seed=i) for i, length in enumerate(lengths)])
+
+
+def ids_of(texts):
+    return word_tokenizer()(list(texts.documents))["input_ids"]
+
+
+def inside(window, document):
+    return any(document[start : start + len(window)] == window for start in range(len(document) - len(window) + 1))
+
+
+def test_a_window_lies_inside_a_document_that_is_longer_than_it():
+    texts = texts_of([30, 8, 50, 16, 17, 9, 40])
+    drawn, draw = draw_texts(texts, word_tokenizer(), 16, Amount(4, 0), seed=1)
+    assert draw == "windows" and len(drawn) == 4 and all(len(window) == 16 for window in drawn)
+    found = [[inside(window, document) for document in ids_of(texts)].index(True) for window in drawn]
+    assert sorted(found) == [0, 2, 4, 6], "a document each, and none that is as long as a window or shorter"
+
+
+def test_whole_documents_are_drawn_if_too_few_are_longer_than_a_window():
+    texts = texts_of([20, 8, 9, 1, 10])
+    drawn, draw = draw_texts(texts, word_tokenizer(), 16, Amount(3, 0), seed=0)
+    cut = [ids[:16] for ids in ids_of(texts)]
+    assert draw == "documents" and len(drawn) == 3 and all(ids in cut and len(ids) > 1 for ids in drawn)
+    everything, _ = draw_texts(texts, word_tokenizer(), 16, Amount(9, 0), seed=0)
+    assert sorted(everything) == sorted(ids for ids in cut if len(ids) > 1), "at most as many as there are"
+
+
+def test_windows_of_one_text_lie_at_random_places():
+    texts = texts_of([100])
+    drawn, draw = draw_texts(texts, word_tokenizer(), 16, Amount(20, 0), seed=0)
+    (ids,) = ids_of(texts)
+    assert draw == "running text" and len(drawn) == 20 and all(inside(window, ids) for window in drawn)
+    assert len(set(map(tuple, drawn))) > 5
+
+
+def test_seeds_draw_and_draw_again():
+    draws = [draw_texts(texts_of([40] * 20), word_tokenizer(), 16, Amount(5, 0), seed)[0] for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_at_most_so_many_tokens_are_drawn():
+    texts = texts_of([10] * 20)
+    assert len(draw_texts(texts, word_tokenizer(), 16, Amount(None, 69.0), 0)[0]) == 6
+    assert len(draw_texts(texts, word_tokenizer(), 8, Amount(None, 69.0), 0)[0]) == 8
+    assert len(draw_texts(texts_of([90]), word_tokenizer(), 8, Amount(None, 69.0), 0)[0]) == 8
+    with pytest.raises(UserError, match="calibration.tokens=9 is less than one example"):
+        draw_texts(texts, word_tokenizer(), 16, Amount(None, 9.0), 0)
+
+
+def test_what_was_drawn_is_told(world, cached):
+    config = language(world)
+    found = subject.subject_for(config)
+    drawn = subject.calibration_for(config.calibration, 0, found, labels=False)
+    assert (drawn.data, drawn.texts, drawn.window, drawn.draw) == (str(world / "calibration.jsonl"), 20, 16, "windows")
+    assert len(drawn.examples) == 8
+
+
+def test_texts_are_128_unless_tokens_or_a_file_are_asked_for(world):
+    default = [entry for entry in overrides(world) if not entry.startswith("calibration")]
+    for more, examples, variant in (
+        ([], 128, {}),
+        ([BY_TOKENS], None, {"tokens": 100}),
+        (["calibration.file=set.json"], None, {"file": "set"}),
+        (["calibration.examples=null"], None, {"tokens": 100000}),
+        (["calibration.examples=9"], 9, {"examples": 9}),
+    ):
+        config = configured([*default, *more])
+        assert (config.calibration.examples, config.variant.plain()) == (examples, variant)
+
+
+def test_calibration_data_name_a_variant_unless_they_are_the_tasks_own(world):
+    config = configured(["task=wikitext2", "calibration.data=c4"])
+    assert config.variant.plain() == {} and config.calibration.data is None
+    file = f"calibration.data={world / 'calibration.jsonl'}"
+    assert configured(["task=wikitext2", file]).variant.plain() == {"data": "calibration"}
+
+
+def test_wikitext2_as_calibration_is_one_text(mirror, write_split):
+    write_split("Salesforce/wikitext", "wikitext-2-raw-v1", "train", {"text": [words(9, seed=i) for i in range(9)]})
+    texts = CALIBRATION["wikitext2"].read()
+    assert texts.documents == ["\n\n".join(words(9, seed=i) for i in range(9))]
+
+
+def test_an_encoder_task_on_one_text_takes_a_file(world, tmp_path, tokenizer):
+    settings = configured(["task=sst2"]).task
+    file = write_lines(tmp_path / "texts.jsonl", ["a cat sat", "it rains", "snow"])
+    calibration = configured(["task=sst2", f"calibration.data={file}", "calibration.examples=2"]).calibration
+    drawn = draw_calibration(settings.build(), tokenizer, calibration, 0, labels=False)
+    wanted = tokenizer(["a cat sat", "it rains", "snow"])["input_ids"]
+    assert len(drawn.examples) == 2 and all(example["input_ids"] in wanted for example in drawn.examples)
+    assert drawn.data == str(file) and drawn.draw == "documents"
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def refused(match, call, *arguments):
+    with pytest.raises(UserError, match=match) as error:
+        call(*arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["task=mrpc", "calibration.data=c4"], "mrpc is no task on one text"),
+        (["task=squad", "calibration.data=FILE"], "squad is no task on one text"),
+        (["task=sst2", "calibration.data=c4"], "c4 calibrates language models"),
+        (["task=sst2", "calibration.data=FILE", "method=kwon"], "kwon reads labels, and calibration.data has none"),
+        (["task=sst2", "calibration.data=gone.jsonl"], "gone.jsonl does not exist"),
+        (["task=wikitext2", "calibration.data=pile"], "calibration.data=pile is unknown: give c4, wikitext2 or a file"),
+        (["task=wikitext2", "calibration.data=gone.txt"], "gone.txt does not exist"),
+        (["task=wikitext2", "calibration.data=c4", "calibration.file=x.json"], "leave calibration.data out"),
+        (["task=wikitext2", "method=kwon"], "kwon reads labels, and wikitext2 has none"),
+        (["task=wikitext2", "method=cofi"], "cofi reads labels, and wikitext2 has none"),
+        (["task=c4", "task.evaluation_split=train"], "is what c4 scores"),
+        (["task=custom_text"], "give task.evaluation_file=FILE"),
+        (["task=custom_text", "task.evaluation_file=FILE", "calibration.data=FILE"], "is what custom_text scores"),
+        (
+            ["task=custom_text", "task.evaluation_file=TEXT", "task.train_file=FILE", "calibration.data=c4"],
+            "both name calibration texts",
+        ),
+        (["task=wikitext2", "task.window=1"], "whole number from 2"),
+    ],
+)
+def test_what_is_refused_before_anything_is_loaded(world, given, message):
+    files = {"FILE": str(world / "calibration.jsonl"), "TEXT": str(world / "evaluation.txt")}
+    given = [entry.replace("FILE", files["FILE"]).replace("TEXT", files["TEXT"]) for entry in given]
+    refused(message, configured, given)
+
+
+def test_a_window_longer_than_the_model_reads(world):
+    task = language(world, "task.window=65").task.build()
+    refused("reads 64 tokens, task.window=65 is longer", load_model, world / "checkpoint", task)
+
+
+def test_texts_shorter_than_a_window(world, tmp_path):
+    (tmp_path / "short.txt").write_text(words(15))
+    task = language(world, f"task.evaluation_file={tmp_path / 'short.txt'}").task.build()
+    refused("15 tokens, less than a window of 16", task.evaluation, word_tokenizer())
+    refused(
+        "one text of 15 tokens, less than a window", draw_texts, texts_of([15]), word_tokenizer(), 16, Amount(2, 0), 0
+    )
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("empty.txt", "  \n", "has no texts"),
+        ("empty.jsonl", "", "has no texts"),
+        ("half.jsonl", '{"text": ', "cannot be read"),
+        ("other.jsonl", '{"body": "a"}', "row 0 has no text"),
+        ("number.jsonl", '{"text": 3}', "row 0: 3 is no text"),
+    ],
+)
+def test_damaged_files_of_texts(world, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    task = language(world, f"task.evaluation_file={tmp_path / name}").task.build()
+    refused(message, task.evaluation, word_tokenizer())
+
+
+def test_an_encoder_for_a_language_task_and_a_decoder_without_a_head(world, tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path / "encoder")
+    task = language(world).task.build()
+    refused("holds BertForSequenceClassification, .* model=smollm2", load_model, tmp_path / "encoder", task)
+    squad, mrpc = (configured([f"task={name}"]).task.build() for name in ("squad", "mrpc"))
+    for each in (squad, mrpc):
+        each.max_length = 32
+    refused("holds LlamaForCausalLM, mrpc needs one ForSequence", load_model, world / "checkpoint", mrpc)
+    edit(world / "checkpoint", tmp_path / "gemma", model_type="gemma")
+    refused("no gemma model ForQuestionAnswering, which squad needs", load_pretrained, tmp_path / "gemma", squad)
+
+
+def edit(source, target, **entries):
+    """A checkpoint's folder once more, its config.json with other entries."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text()) | entries
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def test_a_tokenizer_of_another_vocabulary(world, tmp_path):
+    folder = edit(world / "checkpoint", tmp_path / "model")
+    word_tokenizer(words=61).save_pretrained(folder)
+    refused("the tokenizer has 61 tokens, the model 60", load_tokenizer, folder)
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "is a mixture of experts"),
+        ({"model_type": "qwen3_moe", "num_experts": 8}, "is a mixture of experts"),
+        ({"model_type": "mistral", "sliding_window": 8}, "sliding window of 8 tokens.*task.window=8"),
+        (
+            {"model_type": "qwen2", "sliding_window": 8, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]},
+            "sliding window of 8",
+        ),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "quantised .bitsandbytes."),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised .gptq."),
+    ],
+)
+def test_models_that_are_not_supported(world, tmp_path, entries, message):
+    folder = edit(world / "checkpoint", tmp_path / "model", **entries)
+    refused(message, load_model, folder, language(world).task.build())
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"sliding_window": 16},
+        {"sliding_window": 8, "use_sliding_window": False},
+        {"sliding_window": 8, "layer_types": ["full_attention"] * 3},
+    ],
+)
+def test_a_sliding_window_that_hides_nothing(world, tmp_path, entries):
+    load_model(edit(world / "checkpoint", tmp_path / "model", **entries), language(world).task.build())
+
+
+def test_a_share_beyond_what_the_layers_hold(world, cached):
+    """It is told before the dense model is scored."""
+    found = subject._subject(language(world).task, language(world).model, torch.device("cpu"))
+    config = language(world, "of=model", "params_reduction=0.97")
+    with pytest.raises(
+        OutOfReach, match="embeddings, head, norms and output biases, which stay, are .* of the model's"
+    ):
+        subject.subject_for(config)
+    with pytest.raises(OutOfReach, match="norms and output biases, which stay"):
+        subject.subject_for(language(world, "params_reduction=0.999"))
+    assert "dense_score" not in vars(found)
+
+
+def test_a_prompt_longer_than_the_model_reads(world, cached):
+    refused("is more than the 63 tokens", subject.subject_for, language(world, "latency.sequence_length=64"))
+
+
+def test_a_configuration_that_is_not_there_but_another_one(mirror, write_split):
+    write_split("Salesforce/wikitext", "wikitext-2-v1", "test", {"text": ["a"]})
+    task = build_task(configured(["task=wikitext2"]).task.settings.plain())
+    refused(
+        "no configuration wikitext-2-raw-v1 in .*, but wikitext-2-v1: give task.config=wikitext-2-v1",
+        task.evaluation,
+        word_tokenizer(),
+    )
+
+
+def test_a_split_that_is_not_there(mirror, write_split):
+    write_split("allenai/c4", "en", "train", {"text": ["a"]})
+    task = build_task(configured(["task=c4"]).task.settings.plain())
+    refused("allenai/c4 .en. has no split validation: it has train", task.evaluation, word_tokenizer())
+
+
+def test_a_model_that_guesses_worse_than_chance_is_warned_of(world, capsys):
+    task = language(world).task.build()
+    subject.warn_of_chance(task, 59.0, 60)
+    assert capsys.readouterr().out == ""
+    subject.warn_of_chance(task, 61.0, 60)
+    assert "tokenizer" in capsys.readouterr().out
+
+
+def test_random_places_reach_both_ends():
+    ids = ids_of(texts_of([10]))[0]
+    drawn, _ = draw_texts(texts_of([10]), word_tokenizer(), 8, Amount(30, 0), seed=0)
+    assert {tuple(window) for window in drawn} == {tuple(ids[start : start + 8]) for start in range(3)}
+    assert np.isin(drawn, ids).all()
