@@ -260,9 +260,9 @@ def test_models_and_settings_that_do_not_work():
 def test_a_model_built_by_a_checkpoints_own_code_is_pruned_again(tmp_path, monkeypatch):
     """As with trust_remote_code=True: the classes of emptied blocks are not kprune's."""
     folder = save(narrowed(), tmp_path / "model")
-    spec = importlib.util.spec_from_file_location("shipped_modeling", folder / "modeling_kprune.py")
+    spec = importlib.util.spec_from_file_location("shipped_modeling_kprune", folder / "modeling_kprune.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "shipped_modeling", module)
+    monkeypatch.setitem(sys.modules, "shipped_modeling_kprune", module)
     spec.loader.exec_module(module)
     model = module.PrunedBertForSequenceClassification.from_pretrained(folder)
     outcome = kprune.prune(model, batches(model), 0.5)

@@ -132,12 +132,12 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     """Check the config's family, head, labels and positions against the task's."""
     _check_family(folder, config)
-    wanted = task.objective.class_suffix
+    wanted = task.objective.class_suffixes
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith(wanted):
         raise UserError(
             f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
-            f"{wanted}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+            f"{wanted[0]}: give model.checkpoint=FOLDER of a model fine-tuned on it"
         )
     positions = positions_of(config)
     if positions is not None and task.max_length > positions:
