@@ -92,7 +92,7 @@ def prune(
         check_class(model)
         dense = view_of(model)
         objective = _objective(task, model)
-        check_model(model)
+        check_model(model, objective)
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)
         data = PruningData(calibration)

@@ -9,7 +9,7 @@ from torch import Tensor
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
-from kprune.models.view import call, family_of, longest_input, on_device, token_types
+from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
 from kprune.objectives import Objective
 from kprune.types import Model
 
@@ -44,9 +44,11 @@ def calibration_set(
     typed = ["token_type_ids" in example for example in examples]
     if any(typed) and not all(typed):
         if family_of(model).types_are_words:
-            raise UserError("some batches have token_type_ids and some none, which this model does not read as 0: give one kind")
+            raise UserError(
+                "some batches have token_type_ids and some none, which this model does not read as 0: give one kind"
+            )
         examples = [{"token_type_ids": [0] * len(example["input_ids"]), **example} for example in examples]
-    return CalibrationSet(examples, largest, model.config.pad_token_id or 0)
+    return CalibrationSet(examples, largest, padding_of(model))
 
 
 def _examples(
@@ -63,7 +65,9 @@ def _examples(
     if batch.get("attention_mask") is not None:
         mask = _tensor(number, batch, "attention_mask")
         if ((mask != 0) & (mask != 1)).any():
-            raise UserError(f"batch {number} has an attention_mask of more than zeros and ones: give 1 for tokens, 0 for padding")
+            raise UserError(
+                f"batch {number} has an attention_mask of more than zeros and ones: give 1 for tokens, 0 for padding"
+            )
     mask = mask.bool()
     inputs = {"input_ids": ids}
     if batch.get("token_type_ids") is not None and token_types(model):

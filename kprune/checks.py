@@ -12,6 +12,8 @@ from kprune.checkpoint import check_saveable
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.copies import frozen_view
+from kprune.models.view import family_of, padding_of
+from kprune.objectives import Objective
 from kprune.types import Model
 
 ATTENTION = ("eager", "sdpa")
@@ -32,16 +34,19 @@ def check_class(model: Any) -> None:
     inner = [name for name, child in getattr(model, "_modules", {}).items() if isinstance(child, PreTrainedModel)]
     if inner:
         raise UserError(f"the model is wrapped in a {kind}: give the model inside it, model.{inner[0]}")
-    raise UserError(f"'{kind}' is not supported: give a model of transformers; of one with adapters, what merging them gives")
+    raise UserError(
+        f"'{kind}' is not supported: give a model of transformers; of one with adapters, what merging them gives"
+    )
 
 
-def check_model(model: Model) -> None:
+def check_model(model: Model, objective: Objective) -> None:
     """Check that a transformers model can be pruned, and saved as the function that it is.
 
     Raises:
         UserError: its weights, attention or modules are none of which that is so; says which.
     """
     _check_weights(model)
+    _check_padding(model, objective)
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in (None, *ATTENTION):
         raise UserError(
@@ -70,9 +75,13 @@ def _check_weights(model: Model) -> None:
     weights = dict(model.named_parameters())
     places = {str(tensor.device) for tensor in chain(weights.values(), model.buffers())}
     if "meta" in places:
-        raise UserError("weights of the model are on the meta device, or offloaded: load it whole, without a device_map")
+        raise UserError(
+            "weights of the model are on the meta device, or offloaded: load it whole, without a device_map"
+        )
     if len(places) > 1:
-        raise UserError(f"the model is spread over {' and '.join(sorted(places))}: move it to one device, model.to('cpu')")
+        raise UserError(
+            f"the model is spread over {' and '.join(sorted(places))}: move it to one device, model.to('cpu')"
+        )
     for name, weight in weights.items():
         if weight.dtype not in (torch.float32, torch.float64):
             raise UserError(
@@ -83,6 +92,16 @@ def _check_weights(model: Model) -> None:
             raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")
     if len({weight.dtype for weight in weights.values()}) > 1:
         raise UserError("the model has weights in float32 and in float64: convert all to one, model.float()")
+
+
+def _check_padding(model: Model, objective: Objective) -> None:
+    """Check that a head on the last token can tell which one that is: by the padding's number, not by the mask."""
+    reads_one = objective.read_tokens(torch.ones(1, 2), last=True).sum() == 1
+    if reads_one and family_of(model).reads_last_token and model.config.pad_token_id != padding_of(model):
+        raise UserError(
+            f"the model's config has pad_token_id={model.config.pad_token_id}, and a {type(model).__name__} finds the last token "
+            "by it: set it to a token of the vocabulary"
+        )
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:

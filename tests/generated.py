@@ -4,8 +4,12 @@ Every dimension has options that end in a right result and options that are refu
 and at most one that is refused. Options are dealt like cards, so a hundred cases see nearly all.
 """
 
+import contextlib
+import copy
 import itertools
 import random
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +22,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 from transformers import AutoConfig, BatchEncoding
 
+from kprune.checkpoint import become_pruned
 from kprune.models import view_of
+from kprune.models.surgery import keep_units
 
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {"num_key_value_heads": 2}
@@ -29,7 +35,12 @@ FAMILIES = {
     "camembert": {},
     "electra": {"embedding_size": 16},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "share_att_key": True},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+    },
     "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
     "gpt2": {"n_inner": 48},
@@ -39,6 +50,57 @@ FAMILIES = {
     "qwen3": GROUPED | {"head_dim": 16},
     "smollm3": GROUPED,
     "gemma": GROUPED | {"head_dim": 16},
+}
+ROPE = (
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 2.0},
+)
+ROTARY = tuple({"rope_parameters": {"rope_theta": 10000.0, **rope}} for rope in ROPE)
+BIASED = {"attention_bias": True, "mlp_bias": True}
+VARIANTS = {
+    "bert": (
+        {"hidden_act": "relu"},
+        {"is_decoder": True, "add_cross_attention": True},
+        {"num_attention_heads": 1},
+        {"num_hidden_layers": 1},
+    ),
+    "roberta": ({"is_decoder": True, "add_cross_attention": True}, {"type_vocab_size": 1}, {"hidden_act": "gelu_new"}),
+    "xlm-roberta": ({"num_hidden_layers": 1},),
+    "camembert": ({"pad_token_id": 5},),
+    "electra": ({"embedding_size": 32}, {"summary_type": "mean"}),
+    "distilbert": ({"sinusoidal_pos_embds": True}, {"activation": "relu"}, {"n_heads": 1}),
+    "deberta-v2": (
+        {"pos_att_type": ["c2p"]},
+        {"norm_rel_ebd": "layer_norm", "position_biased_input": False},
+        {"relative_attention": False},
+        {"type_vocab_size": 2},
+    ),
+    "modernbert": (
+        {"classifier_pooling": "mean"},
+        {"norm_bias": True, **BIASED},
+        {"local_attention": 128},
+        {"layer_types": ["sliding_attention", "sliding_attention"]},
+    ),
+    "opt": (
+        {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
+        {"enable_bias": False},
+        {"layer_norm_elementwise_affine": False},
+        {"layerdrop": 0.5},
+        {"activation_function": "gelu"},
+    ),
+    "gpt2": (
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"scale_attn_weights": False},
+        {"add_cross_attention": True},
+        {"n_head": 1},
+    ),
+    "llama": (*ROTARY, BIASED, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 16}),
+    "mistral": ({"sliding_window": None}, {"head_dim": 4}, {"num_key_value_heads": 4}),
+    "qwen2": (*ROTARY, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": ({"attention_bias": True}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "smollm3": ({"no_rope_layers": [0, 1]}, {"attention_bias": True}),
+    "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma")
 HEADS = {
@@ -50,7 +112,10 @@ HEADS = {
     "next token": ("AutoModelForCausalLM", {}),
 }
 REFUSED_HEADS = {
-    "several labels": ("AutoModelForSequenceClassification", {"num_labels": 3, "problem_type": "multi_label_classification"}),
+    "several labels": (
+        "AutoModelForSequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
     "tokens": ("AutoModelForTokenClassification", {}),
     "masked words": ("AutoModelForMaskedLM", {}),
     "choices": ("AutoModelForMultipleChoice", {}),
@@ -65,12 +130,14 @@ class Option:
     Attributes:
         apply: what it does; its arguments hang on the dimension.
         refused: matches the one line that it ends in; None if it ends in a right result.
+        may: matches the one line that it may end in, if that hangs on the model.
         fits: whether a case of this family and auto class can have it.
     """
 
     name: str
     apply: Callable[..., Any]
     refused: str | None = None
+    may: str | None = None
     fits: Callable[[str, str], bool] = lambda family, auto: True
 
 
@@ -80,12 +147,21 @@ class Case:
 
     seed: int
     family: str
+    variant: Mapping[str, Any]
     head: str
     options: Mapping[str, Option]
 
     @property
     def name(self) -> str:
-        return ", ".join([str(self.seed), self.family, self.head, *(o.name for o in self.options.values() if o.name)])
+        return ", ".join(
+            [
+                str(self.seed),
+                self.family,
+                *(f"{n}={v}" for n, v in self.variant.items()),
+                self.head,
+                *(o.name for o in self.options.values() if o.name),
+            ]
+        )
 
     @property
     def auto_class(self) -> str:
@@ -97,8 +173,15 @@ class Case:
             return "has no head|multi_label_classification"
         return next((option.refused for option in self.options.values() if option.refused), None)
 
+    @property
+    def may(self) -> str | None:
+        return "|".join(option.may for option in self.options.values() if option.may)
+
     def model(self) -> Any:
-        settings = SHAPE | {"num_hidden_layers": 2} | TOKENS | FAMILIES[self.family] | (HEADS | REFUSED_HEADS)[self.head][1]
+        settings = (
+            SHAPE | {"num_hidden_layers": 2} | TOKENS | FAMILIES[self.family] | (HEADS | REFUSED_HEADS)[self.head][1]
+        )
+        settings |= self.variant
         if self.family == "distilbert":
             del settings["intermediate_size"], settings["num_hidden_layers"]
         torch.manual_seed(self.seed)
@@ -172,6 +255,7 @@ class LowRank(nn.Module):
         self.base_layer = base_layer
         outputs, inputs = base_layer.weight.shape
         self.down, self.up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
+        self.to(base_layer.weight)
 
     def forward(self, x):
         return self.base_layer(x) + self.up(self.down(x))
@@ -221,13 +305,21 @@ def tie_in_head(model: Any) -> None:
 
 
 def odd_attribute(model: Any) -> None:
-    model.last_output = model.get_input_embeddings().weight * 2  # part of a graph: torch copies no such tensor
+    model.base_model.lock = threading.Lock()
 
 
 def halve_epsilon(model: Any) -> None:
-    norm = view_of(model).blocks[0].norm
+    norm = view_of(model).blocks[1].norm
     name = "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"
     setattr(norm, name, 0.5)
+
+
+def drop_layer(model: Any) -> None:
+    del view_of(model).layers[-1]
+
+
+def double_positions(model: Any) -> None:
+    model.config.max_position_embeddings *= 2
 
 
 def own_buffer(model: Any) -> None:
@@ -269,6 +361,41 @@ def grown(model: Any) -> None:
     model.resize_token_embeddings(104, mean_resizing=False)
 
 
+def wrapped_in_adapters(model: Any) -> Any:
+    """Wrap a model as PEFT does: two modules around it, which hand on its attributes."""
+
+    class Adapters(nn.Module):
+        def __init__(self, inner, name):
+            super().__init__()
+            self.add_module(name, inner)
+            self.config = inner.config
+
+    return Adapters(Adapters(model, "model"), "base_model")
+
+
+def pruned_before(model: Any) -> None:
+    for block in view_of(model).blocks[:2]:
+        keep_units(block, torch.arange(block.units // 2 * (block.site.kind == "neurons")))
+    become_pruned(model)
+
+
+def untie(model: Any) -> None:
+    head = model.get_output_embeddings()
+    if head is None:
+        return tie_own(model)
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+    else:
+        head.weight = model.get_input_embeddings().weight
+
+
+def contradict(model: Any) -> None:
+    if model.can_generate():
+        model.generation_config.temperature, model.generation_config.do_sample = 0.5, False
+    else:
+        model.config.own = {1, 2}
+
+
 def set_generation(model: Any) -> None:
     if model.can_generate():
         model.generation_config.max_new_tokens = 7
@@ -276,6 +403,36 @@ def set_generation(model: Any) -> None:
 
 def set_dtype_of_one(model: Any) -> None:
     first_linear(model)[2].double()
+
+
+def from_folder(model: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        again = type(model).from_pretrained(folder, attn_implementation=model.config._attn_implementation)
+    return again.to(model.dtype).train(model.training)
+
+
+def in_inference_mode(model: Any) -> Any:
+    with torch.inference_mode():
+        return copy.deepcopy(model)
+
+
+@contextlib.contextmanager
+def default_dtype() -> Any:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def coarse() -> Any:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def options(*entries: Option) -> tuple[Option, ...]:
@@ -300,11 +457,35 @@ def with_hole(batch: dict) -> dict:
     return batch | {"attention_mask": mask}
 
 
+def one_token(batches: list[dict]) -> list[dict]:
+    return [{name: value[:1, :1] for name, value in batch.items()} for batch in batches[:1]]
+
+
+def loadable(batches: list[dict]) -> bool:
+    same = all(batch.keys() == batches[0].keys() for batch in batches)
+    return (
+        same
+        and all(isinstance(v, torch.Tensor) and v.dim() == 2 for v in batches[0].values())
+        and "input_ids" in batches[0]
+    )
+
+
+def on_the_left(batch: dict) -> dict:
+    """Roll each example to the end of its row."""
+    shifts = batch["input_ids"].shape[1] - batch["attention_mask"].sum(dim=1)
+    return {n: torch.stack([r.roll(int(s)) for r, s in zip(v, shifts, strict=True)]) for n, v in batch.items()}
+
+
 def loaded(batches: list[dict]) -> Any:
-    rows = [{name: value[i] for name, value in batch.items()} for batch in batches for i in range(len(batch["input_ids"]))]
+    rows = [
+        {name: value[i] for name, value in batch.items()} for batch in batches for i in range(len(batch["input_ids"]))
+    ]
 
     def pad(examples):
-        return {name: nn.utils.rnn.pad_sequence([e[name] for e in examples], True, float(name == "input_ids")) for name in rows[0]}
+        return {
+            name: nn.utils.rnn.pad_sequence([e[name] for e in examples], True, float(name == "input_ids"))
+            for name in rows[0]
+        }
 
     # Its own generator: without one, it draws of the caller's random numbers.
     return torch.utils.data.DataLoader(rows, batch_size=3, collate_fn=pad, generator=torch.Generator())
@@ -339,10 +520,16 @@ DIMENSIONS: dict[str, tuple[Option, ...]] = {
         Option("dropout", set_config(hidden_dropout_prob=0.5, dropout=0.5, attention_dropout=0.5, resid_pdrop=0.5)),
         Option("tied", set_config(tie_word_embeddings=True)),
         Option("untied", set_config(tie_word_embeddings=False)),
-        Option("is_decoder", set_config(is_decoder=True), fits=lambda family, auto: family in ("bert", "roberta", "electra")),
+        Option(
+            "is_decoder",
+            set_config(is_decoder=True),
+            fits=lambda family, auto: family in ("bert", "roberta", "electra"),
+        ),
         Option("chunks", set_config(chunk_size_feed_forward=1)),
         Option("four types", set_config(type_vocab_size=4)),
-        Option("no problem type", set_config(problem_type=None)),
+        Option("no padding token", set_config(pad_token_id=None), may="pad_token_id"),
+        Option("padding is the first", set_config(pad_token_id=0)),
+        Option("padding outside", set_config(pad_token_id=-1), may="pad_token_id"),
     ),
     "change": options(
         Option("", same),
@@ -355,24 +542,38 @@ DIMENSIONS: dict[str, tuple[Option, ...]] = {
         Option("non-contiguous", non_contiguous),
         Option("generation", set_generation),
         Option("grown", grown),
+        Option("pruned before", pruned_before),
+        Option("from a folder", from_folder),
+        Option("inference tensors", in_inference_mode),
+        Option("own setting", lambda model: setattr(model.config, "own", {"a": [1, "b"]})),
+        Option("adapters around", wrapped_in_adapters, "not supported|wrapped"),
+        Option("another tie", untie, "shared? with another|share weights"),
+        Option("contradiction", contradict, "can't be saved"),
         Option("DataParallel", nn.DataParallel, r"model\.module"),
         Option("torch.compile", lambda model: torch.compile(model), "_orig_mod"),
-        Option("own forward", subclass("OwnForSequenceClassification"), "is not a class of transformers|is for a|has no head"),
+        Option(
+            "own forward",
+            subclass("OwnForSequenceClassification"),
+            "is not a class of transformers|is for a|has no head",
+        ),
         Option("stock name", subclass(None), "is not a class of transformers"),
         Option("parametrized", replace(parametrizations.weight_norm), "ParametrizedLinear|ParametrizedConv1D"),
         Option("weight norm", replace(lambda module: weight_norm(module)), "weight_g"),
         Option("prune mask", replace(lambda m: prune.l1_unstructured(m, "weight", 0.5)), "weight_orig"),
-        Option("adapter", replace(LowRank), "LowRank", linear),
+        Option("adapter", replace(LowRank), "LowRank", fits=linear),
         Option(
             "int8",
             lambda model: torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear}),
             "not a|quantized",
-            linear,
+            fits=linear,
         ),
         Option("forward hook", hook_output, "hook"),
         Option("pre hook", hook_input, "hook"),
         Option("another epsilon", halve_epsilon, "eps"),
         Option("own buffer", own_buffer, "counts"),
+        Option("a layer less", drop_layer, "is missing"),
+        Option("another number of classes", lambda m: setattr(m.config, "num_labels", 7), may="not what|is not built"),
+        Option("more positions", double_positions, may="not what"),
         Option("own parameter", tie_in_head, "own"),
         Option("own tie", tie_own, "share weights"),
         Option("no copy", odd_attribute, "copied"),
@@ -389,7 +590,11 @@ DIMENSIONS: dict[str, tuple[Option, ...]] = {
         Option("bool mask", each(lambda b: b | {"attention_mask": b["attention_mask"].bool()})),
         Option("float mask", each(lambda b: b | {"attention_mask": b["attention_mask"].float()})),
         Option("int32", each(lambda b: {name: value.int() for name, value in b.items()})),
-        Option("more columns", each(lambda b: b | {"labels": torch.zeros(len(b["input_ids"])), "text": "a", "n": None})),
+        Option("one token", one_token),
+        Option("on the left", each(on_the_left), may="padded on the left"),
+        Option(
+            "more columns", each(lambda b: b | {"labels": torch.zeros(len(b["input_ids"])), "text": "a", "n": None})
+        ),
         Option("no tokens", each(lambda b: {"inputs_embeds": torch.zeros(2, 3, 32)}), "no tensor input_ids"),
         Option("a hole", each(with_hole), "padding between tokens"),
         Option("one dimension", each(lambda b: {n: v[0] for n, v in b.items()}), "batch, length"),
@@ -397,7 +602,9 @@ DIMENSIONS: dict[str, tuple[Option, ...]] = {
         Option("bool ids", each(lambda b: b | {"input_ids": b["input_ids"].bool()}), "give integers"),
         Option("short mask", each(lambda b: b | {"attention_mask": b["attention_mask"][:, 1:]}), "one shape"),
         Option("numbered mask", each(lambda b: b | {"attention_mask": b["attention_mask"] * 2}), "attention_mask"),
-        Option("NaN mask", each(lambda b: b | {"attention_mask": b["attention_mask"] * float("nan")}), "attention_mask"),
+        Option(
+            "NaN mask", each(lambda b: b | {"attention_mask": b["attention_mask"] * float("nan")}), "attention_mask"
+        ),
         Option("strange token", each(lambda b: b | {"input_ids": b["input_ids"] + 999}), "vocabulary is"),
         Option("negative token", each(lambda b: b | {"input_ids": b["input_ids"] - 99}), "has token -"),
         Option("padding alone", each(lambda b: b | {"attention_mask": b["attention_mask"] * 0}), "padding alone"),
@@ -411,19 +618,39 @@ DIMENSIONS: dict[str, tuple[Option, ...]] = {
         Option("BatchEncoding", each(BatchEncoding)),
         Option("generator", lambda batches: (batch for batch in batches)),
         Option("tuple of batches", tuple),
-        Option("DataLoader", lambda b: loaded(b) if len({tuple(x) for x in b}) == 1 and "text" not in b[0] else b),
+        Option("DataLoader", lambda b: loaded(b) if loadable(b) else b),
         Option("tuples", each(lambda b: tuple(b.values())), "is a tuple: give dicts"),
         Option("tensors", each(lambda b: b["input_ids"]), "is a Tensor: give dicts"),
         Option("one batch", lambda batches: batches[0], "one batch|is a str"),
         Option("no batch", lambda batches: [], "batches is empty"),
-        Option("no example", each(lambda b: {name: value[:0] for name, value in b.items()}), "is empty"),
+        Option(
+            "no example",
+            each(lambda b: {n: v[:0] if isinstance(v, torch.Tensor) else v for n, v in b.items()}),
+            "is empty",
+        ),
         Option("None", lambda batches: None, "give an iterable"),
+    ),
+    "ask": options(
+        Option("", {"flops_reduction": 0.5}),
+        Option("0.3", {"flops_reduction": 0.3}),
+        Option("0.9", {"flops_reduction": 0.9}),
+        Option("parameters", {"params_reduction": 0.4}),
+    ),
+    "method": options(
+        Option("magnitude", False),
+        Option("random", False),
+        Option("magnitude", False),
+        Option("random", False),
+        Option("kprune", True),
+        Option("kprune_plus", True),
     ),
     "around": options(
         Option("", None),
         Option("no_grad", torch.no_grad),
         Option("inference_mode", torch.inference_mode),
         Option("autocast", lambda: torch.autocast("cpu", torch.bfloat16)),
+        Option("default dtype", default_dtype),
+        Option("coarse products", coarse),
         Option("default device", lambda: torch.device("meta")),
     ),
 }
@@ -437,7 +664,9 @@ def cases(count: int, first: int = 0) -> list[Case]:
         """Return the next card of a deck that is shuffled each time it is used up."""
         if key not in deals:
             generator = random.Random(f"{first} {key}")
-            deals[key] = itertools.chain.from_iterable(generator.sample(list(cards), len(cards)) for _ in itertools.count())
+            deals[key] = itertools.chain.from_iterable(
+                generator.sample(list(cards), len(cards)) for _ in itertools.count()
+            )
         return next(deals[key])
 
     refused = [(name, option) for name, all_of in DIMENSIONS.items() for option in all_of if option.refused]
@@ -445,6 +674,7 @@ def cases(count: int, first: int = 0) -> list[Case]:
     found: list[Case] = []
     while len(found) < count:
         family, head = deal("family", FAMILIES), deal("head", HEADS)
+        variant = deal(("variant", family), ({}, *VARIANTS[family]))
         chosen = {name: deal(name, [o for o in all_of if not o.refused]) for name, all_of in DIMENSIONS.items()}
         if len(found) % 3 == 2:
             dimension, option = deal("refused", refused)
@@ -452,7 +682,7 @@ def cases(count: int, first: int = 0) -> list[Case]:
                 head = option
             else:
                 chosen[dimension] = option
-        case = Case(first + len(found), family, head, chosen)
+        case = Case(first + len(found), family, variant, head, chosen)
         auto, config = getattr(transformers, case.auto_class), transformers.CONFIG_MAPPING[family]
         fits = all(option.fits(family, case.auto_class) for option in chosen.values())
         if fits and config in auto._model_mapping.keys():

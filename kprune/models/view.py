@@ -197,6 +197,12 @@ def longest_input(model: Model) -> int:
     return config.max_position_embeddings - config.pad_token_id - 1
 
 
+def padding_of(model: Model) -> int:
+    """Return the token that batches are padded with; 0 if the config has none that is in the vocabulary."""
+    token = model.config.pad_token_id
+    return token if token is not None and 0 <= token < model.config.vocab_size else 0
+
+
 def token_types(model: Model) -> int:
     """Return the number of token types that a model reads; 0 if it reads none, as DeBERTa, whose forward takes them."""
     if "token_type_ids" not in inspect.signature(type(model).forward).parameters:
