@@ -1,7 +1,7 @@
 """Cases of a user's own model and batches, drawn from the cross product of what users bring, and what must become of each.
 
 Every dimension has options that end in a right result and options that are refused. A case takes one option of each dimension,
-and at most one that is refused. Options are dealt like cards, so a hundred cases see nearly all.
+and at most one that is refused. Options are dealt like cards, so 120 cases see nearly all.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import itertools
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,21 @@ import transformers
 from tiny import SHAPE
 from transformers import AutoConfig
 
+import kprune
 from generated.batches import BATCHES
 from generated.changes import CHANGES, SETTINGS
 from generated.option import Option, options
 from generated.shapes import FAMILIES, HEADS, REFUSED_HEADS, TOKENS, VARIANTS
+
+
+def save_dense(outcome: Any, folder: Path) -> Any:
+    stock = type(outcome.model).__mro__[2] if type(outcome.model).__name__.startswith("Pruned") else type(outcome.model)
+    return stock.from_pretrained(outcome.save(folder, format="dense"), dtype="float32")
+
+
+def save_plain(outcome: Any, folder: Path) -> Any:
+    outcome.model.save_pretrained(folder)
+    return kprune.load(folder)
 
 
 @contextlib.contextmanager
@@ -29,6 +41,15 @@ def default_dtype() -> Any:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def deterministic() -> Any:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @contextlib.contextmanager
@@ -54,6 +75,13 @@ CALL: dict[str, tuple[Option, ...]] = {
         Option("random", False),
         Option("kprune", True),
         Option("kprune_plus", True),
+        Option("kprune_fast", True),
+        Option("kprune_plus_fast", True),
+    ),
+    "saved": options(
+        Option("", lambda outcome, folder: kprune.load(outcome.save(folder))),
+        Option("saved dense", save_dense),
+        Option("saved by transformers", save_plain),
     ),
     "around": options(
         Option("", None),
@@ -62,6 +90,8 @@ CALL: dict[str, tuple[Option, ...]] = {
         Option("autocast", lambda: torch.autocast("cpu", torch.bfloat16)),
         Option("default dtype", default_dtype),
         Option("coarse products", coarse),
+        Option("anomalies", torch.autograd.detect_anomaly),
+        Option("deterministic", deterministic),
         Option("default device", lambda: torch.device("meta")),
     ),
 }
@@ -146,7 +176,7 @@ class Case:
 
 
 def cases(count: int, first: int = 0) -> list[Case]:
-    """Return cases number `first` up; a third of them have an option that is refused."""
+    """Return cases number `first` up; half of them have an option that is refused."""
     deals: dict[Any, Any] = {}
 
     def deal(key: Any, cards: Any) -> Any:
@@ -165,7 +195,7 @@ def cases(count: int, first: int = 0) -> list[Case]:
         family, head = deal("family", FAMILIES), deal("head", HEADS)
         variant = deal(("variant", family), ({}, *VARIANTS[family]))
         chosen = {name: deal(name, [o for o in all_of if not o.refused]) for name, all_of in DIMENSIONS.items()}
-        if len(found) % 3 == 2:
+        if len(found) % 2:
             dimension, option = deal("refused", refused)
             if dimension == "head":
                 head = option

@@ -82,13 +82,17 @@ def answers(model, batches):
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            inputs = {n: v for n, v in batch.items() if n in ("input_ids", "attention_mask", "token_type_ids")}
+            inputs = {
+                n: v.to(model.device)
+                for n, v in batch.items()
+                if n in ("input_ids", "attention_mask", "token_type_ids")
+            }
             output = model(**inputs)
             for name in ("logits", "start_logits", "end_logits"):
                 if name in output:
                     tensor, mask = output[name], batch.get("attention_mask")
                     per_token = tensor.shape[:2] == batch["input_ids"].shape and (tensor.dim() == 3 or name != "logits")
-                    found.append(tensor[mask.bool()] if per_token and mask is not None else tensor)
+                    found.append((tensor[mask.bool()] if per_token and mask is not None else tensor).cpu())
     for module, mode in modes.items():
         module.training = mode
     model.config.return_dict = own
@@ -105,11 +109,24 @@ def assert_close(ours, theirs, tolerance):
 
 @pytest.mark.parametrize("case", cases(COUNT, FIRST), ids=lambda case: case.name.replace("/", " "))
 def test_a_right_result_or_one_line(case, tmp_path):
+    check(case, tmp_path, "cpu")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path):
+    for case in cases(60, 1):
+        if not case.refused:
+            check(case, tmp_path / str(case.seed), "cuda")
+
+
+def check(case, tmp_path, device):
     model, method, ask = case.model(), case.options["method"].name, case.options["ask"].apply
     config = getattr(model, "config", None)
     vocabulary = getattr(config, "vocab_size", 99)
     types = getattr(config, "type_vocab_size", 0) if case.seed % 2 else 0
     given, plain = case.batches(vocabulary, types), case.batches(vocabulary, types)
+    if device != "cpu":
+        model.to(device)
     before = state(model)
     around = case.options["around"].apply
     with forwards() as count, around() if around else contextlib.nullcontext():
@@ -140,7 +157,9 @@ def check_outcome(outcome, model, batches, case, tmp_path):
         dense = copy.deepcopy(model)
         view = view_of(dense)
         masks = [
-            torch.zeros(block.units, dtype=model.dtype).index_fill_(0, torch.tensor(kept, dtype=torch.long), 1)
+            torch.zeros(block.units, dtype=model.dtype)
+            .index_fill_(0, torch.tensor(kept, dtype=torch.long), 1)
+            .to(model.device)
             for block, kept in zip(view.blocks, outcome.plan.kept.values(), strict=True)
         ]
         unmasked = answers(dense, batches)
@@ -158,7 +177,7 @@ def check_outcome(outcome, model, batches, case, tmp_path):
     assert all(module.training == modes.get(name, model.training) for name, module in pruned.named_modules())
     plain = [{n: v for n, v in m.config.to_dict().items() if n not in OURS} for m in (pruned, model)]
     assert plain[0] == plain[1] and pruned.config._attn_implementation == model.config._attn_implementation
-    loaded = kprune.load(outcome.save(tmp_path / "model"))
+    loaded = case.options["saved"].apply(outcome, tmp_path / "model")
     loaded.set_attn_implementation(model.config._attn_implementation)
     assert_close(answers(loaded, batches), answers(copy.deepcopy(pruned).float(), batches), 1e-3)
     if model.can_generate():
