@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
 from kprune.budgets.costs import check_grain
 from kprune.budgets.latency import STANDARD, Point, check_speedup
-from kprune.checkpoint import become_pruned, check_saveable, python_card, save
+from kprune.checkpoint import become_pruned, python_card, save
+from kprune.checks import check_class, check_model
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.errors import UserError
 from kprune.methods.registry import find_method
@@ -21,12 +21,11 @@ from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
 from kprune.objectives import OBJECTIVES, Objective, objective_of
+from kprune.precision import full_precision
 from kprune.speedup import prune_to_speedup
 from kprune.types import Model
 
 DEFAULT_REDUCTION = 0.8
-ATTENTION = ("eager", "sdpa")
-"""Implementations of attention that give the same masks, whatever runs them."""
 
 
 class Pruned(Outcome):
@@ -96,12 +95,12 @@ def prune(
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
     """
     chosen = _method(method)
-    dense = view_of(model)
-    objective = _objective(task, model)
     _check_request(flops_reduction, speedup, params_reduction, speedup_at, grain)
-    _check_model(model)
-    # In inference mode nothing has a gradient; the methods say themselves where they need none.
-    with torch.inference_mode(False):
+    with full_precision():
+        check_class(model)
+        dense = view_of(model)
+        objective = _objective(task, model)
+        check_model(model, objective)
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)
         data = PruningData(calibration)
@@ -162,38 +161,13 @@ def _objective(task: str | Objective | None, model: Model) -> Objective:
         raise UserError(f"task '{task}' is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
     objective = task if isinstance(task, Objective) else OBJECTIVES[task]()
     name = type(model).__name__
-    if not name.endswith(objective.class_suffix):
+    if not name.endswith(objective.class_suffixes):
         raise UserError(
-            f"task '{objective.name}' is for a ...{objective.class_suffix} model, this is a {name}: leave task out"
+            f"task '{objective.name}' is for a ...{objective.class_suffixes[0]} model, this is a {name}: leave task out"
         )
     if isinstance(task, str):
         objective.fits(model)  # or it says what the head predicts in place of that
     return objective
-
-
-def _check_model(model: Model) -> None:
-    """Check what would only be found after the pruning, or in the middle of it.
-
-    Raises:
-        UserError: the model's weights, attention or modules are none that can be pruned and saved.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise UserError(
-                f"{name} is {parameter.dtype}, too coarse to measure and solve with: load the model in float32 "
-                f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned"
-            )
-        if not torch.isfinite(parameter).all():
-            raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")
-    attention = getattr(model.config, "_attn_implementation", None)
-    if attention not in (None, *ATTENTION):
-        raise UserError(
-            f"attn_implementation='{attention}' is not supported while pruning: call model.set_attn_implementation('sdpa'); "
-            "what is saved loads with any"
-        )
-    if not any(block.units for block in view_of(model).blocks):
-        raise UserError("the model has no head and no neuron left: there is nothing to prune")
-    check_saveable(model)
 
 
 def _set_as_in(pruned: Model, dense: Model) -> None:

@@ -1,6 +1,5 @@
 """A user's own batches as calibration examples."""
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,10 +9,11 @@ from torch import Tensor
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
-from kprune.models.view import call, longest_input, on_device
+from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
 from kprune.objectives import Objective
 from kprune.types import Model
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SAME = 1e-4
 """Answers that differ by less, relative to the largest, differ by rounding."""
 
@@ -41,9 +41,14 @@ def calibration_set(
         largest = max(largest, len(rows))
     if not examples:
         raise UserError("batches is empty: give an iterable of dicts with input_ids, such as a DataLoader")
-    if any("token_type_ids" in example for example in examples):
+    typed = ["token_type_ids" in example for example in examples]
+    if any(typed) and not all(typed):
+        if family_of(model).types_are_words:
+            raise UserError(
+                "some batches have token_type_ids and some none, which this model does not read as 0: give one kind"
+            )
         examples = [{"token_type_ids": [0] * len(example["input_ids"]), **example} for example in examples]
-    return CalibrationSet(examples, largest, model.config.pad_token_id or 0)
+    return CalibrationSet(examples, largest, padding_of(model))
 
 
 def _examples(
@@ -52,15 +57,20 @@ def _examples(
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
     ids = _tensor(number, batch, "input_ids")
-    if ids.ndim != 2 or ids.is_floating_point():
+    if ids.ndim != 2 or ids.dtype not in INTEGERS:
         raise UserError(f"batch {number}: input_ids are {list(ids.shape)} {ids.dtype}: give integers [batch, length]")
     if ids.numel() == 0:
         raise UserError(f"batch {number} is empty: input_ids are {list(ids.shape)}")
-    mask = torch.ones_like(ids).bool()
+    mask = torch.ones_like(ids)
     if batch.get("attention_mask") is not None:
-        mask = _tensor(number, batch, "attention_mask").bool()
+        mask = _tensor(number, batch, "attention_mask")
+        if ((mask != 0) & (mask != 1)).any():
+            raise UserError(
+                f"batch {number} has an attention_mask of more than zeros and ones: give 1 for tokens, 0 for padding"
+            )
+    mask = mask.bool()
     inputs = {"input_ids": ids}
-    if batch.get("token_type_ids") is not None and _token_types(model):
+    if batch.get("token_type_ids") is not None and token_types(model):
         inputs["token_type_ids"] = _tensor(number, batch, "token_type_ids")
     for name, value in {"attention_mask": mask, **inputs}.items():
         if value.shape != ids.shape:
@@ -129,18 +139,10 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
     return bool((padded - plain).abs().max() <= SAME * plain.abs().max())
 
 
-def _token_types(model: Model) -> int:
-    """Return the number of token types that a model reads; 0 if it reads none, as DeBERTa, whose forward takes them."""
-    if "token_type_ids" not in inspect.signature(type(model).forward).parameters:
-        return 0
-    # GPT-2 looks them up among its words.
-    return getattr(model.config, "type_vocab_size", model.config.vocab_size)
-
-
 def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None:
-    size = model.config.vocab_size if name == "input_ids" else _token_types(model)
+    size = model.config.vocab_size if name == "input_ids" else token_types(model)
     lowest, highest = int(values.min()), int(values.max())
-    if values.is_floating_point() or lowest < 0 or highest >= size:
+    if values.dtype not in INTEGERS or lowest < 0 or highest >= size:
         wrong = lowest if lowest < 0 else highest
         what = "token" if name == "input_ids" else "token type"
         of = "vocabulary" if name == "input_ids" else "number of types"
@@ -162,7 +164,7 @@ def _add_labels(
                 f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune"
             )
         # A position counts from the example's first token.
-        values.append((value - starts.to(value) if name.endswith("_positions") else value).tolist())
+        values.append((value - starts.to(value) if objective.labels_are_positions else value).tolist())
     for row, label in zip(rows, zip(*values, strict=True), strict=True):
         row["label"] = label if len(values) > 1 else label[0]
 
@@ -173,4 +175,6 @@ def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:
             f"batch {number} has no tensor {name}, but {', '.join(map(str, batch))}: "
             f"give dicts of tensors, {name} among them"
         )
+    if batch[name].is_meta:
+        raise UserError(f"batch {number} has {name} on the meta device, without values: give them on a CPU or GPU")
     return batch[name]

@@ -96,7 +96,7 @@ class MaskedWords(Objective):
     """Compare the words [B, T, V] that are foreseen for every token that is no padding."""
 
     name = "masked_words"
-    class_suffix = "ForMaskedLM"
+    class_suffixes = ("ForMaskedLM",)
     auto_class = "AutoModelForMaskedLM"
 
     def read(self, output, attention_mask):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from transformers import PretrainedConfig
+from transformers import PreTrainedModel
 
 from experiments.config.groups import CalibrationSettings
 from experiments.inputs.checkpoints import positions_of
@@ -12,6 +12,7 @@ from experiments.inputs.drawing import Amount, DrawnTexts, draw_texts
 from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
+from kprune.models.view import token_types
 
 
 def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
@@ -58,11 +59,11 @@ def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: in
     return calibration_set([training[int(row)] for row in rows], task, tokenizer, labels)
 
 
-def read_calibration(file: str, task: Task, tokenizer, config: PretrainedConfig, labels: bool) -> CalibrationSet:
+def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, labels: bool) -> CalibrationSet:
     """Return the examples of a JSON file: `{"batch_size": 32, "examples": [{"input_ids": [...], "label": 1}, ...]}`.
 
     Args:
-        config: of the model that reads them.
+        model: reads them.
 
     Raises:
         UserError: the file is missing or damaged, empty, an example is padding alone or longer than what the model
@@ -86,8 +87,8 @@ def read_calibration(file: str, task: Task, tokenizer, config: PretrainedConfig,
         raise UserError(
             f"calibration.file={file} is damaged ({type(error).__name__}: {error}): it needs a list of examples with input_ids"
         ) from error
-    _check_tokens(examples, len(tokenizer), positions_of(config.to_dict()), file)
-    _check_token_types(examples, getattr(config, "type_vocab_size", None), file)
+    _check_tokens(examples, len(tokenizer), positions_of(model.config.to_dict()), file)
+    _check_token_types(examples, token_types(model), file)
     if task.num_labels and task.num_labels > 1:
         for row, example in enumerate(examples):
             if "label" in example and not (
@@ -139,8 +140,8 @@ def _check_tokens(examples: list[Example], vocabulary: int, positions: int | Non
             )
 
 
-def _check_token_types(examples: list[Example], types: int | None, file: str) -> None:
-    """Check token types against `types`, how many the model knows; None if it takes none."""
+def _check_token_types(examples: list[Example], types: int, file: str) -> None:
+    """Check token types against `types`, how many the model reads."""
     with_types = [example for example in examples if "token_type_ids" in example]
     if with_types and len(with_types) < len(examples):
         raise UserError(

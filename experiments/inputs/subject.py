@@ -125,7 +125,7 @@ def pruning_data(calibration: CalibrationSettings, seed: int, subject: Subject, 
 def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool) -> CalibrationSet:
     """Read or draw a cell's calibration set."""
     if calibration.file:
-        return read_calibration(calibration.file, subject.task, subject.tokenizer, subject.model.config, labels)
+        return read_calibration(calibration.file, subject.task, subject.tokenizer, subject.model, labels)
     return draw_calibration(subject.task, subject.tokenizer, calibration, seed, labels)
 
 

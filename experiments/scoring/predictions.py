@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.scoring import metrics
+from kprune.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,23 @@ class Predictions:
 
     @property
     def score(self) -> float:
-        """Return the score in percent; a perplexity as it is."""
+        """Return the score in percent; a perplexity as it is.
+
+        Raises:
+            UserError: it is not finite.
+        """
         if self.metric == "spearman":
-            return metrics.spearman(self.values, self.gold)
-        if self.metric == "perplexity":
-            return float(np.exp(np.mean(self.values)))
-        return 100 * float(np.mean(self.values))
+            score = metrics.spearman(self.values, self.gold)
+        elif self.metric == "perplexity":
+            with np.errstate(over="ignore"):
+                score = float(np.exp(np.mean(self.values, dtype=np.float64)))
+        else:
+            score = 100 * float(np.mean(self.values))
+        if not np.isfinite(score):
+            raise UserError(
+                f"the model's {self.metric} is {score}, which no record holds: remove less, or check the checkpoint's weights"
+            )
+        return score
 
 
 def packed(predictions: Predictions) -> bytes:

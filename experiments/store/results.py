@@ -89,8 +89,16 @@ def write(folder: Path, record: Record, files: Mapping[str, Callable[[Path], obj
         files: what writes each of `FILES`, to the path that it is given; it may write nothing.
 
     Raises:
-        UserError: the disk is full or the folder not writable.
+        UserError: the disk is full or the folder not writable, or a number of the record is not finite, so that it could not be
+            read again.
     """
+    try:
+        Record.from_json(record.to_json())
+    except ValueError as error:
+        raise UserError(
+            f"{folder}: nothing is written, as a number of the record is not finite ({error}): remove less, or check the "
+            "checkpoint's weights"
+        ) from error
     stage = folder / STAGE
     with _as_user_error(folder):
         shutil.rmtree(stage, ignore_errors=True)  # what a killed run left

@@ -19,7 +19,7 @@ NOTES = {
 def auto_class_of(model: Model) -> str:
     """Return the name of the transformers auto class that loads a model with its head."""
     name = type(model).__name__
-    return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffix)), "AutoModel")
+    return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes)), "AutoModel")
 
 
 def loading_section(auto_class: str, format: str) -> str:

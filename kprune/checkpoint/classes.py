@@ -1,6 +1,7 @@
 """Which class a pruned model is: one of the shipped modeling file's, so that `save_pretrained` writes what loads anywhere."""
 
 import copy
+import tempfile
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from transformers.models.auto import modeling_auto
 
 from kprune.errors import UserError, one_line
 from kprune.models import ModelView, modeling_kprune, view_of
-from kprune.models.modeling_kprune import FORMAT, PREFIX, Pruned, pruned_class, sizes
+from kprune.models.modeling_kprune import FORMAT, PREFIX, Emptied, OutputBias, Pruned, pruned_class, sizes
 from kprune.models.surgery import width_attributes
 from kprune.objectives import OBJECTIVES
+from kprune.quiet import quiet_transformers
 from kprune.types import Model
 
 ADDED = ("kprune", "auto_map")
@@ -53,33 +55,43 @@ def stock_class(model: Model) -> type:
 
 
 def check_saveable(model: Model) -> None:
-    """Check that a model is what transformers builds by its class and config, but for the widths of its blocks.
+    """Check that a model is what transformers builds by its class and config, but for the widths of its blocks, and that
+    transformers writes what else is saved with it.
 
     Raises:
         UserError: it is not, so what is saved would load as another function; says at which module.
     """
-    stock, view = stock_class(model), view_of(model)
-    config = stock_config(model.config)
+    stock, config = stock_class(model), stock_config(model.config)
     try:
         with torch.device("meta"):
             plain = stock(config)
     except Exception as error:  # whatever transformers makes of a config that was changed after the model was built
         raise UserError(
-            f"{stock.__name__} is not built by this model's config ({one_line(error)}): give it the config it was built by"
+            f"{stock.__name__} is not built by this model's config ({one_line(error, 120)}): give it the config it was built by"
         ) from error
-    ours = dict(model.named_modules())
-    stand_ins = tuple(name for name, module in ours.items() if hasattr(module, "arguments"))
-    resized = {id(module) for block in view.blocks if block.units for module in (*block.inputs, block.output)}
-    theirs = dict(plain.named_modules())
+    ours, theirs = dict(model.named_modules()), dict(plain.named_modules())
+    stand_ins = tuple(name for name, module in ours.items() if is_stand_in(module))
+    # Those of the stock model: ours may be of any kind.
+    blocks = [module for block in view_of(plain).blocks for module in (block.module, *block.module.modules())]
+    in_blocks = {name for name, module in theirs.items() if any(module is inner for inner in blocks)}
     for name in (*theirs, *(name for name in ours if name not in theirs)):
         if not any(name == path or name.startswith(f"{path}.") for path in stand_ins):
-            difference = difference_of(ours.get(name), theirs.get(name), id(ours.get(name)) in resized, not name)
+            difference = difference_of(ours.get(name), theirs.get(name), name in in_blocks, not name)
             if difference:
                 raise UserError(
                     f"the model is not what {stock.__name__} is by its config ({name or 'the model'} {difference}), so it would "
                     "load as another function: merge adapters, dequantise, remove masks and changes of your own"
                 )
-    check_units(view, view_of(plain))
+    tied = {name for group in ties_of(model).values() for name in group} ^ {
+        name for group in ties_of(plain).values() for name in group
+    }
+    if tied:
+        raise UserError(
+            f"{min(tied)} is shared with another weight in the model or by its config, not in both, so it would load as "
+            "another function: set config.tie_word_embeddings as it is, give every other module its own copy"
+        )
+    check_units(view_of(model), view_of(plain))
+    check_settings(model, config)
 
 
 def check_units(view: ModelView, plain: ModelView) -> None:
@@ -110,6 +122,23 @@ def check_units(view: ModelView, plain: ModelView) -> None:
             )
 
 
+def check_settings(model: Model, config: Any) -> None:
+    """Check that transformers writes a model's config and, if it generates, its settings of that.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+            config.save_pretrained(folder)
+            if model.can_generate():
+                model.generation_config.save_pretrained(folder)
+    except Exception as error:  # a value that is no JSON, or one that transformers refuses
+        raise UserError(
+            f"the model's config or generation_config can't be saved ({one_line(error, 120)}): set what it names right"
+        ) from error
+
+
 def difference_of(module: nn.Module | None, stock: nn.Module | None, resized: bool, root: bool) -> str | None:
     """Return in words how a module is not the stock model's at its place; None if it is.
 
@@ -119,23 +148,46 @@ def difference_of(module: nn.Module | None, stock: nn.Module | None, resized: bo
     """
     if module is None or stock is None:
         return "is missing" if module is None else "is added"
-    if type(module) is not type(stock) and not root:
-        return f"is a {type(module).__name__}, not a {type(stock).__name__}"
+    kinds = type(module), type(stock)
+    if kinds[0] is not kinds[1] and not root:
+        ours, theirs = (kind.__name__ for kind in kinds)
+        return f"is a {ours if ours != theirs else f'{kinds[0].__module__}.{ours}'}, not a {theirs}"
     # Accelerate's wrappers compute the same.
     if "forward" in vars(module) and not hasattr(module, "_hf_hook") and not hasattr(module, "_original_forward"):
         return "has a forward of its own, not its class's"
-    ours, theirs = shapes_of(module), shapes_of(stock)
-    if ours.keys() != theirs.keys():
-        return f"has {' and '.join(ours) or 'no weights'}, not {' and '.join(theirs) or 'none'}"
-    if ours != theirs and not resized:
-        name = min(name for name in ours if ours[name] != theirs[name])
-        return f"has a {name} of {ours[name]}, not {theirs[name]}"
+    here, there = shapes_of(module), shapes_of(stock)
+    if here.keys() != there.keys():
+        return f"has {' and '.join(here) or 'no weights'}, not {' and '.join(there) or 'none'}"
+    if here != there and not resized:
+        name = min(name for name in here if here[name] != there[name])
+        return f"has a {name} of {here[name]}, not {there[name]}"
+    for name, value in numbers_of(stock).items():
+        if numbers_of(module).get(name) != value:
+            return f"has {name}={getattr(module, name, None)}, not {value}"
     return None
 
 
 def shapes_of(module: nn.Module) -> dict[str, list[int]]:
-    """Return the shapes of a module's own parameters, by name."""
-    return {name: list(weight.shape) for name, weight in module.named_parameters(recurse=False)}
+    """Return the shapes of a module's own weights and other tensors that are saved, by name."""
+    own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return {name: list(weight.shape) for name, weight in own if name not in module._non_persistent_buffers_set}
+
+
+def numbers_of(module: nn.Module) -> dict[str, float]:
+    """Return a module's own numbers with a fraction, such as the ε of a norm, by name; dropout's do nothing to an answer."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if type(value) is float and "drop" not in f"{name} {type(module).__name__}".lower()
+    }
+
+
+def ties_of(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of each weight that has several."""
+    names: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(name)
+    return {key: several for key, several in names.items() if len(several) > 1}
 
 
 def stock_config(config: Any) -> Any:
@@ -152,6 +204,12 @@ def is_pruned(kind: type) -> bool:
     return kind.__name__ == Pruned.__name__ or (
         kind.__name__.startswith(PREFIX) and any(base.__name__ == Pruned.__name__ for base in kind.__mro__)
     )
+
+
+def is_stand_in(module: nn.Module) -> bool:
+    """Tell whether a module stands in for one without units; its class may be of the modeling file's copy in a folder."""
+    kind = type(module)
+    return kind.__name__ in (Emptied.__name__, OutputBias.__name__) and kind.__module__.endswith("modeling_kprune")
 
 
 def pruned_entries(view: ModelView, stock: type) -> dict[str, Any]:
@@ -182,8 +240,8 @@ def emptied_modules(view: ModelView) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for layer, module in enumerate(view.layers):
         for path, inner in module.named_modules():
-            # A stand-in holds another one inside; the classes may be those of a checkpoint's own copy of the file.
-            if hasattr(inner, "arguments") and not any(
+            # A stand-in holds another one inside.
+            if is_stand_in(inner) and not any(
                 f"{view.family.layers}.{layer}.{path}".startswith(f"{p}.") for p in found
             ):
                 found[f"{view.family.layers}.{layer}.{path}"] = inner.arguments()

@@ -1,5 +1,6 @@
 """The stock architecture with zeros in place of removed units: it loads everywhere, and costs what the dense model costs."""
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,6 +36,8 @@ def densified(model: Model, plan: Plan | None = None) -> Model:
     places = places_of(narrow, plan)
     for block, original in zip(narrow, wide, strict=True):
         widen(block, original, places[block.name])
+    if model.can_generate():
+        dense.generation_config = copy.deepcopy(model.generation_config)
     return dense.train(model.training)
 
 

@@ -11,6 +11,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from transformers import GenerationConfig
 
 from kprune.checkpoint import format_1
 from kprune.checkpoint.classes import auto_map, check_units, pruned_entries, stock_config
@@ -21,7 +22,7 @@ from kprune.models.modeling_kprune import PREFIX, pruned_class
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 LARGEST = 2**24
 """No whole number in a config is larger."""
 AUTO_MAP = re.compile(rf"([\w.-]+/[\w.-]+--)?modeling_kprune\.{PREFIX}\w+")
@@ -38,8 +39,8 @@ NOT_SETTINGS = ("dtype", "torch_dtype", "auto_map", "name_or_path")
 def load(folder: str | Path) -> Model:
     """Return the pruned model in a folder, float32, in evaluation mode.
 
-    The class comes from the installed kprune, so no code in the folder is run; of its files, the config and the weights alone
-    are read. Sizes in the config are compared with the weights' before either is built or read.
+    The class comes from the installed kprune, so no code in the folder is run; of its files, the config, the weights and what a
+    model that generates has set for that are read. Sizes in the config are compared with the weights' before either is built or read.
 
     Raises:
         UserError: a file is missing or damaged, the config is none that kprune writes, or its widths are not those of the
@@ -49,23 +50,28 @@ def load(folder: str | Path) -> Model:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
-    values = _read_config(folder)
+    values = _read_json(folder / CONFIG)
     stock = _stock_class_of(folder, values)
     try:
         with quiet_transformers():
-            return _load(folder / WEIGHTS, values, stock)
+            model = _load(folder / WEIGHTS, values, stock)
+            if model.can_generate() and (folder / GENERATION).is_file():
+                model.generation_config = _generation_config(_read_json(folder / GENERATION))
+            return model
+    except UserError:
+        raise
     # Whatever transformers, torch or safetensors make of files that kprune did not write.
     except Exception as error:
         raise UserError(f"{folder} does not load ({one_line(error, 300)}): save it again with this kprune") from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"a {type(values).__name__} in place of settings")
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{folder}/{CONFIG} is damaged ({one_line(error)}): save the model again") from error
+        raise UserError(f"{file} is damaged ({one_line(error)}): save the model again") from error
     return values
 
 
@@ -135,9 +141,7 @@ def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
             raise ValueError(f"config.json asks for {name}={one_line_of(value)}, which is none of transformers' own")
         if name == "quantization_config" and value is not None:
             raise ValueError("config.json has a quantization_config, and pruned models are not quantized")
-    for number in _whole_numbers(values):
-        if abs(number) > LARGEST:
-            raise ValueError(f"config.json has the number {str(number)[:20]}, which is no size of a model")
+    _check_numbers(CONFIG, values)
     classes = values.get("auto_map") or {}
     if not isinstance(classes, dict) or not all(AUTO_MAP.fullmatch(str(name)) for name in classes.values()):
         raise ValueError("config.json has an auto_map to code that is not kprune's")
@@ -154,6 +158,23 @@ def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
     format_1.convert(config)
     config.auto_map = auto_map(config, stock)
     return config
+
+
+def _generation_config(values: dict[str, Any]) -> GenerationConfig:
+    """Return the settings of generation that a file has, those that transformers knows alone.
+
+    Raises:
+        ValueError: one is a number larger than any that makes sense.
+    """
+    _check_numbers(GENERATION, values)
+    known = GenerationConfig().to_dict()
+    return GenerationConfig.from_dict({name: value for name, value in values.items() if name in known})
+
+
+def _check_numbers(file: str, values: dict[str, Any]) -> None:
+    for number in _whole_numbers(values):
+        if abs(number) > LARGEST:
+            raise ValueError(f"{file} has the number {str(number)[:20]}, which is no size of a model")
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from kprune.errors import UserError
-from kprune.models.view import longest_input
+from kprune.models.view import longest_input, needs_token_types
 from kprune.types import Model
 
 NAME = "model.onnx"
@@ -34,7 +34,7 @@ def require_onnx() -> None:
 def example_inputs(model: Model) -> dict[str, torch.Tensor]:
     """Return inputs to trace a model with: int64 [2, 8], the second example padded; token types if the model reads them."""
     names = ["input_ids", "attention_mask"]
-    if getattr(model.config, "type_vocab_size", 1) > 1:
+    if needs_token_types(model):
         names.append("token_type_ids")
     inputs = {name: torch.ones(2, 8, dtype=torch.long, device=model.device) for name in names}
     inputs["attention_mask"][1, 5:] = 0

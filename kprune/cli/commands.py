@@ -24,7 +24,7 @@ from kprune.data import Example, collate
 from kprune.errors import UserError
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
-from kprune.models.view import longest_input
+from kprune.models.view import longest_input, needs_token_types, padding_of
 from kprune.objectives import Objective, Span
 
 BATCH_SIZE = 32
@@ -142,8 +142,7 @@ def drawn(
             f"both, and --text-column question --second-column context"
         )
     length = cut_at(options.max_length, longest_input(model), tokenizer, pairs)
-    token_types = getattr(model.config, "type_vocab_size", 0) > 1
-    examples = draw(texts, tokenizer, token_types, length, options.tokens, options.seed)
+    examples = draw(texts, tokenizer, needs_token_types(model), length, options.tokens, options.seed)
     if not examples:
         raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")
     return examples
@@ -164,7 +163,7 @@ def counted(examples: Sequence[Example]) -> str:
 def batches(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[dict[str, Tensor]]:
     """Yield padded batches, as a DataLoader would."""
     for start in range(0, len(examples), BATCH_SIZE):
-        yield collate(examples[start : start + BATCH_SIZE], model.config.pad_token_id or 0)
+        yield collate(examples[start : start + BATCH_SIZE], padding_of(model))
 
 
 def target(options: argparse.Namespace) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def objective_for(model: PreTrainedModel, task: str | None) -> Objective:
         return objective_of(model)
     if task not in OBJECTIVES:
         raise UserError(f"--task {task} is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
-    if not type(model).__name__.endswith(OBJECTIVES[task].class_suffix):
+    if not type(model).__name__.endswith(OBJECTIVES[task].class_suffixes):
         raise UserError(f"--task {task} does not suit a {type(model).__name__}: leave it out")
     return OBJECTIVES[task]()
 

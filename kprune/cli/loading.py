@@ -47,9 +47,9 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     if architecture.startswith("Pruned"):
         pruned: Any = kprune.load(folder)
         return pruned.to(device)
-    auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffix)), None)
+    auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffixes)), None)
     if auto is None:
-        suffixes = sorted({f"...{kind.class_suffix}" for kind in OBJECTIVES.values()})
+        suffixes = sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()})
         raise UserError(
             f"{folder} holds a {architecture}, which has no head that kprune can compare: give a "
             f"{' or '.join(suffixes)} checkpoint"

@@ -13,9 +13,15 @@ def frozen_copy(model: Model) -> Model:
 
 
 def frozen_view(model: Model) -> Model:
-    """Return such a copy with the model's own weights in memory, for what is only read."""
+    """Return such a copy with the model's own weights in memory, for what is only read, and reads inputs of any length."""
     shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
-    return copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
+    view = copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
+    for module in view.modules():
+        if hasattr(
+            module, "chunk_size_feed_forward"
+        ):  # which must divide the length, and saves no memory at these sizes
+            module.chunk_size_feed_forward = 0
+    return view
 
 
 def trackable(tensor: Tensor) -> Tensor:

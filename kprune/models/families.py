@@ -69,6 +69,7 @@ class Family:
         reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
         returns_pair: whether a layer returns a second value beside its output.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
+        types_are_words: whether token types are looked up among the words, so that leaving them out is not giving zeros.
         strangers: paths, below the base model, of modules that some configs add and the sites do not tell of: a model with
             one is refused.
     """
@@ -79,6 +80,7 @@ class Family:
     reads_last_token: bool = False
     returns_pair: bool = False
     positions_after_padding: bool = False
+    types_are_words: bool = False
     strangers: tuple[str, ...] = ()
 
     def placement(self, config: Any) -> Placement:
@@ -219,6 +221,7 @@ GPT2 = Family(
     ),
     norm_first=True,
     reads_last_token=True,
+    types_are_words=True,
 )
 LLAMA = Family(
     layers="layers",

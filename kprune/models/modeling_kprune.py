@@ -88,6 +88,8 @@ class Emptied(nn.Module):
         # Before transformers 4.57, DistilBERT's attention took its input as `query`, and a decoder's its cache by the singular.
         hidden: Any = query if hidden_states is None else hidden_states
         past_key_values = past_key_value if past_key_values is None else past_key_values
+        # That of a decoder which could read an encoder, too, is two caches in one.
+        past_key_values = getattr(past_key_values, "self_attention_cache", past_key_values)
         if past_key_values is not None and self.layer is not None:
             # The cache counts positions by its first layer, so a layer without heads must not leave it empty.
             nothing = hidden.new_zeros(*hidden.shape[:1], 1, hidden.shape[1], 1)

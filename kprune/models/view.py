@@ -197,6 +197,24 @@ def longest_input(model: Model) -> int:
     return config.max_position_embeddings - config.pad_token_id - 1
 
 
+def padding_of(model: Model) -> int:
+    """Return the token that batches are padded with; 0 if the config has none that is in the vocabulary."""
+    token = model.config.pad_token_id
+    return token if token is not None and 0 <= token < model.config.vocab_size else 0
+
+
+def token_types(model: Model) -> int:
+    """Return the number of token types that a model reads; 0 if it reads none, as DeBERTa, whose forward takes them."""
+    if "token_type_ids" not in inspect.signature(type(model).forward).parameters:
+        return 0
+    return model.config.vocab_size if family_of(model).types_are_words else getattr(model.config, "type_vocab_size", 0)
+
+
+def needs_token_types(model: Model) -> bool:
+    """Tell whether a model is to be given token types wherever a tokenizer has them; without them, all are 0."""
+    return token_types(model) > 1 and not family_of(model).types_are_words
+
+
 def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
     """Return a collated batch where the model is."""
     return {key: value.to(device) for key, value in batch.items()}
@@ -204,7 +222,13 @@ def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str,
 
 def call(model: Model, batch: dict[str, Tensor]) -> Any:
     """Return a model's output for a collated batch, by name and not as a tuple, whatever its config says."""
-    return model(**model_inputs(batch), return_dict=True)
+    own = model.config.return_dict
+    # Not as an argument: most models of transformers don't hand it on to their base model, which reads the config.
+    model.config.return_dict = True
+    try:
+        return model(**model_inputs(batch))
+    finally:
+        model.config.return_dict = own
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,5 +23,5 @@ def objective_of(model: Model) -> Objective:
     for kind in OBJECTIVES.values():
         if kind.fits(model):
             return kind()
-    classes = " or ".join(sorted({f"...{kind.class_suffix}" for kind in OBJECTIVES.values()}))
+    classes = " or ".join(sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()}))
     raise UserError(f"{type(model).__name__} has no head K-prune can compare; use a {classes} model")

@@ -18,15 +18,17 @@ class Objective(ABC):
 
     Attributes:
         name: as in `task=`.
-        class_suffix: end of the names of the transformers classes that have this head.
+        class_suffixes: ends of the names of the transformers classes that have this head, the usual one first.
         auto_class: name of the transformers auto class that loads a model with this head.
         label_keys: names under which transformers' batches carry the labels.
+        labels_are_positions: whether labels are positions of tokens, which move with the padding before an example.
     """
 
     name: ClassVar[str]
-    class_suffix: ClassVar[str]
+    class_suffixes: ClassVar[tuple[str, ...]]
     auto_class: ClassVar[str]
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
+    labels_are_positions: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -35,7 +37,7 @@ class Objective(ABC):
         Raises:
             UserError: the head looks like it, but asks for something that this kind does not compare.
         """
-        return type(model).__name__.endswith(cls.class_suffix)
+        return type(model).__name__.endswith(cls.class_suffixes)
 
     @abstractmethod
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class CausalLM(Objective):
     """
 
     name = "causal_lm"
-    class_suffix = "ForCausalLM"
+    class_suffixes = ("ForCausalLM", "LMHeadModel")
     auto_class = "AutoModelForCausalLM"
 
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:

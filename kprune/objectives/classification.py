@@ -18,7 +18,7 @@ class Classification(Objective):
     """Compare logits [B, classes] by the KL divergence; the loss is the cross-entropy."""
 
     name = "classification"
-    class_suffix = "ForSequenceClassification"
+    class_suffixes = ("ForSequenceClassification",)
     auto_class = "AutoModelForSequenceClassification"
 
     @classmethod

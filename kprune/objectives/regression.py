@@ -16,7 +16,7 @@ class Regression(Objective):
     """
 
     name = "regression"
-    class_suffix = "ForSequenceClassification"
+    class_suffixes = ("ForSequenceClassification",)
     auto_class = "AutoModelForSequenceClassification"
 
     @classmethod

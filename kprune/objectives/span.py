@@ -18,9 +18,10 @@ class Span(Objective):
     """
 
     name = "span"
-    class_suffix = "ForQuestionAnswering"
+    class_suffixes = ("ForQuestionAnswering",)
     auto_class = "AutoModelForQuestionAnswering"
     label_keys = ("start_positions", "end_positions")
+    labels_are_positions = True
 
     def __init__(self, keep_padding: bool = False):
         self.keep_padding = keep_padding

@@ -26,7 +26,7 @@ def read(world, tmp_path):
     def read(content, family="bert"):
         file = tmp_path / "calibration.json"
         file.write_text(json.dumps(content))
-        return read_calibration(str(file), task, tokenizer, tiny_model(family).config, labels=True)
+        return read_calibration(str(file), task, tokenizer, tiny_model(family), labels=True)
 
     return read
 

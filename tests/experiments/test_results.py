@@ -121,9 +121,9 @@ def test_a_record_of_something_else_is_damaged(folder, content):
 
 
 def test_numbers_that_are_none_are_null(folder):
-    write(folder, record(score=float("nan"), details={"ridge": [1.0, float("inf")]}))
+    write(folder, record(details={"ridge": [1.0, float("inf")]}))
     content = json.loads((folder / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content["score"] is None and content["details"]["ridge"] == [1.0, None]
+    assert content["details"]["ridge"] == [1.0, None]
 
 
 def test_a_process_killed_while_writing_leaves_nothing_finished(folder):
@@ -261,6 +261,25 @@ def test_damaged_predictions_are_none_and_said(folder, capsys, keep):
     assert predictions.load(path) is None and capsys.readouterr().out == ""
     path.write_bytes(predictions.packed(PREDICTED)[:keep])
     assert predictions.load(path) is None and "is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "metric, values", [("perplexity", [900.0, 1e4]), ("f1", [0.5, np.nan]), ("accuracy", [np.inf])]
+)
+def test_a_score_that_is_no_number_is_one_line(metric, values):
+    """As the perplexity of a model that is pruned to nothing."""
+    with pytest.raises(UserError, match=f"^the model's {metric} is (inf|nan), .*: remove less") as error:
+        _ = Predictions(metric, np.array(values)).score
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"score": float("inf")}, {"kept_heads": [2.0, float("nan")]}])
+def test_a_record_that_could_not_be_read_again_is_not_written(folder, changes):
+    write(folder, record())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"nothing is written, .*{next(iter(changes))} is None.*: remove less"):
+        write(folder, record(**changes), model=save_model)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_record_never_stands_without_its_predictions(folder, monkeypatch):

@@ -260,9 +260,9 @@ def test_models_and_settings_that_do_not_work():
 def test_a_model_built_by_a_checkpoints_own_code_is_pruned_again(tmp_path, monkeypatch):
     """As with trust_remote_code=True: the classes of emptied blocks are not kprune's."""
     folder = save(narrowed(), tmp_path / "model")
-    spec = importlib.util.spec_from_file_location("shipped_modeling", folder / "modeling_kprune.py")
+    spec = importlib.util.spec_from_file_location("shipped_modeling_kprune", folder / "modeling_kprune.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "shipped_modeling", module)
+    monkeypatch.setitem(sys.modules, "shipped_modeling_kprune", module)
     spec.loader.exec_module(module)
     model = module.PrunedBertForSequenceClassification.from_pretrained(folder)
     outcome = kprune.prune(model, batches(model), 0.5)
@@ -363,6 +363,11 @@ def set_head(model):
     model.classifier = torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.Linear(8, 3))
 
 
+def name_arguments(model):
+    set_head(model)
+    model.classifier.arguments = dict
+
+
 def widen_head(model):
     model.classifier = torch.nn.Linear(32, 4)
 
@@ -391,6 +396,11 @@ UNSAVEABLE = {
     "a subclass": (own_class, "OwnForSequenceClassification", "is not a class of transformers"),
     "a head of one's own": (changed, set_head, "classifier is a Sequential, not a Linear"),
     "a wider head": (changed, widen_head, r"classifier has a bias of \[4\], not \[3\]"),
+    "an attribute of the name that stand-ins have": (
+        changed,
+        name_arguments,
+        "classifier is a Sequential, not a Linear",
+    ),
     "a module more": (changed, add_module, "bert.adapter is added"),
     "another activation": (changed, replace_activation, "intermediate_act_fn is a ReLU, not a GELUActivation"),
     "an adapter": (changed, wrap_query, "layer.2.attention.self.query is a LoraLinear, not a Linear"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import kprune
 from kprune.models import view_of
@@ -88,3 +88,49 @@ def test_a_language_model_is_pruned_and_saved(method, tmp_path):
         torch.testing.assert_close(loaded(**batches[0]).logits, outcome.model(**batches[0]).logits)
     heads = [block.units for block in view_of(outcome.model).of_kind("heads")]
     assert heads == outcome.kept_heads
+
+
+def tiny_gpt2():
+    torch.manual_seed(0)
+    shape = dict(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=64, initializer_range=0.3)
+    return GPT2LMHeadModel(GPT2Config(**shape, pad_token_id=0)).eval()
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("format", ["pruned", "dense"])
+def test_how_a_model_generates_is_saved(make, format, tmp_path):
+    model = make()
+    model.generation_config.update(max_new_tokens=7, do_sample=True, top_k=3, eos_token_id=[4, 5])
+    outcome = kprune.prune(model, [texts()], 0.5, "magnitude")
+    folder = outcome.save(tmp_path / "small", format=format)
+    loaded = kprune.load(folder) if format == "pruned" else type(model).from_pretrained(folder)
+    assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "generation_config.json is damaged"),
+        ('{"max_length": 1e400, "top_k": 99999999999}', "has the number 99999"),
+    ],
+)
+def test_a_tampered_generation_config_is_one_line(content, message, tmp_path):
+    folder = kprune.prune(tiny_llama(), [texts()], 0.5, "magnitude").save(tmp_path / "small")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(kprune.UserError, match=message) as error:
+        kprune.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_generation_that_transformers_does_not_know_are_left_out(tmp_path):
+    folder = kprune.prune(tiny_llama(), [texts()], 0.5, "magnitude").save(tmp_path / "small")
+    (folder / "generation_config.json").write_text('{"top_k": 3, "to_dict": 1, "validate": "x", "_secret": 2}')
+    generation = kprune.load(folder).generation_config
+    assert generation.top_k == 3 and callable(generation.to_dict) and not hasattr(generation, "_secret")
+
+
+def test_token_types_that_are_words_are_given_for_all_batches_or_none():
+    ids = torch.randint(5, 60, (2, 8), generator=torch.Generator().manual_seed(0))
+    typed = {"input_ids": ids, "token_type_ids": torch.full_like(ids, 7)}
+    with pytest.raises(kprune.UserError, match="some batches have token_type_ids and some none"):
+        kprune.prune(tiny_gpt2(), [typed, {"input_ids": ids}], 0.5)

@@ -1,5 +1,7 @@
 """What the caller has set in torch changes neither the kept units nor the weights."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from tiny import tiny_labelled, tiny_model
@@ -22,16 +24,75 @@ def same(one, other):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
-@pytest.mark.parametrize("precision", ["high", "medium"])
-def test_a_precision_that_the_caller_set(name, precision):
-    expected = pruned(name)
-    torch.set_float32_matmul_precision(precision)
+def set_legacy():
+    torch.set_float32_matmul_precision("medium")
+
+
+def set_backend():
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+def set_gpu():
+    """What torch recommends for a GPU; from then on it refuses to tell a precision that holds for all backends."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def product():
+    left = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    return left @ left
+
+
+@contextmanager
+def setting(set_coarse):
+    """Set a precision, within, or skip the test if this torch does not have that setting."""
+    matmuls = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    if set_coarse is not set_legacy and not all(hasattr(matmul, "fp32_precision") for matmul in matmuls):
+        pytest.skip("this torch sets no precision by backend")
+    own = [(matmul, matmul.fp32_precision) for matmul in matmuls if hasattr(matmul, "fp32_precision")]
     try:
-        same(pruned(name), expected)
-        assert torch.get_float32_matmul_precision() == precision
+        set_coarse()
+        yield
     finally:
         torch.set_float32_matmul_precision("highest")
+        for matmul, precision in own:
+            matmul.fp32_precision = precision
+
+
+@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
+@pytest.mark.parametrize("set_coarse", [set_legacy, set_backend])
+def test_a_precision_that_the_caller_set(name, set_coarse):
+    expected, exact = pruned(name), product()
+    with setting(set_coarse):
+        coarse = product()
+        if torch.equal(coarse, exact):
+            pytest.skip("this processor has no coarser float32 products")
+        same(pruned(name), expected)
+        assert torch.equal(product(), coarse), "the caller's setting is gone"
+
+
+@pytest.mark.parametrize("set_coarse", [set_backend, set_gpu])
+def test_the_setting_of_a_backend_comes_back(set_coarse):
+    with setting(set_coarse):
+        matmuls = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        before = [matmul.fp32_precision for matmul in matmuls]
+        with pytest.raises(ZeroDivisionError), full_precision():
+            assert [matmul.fp32_precision for matmul in matmuls] == ["ieee", "ieee"]
+            1 / 0  # noqa: B018
+        assert [matmul.fp32_precision for matmul in matmuls] == before
+
+
+@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
+def test_a_default_type_and_device_of_the_caller(name):
+    expected = pruned(name)
+    model = tiny_model(dtype=torch.float32)
+    job = Job(model, objective_of(model), PruningData(tiny_labelled()), FlopsBudget(0.5, 8.0))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            same(build(name, {}).prune(job), expected)
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
@@ -48,6 +109,8 @@ def test_the_flag_holds_within_and_comes_back_after_an_error():
     """Where no product of this machine is coarser, this is what can be seen."""
     torch.set_float32_matmul_precision("medium")
     try:
+        if torch.get_float32_matmul_precision() != "medium":
+            pytest.skip("this processor has no coarser float32 products, and torch does not keep the flag")
         with pytest.raises(ZeroDivisionError), full_precision():
             assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.is_autocast_enabled("cpu")

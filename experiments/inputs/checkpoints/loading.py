@@ -146,7 +146,7 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     """Check the config's family, head, labels and positions against the task's."""
     _check_family(folder, config)
-    wanted = task.objective.class_suffix
+    wanted = task.objective.class_suffixes
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith(wanted):
         remedy = (
@@ -155,7 +155,7 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
             else "give a language model, such as model=smollm2"
         )
         raise UserError(
-            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one {wanted}: {remedy}"
+            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one {wanted[0]}: {remedy}"
         )
     task.fit(positions_of(config), str(folder))
     if task.generates:

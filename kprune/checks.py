@@ -1,0 +1,111 @@
+"""Checks of a user's own model: what would only be found after the pruning, or in the middle of it."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from kprune.checkpoint import check_saveable
+from kprune.errors import UserError, one_line
+from kprune.models import view_of
+from kprune.models.copies import frozen_view
+from kprune.models.view import family_of, padding_of
+from kprune.objectives import Objective
+from kprune.types import Model
+
+ATTENTION = ("eager", "sdpa")
+"""Implementations of attention that give the same masks, whatever runs them."""
+OWN_HOOKS = ("transformers", "accelerate", "torch")
+"""Packages whose hooks on a model go along with what they are set by, and change no answer."""
+
+
+def check_class(model: Any) -> None:
+    """Check that a model is one of transformers', and not wrapped.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(model, PreTrainedModel):
+        return
+    kind = type(model).__name__
+    inner = [name for name, child in getattr(model, "_modules", {}).items() if isinstance(child, PreTrainedModel)]
+    if inner:
+        raise UserError(f"the model is wrapped in a {kind}: give the model inside it, model.{inner[0]}")
+    raise UserError(
+        f"'{kind}' is not supported: give a model of transformers; of one with adapters, what merging them gives"
+    )
+
+
+def check_model(model: Model, objective: Objective) -> None:
+    """Check that a transformers model can be pruned, and saved as the function that it is.
+
+    Raises:
+        UserError: its weights, attention or modules are none of which that is so; says which.
+    """
+    _check_weights(model)
+    _check_padding(model, objective)
+    attention = getattr(model.config, "_attn_implementation", None)
+    if attention not in (None, *ATTENTION):
+        raise UserError(
+            f"attn_implementation='{attention}' is not supported while pruning: call model.set_attn_implementation('sdpa'); "
+            "what is saved loads with any"
+        )
+    check_saveable(model)
+    for name, hook in _hooks(model):
+        if (getattr(hook, "__module__", None) or "").partition(".")[0] not in OWN_HOOKS:
+            raise UserError(
+                f"{name or 'the model'} has a forward hook, which may change what it computes and is not saved: remove it "
+                "while pruning (handle.remove())"
+            )
+    if not any(block.units for block in view_of(model).blocks):
+        raise UserError("the model has no head and no neuron left: there is nothing to prune")
+    try:
+        frozen_view(model)
+    except Exception as error:  # whatever an attribute of the user's own makes of being copied
+        raise UserError(
+            f"the model can't be copied ({one_line(error, 120)}): remove the attributes that you set on it or its modules"
+        ) from error
+
+
+@torch.no_grad()
+def _check_weights(model: Model) -> None:
+    weights = dict(model.named_parameters())
+    places = {str(tensor.device) for tensor in chain(weights.values(), model.buffers())}
+    if "meta" in places:
+        raise UserError(
+            "weights of the model are on the meta device, or offloaded: load it whole, without a device_map"
+        )
+    if len(places) > 1:
+        raise UserError(
+            f"the model is spread over {' and '.join(sorted(places))}: move it to one device, model.to('cpu')"
+        )
+    for name, weight in weights.items():
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise UserError(
+                f"{name} is {weight.dtype}, too coarse to measure and solve with: load the model in float32 "
+                f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned"
+            )
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")
+    if len({weight.dtype for weight in weights.values()}) > 1:
+        raise UserError("the model has weights in float32 and in float64: convert all to one, model.float()")
+
+
+def _check_padding(model: Model, objective: Objective) -> None:
+    """Check that a head on the last token can tell which one that is: by the padding's number, not by the mask."""
+    reads_one = objective.read_tokens(torch.ones(1, 2), last=True).sum() == 1
+    if reads_one and family_of(model).reads_last_token and model.config.pad_token_id != padding_of(model):
+        raise UserError(
+            f"the model's config has pad_token_id={model.config.pad_token_id}, and a {type(model).__name__} finds the last token "
+            "by it: set it to a token of the vocabulary"
+        )
+
+
+def _hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield what is called with each forward pass of a module, by the module's name."""
+    for name, module in model.named_modules():
+        for hook in chain(module._forward_hooks.values(), module._forward_pre_hooks.values()):
+            yield name, hook

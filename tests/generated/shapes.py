@@ -1,0 +1,115 @@
+"""Families, their settings and heads: small, and without data of their own."""
+
+TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+
+
+GROUPED = {"num_key_value_heads": 2}
+
+
+FAMILIES = {
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "camembert": {},
+    "electra": {"embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+    },
+    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
+    "gpt2": {"n_inner": 48},
+    "llama": GROUPED,
+    "mistral": GROUPED | {"sliding_window": 5},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 16},
+    "smollm3": GROUPED,
+    "gemma": GROUPED | {"head_dim": 16},
+}
+
+
+ROPE = (
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 2.0},
+)
+
+
+ROTARY = tuple({"rope_parameters": {"rope_theta": 10000.0, **rope}} for rope in ROPE)
+
+
+BIASED = {"attention_bias": True, "mlp_bias": True}
+
+
+VARIANTS = {
+    "bert": (
+        {"hidden_act": "relu"},
+        {"is_decoder": True, "add_cross_attention": True},
+        {"num_attention_heads": 1},
+        {"num_hidden_layers": 1},
+    ),
+    "roberta": ({"is_decoder": True, "add_cross_attention": True}, {"type_vocab_size": 1}, {"hidden_act": "gelu_new"}),
+    "xlm-roberta": ({"num_hidden_layers": 1},),
+    "camembert": ({"pad_token_id": 5},),
+    "electra": ({"embedding_size": 32}, {"summary_type": "mean"}),
+    "distilbert": ({"sinusoidal_pos_embds": True}, {"activation": "relu"}, {"n_heads": 1}),
+    "deberta-v2": (
+        {"pos_att_type": ["c2p"]},
+        {"norm_rel_ebd": "layer_norm", "position_biased_input": False},
+        {"relative_attention": False},
+        {"type_vocab_size": 2},
+    ),
+    "modernbert": (
+        {"classifier_pooling": "mean"},
+        {"norm_bias": True, **BIASED},
+        {"local_attention": 128},
+        {"layer_types": ["sliding_attention", "sliding_attention"]},
+    ),
+    "opt": (
+        {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
+        {"enable_bias": False},
+        {"layer_norm_elementwise_affine": False},
+        {"layerdrop": 0.5},
+        {"activation_function": "gelu"},
+    ),
+    "gpt2": (
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"scale_attn_weights": False},
+        {"add_cross_attention": True},
+        {"n_head": 1},
+    ),
+    "llama": (*ROTARY, BIASED, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 16}),
+    "mistral": ({"sliding_window": None}, {"head_dim": 4}, {"num_key_value_heads": 4}),
+    "qwen2": (*ROTARY, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": ({"attention_bias": True}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "smollm3": ({"no_rope_layers": [0, 1]}, {"attention_bias": True}),
+    "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
+}
+
+
+DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma")
+
+
+HEADS = {
+    "two classes": ("AutoModelForSequenceClassification", {"num_labels": 2}),
+    "five classes": ("AutoModelForSequenceClassification", {"num_labels": 5}),
+    "regression": ("AutoModelForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}),
+    "one output": ("AutoModelForSequenceClassification", {"num_labels": 1}),
+    "span": ("AutoModelForQuestionAnswering", {}),
+    "next token": ("AutoModelForCausalLM", {}),
+}
+
+
+REFUSED_HEADS = {
+    "several labels": (
+        "AutoModelForSequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
+    "tokens": ("AutoModelForTokenClassification", {}),
+    "masked words": ("AutoModelForMaskedLM", {}),
+    "choices": ("AutoModelForMultipleChoice", {}),
+    "none": ("AutoModel", {}),
+}
