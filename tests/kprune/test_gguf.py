@@ -129,6 +129,17 @@ def test_a_file_read_back_has_the_widths_and_the_weights(case, tmp_path):
     assert ("rope_freqs.weight" in tensors) == (case == "llama, tied")
 
 
+@torch.no_grad()
+def test_transformers_reads_a_file_of_layers_that_are_alike(tmp_path):
+    """With a reader that is not this project's."""
+    model = tiny("llama, uniform")
+    save(model, tmp_path, format="gguf-f32")
+    ids = torch.randint(4, 60, (1, 10), generator=torch.Generator().manual_seed(0))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
+    assert type(loaded) is type(model)
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+
+
 def test_half_precision_is_of_matrices_alone(tmp_path):
     model = tiny("qwen2")
     save(model, tmp_path, format="gguf")
