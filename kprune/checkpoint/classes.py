@@ -117,8 +117,8 @@ def check_units(view: ModelView, plain: ModelView) -> None:
             path, size = next(iter(wrong.items()))
             raise UserError(
                 f"{view.family.layers}.{block.layer}.{path} has {size} {'columns' if path == block.site.output else 'rows'}, which "
-                f"are not those of whole units of {block.width} columns (of grouped queries: a key head with all its query "
-                "heads), so it would attend to the wrong keys: cut it by whole units"
+                f"are not those of whole units of {block.width} columns (of grouped queries, a key head with all its query "
+                "heads), so that it would run and compute something else: cut it by whole units"
             )
 
 

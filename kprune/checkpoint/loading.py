@@ -110,8 +110,8 @@ def _load(weights: Path, values: dict[str, Any], stock: Any) -> Model:
         skeleton = kind(config)
         plain = stock(stock_config(config))
     _compare_entries(config, skeleton, stock)
-    check_units(view_of(skeleton), view_of(plain))
     _compare_shapes(skeleton, shapes)
+    check_units(view_of(skeleton), view_of(plain))
     # By its weights and not by its folder, whose other files (an adapter's config, an index) transformers would follow.
     model, info = kind.from_pretrained(
         None,

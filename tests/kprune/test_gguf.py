@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -129,6 +129,17 @@ def test_a_file_read_back_has_the_widths_and_the_weights(case, tmp_path):
     assert ("rope_freqs.weight" in tensors) == (case == "llama, tied")
 
 
+@torch.no_grad()
+def test_transformers_reads_a_file_of_layers_that_are_alike(tmp_path):
+    """With a reader that is not this project's."""
+    model = tiny("llama, uniform")
+    save(model, tmp_path, format="gguf-f32")
+    ids = torch.randint(4, 60, (1, 10), generator=torch.Generator().manual_seed(0))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
+    assert type(loaded) is type(model)
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+
+
 def test_half_precision_is_of_matrices_alone(tmp_path):
     model = tiny("qwen2")
     save(model, tmp_path, format="gguf")
@@ -194,16 +205,57 @@ def test_a_tokenizer_is_told_by_how_it_splits(way):
     assert tokens.special["bos"] == 0 and tokens.adds == {"bos": False, "eos": False}
 
 
+def sentence_pieces(prefix):
+    """A BPE with bytes as a last resort, with the merges that transformers makes of SentencePiece's model."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=370, show_progress=False, special_tokens=names)
+    trained.train_from_iterator(
+        ["the cat sat on the mat 1999 and 2024", "don't they'LL  the that, a bee"] * 20, trainer
+    )
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = model["vocab"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    texts = list(dict.fromkeys(a + b for a, b in merges))
+    cuts = [(text[:i], text[i:]) for text in texts for i in range(1, len(text))]
+    merges = [(a, b) for a, b in cuts if a in vocabulary and b in vocabulary]
+    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if prefix == "metaspace":
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        steps = [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
+        backend.normalizer = normalizers.Sequence(steps)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("prefix", [True, False, "metaspace"])
+def test_sentence_pieces_are_ranked_by_their_merges(prefix):
+    tokenizer = sentence_pieces(prefix)
+    tokens = tokens_of(tokenizer, 380)
+    assert (tokens.model, tokens.split, tokens.space_prefix) == ("llama", "default", bool(prefix))
+    assert tokens.types[:4] == [2, 3, 3, 6] and tokens.types[258:260] == [6, 1] and tokens.types[-1] == 5
+    assert tokens.adds == {"bos": True, "eos": False}
+    scores = dict(zip(tokens.texts, tokens.scores, strict=True))
+    assert scores["th"] > scores["▁the"] > scores["t"] and scores["t"] == scores["<s>"]
+
+
 def test_what_llama_cpp_has_no_tokenizer_for():
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    vocabulary = {text: number for number, text in enumerate(["a", "b", "c", "ab", "bc", "abc"])}
+    some = models.BPE(vocabulary, [("a", "b"), ("b", "c"), ("ab", "c")], byte_fallback=True)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     for tokenizer, message in (
-        (words, "no byte-level BPE but WordLevel"),
+        (words, "no BPE but WordLevel"),
         (
             byte_level(pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), plain])),
             "splits texts in a way that is none",
         ),
         (byte_level(plain, ignore_merges=True), "takes whole words"),
+        (byte_level(plain, normalizers.Lowercase()), "changes texts before"),
+        (PreTrainedTokenizerFast(tokenizer_object=Tokenizer(some)), "merges some pairs of tokens alone"),
     ):
         with pytest.raises(UserError, match=f"{message}.*: save without a tokenizer"):
             tokens_of(tokenizer, 400)
@@ -281,6 +333,22 @@ def test_llama_cpp_takes_texts_apart_as_transformers_does(way, tmp_path):
     model = llama_cpp().Llama(str(tmp_path / "model.gguf"), verbose=False, vocab_only=True)
     for text in ("the cat, 19999 of them; don't", "they'LL  \n\n sit<call>on </s> the\tmat", "né 日本"):
         assert model.tokenize(text.encode(), add_bos=False, special=True) == tokenizer(text).input_ids, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", [True, False, "metaspace"])
+def test_llama_cpp_merges_sentence_pieces_as_transformers_does(prefix, tmp_path):
+    tokenizer = sentence_pieces(prefix)
+    config = AutoConfig.for_model("mistral", **(SHAPE | {"vocab_size": 380}))
+    save(AutoModelForCausalLM.from_config(config), tmp_path, tokenizer, format="gguf")
+    model = llama_cpp().Llama(str(tmp_path / "model.gguf"), verbose=False, vocab_only=True)
+    for text in (
+        "the cat, 19999 of them; don't",
+        "they'LL  \n\n sit on the\tmat",
+        "né 日本",
+        "the that thatthe cat2024sat",
+    ):
+        assert model.tokenize(text.encode(), add_bos=True, special=True) == tokenizer(text).input_ids, text
 
 
 @pytest.mark.slow
