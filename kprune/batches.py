@@ -93,7 +93,7 @@ def _examples(
         for row, (start, length) in enumerate(spans)
     ]
     if labels:
-        _add_labels(number, batch, rows, starts, objective)
+        _add_labels(number, batch, rows, starts, objective, model)
     return rows
 
 
@@ -152,12 +152,13 @@ def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None
 
 
 def _add_labels(
-    number: int, batch: Mapping[str, Tensor], rows: list[Example], starts: Tensor, objective: Objective
+    number: int, batch: Mapping[str, Tensor], rows: list[Example], starts: Tensor, objective: Objective, model: Model
 ) -> None:
+    limits = [objective.label_values(model, len(row["input_ids"])) for row in rows]
     values = []
     for name in objective.label_keys:
         value = _tensor(number, batch, name)
-        if len(value) != len(rows):
+        if not value.ndim or len(value) != len(rows):
             raise UserError(f"batch {number}: {name} is {list(value.shape)}, and there are {len(rows)} examples")
         if value.ndim > 1 and value.shape[1] == batch["input_ids"].shape[1]:
             raise UserError(
@@ -165,6 +166,13 @@ def _add_labels(
             )
         # A position counts from the example's first token.
         values.append((value - starts.to(value) if objective.labels_are_positions else value).tolist())
+        for place, (label, limit) in enumerate(zip(values[-1], limits, strict=True)):
+            if limit is not None and not (isinstance(label, int) and 0 <= label < limit):
+                raise UserError(
+                    f"batch {number}, example {place}: {name} is {label}, not a whole number from 0 to {limit - 1}: mend it"
+                )
+        if not torch.isfinite(value).all():
+            raise UserError(f"batch {number} has {name} that are NaN or infinite: mend them")
     for row, label in zip(rows, zip(*values, strict=True), strict=True):
         row["label"] = label if len(values) > 1 else label[0]
 

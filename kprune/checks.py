@@ -96,8 +96,9 @@ def _check_weights(model: Model) -> None:
 
 def _check_padding(model: Model, objective: Objective) -> None:
     """Check that a head on the last token can tell which one that is: by the padding's number, not by the mask."""
-    reads_one = objective.read_tokens(torch.ones(1, 2), last=True).sum() == 1
-    if reads_one and family_of(model).reads_last_token and model.config.pad_token_id != padding_of(model):
+    if not family_of(model).reads_last_token or model.config.pad_token_id == padding_of(model):
+        return
+    if objective.read_tokens(torch.ones(1, 2), last=True).sum() == 1:
         raise UserError(
             f"the model's config has pad_token_id={model.config.pad_token_id}, and a {type(model).__name__} finds the last token "
             "by it: set it to a token of the vocabulary"

@@ -102,7 +102,7 @@ class MaskedWords(Objective):
     def read(self, output, attention_mask):
         return output.logits * attention_mask[..., None]
 
-    def read_tokens(self, attention_mask):
+    def read_tokens(self, attention_mask, last):
         return attention_mask.bool()
 
     def crop(self, logits, length):

@@ -53,6 +53,14 @@ class Objective(ABC):
         order = real.flip(1).cumsum(1).flip(1) if last else real.cumsum(1)
         return real & (order == 1)
 
+    def label_values(self, model: Model, tokens: int) -> int | None:
+        """Return the number of values, from 0 up, that a label of an example may have; None if it may be any number.
+
+        Args:
+            tokens: of the example.
+        """
+        return None
+
     def crop(self, logits: Tensor, length: int) -> Tensor:
         """Return one example's logits without those of its padding; only a head that predicts per token has any."""
         return logits

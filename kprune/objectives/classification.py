@@ -36,6 +36,9 @@ class Classification(Objective):
             )
         return True
 
+    def label_values(self, model: Model, tokens: int) -> int | None:
+        return model.config.num_labels
+
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
         return output.logits
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.objectives.base import Objective, kl_divergence, random_signs, softmax_roots
+from kprune.types import Model
 
 
 class Span(Objective):
@@ -35,6 +36,9 @@ class Span(Objective):
 
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
         return attention_mask.bool()
+
+    def label_values(self, model: Model, tokens: int) -> int | None:
+        return tokens
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
         return logits[:, :length].clone()

@@ -127,6 +127,31 @@ def test_several_labels_at_once_are_compared_as_values(method):
     assert kprune.prune(model, batches(model), 0.5, method).plan.kept == outcome.plan.kept
 
 
+@pytest.mark.parametrize(
+    "head, label, message",
+    [
+        (
+            "classification",
+            torch.tensor([0, 1, 2, 3]),
+            "batch 0, example 3: labels is 3, not a whole number from 0 to 2",
+        ),
+        ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100"),
+        ("classification", torch.tensor([0.0, 1.0, 2.0, 1.0]), "example 0: labels is 0.0"),
+        ("classification", torch.tensor([[0], [1], [2], [1]]), r"example 0: labels is \[0\]"),
+        ("classification", torch.tensor(1), r"labels is \[\], and there are 4 examples"),
+        ("regression", torch.tensor([0.0, 1.0, float("nan"), 1.0]), "labels that are NaN or infinite"),
+        ("span", torch.tensor([0, 1, 2, 12]), "example 3: start_positions is 12, not a whole number from 0 to 9"),
+    ],
+)
+def test_labels_that_a_head_has_not(head, label, message):
+    model = tiny_model(head=head, dtype=torch.float32)
+    names = ("start_positions", "end_positions") if head == "span" else ("labels",)
+    batch = {"input_ids": torch.arange(5, 45).view(4, 10), **dict.fromkeys(names, label)}
+    with pytest.raises(UserError, match=message) as error:
+        kprune.prune(model, [batch], 0.5, "kwon")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_for_afterwards(dtype, tmp_path):
     model = tiny_model(dtype=torch.float32)
