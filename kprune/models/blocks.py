@@ -70,6 +70,11 @@ class Block:
         """Return d, the width of the residual stream."""
         return sizes(self.output)[1] if self.columns else self._hidden_size
 
+    @property
+    def grouped(self) -> bool:
+        """Tell whether a unit holds several query heads with the key/value head that they share."""
+        return self.units > 0 and len({self.rows_per_unit(rows) for rows in self.site.inputs}) > 1
+
     def rows_per_unit(self, rows: Rows) -> int:
         """Return the rows of an input module that belong to one unit, all parts together."""
         return sizes(self.module.get_submodule(rows.path))[1] // self.units

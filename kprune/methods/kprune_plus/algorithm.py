@@ -27,6 +27,9 @@ from kprune.streams import CalibrationState, calibration_states
 
 # Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
+KINDS: tuple[Kind, ...] = ("heads", "neurons")
+LEAST_NEURONS = 0.25
+"""Share of the neurons' cost below which groups of heads go, too, if neurons alone went first."""
 
 
 Setting = TypeVar("Setting")
@@ -52,19 +55,19 @@ class KPrunePlus(Method):
         floor: ρ, what is added to a token's energy over the mean energy to make its weight.
         input_ridge: of the map from what the student's input weights read to what the teacher's read, relative like `ridge`.
         refit_epochs: passes of the refit of each block's own weights; 0 for none, all in closed form.
-        refit_lr: its learning rate.
+        refit_lr: its learning rate, above 0.
         repair: share, from 0 to 1, of the error of the residual stream that a block is asked to make up for; the rest of its
             target is what its own dense weights add on the student's stream.
         clip: tokens whose features have more than so many times the median energy count as if they had that much.
         ridge_around: the weights that the ridge draws to: 0, or the dense ones.
         map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
         tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
-        kinds: units that may go, "heads" and "neurons".
+        kinds: units that may go, "heads" and "neurons"; "auto": as `may_go` says.
 
-    `repair`, `clip`, `ridge_around`, `map_input` and `tune` are "auto" by default, and then follow from where the norms are. If they
+    `refit_lr` and those from `repair` to `tune` are "auto" by default, and then follow from where the norms are. If they
     come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
-    the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: the
-    dense weights on the student's features are the target.
+    the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: half
+    of the error is repaired, on top of what the dense weights add on the student's features.
     """
 
     temperature: float = 2.0
@@ -73,30 +76,32 @@ class KPrunePlus(Method):
     floor: float = 1.0
     input_ridge: float = 1e-2
     refit_epochs: int = 10
-    refit_lr: float = 5e-4
+    refit_lr: float | Literal["auto"] = "auto"
     repair: float | Literal["auto"] = "auto"
     clip: float | Literal["auto"] | None = "auto"
     ridge_around: Literal["zero", "dense", "auto"] = "auto"
     map_input: bool | Literal["auto"] = "auto"
     tune: bool | Literal["auto"] = "auto"
-    kinds: Sequence[Kind] = ("heads", "neurons")
+    kinds: Sequence[Kind] | Literal["auto"] = "auto"
     name: str = "kprune_plus"
 
     uniform = True
 
     def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature, refit_lr=self.refit_lr)
+        check_positive(temperature=self.temperature)
         check_whole(refit_epochs=self.refit_epochs)
         check_words(self)
         if self.repair != "auto" and not 0 <= self.repair <= 1:
             raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
-        if self.clip is not None and self.clip != "auto":
-            check_positive(clip=self.clip)
+        for name in ("clip", "refit_lr"):
+            value = getattr(self, name)
+            if value != "auto" and not (name == "clip" and value is None):
+                check_positive(**{name: value})
         for name in ("map_input", "tune"):
             if getattr(self, name) not in (True, False, "auto"):
                 raise UserError(f"{name}={getattr(self, name)} is unknown: use true, false or auto")
-        if not self.kinds or set(self.kinds) - {"heads", "neurons"}:
-            raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons or both")
+        if self.kinds != "auto" and (not self.kinds or set(self.kinds) - set(KINDS)):
+            raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons, both or auto")
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )
@@ -177,9 +182,16 @@ class KPrunePlus(Method):
     def settled(self, view: ModelView) -> "KPrunePlus":
         """Return these settings with what is "auto" decided by where the model's norms are."""
         last = all(block.placement == "after" for block in view.blocks)
-        auto: dict[str, Any] = {"repair": 1.0, "clip": None, "ridge_around": "zero", "map_input": True, "tune": True}
+        auto: dict[str, Any] = {
+            "repair": 1.0,
+            "clip": None,
+            "ridge_around": "zero",
+            "map_input": True,
+            "refit_lr": 5e-4,
+        }
         if not last:
-            auto = {"repair": 0.0, "clip": 10.0, "ridge_around": "dense", "map_input": False, "tune": False}
+            auto = {"repair": 0.5, "clip": 10.0, "ridge_around": "dense", "map_input": False, "refit_lr": 1e-3}
+        auto["tune"] = True
         return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
 
     def allocate(self, view: ModelView, curves: Sequence[Tensor], budget: Budget) -> list[int]:
@@ -188,17 +200,34 @@ class KPrunePlus(Method):
         Raises:
             OutOfReach: what stays alone costs more than the budget leaves.
         """
+        kinds = self.may_go(view, budget)
         if budget.uniform:
-            return uniform_counts(view, curves, budget, self.kinds)
+            return uniform_counts(view, curves, budget, kinds)
         costs, limit = budget.costs(view), budget.limit(view)
-        free = [block.kind in self.kinds for block in view.blocks]
+        free = [block.kind in kinds for block in view.blocks]
         rows = list(zip(view.blocks, curves, free, strict=True))
         limit -= sum(costs[block.name].of(block.units, block.units) for block, _, may_go in rows if not may_go)
         if limit < 0:
-            raise OutOfReach(f"without touching other units than {self.kinds}, so much is out of reach: ask for less")
+            raise OutOfReach(
+                f"without touching other units than {' and '.join(kinds)}, so much is out of reach: ask for less"
+            )
         chosen = [(curve, costs[block.name]) for block, curve, may_go in rows if may_go]
         counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))
         return [next(counts) if may_go else block.units for block, _, may_go in rows]
+
+    def may_go(self, view: ModelView, budget: Budget) -> Sequence[Kind]:
+        """Return the kinds of units that may go.
+
+        If `kinds` is "auto", these are both; but neurons alone if a unit of an attention is a whole group of query heads, and
+        the budget leaves enough of the neurons. The curve of so large a unit
+        promises too much (docs/notes/kprune_plus_experiments.md, "A decoder").
+        """
+        if self.kinds != "auto":
+            return self.kinds
+        costs = budget.costs(view)
+        heads, neurons = (sum(costs[b.name].of(b.units, b.units) for b in view.of_kind(kind)) for kind in KINDS)
+        grouped = any(block.grouped for block in view.of_kind("heads"))
+        return ("neurons",) if grouped and budget.limit(view) - heads >= LEAST_NEURONS * neurons else KINDS
 
     def first_pass(
         self, teacher: ModelView, states: Sequence[CalibrationState], objective: Objective, clock: Clock
@@ -340,7 +369,7 @@ class KPrunePlus(Method):
         before = explained(block, problem, root)
         parameters = own_parameters(block)
         was = [parameter.clone() for parameter in parameters]
-        descend(block, states, weights, root, self.refit_epochs, self.refit_lr)
+        descend(block, states, weights, root, self.refit_epochs, decided(self.refit_lr))
         again = self.problem(block, states, weights)
         ridge = self.solve(block, again, prior)
         if explained(block, again, root) > before:
