@@ -48,7 +48,7 @@ def subject_for(config: CellConfig) -> Subject:
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    subject = _subject(config.task, config.model, device)
+    subject = _subject(config.task, config.model, device, config.force)
     check_latency_point(config.latency, subject.model)
     return subject
 
@@ -64,12 +64,13 @@ def check_latency_point(latency: LatencyPoint | None, model: nn.Module) -> None:
 
 
 @lru_cache(maxsize=1)
-def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device) -> Subject:
+def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device, anew: bool) -> Subject:
     task = task_settings.build()
     checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
-    dense_score = dense_predictions(dense, task, tokenizer, device, task_settings.settings, checkpoint.digest).score
+    settings = task_settings.settings
+    dense_score = dense_predictions(dense, task, tokenizer, device, settings, checkpoint.digest, anew).score
     print(f"{task.name}: dense {task.metric} {dense_score:.2f} ({checkpoint.source} checkpoint)")
     warn_of_little(task, dense_score, task.evaluation(tokenizer).majority)
     return Subject(task, checkpoint, tokenizer, dense, device, dense_score)
@@ -84,9 +85,11 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
         )
 
 
-def pruning_data(calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool) -> PruningData:
+def pruning_data(
+    calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool, anew: bool
+) -> PruningData:
     """Return what a method reads; one object for all cells with the same calibration set, so that they share what they can."""
-    key = (calibration, seed, labels)
+    key = (calibration, seed, labels, anew)
     if key not in subject.data:
         fingerprinted = fingerprint(subject.task, subject.checkpoint.digest, seed)
         subject.data[key] = PruningData(
@@ -94,6 +97,7 @@ def pruning_data(calibration: CalibrationSettings, seed: int, subject: Subject, 
             lambda: subject.task.training(subject.tokenizer),
             cache_folder() / "trainings" / f"{subject.task.name}-{fingerprinted}",
             seed,
+            anew,
         )
     return subject.data[key]
 
