@@ -151,7 +151,7 @@ def train(run: Training, description: str, state: Path | None, available: int) -
 def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
     """Return at most `count` examples, drawn without replacement; all of them if None."""
     if count is None or count >= len(examples):
-        return examples
+        return list(examples)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return [examples[i] for i in order[:count].tolist()]
 

@@ -1,11 +1,12 @@
 """A cell's pruned model on disk, and its score once more."""
 
+import copy
 from pathlib import Path
 
 from experiments.cell.model_card import model_card
 from experiments.config.cell import CellConfig, task_settings
 from experiments.config.groups import TaskSettings
-from experiments.inputs.checkpoints import load_model, load_tokenizer
+from experiments.inputs.checkpoints import inverse, load_model, load_tokenizer, output_order, reorder
 from experiments.inputs.subject import Subject, pick_device
 from experiments.scoring.evaluation import evaluate
 from experiments.store import results
@@ -24,7 +25,11 @@ def save_model(
         print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
         return
     card = model_card(record, subject.task.objective.auto_class, format, command)
-    save(outcome.model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
+    model, outputs = outcome.model, output_order(subject.checkpoint.folder, subject.task)
+    if outputs:  # in the checkpoint's order, so that it can stand in the checkpoint's place
+        model = copy.deepcopy(model)
+        reorder(model, inverse(outputs))
+    save(model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
     results.write_json(folder / "kprune.json", {"task": record.config["task"], "score": record.score})
 
 

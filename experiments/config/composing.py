@@ -1,6 +1,7 @@
 """A cell's config outside Hydra's own command line, and what its config files say by themselves."""
 
 import re
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from kprune.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
+SOURCE = ("kind", "hub_id", "config")
+"""Settings of a task that say which data it reads."""
 
 
 @cache
@@ -38,6 +41,16 @@ def file_settings(room: str, name: str) -> dict[str, Any]:
             return OmegaConf.to_container(compose(f"{room}/{name}")[room])
     except HydraException as error:
         raise UserError(explained(error)) from error
+
+
+def task_file_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the file of conf/task that reads the same data as a task's settings, by its name or any other; None if none does."""
+    names = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+    for name in sorted(names, key=lambda name: name != settings.get("name")):
+        content = file_settings("task", name)
+        if all(content.get(key) == settings.get(key) for key in SOURCE):
+            return content
+    return None
 
 
 def file_defaults(method: str, calibration: str) -> dict[str, Any]:

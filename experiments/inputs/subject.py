@@ -10,7 +10,7 @@ from torch import nn
 from experiments.config.cell import CellConfig
 from experiments.config.groups import CalibrationSettings, LatencyPoint, ModelSettings, TaskSettings
 from experiments.inputs.cache import cache_folder
-from experiments.inputs.calibration import draw_calibration, mean_length, read_calibration
+from experiments.inputs.calibration import average_length, draw_calibration, mean_length, read_calibration
 from experiments.inputs.checkpoints import (
     Checkpoint,
     find_checkpoint,
@@ -110,10 +110,10 @@ def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subjec
 
 
 def flops_length(from_file: bool, task: Task, tokenizer, calibration: CalibrationSet) -> float:
-    """Return the length FLOPs are counted at: the mean of a given file; else the task's own, else the training set's."""
+    """Return the length FLOPs are counted at: the mean of a given file; else as `average_length` has it."""
     if from_file:
         return mean_length(calibration.examples)
-    return task.average_length or mean_length(task.training(tokenizer))
+    return average_length(task, task.training(tokenizer))
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer
 
+from experiments.inputs.checkpoints.outputs import outputs_of, reorder
 from experiments.inputs.checkpoints.weights import check_weights
 from experiments.tasks.base import Task
+from experiments.tasks.labels import shown
 from kprune import checkpoint as pruned
 from kprune.errors import UserError, one_line
 from kprune.models.families import FAMILIES
@@ -23,6 +25,8 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 def load_model(folder: str | Path, task: Task) -> nn.Module:
     """Return the fine-tuned model in a folder, dense or pruned by kprune, float32, in evaluation mode.
 
+    Its outputs are the task's classes in the task's order: they are matched by their names.
+
     Raises:
         UserError: files are missing or damaged, a weight is not finite, the family is not supported, or the head is not
             the task's.
@@ -30,9 +34,22 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
     folder = Path(folder)
     config = _read_config(folder)
     _check_head(folder, config, task)
+    outputs = outputs_of(folder, config, task)
     check_weights(folder)
-    if config["architectures"][0].startswith("Pruned"):
-        return pruned.load(folder)
+    model = pruned.load(folder) if config["architectures"][0].startswith("Pruned") else _load_dense(folder, task)
+    if outputs:
+        was = [model.config.id2label[output] for output in range(len(outputs))]
+        print(f"{folder}: outputs {shown(was)} put in the order of {task.name}: {shown(task.label_names)}")
+        reorder(model, outputs)
+    return model
+
+
+def output_order(folder: str | Path, task: Task) -> list[int] | None:
+    """Return the checkpoint's output of each of the task's classes; None if they are in the task's order."""
+    return outputs_of(Path(folder), _read_config(Path(folder)), task)
+
+
+def _load_dense(folder: Path, task: Task) -> nn.Module:
     model, info = _from_pretrained(folder, task)
     missing = sorted([*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])])
     if missing:
@@ -130,7 +147,7 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check the config's family, head, labels and positions against the task's."""
+    """Check the config's family, head and positions against the task's."""
     _check_family(folder, config)
     wanted = task.objective.class_suffix
     architecture = (config.get("architectures") or [""])[0]
@@ -143,22 +160,6 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     if positions is not None and task.max_length > positions:
         raise UserError(
             f"{folder} reads {positions} tokens, the task up to {task.max_length}: give task.max_length={positions}"
-        )
-    if task.label_names is None:
-        return
-    names = config.get("id2label") or {}
-    count = len(names) or config.get("num_labels") or 2  # transformers' own default
-    if count != task.num_labels:
-        raise UserError(
-            f"{folder} has {count} labels, {task.name} has {task.num_labels}: "
-            f"give model.checkpoint=FOLDER of a model fine-tuned on it"
-        )
-    ours = [name.lower() for name in task.label_names]
-    theirs = [str(names[key]).lower() for key in sorted(names, key=int)]
-    if theirs and theirs != ours and sorted(theirs) == sorted(ours):
-        raise UserError(
-            f"{folder} has its labels in another order ({', '.join(theirs)}) than {task.name} "
-            f"({', '.join(ours)}): give a checkpoint with the task's order"
         )
 
 
