@@ -1,25 +1,30 @@
 """Checkpoints loaded, and what is checked before one is."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from experiments.inputs.checkpoints.outputs import outputs_of, reorder
-from experiments.inputs.checkpoints.weights import check_weights
+from experiments.inputs.checkpoints.weights import check_weights, shapes_in, weight_files
 from experiments.tasks.base import Task
 from experiments.tasks.labels import shown
 from kprune import checkpoint as pruned
+from kprune.checkpoint.loading import ATTENTION
 from kprune.errors import UserError, one_line
 from kprune.models.families import FAMILIES
 from kprune.quiet import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+ADAPTER = "adapter_config.json"
+SIZE = re.compile(r"(?:^|_)(?:size|dim|inner|embd|num_labels|(?:hidden_)?layers?|heads?)$")
+"""Names of settings that a weight has as a dimension, or that count what has weights."""
 
 
 def load_model(folder: str | Path, task: Task) -> nn.Module:
@@ -36,7 +41,7 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
     _check_head(folder, config, task)
     outputs = outputs_of(folder, config, task)
     check_weights(folder)
-    model = pruned.load(folder) if config["architectures"][0].startswith("Pruned") else _load_dense(folder, task)
+    model = pruned.load(folder) if _architecture(config).startswith("Pruned") else _load_dense(folder, task)
     if outputs:
         was = [model.config.id2label[output] for output in range(len(outputs))]
         print(f"{folder}: outputs {shown(was)} put in the order of {task.name}: {shown(task.label_names)}")
@@ -99,7 +104,7 @@ def load_tokenizer(folder: str | Path):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): save it beside the model")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
     vocabulary = _read_config(folder).get("vocab_size")
@@ -112,18 +117,20 @@ def load_tokenizer(folder: str | Path):
 
 
 def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[str, Any]]:
+    _check_sizes(folder, task, _read_config(folder), **head)
     try:
         with quiet_transformers():
             model, info = getattr(transformers, task.objective.auto_class).from_pretrained(
                 folder,
                 dtype=torch.float32,
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **head,
             )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # transformers and what it reads files with raise many types
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
     return model.eval(), info
 
@@ -141,16 +148,59 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_family(folder: Path, config: dict[str, Any]) -> None:
+    """Check that a config is of a family that is supported, and that loading it needs nothing from elsewhere."""
     family = config.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{folder}: model family '{family}' is not supported: use one of {', '.join(FAMILIES)}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UserError(
+            f"{folder}: model family '{str(family)[:40]}' is not supported: use one of {', '.join(FAMILIES)}"
+        )
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder} has an {ADAPTER}, so its weights are not all there: merge the adapter into the model "
+            "(merge_and_unload in peft) and save it"
+        )
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{folder} is quantized, and what is pruned is not: give the model in float32 or bfloat16")
+    for name, value in config.items():
+        if "attn_implementation" in name and not isinstance(value, bool) and value not in ATTENTION:
+            raise UserError(
+                f"{folder}/config.json asks for {name}={str(value)[:40]}, which is none of transformers' own: remove the entry"
+            )
+
+
+def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> None:
+    """Check a config's sizes against the weights' headers, before anything is allocated by them.
+
+    Raises:
+        UserError: a size is none that the weights have.
+    """
+    shapes = [shape for file in weight_files(folder) for shape in shapes_in(file)]
+    longest = max((size for shape in shapes for size in shape), default=0)
+    for name, value in config.items():
+        wrong = type(value) is not int or not 0 <= value <= longest
+        if SIZE.search(name) and value is not None and wrong:
+            raise UserError(
+                f"{folder}/config.json says {name}={str(value)[:40]}, and the weights have {longest} at most: copy the "
+                "checkpoint again"
+            )
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **head)
+            model = getattr(transformers, task.objective.auto_class).from_config(settings, trust_remote_code=False)
+    except Exception as error:  # whatever transformers makes of a config
+        raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
+    needed, there = sum(weight.numel() for weight in model.parameters()), sum(map(math.prod, shapes))
+    if needed > 2 * there:  # a head, and weights that are tied
+        raise UserError(
+            f"{folder}: by config.json the model has {needed} weights, and {there} are there: copy the checkpoint again"
+        )
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     """Check the config's family, head and positions against the task's."""
     _check_family(folder, config)
     wanted = task.objective.class_suffix
-    architecture = (config.get("architectures") or [""])[0]
+    architecture = _architecture(config)
     if not architecture.endswith(wanted):
         raise UserError(
             f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one "
@@ -163,9 +213,17 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
         )
 
 
+def _architecture(config: dict[str, Any]) -> str:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else ""
+    return name if isinstance(name, str) else ""
+
+
 def positions_of(config: dict[str, Any]) -> int | None:
     """Return the tokens of the longest input by a model's config.json; None if it does not say."""
     positions, family = config.get("max_position_embeddings"), FAMILIES.get(config.get("model_type", ""))
+    if type(positions) is not int:
+        return None
     if positions and family and family.positions_after_padding:
         padding = config.get("pad_token_id")
         return positions - 1 - (1 if padding is None else padding)  # 1 is these families' own
