@@ -11,6 +11,7 @@ from experiments.cell.model_card import model_card
 from experiments.config.cell import CellConfig, check_task
 from experiments.config.evaluating import FILES, refuse_unused, task_beside
 from experiments.inputs.checkpoints import inverse, load_model, load_tokenizer, output_order, reorder
+from experiments.inputs.hub import find_model
 from experiments.inputs.subject import Subject, pick_device
 from experiments.scoring.evaluation import evaluate
 from experiments.store import results
@@ -52,9 +53,9 @@ def evaluate_saved(config: CellConfig) -> float:
     """Score a saved model, pruned or dense, on the task it was pruned for, or the one that is given.
 
     Raises:
-        UserError: an option has no use here, or the folder's record is damaged.
+        UserError: there is no such folder or model, an option has no use here, or the folder's record is damaged.
     """
-    folder = Path(config.evaluate).expanduser()
+    folder = Path(find_model(config.evaluate))
     saved = read_saved(folder / RECORD) if (folder / RECORD).is_file() else None
     refuse_unused(config.given, {**saved["cell"], "task": saved["task"]} if saved else {})
     if saved is None:

@@ -17,7 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from kprune.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
-PATHS = re.compile(r"[+]*(evaluate|outputs|calibration\.file|model\.(checkpoint|pretrained)|task\.(train|evaluation)_file)")
+PATHS = re.compile(
+    r"[+]*(evaluate|outputs|calibration\.file|model\.(checkpoint|pretrained)|task\.(train|evaluation)_file)"
+)
 """Options that are paths, or names of the hub."""
 ODD = re.compile(r"[^\w/.+:%@-]|^[^\w/.]", re.ASCII)
 """What a path has that Hydra does not read as it is."""

@@ -16,7 +16,8 @@ from experiments.config.composing import CONF, SOURCE, task_file_of
 from experiments.config.groups import Settings, TaskSettings
 from kprune.errors import UserError
 
-USED = re.compile(r"evaluate|device|threads|task(\.(?!finetuning|train_split|average_length|calibration_).+)?")
+USED = re.compile(r"evaluate|device|threads|outputs|task(\.(?!finetuning|train_split|average_length|calibration_).+)?")
+"""Settings that are used; of `outputs`, that is the folder of a sweep."""
 ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "save_model": (None, False),
     "onnx": (False,),

@@ -1,6 +1,7 @@
 """The user's own labelled texts, from CSV, JSON or parquet files."""
 
 import re
+from collections.abc import Hashable
 from functools import cached_property
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class CustomTask(TextTask):
         if self._label_names:
             return [str(name) for name in self._label_names]
         first_rows: dict[str, int] = {}
-        for row, label in self._train_frame[self.label].items():
+        for (_, label), row in _first_rows(self._train_frame[self.label]).items():
             first_rows.setdefault(_text(label, row, self.train_file), row)
         numbers = all(map(_is_whole, first_rows))
         names = sorted(first_rows, key=lambda name: (int(name) if numbers else 0, name))
@@ -126,10 +127,9 @@ class CustomTask(TextTask):
         return train.iloc[np.sort(order[held_out:])], train.iloc[np.sort(order[:held_out])]
 
     def _table(self, path: Path, frame: pd.DataFrame) -> Table:
-        labels = [
-            _value(label, row, path) if self.regression else self._class_number(label, row, path)
-            for row, label in frame[self.label].items()
-        ]
+        column, convert = frame[self.label], _value if self.regression else self._class_number
+        known = {key: convert(key[1], row, path) for key, row in _first_rows(column).items()}
+        labels = [known[key] for key in map(_key, column)]
         return Table(str(path), [list(frame[column]) for column in self.text], labels, list(frame.index))
 
     def _class_number(self, label, row: int, path: Path) -> int:
@@ -148,6 +148,19 @@ class CustomTask(TextTask):
     @cached_property
     def _places(self) -> Places:
         return Places(self.label_names)
+
+
+def _key(label) -> tuple[type, Hashable]:
+    """Return what equal labels of a column share; True and 1 are not equal here."""
+    return type(label), label if isinstance(label, Hashable) else str(label)
+
+
+def _first_rows(column: pd.Series) -> dict[tuple[type, Hashable], int]:
+    """Return the first row of each label: the labels of a large file are few."""
+    first: dict[tuple[type, Hashable], int] = {}
+    for row, label in zip(column.index, column, strict=True):
+        first.setdefault(_key(label), row)
+    return first
 
 
 def _missing(label, row: int, path: Path) -> None:

@@ -100,7 +100,7 @@ def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
 
     The separator is the one that finds the most of `columns` in the header; of equals, the one that makes the most of it.
     """
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    header = next((line for line in io.StringIO(text) if line.strip()), "")
 
     def fields(separator: str) -> list[str]:
         return next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])

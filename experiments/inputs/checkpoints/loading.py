@@ -177,8 +177,8 @@ def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> No
     shapes = [shape for file in weight_files(folder) for shape in shapes_in(file)]
     longest = max((size for shape in shapes for size in shape), default=0)
     for name, value in config.items():
-        wrong = type(value) is not int or not 0 <= value <= longest
-        if SIZE.search(name) and value is not None and wrong:
+        wrong = isinstance(value, float | str) or (isinstance(value, int) and not 0 <= value <= longest)
+        if SIZE.search(name) and wrong:
             raise UserError(
                 f"{folder}/config.json says {name}={str(value)[:40]}, and the weights have {longest} at most: copy the "
                 "checkpoint again"
