@@ -92,4 +92,6 @@ def shown(value: Any) -> str:
     """Write a value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return " ".join(str(value).split())[:80]
+    text = " ".join(str(value).split())[:80]
+    # A text that would read as a number was one in quotes.
+    return f'"{text}"' if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text) else text

@@ -77,7 +77,7 @@ def test_options_that_say_what_the_model_is_are_no_matter(made, world):
         ["flops_reduction=0.6"],
         ["budget=parameters", "params_reduction=0.2"],
         ["method=kprune"],
-        ["method=kprune", "method.temperature=3"],
+        ["method=kprune", "method.mu=3"],
         ["seed=1"],
         ["grain=16"],
         ["model=bert_base"],
