@@ -89,7 +89,8 @@ def test_damaged_and_missing_files_are_refused(folder):
     weights.unlink()
     refused(folder, StubTask(), "no model.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"")
-    refused(folder, StubTask(), "pickled", "safetensors")
+    hint = f'transformers.AutoModelForSequenceClassification.from_pretrained("{folder}").save_pretrained('
+    refused(folder, StubTask(), "pickled", "safetensors", hint)
     (folder / "config.json").write_text("{")
     refused(folder, StubTask(), "config.json is damaged")
     (folder / "config.json").unlink()

@@ -231,6 +231,9 @@ def test_a_records_libraries_are_those_of_the_file(tampered, monkeypatch):
         ({"num_labels": 10**9, "id2label": None}, ["1000000000 labels"]),
         ({"model_type": ["bert"]}, ["is not supported"]),
         ({"model_type": None}, ["is not supported"]),
+        ({"vocab_size": "large"}, ["vocab_size=large"]),
+        ({"num_labels": "three", "id2label": None}, ["num_labels=three"]),
+        ({"id2label": {"0": "a", "1": "b", "2": ["c"]}, "label2id": [1]}, ["id2label"]),
         ({"max_position_embeddings": 10**12}, ["copy the checkpoint again"]),
         ({"max_position_embeddings": "many"}, ["does not load"]),
         ({"auto_map": {"AutoConfig": "evil--repo.Config"}}, None),
@@ -247,6 +250,13 @@ def test_a_tampered_dense_config_is_one_line(world, tmp_path, entries, words):
         assert 0 <= scored(folder, *task) <= 100
     else:
         refused(folder, *task, words=words)
+
+
+@pytest.mark.parametrize("file", ["kprune.json", "config.json"])
+def test_a_file_nested_without_end_is_one_line(made, tmp_path, file):
+    folder = shutil.copytree(made[0], tmp_path / "nested")
+    (folder / file).write_text('{"task":' * 100_000)
+    refused(folder, words=[f"{file} is damaged"])
 
 
 def test_weights_are_read_in_the_folder_alone(world, tmp_path):

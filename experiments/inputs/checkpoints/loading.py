@@ -108,7 +108,7 @@ def load_tokenizer(folder: str | Path):
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
     vocabulary = _read_config(folder).get("vocab_size")
-    if vocabulary and len(tokenizer) > vocabulary:
+    if isinstance(vocabulary, int) and 0 < vocabulary < len(tokenizer):
         raise UserError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}: "
             f"put the model's own tokenizer there"
@@ -140,7 +140,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no config.json: give the folder of a transformers checkpoint") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}/config.json is damaged ({one_line(error)}): copy the checkpoint again") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is damaged (not an object): copy the checkpoint again")
@@ -226,5 +226,5 @@ def positions_of(config: dict[str, Any]) -> int | None:
         return None
     if positions and family and family.positions_after_padding:
         padding = config.get("pad_token_id")
-        return positions - 1 - (1 if padding is None else padding)  # 1 is these families' own
+        return positions - 1 - (padding if isinstance(padding, int) else 1)  # 1 is these families' own
     return positions

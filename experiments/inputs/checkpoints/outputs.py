@@ -28,6 +28,8 @@ def outputs_of(folder: Path, config: Mapping[str, Any], task: Task) -> list[int]
         return None
     ours, theirs = list(task.label_names), names_of(folder, config)
     count = len(theirs) or config.get("num_labels") or 2  # transformers' own default
+    if not isinstance(count, int):
+        raise UserError(f"{folder}/config.json says num_labels={str(count)[:40]}: copy the checkpoint again")
     if count != len(ours):
         raise UserError(_other_number(folder, task, ours, theirs, count))
     problem = config.get("problem_type")
@@ -57,7 +59,7 @@ def names_of(folder: Path, config: Mapping[str, Any]) -> list[str]:
         others = [str(name) for name in sorted(by_name, key=lambda name: int(by_name[name]))]
         if sorted(map(int, by_output)) != list(range(len(names))):
             raise ValueError
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise UserError(
             f"{folder}/config.json: id2label or label2id does not number the labels from 0: mend it, or copy the checkpoint again"
         ) from error
