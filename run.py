@@ -21,7 +21,7 @@ from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
-from experiments.config.composing import explained, file_defaults, is_of_a_group
+from experiments.config.composing import explained, file_defaults, is_of_a_group, quoted
 from kprune.errors import UserError
 
 SWEEP_GROUP = time.strftime("sweep-%Y%m%d-%H%M%S")
@@ -40,7 +40,7 @@ def job(composed: DictConfig) -> Any:
     try:
         choices = HydraConfig.get().runtime.choices
         defaults = file_defaults(choices.method, choices.calibration)
-        config = cell_config(OmegaConf.to_container(composed, resolve=True), defaults, sweep)
+        config = cell_config(OmegaConf.to_container(composed, resolve=True), defaults, sweep, overrides)
         if config.evaluate:
             return evaluate_saved(config)
         return run_cell(config, SWEEP_GROUP if sweep else "single", shlex.join(["python", "run.py", *overrides]))
@@ -93,17 +93,9 @@ def multirun(self: Hydra, *arguments, **settings) -> Any:
 hydras_multirun, Hydra.multirun = Hydra.multirun, multirun
 
 
-def quoted(argument: str) -> str:
-    """Hydra's grammar ends a value at `=`, which the folders of cells have in their names."""
-    name, _, value = argument.partition("=")
-    path = re.fullmatch(
-        r"evaluate|outputs|calibration\.(file|data)|model\.checkpoint|task\.(train|evaluation)_file", name
-    )
-    return f"{name}='{value}'" if path and re.search(r"[=+ ()]", value) and value[0] not in "'\"" else argument
-
-
 def main() -> int:
-    sys.argv[1:] = map(quoted, sys.argv[1:])
+    sweep = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
+    sys.argv[1:] = [quoted(argument, sweep) for argument in sys.argv[1:]]
     try:
         job()
     except (HydraException, OmegaConfBaseException, UserError) as error:
@@ -114,6 +106,9 @@ def main() -> int:
         if not is_of_a_group(error):
             raise
         failed.append(explained(error))
+    except KeyboardInterrupt:
+        print("interrupted: the same command runs it again; trainings go on from where they were", file=sys.stderr)
+        return 130
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0

@@ -39,6 +39,7 @@ class PruningData:
         workspace: folder where a long training keeps its state, so that it can go on after an interruption. It belongs to
             this model, task and seed; a method names its files by whatever else they depend on.
         seed: of whatever a method draws at random.
+        anew: what the workspace holds of earlier processes is not taken up, but made again.
         shared: what methods found out that no budget changes, by key; `once` fills and reads it.
     """
 
@@ -46,6 +47,7 @@ class PruningData:
     training: Callable[[], Sequence[Example]] = _no_training
     workspace: Path | None = None
     seed: int = 0
+    anew: bool = False
     shared: dict[Hashable, tuple[Any, dict[str, float]]] = field(default_factory=dict)
 
     def once(self, key: Hashable, clock: Clock, compute: Callable[[Clock], Any]) -> Any:

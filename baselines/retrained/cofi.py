@@ -82,7 +82,7 @@ class CoFi(Method):
         """Train a masked copy of the job's model, prune it by its masks, and fine-tune it."""
         model, objective, data, budget = job.model, job.objective, job.data, job.budget
         clock, settings = Clock(), (self, budget)
-        stages = Stages(self.name, data, self.max_examples, clock)
+        stages = Stages(self, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         student = Student(frozen_copy(model).requires_grad_(True))
         distil = self.distillation(frozen_view(model), objective)

@@ -66,7 +66,7 @@ class EBERT(Method):
         """Train a gated copy of the job's model, and set the threshold of its gates."""
         clock, target = Clock(), 1 - job.budget.flops_reduction
         model, objective, data, budget = job.model, job.objective, job.data, job.budget
-        stages = Stages(self.name, data, self.max_examples, clock)
+        stages = Stages(self, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         gated = GatedModel(frozen_copy(model).requires_grad_(True), budget.sequence_length)
         groups = parameter_groups(gated.model, self.recipe)

@@ -15,6 +15,9 @@ from kprune.models.copies import frozen_view
 from kprune.objectives import Objective
 from kprune.training import Recipe
 
+OWN_VERSION = 1
+"""Of what is done after pruning."""
+
 
 @dataclass(frozen=True)
 class FineTuned(Method):
@@ -41,6 +44,11 @@ class FineTuned(Method):
         return self.pruner.needs | {"training"}
 
     @property
+    def version(self) -> int:
+        """Return a number that rises with this method's own version and with the pruner's."""
+        return OWN_VERSION + self.pruner.version - 1
+
+    @property
     def budgets(self) -> frozenset[str]:
         """Return the pruner's."""
         return self.pruner.budgets
@@ -53,7 +61,7 @@ class FineTuned(Method):
         """Prune a copy of the job's model with the pruner, and train what is left."""
         outcome = self.pruner.prune(job)
         clock, data, objective = Clock(), job.data, job.objective
-        stages = Stages(self.name, data, self.max_examples, clock)
+        stages = Stages(self, data, self.max_examples, clock)
         teacher, student = frozen_view(job.model), outcome.model.requires_grad_(True)
         settings = (
             self.recipe,

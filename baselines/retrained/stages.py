@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kprune.clock import Clock
-from kprune.contract import PruningData
+from kprune.contract import Method, PruningData
 from kprune.data import Example
 from kprune.training import Losses, Recipe, Training
 
@@ -47,7 +47,7 @@ class Stages:
     """What a method trains to prune one model, stage by stage, all on the same examples.
 
     Args:
-        method: its name, for the progress bars.
+        method: its name is shown by the progress bars, and its version is a part of the states' names.
         max_examples: cap on the training examples, drawn with the data's seed; None for all.
         clock: counts a stage's seconds, those of earlier processes too.
 
@@ -55,7 +55,7 @@ class Stages:
         done: the stages that have ended, by name.
     """
 
-    def __init__(self, method: str, data: PruningData, max_examples: int | None, clock: Clock):
+    def __init__(self, method: Method, data: PruningData, max_examples: int | None, clock: Clock):
         everything = data.training()
         self.method, self.data, self.clock = method, data, clock
         self.available = len(everything)
@@ -104,8 +104,8 @@ class Stages:
         return learner
 
     def state_file(self, name: str, settings: Hashable) -> Path | None:
-        """Return where a training with these settings keeps its state; None without a workspace."""
-        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+        """Return where a training with these settings, by this version of the method, keeps its state; None without a workspace."""
+        digest = hashlib.sha256(repr((self.method.version, settings)).encode()).hexdigest()[:12]
         return self.data.workspace / f"{name}-{digest}.safetensors" if self.data.workspace else None
 
     def on_record(self) -> dict[str, Any]:
@@ -118,7 +118,9 @@ class Stages:
     def _run(self, name, learner, losses, recipe, state, groups, notes) -> Trained:
         pad, seed = self.data.calibration.pad_token_id, self.data.seed
         run = Training(learner, losses, self.examples, pad, recipe, seed, groups, notes)
-        return train(run, f"{self.method}: {name.replace('_', ' ')}", state, self.available)
+        if state and self.data.anew:
+            state.unlink(missing_ok=True)
+        return train(run, f"{self.method.name}: {name.replace('_', ' ')}", state, self.available)
 
 
 def train(run: Training, description: str, state: Path | None, available: int) -> Trained:
@@ -149,7 +151,7 @@ def train(run: Training, description: str, state: Path | None, available: int) -
 def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
     """Return at most `count` examples, drawn without replacement; all of them if None."""
     if count is None or count >= len(examples):
-        return examples
+        return list(examples)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return [examples[i] for i in order[:count].tolist()]
 

@@ -50,7 +50,7 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         torch.manual_seed(config.seed)
         method = config.method.build()
         labels = "labels" in method.needs
-        data = pruning_data(config.calibration, config.seed, subject, labels)
+        data = pruning_data(config.calibration, config.seed, subject, labels, config.force)
         calibration = data.calibration
         length = flops_length(bool(config.calibration.file), task, tokenizer, calibration)
         asked = (config.target, config.of, config.grain, config.uniform, config.latency)

@@ -1,11 +1,17 @@
 """A cell's pruned model on disk, and its score once more."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from experiments.cell.identity import sha256_of
 from experiments.cell.model_card import model_card
-from experiments.config.cell import CellConfig, task_settings
-from experiments.config.groups import TaskSettings
-from experiments.inputs.checkpoints import load_model, load_tokenizer
+from experiments.config.cell import CellConfig, check_task
+from experiments.config.evaluating import FILES, refuse_unused, task_beside
+from experiments.inputs.checkpoints import inverse, load_model, load_tokenizer, output_order, reorder
+from experiments.inputs.hub import find_model
 from experiments.inputs.subject import Subject, pick_device
 from experiments.scoring.evaluation import evaluate
 from experiments.store import results
@@ -14,6 +20,8 @@ from experiments.tasks import Task
 from kprune.checkpoint import save
 from kprune.contract import Outcome
 from kprune.errors import UserError
+
+RECORD = "kprune.json"
 
 
 def save_model(
@@ -24,32 +32,71 @@ def save_model(
         print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
         return
     card = model_card(record, subject.task.objective.auto_class, format, command)
-    save(outcome.model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
-    results.write_json(folder / "kprune.json", {"task": record.config["task"], "score": record.score})
+    model, outputs = outcome.model, output_order(subject.checkpoint.folder, subject.task)
+    if outputs:  # in the checkpoint's order, so that it can stand in the checkpoint's place
+        model = copy.deepcopy(model)
+        reorder(model, inverse(outputs))
+    save(model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
+    cell = {name: value for name, value in record.config.items() if name != "task"}
+    content = {"task": _with_names(record.config["task"], subject.task), "score": record.score, "cell": cell}
+    results.write_json(folder / RECORD, content)
+
+
+def _with_names(settings: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Return a task's settings with the names of its classes, which its data need not be read for again."""
+    if settings.get("label_names", ()) is None and task.num_labels and task.num_labels > 1:
+        return settings | {"label_names": task.label_names}
+    return settings
 
 
 def evaluate_saved(config: CellConfig) -> float:
-    """Score a saved model, pruned or dense, on the task it was pruned for."""
-    folder = Path(config.evaluate)
-    task = saved_task(folder / "kprune.json", config.task)
+    """Score a saved model, pruned or dense, on the task it was pruned for, or the one that is given.
+
+    Raises:
+        UserError: there is no such folder or model, an option has no use here, or the folder's record is damaged.
+    """
+    folder = Path(find_model(config.evaluate))
+    saved = read_saved(folder / RECORD) if (folder / RECORD).is_file() else None
+    refuse_unused(config.given, {**saved["cell"], "task": saved["task"]} if saved else {})
+    if saved is None:
+        print(f"{folder} does not say what its task is: scored on task={config.task.name}")
+    try:
+        settings = task_beside(config.task, saved and saved["task"], config.given, _known_files(saved) if saved else {})
+    except UserError as error:
+        raise UserError(f"{folder}/{RECORD}: {error}") from error
+    task = settings.build()
     device = pick_device(config.device)
-    score = evaluate(load_model(folder, task).to(device), task, load_tokenizer(folder), device)
-    print(f"{folder}: {task.name} {task.metric} {score:.2f}")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model, tokenizer = load_model(folder, task), load_tokenizer(folder)
+    score = evaluate(model.to(device), task, tokenizer, device)
+    print(f"{folder}: {task.name} {task.metric} {score:.2f} ({task.evaluation(tokenizer).split})")
     return score
 
 
-def saved_task(record: Path, otherwise: TaskSettings) -> Task:
-    """Build the task of a saved model's record; another one if there is none, as beside a dense model.
+def read_saved(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the `task` of a saved model's record, and the `cell` that it was made in, {} if the record is of before there was one.
 
     Raises:
         UserError: the record is damaged.
     """
-    if not record.is_file():
-        print(f"{record.parent} does not say what its task is: scored on task={otherwise.name}")
-        return otherwise.build()
-    saved = results.read_json(record)
+    saved = results.read_json(path)
+    saved = saved if isinstance(saved, dict) else {}
+    cell = saved.get("cell")
     try:
-        return task_settings(saved.get("task") if isinstance(saved, dict) else None).build()
+        check_task(saved.get("task"))
     except UserError as error:
         reason = "; ".join(str(error).splitlines())
-        raise UserError(f"{record} is damaged ({reason}): save the model again") from error
+        raise UserError(f"{path} is damaged ({reason}): save the model again") from error
+    return {"task": saved["task"], "cell": cell if isinstance(cell, dict) else {}}
+
+
+def _known_files(saved: dict[str, dict[str, Any]]) -> dict[str, bool]:
+    """Tell of each data file of a saved task whether it is what it was: who wrote the folder knew what is in it."""
+    known, hashes = {}, saved["cell"].get("contents")
+    for name in FILES:
+        file = saved["task"].get(name)
+        path = Path(file).expanduser() if file else None
+        hashed = hashes.get(f"task.{name}") if isinstance(hashes, dict) else None
+        known[name] = bool(path and hashed and path.is_file() and sha256_of(path) == hashed)
+    return known

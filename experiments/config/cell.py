@@ -1,11 +1,12 @@
 """The configuration of one cell: Hydra's dict is read once, into one frozen and typed object; all that is wrong is told at once."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from experiments.config.composing import compose_cell
+from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
     OF_TASKS,
     CalibrationSettings,
@@ -101,6 +102,7 @@ class CellConfig:
         latency: None: it is not measured.
         save_model: the pruned model is written.
         evaluate: folder of a saved model that is scored, and nothing else is done.
+        given: what stands beside `evaluate`.
         variant: what of the method's and the calibration set's settings are not their config files' own.
     """
 
@@ -123,16 +125,20 @@ class CellConfig:
     force: bool
     outputs: str
     evaluate: str | None
+    given: tuple[Given, ...]
     variant: Settings
 
 
-def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: bool) -> CellConfig:
+def cell_config(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: bool, overrides: Sequence[str] = ()
+) -> CellConfig:
     """Read a composed config.
 
     Args:
         config: plain values.
         defaults: `method` and `calibration` as their config files have them; what differs names the cell's variant.
         sweep: several cells in one go: the pruned model is not saved unless asked for.
+        overrides: what was typed.
 
     Raises:
         UserError: something is wrong; all of it, a line each.
@@ -161,7 +167,7 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
-    if saving and not saves and (saving.format != "pruned" or saving.onnx):
+    if saving and not saves and not (run and run.evaluate) and (saving.format != "pruned" or saving.onnx):
         given = "onnx=true" if saving.onnx else f"format={saving.format}"
         found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
     found.tell()
@@ -185,6 +191,7 @@ def cell_config(config: Mapping[str, Any], defaults: Mapping[str, Any], sweep: b
         format=saving.format,
         onnx=saving.onnx,
         tracking=tracking.mode,
+        given=given_options(overrides, config) if run.evaluate else (),
         variant=Settings.of(variant),
         **asdict(run),
     )
@@ -196,20 +203,20 @@ def configured(overrides: list[str], sweep: bool = False) -> CellConfig:
     Raises:
         UserError: an override is wrong, or a setting; all of them, a line each.
     """
-    return cell_config(*compose_cell(overrides), sweep)
+    return cell_config(*compose_cell(overrides), sweep, overrides)
 
 
-def task_settings(settings: Any) -> TaskSettings:
-    """Read a task's settings from elsewhere than a config, such as a saved model's folder.
+def check_task(settings: Any) -> None:
+    """Check a task's settings from elsewhere than a config, such as a saved model's folder.
 
     Raises:
         UserError: they are no task's.
     """
     found = Collected()
     group = _group("task", {"task": settings}, found)
-    task = group and _task(group, found)
+    if group:
+        _task(group, found)
     found.tell()
-    return task
 
 
 def asked_for(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:

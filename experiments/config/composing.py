@@ -1,6 +1,7 @@
 """A cell's config outside Hydra's own command line, and what its config files say by themselves."""
 
 import re
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -9,13 +10,21 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from kprune.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
+PATHS = re.compile(
+    r"[+]*(evaluate|outputs|calibration\.(?:file|data)|model\.(checkpoint|pretrained)|task\.(train|evaluation)_file)"
+)
+"""Options that are paths, or names of the hub."""
+ODD = re.compile(r"[^\w/.+:%@-]|^[^\w/.]", re.ASCII)
+"""What a path has that Hydra does not read as it is."""
+SOURCE = ("kind", "hub_id", "config")
+"""Settings of a task that say which data it reads."""
 
 
 @cache
@@ -40,6 +49,16 @@ def file_settings(room: str, name: str) -> dict[str, Any]:
         raise UserError(explained(error)) from error
 
 
+def task_file_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the file of conf/task that reads the same data as a task's settings, by its name or any other; None if none does."""
+    names = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+    for name in sorted(names, key=lambda name: name != settings.get("name")):
+        content = file_settings("task", name)
+        if all(content.get(key) == settings.get(key) for key in SOURCE):
+            return content
+    return None
+
+
 def file_defaults(method: str, calibration: str) -> dict[str, Any]:
     """Return what the files of a method and a calibration say: what differs from it names a cell's variant."""
     return {"method": file_settings("method", method), "calibration": file_settings("calibration", calibration)}
@@ -52,8 +71,15 @@ def explained(error: Exception) -> str:
     message = " ".join(str(error).split()).split(" Config search path")[0]
     if is_of_a_group(error):
         return f"{message}: name a file of conf/, as in method=kprune"
+    if isinstance(error, OverrideParseException):
+        name, _, value = error.override.partition("=")
+        return f"""{error.override} is not read as it was meant: quote the value, '{name}="{value}"'"""
+    if unknown := re.search(r"token recognition error at: '(.*)'", message):
+        return f"""an option has {unknown[1]}, which is read in quotes alone: write it as in 'task.label="größe"'"""
     if setting := re.match(r"Could not override '([^']+)'", message):
-        room = setting[1].split(".")[0]
+        room, _, leaf = setting[1].partition(".")
+        if room == "task" and (tasks := _tasks_with(leaf)):
+            return f"{setting[1]} is no setting of this task: it is one of task={', '.join(tasks)}"
         return (
             f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
         )
@@ -62,9 +88,33 @@ def explained(error: Exception) -> str:
     return message
 
 
+def _tasks_with(setting: str) -> list[str]:
+    """Return the tasks of conf/task that have a setting."""
+    files = sorted((CONF / "task").glob("*.yaml"))
+    return [file.stem for file in files if setting in yaml.safe_load(file.read_text(encoding="utf-8"))]
+
+
 def is_of_a_group(error: Exception) -> bool:
     """Tell whether an error is of a group that is no file, for which Hydra has no type of its own."""
     return isinstance(error, ValueError) and str(error).startswith("Config group override")
+
+
+def quoted(argument: str, sweep: bool = False) -> str:
+    """Return an option as Hydra's grammar reads it: a path in quotes, since `=`, blanks, brackets and others end a value there.
+
+    `~` becomes the home folder, as the shell makes it elsewhere. In a sweep, commas part paths, unless there is one with them.
+    """
+    name, _, value = argument.partition("=")
+    if not PATHS.fullmatch(name) or value in ("", "null") or value[0] in "'\"" or "${" in value:
+        return argument
+    whole = not sweep or Path(value).expanduser().exists()
+    paths = [str(Path(path).expanduser()) for path in ([value] if whole else value.split(","))]
+    return f"{name}=" + ",".join(f"'{_escaped(path)}'" if ODD.search(path) else path for path in paths)
+
+
+def _escaped(path: str) -> str:
+    """Escape quotes, and the backslashes before them or at the end."""
+    return re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), path)
 
 
 def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,7 +125,7 @@ def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides, return_hydra_config=True)
+            config = compose("config", [quoted(override) for override in overrides], return_hydra_config=True)
         choices = config.hydra.runtime.choices
         with open_dict(config):
             del config["hydra"]

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from experiments.config.composing import default_of
+from experiments.config.composing import default_of, task_file_of
 from experiments.config.kinds import (
     FLAG,
     TABLE,
     Kind,
     either,
+    names,
     number,
     one_of,
     or_null,
@@ -57,12 +58,18 @@ class TaskSettings:
     settings: Settings
 
     def build(self) -> Task:
-        """Return the task.
+        """Return the task. If `label_names` are not its file's own, it is told these, which name the data's class numbers.
 
         Raises:
             UserError: the kind is unknown, or a setting is wrong.
         """
-        return build_task(self.settings.plain())
+        settings = self.settings.plain()
+        names = (
+            settings.get("label_names") and settings.get("hub_id") and (task_file_of(settings) or {}).get("label_names")
+        )
+        if names and names != settings["label_names"]:
+            settings["data_label_names"] = names
+        return build_task(settings)
 
     @property
     def average_length(self) -> float | None:
@@ -78,7 +85,11 @@ OF_TASKS = {
     "evaluation_file": or_null(text("FILE")),
     "text": either(text("[sentence]"), texts("[sentence]")),
     "label": text("label"),
-    "label_names": or_null(texts("[no,yes]")),
+    "problem": text("classification"),
+    "metric": text("accuracy"),
+    "train_split": text("train"),
+    "evaluation_split": text("validation"),
+    "label_names": or_null(names("[no,yes]")),
     "stride": whole(0, "128"),
     "max_answer_length": whole(1, "30"),
     "no_answers": FLAG,

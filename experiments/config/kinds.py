@@ -64,6 +64,15 @@ def texts(example: str) -> Kind:
     return Kind("a list of texts", example, lambda value: isinstance(value, list) and all(map(entry.holds, value)))
 
 
+def names(example: str) -> Kind:
+    """Describe names of classes, which may be whole numbers."""
+    entry = either(text(example), Kind("a whole number", example, lambda value: type(value) is int))
+    kind = "a list of names (a name such as true or null, or one with a comma, in double quotes)"
+    return Kind(
+        kind, example, lambda value: isinstance(value, list) and len(value) > 1 and all(map(entry.holds, value))
+    )
+
+
 def either(one: Kind, other: Kind) -> Kind:
     return Kind(f"{one.name} or {other.name}", one.example, lambda value: one.holds(value) or other.holds(value))
 
@@ -83,4 +92,6 @@ def shown(value: Any) -> str:
     """Write a value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return " ".join(str(value).split())[:80]
+    text = " ".join(str(value).split())[:80]
+    # A text that would read as a number was one in quotes.
+    return f'"{text}"' if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text) else text

@@ -1,6 +1,7 @@
 """The calibration set: examples of the training set or of texts, drawn with the cell's seed, or those of a file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import token_types
+
+MEASURED, MEASURED_OF_MORE = 20_000, 5_000
+"""Training examples whose lengths are all measured, and how many are of a set that has more: their mean is within 2 %."""
 
 
 def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
@@ -41,7 +45,7 @@ def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: in
 
     Args:
         settings: `examples` is their number; if it is None, `tokens` over the task's average length is, as in that code.
-            If the task has none, it is the training set's own mean.
+            If the task has none, it is the training set's own mean (`average_length`).
 
     Raises:
         UserError: too few tokens for a single example, or no training data.
@@ -49,7 +53,7 @@ def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: in
     training = task.training(tokenizer)
     count = settings.examples
     if count is None:
-        average = task.average_length or mean_length(training)
+        average = average_length(task, training)
         count = int(settings.tokens / average)
         if count < 1:
             raise UserError(
@@ -110,7 +114,17 @@ def calibration_set(examples, task: Task, tokenizer, labels: bool, batch_size: i
     return CalibrationSet(examples, batch_size or task.batch_size, tokenizer.pad_token_id or 0)
 
 
-def mean_length(examples) -> float:
+def average_length(task: Task, training: Sequence[Example]) -> float:
+    """Return the task's average length or, if it has none, the mean over its training set; over a seeded part of a large one."""
+    if task.average_length:
+        return task.average_length
+    if len(training) <= MEASURED:
+        return mean_length(training)
+    rows = np.random.default_rng(0).choice(len(training), MEASURED_OF_MORE, replace=False)
+    return mean_length([training[int(row)] for row in sorted(rows)])
+
+
+def mean_length(examples: Sequence[Example]) -> float:
     """Return the mean number of tokens."""
     return sum(len(example["input_ids"]) for example in examples) / len(examples)
 

@@ -54,7 +54,7 @@ def finetune(
     """
     folder, recipe = Path(folder), recipe_of(task)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    examples = task.training(tokenizer)
+    examples = list(task.training(tokenizer))
     run = finetuning_run(model.to(device), task.objective, examples, tokenizer.pad_token_id or 0, recipe, seed)
     state = folder.with_name(f".{folder.name}.state")
     run.resume(state)

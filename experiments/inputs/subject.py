@@ -10,7 +10,7 @@ from torch import nn
 from experiments.config.cell import CellConfig
 from experiments.config.groups import CalibrationSettings, LatencyPoint, ModelSettings, TaskSettings
 from experiments.inputs.cache import cache_folder
-from experiments.inputs.calibration import draw_calibration, mean_length, read_calibration
+from experiments.inputs.calibration import average_length, draw_calibration, mean_length, read_calibration
 from experiments.inputs.checkpoints import (
     Checkpoint,
     find_checkpoint,
@@ -30,7 +30,11 @@ from kprune.models import view_of
 
 @dataclass
 class Subject:
-    """Data and the dense model."""
+    """Data and the dense model.
+
+    Attributes:
+        anew: whether the dense model is scored again, although its score is kept.
+    """
 
     task: Task
     checkpoint: Checkpoint
@@ -38,13 +42,14 @@ class Subject:
     model: nn.Module
     device: torch.device
     settings: TaskSettings
+    anew: bool = False
     data: dict[tuple, PruningData] = field(default_factory=dict)
 
     @cached_property
     def dense_score(self) -> float:
         """Return the dense model's score, computed when it is first asked for."""
         task, checkpoint, settings = self.task, self.checkpoint, self.settings.settings
-        found = dense_predictions(self.model, task, self.tokenizer, self.device, settings, checkpoint.digest)
+        found = dense_predictions(self.model, task, self.tokenizer, self.device, settings, checkpoint.digest, self.anew)
         print(f"{task.name}: dense {task.metric} {found.score:.2f} ({checkpoint.source} checkpoint)")
         warn_of_little(task, found.score, task.evaluation(self.tokenizer).majority)
         warn_of_chance(task, found.score, len(self.tokenizer))
@@ -63,7 +68,7 @@ def subject_for(config: CellConfig) -> Subject:
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    subject = _subject(config.task, config.model, device)
+    subject = _subject(config.task, config.model, device, config.force)
     check_latency_point(config.latency, subject.model, subject.task.generates)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
@@ -83,12 +88,12 @@ def check_latency_point(latency: LatencyPoint | None, model: nn.Module, generate
 
 
 @lru_cache(maxsize=1)
-def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device) -> Subject:
+def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device, anew: bool) -> Subject:
     task = task_settings.build()
     checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
-    return Subject(task, checkpoint, tokenizer, dense, device, task_settings)
+    return Subject(task, checkpoint, tokenizer, dense, device, task_settings, anew)
 
 
 def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
@@ -108,9 +113,11 @@ def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
         )
 
 
-def pruning_data(calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool) -> PruningData:
+def pruning_data(
+    calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool, anew: bool
+) -> PruningData:
     """Return what a method reads; one object for all cells with the same calibration set, so that they share what they can."""
-    key = (calibration, seed, labels)
+    key = (calibration, seed, labels, anew)
     if key not in subject.data:
         fingerprinted = fingerprint(subject.task, subject.checkpoint.digest, seed)
         subject.data[key] = PruningData(
@@ -118,6 +125,7 @@ def pruning_data(calibration: CalibrationSettings, seed: int, subject: Subject, 
             lambda: subject.task.training(subject.tokenizer),
             cache_folder() / "trainings" / f"{subject.task.name}-{fingerprinted}",
             seed,
+            anew,
         )
     return subject.data[key]
 
@@ -130,10 +138,10 @@ def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subjec
 
 
 def flops_length(from_file: bool, task: Task, tokenizer, calibration: CalibrationSet) -> float:
-    """Return the length FLOPs are counted at: the mean of a given file; else the task's own, else the training set's."""
+    """Return the length FLOPs are counted at: the mean of a given file; else as `average_length` has it."""
     if from_file:
         return mean_length(calibration.examples)
-    return task.average_length or mean_length(task.training(tokenizer))
+    return average_length(task, task.training(tokenizer))
 
 
 def pick_device(name: str) -> torch.device:

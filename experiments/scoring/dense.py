@@ -16,25 +16,32 @@ from experiments.store.provenance import versions
 from experiments.tasks import Task
 from kprune.files import OTHER_CACHE, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """Of the cached file; raised when evaluation itself changes."""
 
 
 def dense_predictions(
-    model: nn.Module, task: Task, tokenizer, device: torch.device, settings: Settings, checkpoint: str
+    model: nn.Module,
+    task: Task,
+    tokenizer,
+    device: torch.device,
+    settings: Settings,
+    checkpoint: str,
+    anew: bool = False,
 ) -> Predictions:
     """Return what the dense model predicts: from the cache, else computed and kept there.
 
     Args:
         settings: the task's.
         checkpoint: hash of all that the model computes by.
+        anew: what the cache has is computed again.
 
     Raises:
         UserError: a logit is not finite, or the cache cannot be written to.
     """
     path = dense_file(task, tokenizer, device, settings, checkpoint)
     with locked(path):
-        known = predictions.load(path)
+        known = None if anew else predictions.load(path)
         if known is None:
             known = predictions_of(model, task, tokenizer, device)
             write_whole(path, lambda temporary: temporary.write_bytes(predictions.packed(known)), OTHER_CACHE)

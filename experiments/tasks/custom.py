@@ -1,33 +1,20 @@
-"""The user's own labelled texts, from CSV, JSON-lines or parquet files."""
+"""The user's own labelled texts, from CSV, JSON or parquet files."""
 
-import json
-from collections.abc import Callable
+import re
+from collections.abc import Hashable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from experiments.tasks.labels import Places, shown
+from experiments.tasks.tables import KNOWN, read_table
 from experiments.tasks.text import Table, TextTask
-from kprune.errors import UserError, one_line
+from kprune.errors import UserError
 
 HELD_OUT = 0.2
 SPLIT_SEED = 0
-
-
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    """Read line by line: pandas' own reader turns columns with certain names into dates."""
-    with path.open(encoding="utf-8") as lines:
-        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-
-
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    # As text, so that "NA" stays a word and the label "01" a name.
-    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
-    ".parquet": pd.read_parquet,
-}
 MISSING = ("", "nan")
 
 
@@ -35,7 +22,7 @@ class CustomTask(TextTask):
     """Classification or regression on files of one's own.
 
     Args:
-        train_file: CSV, JSON-lines (.jsonl, .json) or parquet.
+        train_file: CSV (.csv, .tsv), JSON (.jsonl, .json) or parquet.
         evaluation_file: the same; None holds out a seeded fifth of `train_file`.
         text: one or two columns.
         label: the column of class names, class numbers or values.
@@ -59,7 +46,7 @@ class CustomTask(TextTask):
         metric = "spearman" if problem == "regression" else "accuracy"
         super().__init__(name, problem, metric, max_length, average_length, batch_size)
         if not train_file:
-            raise UserError("this task reads your own file: give task.train_file=FILE (.csv, .jsonl or .parquet)")
+            raise UserError(f"this task reads your own file: give task.train_file=FILE ({KNOWN})")
         self.text = [text] if isinstance(text, str) else list(text)
         if not 1 <= len(self.text) <= 2:
             raise UserError(f"task.text={self.text} names {len(self.text)} columns: give one, or two for pairs")
@@ -74,22 +61,45 @@ class CustomTask(TextTask):
             return ["score"]
         if self._label_names:
             return [str(name) for name in self._label_names]
-        frame = self._train_frame
-        names = {_class_name(label, row, self.train_file) for row, label in frame[self.label].items()}
+        first_rows: dict[str, int] = {}
+        for (_, label), row in _first_rows(self._train_frame[self.label]).items():
+            first_rows.setdefault(_text(label, row, self.train_file), row)
+        numbers = all(map(_is_whole, first_rows))
+        names = sorted(first_rows, key=lambda name: (int(name) if numbers else 0, name))
+        self._check_names(names, first_rows)
+        return names
+
+    def _check_names(self, names: list[str], first_rows: dict[str, int]) -> None:
+        """Check that labels from a file are names of classes.
+
+        Raises:
+            UserError: there is one class alone, a negative number, or a number that is not whole.
+        """
         if len(names) < 2:
             raise UserError(
-                f"{self.train_file}, column {self.label}: all labels are {names.pop()}; "
+                f"{self.train_file}, column {self.label}: all labels are {names[0]}; "
                 f"a classifier needs two classes or more"
             )
-        if all(name.isdecimal() for name in names):
-            return sorted(names, key=lambda name: (int(name), name))
-        return sorted(names)
+        for name in names:
+            where = f"{self.train_file}, row {first_rows[name]}: label {name}"
+            # By convention a negative number marks rows without a label; but -1 and 1 are two classes.
+            if _is_whole(name) and int(name) < 0 and names != ["-1", "1"]:
+                raise UserError(
+                    f"{where} is negative, which marks rows without a label; remove them or, if it is a class, list all: "
+                    f"task.label_names=[{','.join(names[:10])}]"
+                )
+            if _is_number(name) and not _is_whole(name):
+                raise UserError(
+                    f"{where} is a value, not a class: set task.problem=regression, or list the classes in task.label_names"
+                )
 
     def training_table(self) -> Table:
-        return self._table(self.train_file, self._frames[0])
+        return self._table(self.train_file, self._train_frame if self.evaluation_file else self._parts[0])
 
     def evaluation_table(self) -> Table:
-        return self._table(self.evaluation_file or self.train_file, self._frames[1])
+        if self.evaluation_file:
+            return self._table(self.evaluation_file, read_table(self.evaluation_file, [*self.text, self.label]))
+        return self._table(self.train_file, self._parts[1])
 
     @property
     def evaluation_split(self) -> str:
@@ -102,11 +112,9 @@ class CustomTask(TextTask):
         return read_table(self.train_file, [*self.text, self.label])
 
     @cached_property
-    def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return training and evaluation rows; their index counts the rows of the file."""
+    def _parts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the training file's rows for training and those held out; their index counts the rows of the file."""
         train = self._train_frame
-        if self.evaluation_file:
-            return train, read_table(self.evaluation_file, [*self.text, self.label])
         held_out = round(HELD_OUT * len(train))
         if held_out == 0:
             raise UserError(
@@ -119,52 +127,40 @@ class CustomTask(TextTask):
         return train.iloc[np.sort(order[held_out:])], train.iloc[np.sort(order[:held_out])]
 
     def _table(self, path: Path, frame: pd.DataFrame) -> Table:
-        labels = [
-            _value(label, row, path) if self.regression else self._class_number(label, row, path)
-            for row, label in frame[self.label].items()
-        ]
+        column, convert = frame[self.label], _value if self.regression else self._class_number
+        known = {key: convert(key[1], row, path) for key, row in _first_rows(column).items()}
+        labels = [known[key] for key in map(_key, column)]
         return Table(str(path), [list(frame[column]) for column in self.text], labels, list(frame.index))
 
     def _class_number(self, label, row: int, path: Path) -> int:
-        name = _class_name(label, row, path)
-        if name in self._numbers:
-            return self._numbers[name]
-        if self._label_names and name.isdigit() and int(name) < self.num_labels:
+        name = _text(label, row, path)
+        place = self._places.of(name)
+        if place is not None:
+            return place
+        counted = self._label_names and not any(map(_is_whole, self.label_names))  # the data have numbers for names
+        if counted and name.isdecimal() and int(name) < len(self.label_names):
             return int(name)
         raise UserError(
-            f"{path}, row {row}: label {name} is none of the classes {', '.join(self.label_names)}; "
+            f"{path}, row {row}: label {name} is none of the classes {shown(self.label_names)}; "
             f"mend it or list all classes in task.label_names"
         )
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.label_names)}
+    def _places(self) -> Places:
+        return Places(self.label_names)
 
 
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Return the rows of a CSV, JSON-lines or parquet file, the index counting them from 1, without a CSV file's header.
+def _key(label) -> tuple[type, Hashable]:
+    """Return what equal labels of a column share; True and 1 are not equal here."""
+    return type(label), label if isinstance(label, Hashable) else str(label)
 
-    Raises:
-        UserError: no such file, of another kind, unreadable, empty, or without one of `columns`.
-    """
-    if not path.is_file():
-        raise UserError(f"no file {path}: check task.train_file and task.evaluation_file")
-    if path.suffix.lower() not in READERS:
-        raise UserError(f"{path} is none of {', '.join(READERS)}: convert it to one of these")
-    try:
-        frame = READERS[path.suffix.lower()](path)
-    except Exception as error:  # pandas and pyarrow raise many types; an empty CSV is one of them
-        reason = "empty" if path.stat().st_size == 0 else one_line(error)
-        raise UserError(f"{path} cannot be read as {path.suffix[1:]} ({reason}): check its contents") from error
-    for column in columns:
-        if column not in frame.columns:
-            raise UserError(
-                f"{path} has no column {column}: it has {', '.join(map(str, frame.columns))}; "
-                f"set task.text and task.label"
-            )
-    if frame.empty:
-        raise UserError(f"{path} has no rows: give a file with some")
-    return frame.set_axis(range(1, len(frame) + 1))
+
+def _first_rows(column: pd.Series) -> dict[tuple[type, Hashable], int]:
+    """Return the first row of each label: the labels of a large file are few."""
+    first: dict[tuple[type, Hashable], int] = {}
+    for row, label in zip(column.index, column, strict=True):
+        first.setdefault(_key(label), row)
+    return first
 
 
 def _missing(label, row: int, path: Path) -> None:
@@ -172,18 +168,20 @@ def _missing(label, row: int, path: Path) -> None:
         raise UserError(f"{path}, row {row}: the label is missing; fill it in or remove the row")
 
 
-def _class_name(label, row: int, path: Path) -> str:
-    """Return a label as text; 1.0, which a file makes of 1, is 1. A negative number marks unlabelled rows by convention."""
+def _text(label, row: int, path: Path) -> str:
+    """Return a label as text; 1.0, which a file makes of 1, is 1."""
     _missing(label, row, path)
-    if isinstance(label, (float, np.floating)) and float(label).is_integer():
-        label = int(label)
     name = str(label).strip()
-    if name.startswith("-") and name[1:].isdigit():
-        raise UserError(
-            f"{path}, row {row}: label {name} is negative, which marks rows without a label; "
-            f"number the classes from 0 or name them"
-        )
-    return name
+    whole = re.fullmatch(r"(-?\d+)\.0+", name, re.ASCII)
+    return whole[1] if whole else name
+
+
+def _is_number(name: str) -> bool:
+    return bool(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", name, re.ASCII | re.IGNORECASE))
+
+
+def _is_whole(name: str) -> bool:
+    return bool(re.fullmatch(r"-?\d+", name, re.ASCII))
 
 
 def _value(label, row: int, path: Path) -> float:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import platform
 import re
+import signal
 import sysconfig
 import warnings
 from collections import defaultdict
@@ -66,6 +67,8 @@ class Library:
         """
         if self.module is None:
             return Path(sysconfig.get_paths()["stdlib"])
+        if not self.module.isidentifier():
+            raise UserError(f"task.libraries: {self.module} is no top-level module: give the name that is imported")
         spec = importlib.util.find_spec(self.module)  # of a top-level module: nothing is imported
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"the docstrings task needs the sources of {self.package}: pip install {self.package}")
@@ -160,7 +163,8 @@ class DocstringsTask(TextTask):
             (label, str(library.folder()), library.module or "")
             for label, library in enumerate(self.libraries.values())
         ]
-        with ProcessPoolExecutor(2) as pool:
+        # An interruption is told by this process alone.
+        with ProcessPoolExecutor(2, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
             found = list(tqdm(pool.map(read_library, jobs), total=len(jobs), desc="reading docstrings", disable=None))
         paragraphs = [Paragraph(mask(p.text), p.label, p.module) for library in found for p in library]
         splits = split_by_module(without_copies(paragraphs), HELD_OUT)

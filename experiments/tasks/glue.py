@@ -5,6 +5,7 @@ from functools import cached_property
 from datasets import ClassLabel, DatasetDict
 
 from experiments.inputs.hub import find_dataset, split_with_columns
+from experiments.tasks.labels import places_of
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 
@@ -15,7 +16,9 @@ class GlueTask(TextTask):
     Args:
         text: one or two columns.
         label: the column of class numbers or values.
-        label_names: the classes; None reads them off the label column, if the data set names them.
+        label_names: the classes in the order of the outputs; None takes the data set's own names.
+        data_label_names: names of the data's class numbers, if the data set itself does not tell and they are not
+            `label_names`, which then gives the same names another order.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class GlueTask(TextTask):
         train_split: str = "train",
         label: str = "label",
         label_names: list[str] | None = None,
+        data_label_names: list[str] | None = None,
     ):
         super().__init__(name, problem, metric, max_length, average_length, batch_size)
         self.hub_id = hub_id
@@ -41,7 +45,7 @@ class GlueTask(TextTask):
         self.evaluation_split = evaluation_split
         self.text = text
         self.label = label
-        self._label_names = label_names
+        self._label_names, self.data_label_names = label_names, data_label_names
 
     @cached_property
     def data(self) -> DatasetDict:
@@ -52,11 +56,11 @@ class GlueTask(TextTask):
         if self.regression:
             return ["score"]
         if self._label_names:
-            return list(self._label_names)
-        feature = self._split(self.train_split).features[self.label]
-        if not isinstance(feature, ClassLabel):
+            return list(map(str, self._label_names))
+        names = self._names_in(self._split(self.train_split))
+        if not names:
             raise UserError(f"{self.hub_id} ({self.config}) does not name its classes: list them in task.label_names")
-        return feature.names
+        return names
 
     def training_table(self) -> Table:
         return self._table(self.train_split)
@@ -69,7 +73,13 @@ class GlueTask(TextTask):
 
     def _table(self, split: str) -> Table:
         rows = self._split(split)
-        texts = [rows[column] for column in self.text]
-        return Table(
-            f"{self.hub_id} ({self.config}, {split})", [list(column) for column in texts], list(rows[self.label])
-        )
+        labels, names = list(rows[self.label]), self._names_in(rows) or self.data_label_names
+        places = None if self.regression or not names else places_of(names, self.label_names)
+        if places:
+            labels = [places[label] if label in range(len(places)) else label for label in labels]
+        return Table(f"{self.hub_id} ({self.config}, {split})", [list(rows[column]) for column in self.text], labels)
+
+    def _names_in(self, rows) -> list[str]:
+        """Return the names that a split has for its class numbers; [] if it has none."""
+        feature = rows.features[self.label]
+        return list(feature.names) if isinstance(feature, ClassLabel) else []

@@ -161,12 +161,24 @@ class SpanEvaluation(EvaluationSet):
 def windows(
     tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> Iterator[Window]:
-    """Return windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared."""
+    """Return windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared.
+
+    Raises:
+        UserError: windows that share so many tokens have no room for a question and a paragraph.
+    """
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride
+    if room < 2:
+        raise UserError(
+            f"windows of task.max_length={max_length} tokens that share task.stride={stride} have no room for a question: "
+            "make them longer or share less, as in task.max_length=384 task.stride=128"
+        )
     for start in range(0, len(questions), CHUNK):
         # Some questions begin with much white space, which would leave no room for the paragraph.
+        asked = [question.lstrip() for question in questions[start : start + CHUNK]]
+        paragraphs = list(contexts[start : start + CHUNK])
         encoded = tokenizer(
-            [question.lstrip() for question in questions[start : start + CHUNK]],
-            list(contexts[start : start + CHUNK]),
+            shortened(tokenizer, asked, paragraphs, max_length, room),
+            paragraphs,
             truncation="only_second",
             max_length=max_length,
             stride=stride,
@@ -183,6 +195,22 @@ def windows(
             ids = example["input_ids"]
             cls = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
             yield Window(start + row, example, first, np.array(offsets, dtype=np.int32).reshape(-1, 2), cls)
+
+
+def shortened(tokenizer, questions: list[str], paragraphs: list[str], max_length: int, room: int) -> list[str]:
+    """Return questions of which none keeps its paragraph out of the windows.
+
+    Args:
+        room: tokens of a window beside special and shared ones. A question of as many, whose paragraph must be cut, is cut
+            to half of them.
+    """
+    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    kept = []
+    for question, paragraph, offsets in zip(questions, paragraphs, encoded["offset_mapping"], strict=True):
+        if len(offsets) >= room and len(tokenizer(question, paragraph, verbose=False)["input_ids"]) > max_length:
+            question = question[: offsets[room // 2 - 1][1]]
+        kept.append(question)
+    return kept
 
 
 def answer_tokens(window: Window, begin: int | None, end: int | None) -> tuple[int, int]:

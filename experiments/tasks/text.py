@@ -1,9 +1,10 @@
 """Tasks on a text or a pair of texts: classification and regression."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -83,15 +84,17 @@ class TextTask(Task):
     def evaluation_table(self) -> Table:
         raise NotImplementedError
 
-    def tokenise_training(self, tokenizer) -> list[Example]:
+    def tokenise_training(self, tokenizer) -> "LazyExamples":
+        """Return the labelled training set; a row is tokenised when it is asked for, so that a few of many cost little."""
         table = self.training_table()
         labels = self.checked_labels(table)
-        examples = tokenise(tokenizer, table.texts, self.max_length)
-        return [{**example, "label": label} for example, label in zip(examples, labels, strict=True)]
+        self.check_length(tokenizer, len(table.texts))
+        return LazyExamples(tokenizer, table.texts, labels, self.max_length)
 
     def tokenise_evaluation(self, tokenizer) -> "TextEvaluation":
         table = self.evaluation_table()
         labels = self.checked_labels(table)
+        self.check_length(tokenizer, len(table.texts))
         examples = tokenise(tokenizer, table.texts, self.max_length)
         return TextEvaluation(self.evaluation_split, examples, labels, self.metric)
 
@@ -113,6 +116,19 @@ class TextTask(Task):
     def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
         return tokenise(tokenizer, [texts], self.max_length)
 
+    def check_length(self, tokenizer, columns: int) -> None:
+        """Check that an example has room for text beside the tokens that a tokenizer adds to so many columns.
+
+        Raises:
+            UserError: it has none.
+        """
+        added = tokenizer.num_special_tokens_to_add(pair=columns == 2)
+        if self.max_length < added + columns:
+            raise UserError(
+                f"task.max_length={self.max_length} leaves no room for a text beside {added} special tokens: give "
+                f"task.max_length={added + columns} or more"
+            )
+
     def checked_labels(self, table: Table) -> list[int | float]:
         """Return the labels as the loss wants them: class numbers, or finite values.
 
@@ -130,6 +146,42 @@ class TextTask(Task):
                 )
             checked.append(float(label) if self.regression else int(label))
         return checked
+
+
+class LazyExamples(Sequence[Example]):
+    """Labelled examples of one column of texts or of two, each tokenised once, when it is asked for."""
+
+    def __init__(self, tokenizer, texts: Sequence[Sequence[str]], labels: Sequence[int | float], max_length: int):
+        self.tokenizer, self.texts, self.labels, self.max_length = tokenizer, texts, labels, max_length
+        self._made: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, row: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Example]: ...
+
+    def __getitem__(self, row: int | slice) -> Example | list[Example]:
+        rows = range(len(self))[row]
+        if isinstance(rows, range):
+            return self.take(rows)
+        return self.take([rows])[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.take(range(len(self))))
+
+    def take(self, rows: Sequence[int]) -> list[Example]:
+        """Return the examples of some rows."""
+        missing = [row for row in dict.fromkeys(rows) if row not in self._made]
+        examples = tokenise(
+            self.tokenizer, [[column[row] for row in missing] for column in self.texts], self.max_length
+        )
+        for row, example in zip(missing, examples, strict=True):
+            self._made[row] = {**example, "label": self.labels[row]}
+        return [self._made[row] for row in rows]
 
 
 class TextEvaluation(EvaluationSet):

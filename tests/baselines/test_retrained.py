@@ -125,6 +125,43 @@ def test_a_state_of_other_settings_is_not_taken(data_for, tmp_path):
     assert len(list(tmp_path.glob("ebert-*.safetensors"))) == 2
 
 
+@pytest.mark.parametrize("name", RETRAINED)
+def test_a_state_of_another_version_is_not_taken(name, data_for, tmp_path, monkeypatch):
+    """A mended method trains again, and not on from what the old one left."""
+    prune(name, data_for(workspace=tmp_path))
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(type(RETRAINED[name]), "version", 7)
+    prune(name, data_for(workspace=tmp_path))
+    stages = [
+        sorted(file.name.rpartition("-")[0] for file in files) for files in (before, set(tmp_path.iterdir()) - before)
+    ]
+    assert stages[0] == stages[1]
+
+
+@pytest.mark.parametrize("name", RETRAINED)
+def test_trainings_are_done_anew_if_asked_for(name, data_for, tmp_path, monkeypatch):
+    """Every step again, over the states that are there; once for all reductions of one process if they share it."""
+    updates, update = [], Training.update
+    monkeypatch.setattr(Training, "update", lambda run, batch: updates.append(1) or update(run, batch))
+    first = prune(name, data_for(workspace=tmp_path))
+    steps, files = len(updates), set(tmp_path.iterdir())
+    prune(name, data_for(workspace=tmp_path))
+    assert len(updates) == steps == sum(stage["steps"] for stage in first.details["training"].values())
+    data = data_for(workspace=tmp_path, anew=True)
+    again = prune(name, data)
+    assert len(updates) == 2 * steps and set(tmp_path.iterdir()) == files
+    assert all(torch.equal(value, weights(again)[key]) for key, value in weights(first).items())
+    if name.startswith("dynabert"):
+        prune(name, data, reduction=0.3)
+        assert len(updates) == 2 * steps
+
+
+def test_fine_tuning_is_another_version_if_its_pruner_is(monkeypatch):
+    assert FineTuned().version == 1
+    monkeypatch.setattr(KPrune, "version", 3)
+    assert FineTuned().version == 3
+
+
 def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_for, tmp_path):
     data, objective = data_for(workspace=tmp_path), objective_of(tiny_model())
     model = tiny_model(dtype=torch.float32)

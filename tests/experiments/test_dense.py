@@ -49,6 +49,13 @@ def evaluated(tokenizer, sha256="ab", **changes):
     return dense_predictions(Model(), build_task(settings), tokenizer, CPU, Settings.of(settings), sha256)
 
 
+def test_anew_it_is_computed_again_and_kept(count, tokenizer):
+    settings = Settings.of(SETTINGS)
+    for anew, evaluations in ((False, 1), (True, 2), (False, 2)):
+        dense_predictions(Model(), build_task(SETTINGS), tokenizer, CPU, settings, "ab", anew)
+        assert len(count) == evaluations
+
+
 def test_once_per_checkpoint_and_evaluation_set(count, tokenizer):
     first = evaluated(tokenizer)
     again = evaluated(tokenizer)

@@ -163,3 +163,51 @@ def test_answer_outside_the_paragraph(mirror, write_split, tokenizer):
 
 def test_token_types_only_where_the_tokenizer_has_them(mirror, plain_tokenizer):
     assert set(build_task(SQUAD).evaluation(plain_tokenizer).examples[0]) == {"input_ids"}
+
+
+def cut(tokenizer, questions, contexts, max_length, stride):
+    return list(windows(tokenizer, questions, contexts, max_length, stride))
+
+
+def test_a_question_longer_than_its_window_is_cut(evaluation, tokenizer):
+    """The paragraph is covered all the same; the windows of other questions are as ever."""
+    context = evaluation.contexts[0]
+    both = cut(tokenizer, ["who " * 600, "Who built it?"], [context] * 2, 48, 12)
+    alone = cut(tokenizer, ["Who built it?"], [context], 48, 12)
+    assert [w.example for w in both if w.row == 1] == [w.example for w in alone]
+    long = [window for window in both if window.row == 0]
+    assert max(len(window.example["input_ids"]) for window in long) <= 48
+    covered = {tuple(pair) for window in long for pair in window.offsets.tolist()}
+    assert "".join(context[a:b] for a, b in sorted(covered)) == context.replace(" ", "")
+    question = tokenizer("who " * 600, add_special_tokens=False)["input_ids"]
+    for window in long:
+        asked = window.example["input_ids"][1 : window.first - 1]
+        # 16 is half of the 33 that a window of 48 has beside 3 special and 12 shared ones.
+        assert asked == question[:16]
+
+
+def test_a_long_question_stays_whole_beside_a_paragraph_that_fits(tokenizer):
+    (window,) = cut(tokenizer, ["who built it or not, and when, and where"], ["here"], 48, 12)
+    assert len(window.example["input_ids"]) == len(
+        tokenizer("who built it or not, and when, and where", "here")["input_ids"]
+    )
+
+
+@pytest.mark.parametrize("max_length, stride", [(16, 2), (8, 0), (48, 42), (12, 7)])
+def test_small_windows_cover_the_paragraph(mirror, tokenizer, max_length, stride):
+    task = build_task(SQUAD | {"max_length": max_length, "stride": stride})
+    evaluation = task.evaluation(tokenizer)
+    assert max(len(example["input_ids"]) for example in evaluation.examples) <= max_length
+    for row, context in enumerate(evaluation.contexts):
+        covered = {
+            tuple(pair) for window in evaluation.windows if window.row == row for pair in window.offsets.tolist()
+        }
+        assert "".join(context[a:b] for a, b in sorted(covered)) == context.replace(" ", "")
+    assert len(task.training(tokenizer)) == len(evaluation.examples)
+
+
+@pytest.mark.parametrize("max_length, stride", [(48, 48), (48, 44), (384, 384), (4, 0), (1, 128)])
+def test_windows_without_room_are_one_line(mirror, tokenizer, max_length, stride):
+    with pytest.raises(UserError, match=f"task.stride={stride} have no room") as error:
+        build_task(SQUAD | {"max_length": max_length, "stride": stride}).evaluation(tokenizer)
+    assert "\n" not in str(error.value)

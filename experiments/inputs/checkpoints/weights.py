@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kprune.errors import UserError, one_line
+from kprune.objectives import OBJECTIVES
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 TOKENIZER = (
@@ -33,16 +34,44 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         try:
             names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            if any(Path(name).name != name for name in names):
+                raise ValueError("a file that is not in the folder")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{folder}/{INDEX} is damaged: copy the checkpoint again") from error
-        files = [folder / Path(name).name for name in names]
+        files = [folder / name for name in names]
         for file in files:
             if not file.is_file():
                 raise UserError(f"{folder} has no {file.name}, which {INDEX} names: copy the checkpoint again")
         return files
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise UserError(f"{folder} has pickled weights only, and unpickling runs code: convert them to safetensors")
+        raise UserError(
+            f"{folder} has pickled weights only, and unpickling runs code: if you trust them, convert them to safetensors with "
+            f'transformers.{_auto_class(folder)}.from_pretrained("{folder}").save_pretrained("NEW_FOLDER"), and copy the tokenizer'
+        )
     raise UserError(f"{folder} has no {WEIGHTS}: give the folder of a complete checkpoint")
+
+
+def _auto_class(folder: Path) -> str:
+    """Return the name of the auto class of a checkpoint's head."""
+    try:
+        name = str(json.loads((folder / CONFIG).read_text())["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        name = ""
+    heads = (kind for kind in OBJECTIVES.values() if name.endswith(kind.class_suffix))
+    return next((kind.auto_class for kind in heads), "AutoModel")
+
+
+def shapes_in(file: Path) -> list[list[int]]:
+    """Return the shapes of the weights in a file, by its header alone.
+
+    Raises:
+        UserError: the file is truncated or none of safetensors.
+    """
+    try:
+        with safe_open(file, framework="pt") as content:
+            return [content.get_slice(name).get_shape() for name in content.keys()]  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({one_line(error)}): copy the checkpoint again") from error
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -1,0 +1,121 @@
+"""Tables in files of one's own: CSV with any separator, JSON lines or an array, parquet, in whatever encoding they are."""
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kprune.errors import UserError, one_line
+
+SEPARATORS = (",", ";", "\t", "|")
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+KNOWN = ", ".join(SUFFIXES)
+SAMPLE = 4096
+"""Bytes in which zeros tell of UTF-16 without a mark."""
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of a file, the index counting them from 1, without a CSV file's header.
+
+    Names of columns lose the blanks around them.
+
+    Raises:
+        UserError: no such file, of another kind, unreadable, empty, or without one of `columns`.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}: check task.train_file and task.evaluation_file")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path} is none of {KNOWN}: convert it to one of these")
+    try:
+        if suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            text = decoded(path)
+            frame = read_json(text) if suffix.startswith(".json") else read_csv(text, columns)
+    except Exception as error:  # pandas and pyarrow raise many types; an empty CSV is one of them
+        reason = "empty" if path.stat().st_size == 0 else one_line(error)
+        raise UserError(f"{path} cannot be read as {path.suffix[1:]} ({reason}): check its contents") from error
+    frame.columns = [str(column).strip() for column in frame.columns]
+    for column in columns:
+        found = list(frame.columns).count(column)
+        if found != 1:
+            raise UserError(
+                f"{path} has {'no column' if not found else f'{found} columns'} {column}: it has "
+                f"{', '.join(frame.columns)}; set task.text and task.label"
+            )
+    if frame.empty:
+        raise UserError(f"{path} has no rows: give a file with some")
+    return frame.set_axis(range(1, len(frame) + 1))
+
+
+def decoded(path: Path) -> str:
+    """Return a file's text, in UTF-8 or what its mark or its zeros say, else as Windows writes Western European text; that is said."""
+    content = path.read_bytes()
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
+    if encoding is None and b"\0" in content[:SAMPLE]:
+        # Every other byte of Latin text is zero: the first of a pair is the higher or the lower one.
+        encoding = "utf-16-be" if content[:SAMPLE:2].count(0) > content[1:SAMPLE:2].count(0) else "utf-16-le"
+    if encoding:
+        return content.decode(encoding)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        print(f"{path} is not UTF-8: read as Windows-1252 (latin-1); convert it if it is something else")
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def read_json(text: str) -> pd.DataFrame:
+    """Read an array of objects, or one object a line. (pandas' own reader turns columns with certain names into dates.)
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is {str(row)[:40]!r}, not an object with the columns' names")
+    return pd.DataFrame(rows)
+
+
+def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read all columns as text, so that "NA" stays a word and the label "01" a name.
+
+    The separator is the one that finds the most of `columns` in the header; of equals, the one that makes the most of it.
+    """
+    header = next((line for line in io.StringIO(text) if line.strip()), "")
+
+    def fields(separator: str) -> list[str]:
+        return next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
+
+    def finds(separator: str) -> tuple[int, int]:
+        names = [name.strip() for name in fields(separator)]
+        return sum(column in names for column in columns), len(names)
+
+    separator = max(SEPARATORS, key=finds)
+    return pd.read_csv(
+        io.StringIO(text),
+        sep=separator,
+        dtype=str,
+        keep_default_na=False,
+        index_col=False,
+        # In a file that is written with blanks after its separators, they are no part of a text, and quotes follow them.
+        skipinitialspace=f"{separator} " in header,
+    )

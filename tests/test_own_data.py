@@ -1,0 +1,122 @@
+"""One's own files on the command line: odd paths, odd files, and a run that is interrupted."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from world import ROOT, bad, environment, overrides, run
+
+from experiments.config.composing import explained, quoted
+
+ODD = "odd, [x] {y} #z ~ =é'q (1)"
+
+
+def test_odd_paths_and_files_from_end_to_end(world, tmp_path):
+    """UTF-16, semicolons, blanks in the header, and a folder whose name has whatever ends a value in Hydra's grammar."""
+    folder = tmp_path / ODD
+    shutil.copytree(world / "checkpoint", folder / "checkpoint")
+    rows = (world / "data.csv").read_text().replace(",", " ; ").splitlines()
+    (folder / "data.csv").write_text("\r\n".join(rows), encoding="utf-16")
+    given = [
+        option for option in overrides(world) if option.split("=")[0] not in ("task.train_file", "model.checkpoint")
+    ]
+    given += [f"task.train_file={folder / 'data.csv'}", f"model.checkpoint={folder / 'checkpoint'}", "method=magnitude"]
+    command = [sys.executable, "run.py", *given, f"outputs={folder}", "flops_reduction=0.5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(world), check=False)
+    assert done.returncode == 0, done.stderr
+    (model,) = folder.glob("custom/*/*/*/*/model")
+    again = subprocess.run(
+        [sys.executable, "run.py", f"evaluate={model}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(world),
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert f"custom accuracy {done.stdout.split(' pruned;')[0].split()[-1]}" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a,b",
+        "a[1]",
+        "{x}",
+        "#x",
+        "a b",
+        "it's",
+        "back\\slash",
+        "end\\",
+        "b\\'c",
+        "a=b",
+        "$x",
+        'q"q',
+        "é",
+        "-x",
+        "plain/a-b.csv",
+    ],
+)
+def test_a_path_is_read_as_it_is(path):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (read,) = OverridesParser.create().parse_overrides([quoted(f"task.train_file={path}")])
+    assert read.value() == path
+    assert quoted(quoted(f"outputs={path}")) == quoted(f"outputs={path}")
+
+
+def test_a_home_folder_and_the_paths_of_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of")
+    assert quoted("evaluate=~/a b") == "evaluate='/home/of/a b'"
+    assert quoted("outputs=~/a") == "outputs=/home/of/a"
+    assert quoted("model.checkpoint=~/a b,c", sweep=True) == "model.checkpoint='/home/of/a b',c"
+    (tmp_path / "a,b").mkdir()
+    assert quoted(f"model.checkpoint={tmp_path}/a,b", sweep=True) == f"model.checkpoint='{tmp_path}/a,b'"
+    for argument in ("method=kprune,kwon", "task.text=[a,b]", "outputs=${oc.env:HOME}", "model.checkpoint=null", "-m"):
+        assert quoted(argument) == argument
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("task.label=größe", "'task.label=\"größe\"'"),
+        ("task.text=[a", "quote the value"),
+        ("task.evaluation_file=a.csv", "one of task=custom"),
+        ('flops_reduction="0.8"', 'flops_reduction="0.8" is not a finite number'),
+    ],
+)
+def test_what_is_not_read_says_how_to_write_it(option, words, capsys):
+    from experiments.config.cell import configured
+    from kprune.errors import UserError
+
+    with pytest.raises(UserError) as error:
+        configured(["task=docstrings", option])
+    assert words in str(error.value) and "\n" not in explained(error.value)
+
+
+def test_an_interrupted_run_is_one_line(world, tmp_path):
+    command = [sys.executable, "run.py", *overrides(world), f"outputs={tmp_path}", "method=kprune_plus"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(world) | {"PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if "held out" in line:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    _, told = process.communicate()
+    assert process.returncode == 130, told
+    assert told.count("\n") == 1 and told.startswith("interrupted")
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_an_option_beside_evaluate_is_used_or_refused(world):
+    bad(run(world, f"evaluate={world / 'checkpoint'}"), "calibration.tokens=200", "would be ignored")
