@@ -33,6 +33,8 @@ def calibration_set(
     """
     if not isinstance(batches, Iterable):
         raise UserError(f"batches is a {type(batches).__name__}: give an iterable of dicts, such as a DataLoader")
+    if isinstance(batches, Mapping):
+        raise UserError("batches is one batch, not an iterable of them: give [batch]")
     examples: list[Example] = []
     largest = 0
     for number, batch in enumerate(batches):
@@ -183,6 +185,8 @@ def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:
             f"batch {number} has no tensor {name}, but {', '.join(map(str, batch))}: "
             f"give dicts of tensors, {name} among them"
         )
+    if batch[name].is_nested or batch[name].layout != torch.strided:
+        raise UserError(f"batch {number} has {name} as a nested or sparse tensor: pad it, or call its to_dense()")
     if batch[name].is_meta:
         raise UserError(f"batch {number} has {name} on the meta device, without values: give them on a CPU or GPU")
     return batch[name]

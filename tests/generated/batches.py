@@ -36,7 +36,7 @@ def loadable(batches: list[dict]) -> bool:
     same = all(batch.keys() == batches[0].keys() for batch in batches)
     return (
         same
-        and all(isinstance(v, torch.Tensor) and v.dim() == 2 for v in batches[0].values())
+        and all(isinstance(v, torch.Tensor) and v.layout is torch.strided and v.dim() == 2 for v in batches[0].values())
         and "input_ids" in batches[0]
     )
 
@@ -91,6 +91,10 @@ BATCHES: dict[str, tuple[Option, ...]] = {
         Option("padding alone", each(lambda b: b | {"attention_mask": b["attention_mask"] * 0}), "padding alone"),
         Option("too long", each(lambda b: {n: v.repeat(1, 20) for n, v in b.items() if n == "input_ids"}), "truncate"),
         Option("on meta", each(lambda b: {name: value.to("meta") for name, value in b.items()}), "meta"),
+        Option("sparse", each(lambda b: {n: v.to_sparse() for n, v in b.items()}), "nested or sparse"),
+        Option(
+            "nested", each(lambda b: {n: torch.nested.nested_tensor(list(v)) for n, v in b.items()}), "nested or sparse"
+        ),
         Option("lists", each(lambda b: {name: value.tolist() for name, value in b.items()}), "no tensor input_ids"),
         Option("numpy", each(lambda b: {name: value.numpy() for name, value in b.items()}), "no tensor input_ids"),
     ),
@@ -102,7 +106,7 @@ BATCHES: dict[str, tuple[Option, ...]] = {
         Option("DataLoader", lambda b: loaded(b) if loadable(b) else b),
         Option("tuples", each(lambda b: tuple(b.values())), "is a tuple: give dicts"),
         Option("tensors", each(lambda b: b["input_ids"]), "is a Tensor: give dicts"),
-        Option("one batch", lambda batches: batches[0], "one batch|is a str"),
+        Option("one batch", lambda batches: batches[0], "is one batch"),
         Option("no batch", lambda batches: [], "batches is empty"),
         Option(
             "no example",

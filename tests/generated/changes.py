@@ -87,9 +87,11 @@ def non_contiguous(model: Any) -> None:
 
 
 def tie_own(model: Any) -> None:
-    first, second = view_of(model).layers[0], view_of(model).layers[-1]
-    a, b = view_of(model).family.sites[1].norm, view_of(model).family.sites[0].norm
-    first.get_submodule(a).weight = second.get_submodule(b).weight
+    first, second = view_of(model).blocks[-2:]
+    if first.bias() is None:
+        second.norm.weight = first.norm.weight
+    else:
+        second.output.bias = first.output.bias
 
 
 def own_parameter(model: Any) -> None:
@@ -194,7 +196,7 @@ def set_generation(model: Any) -> None:
 
 
 def set_dtype_of_one(model: Any) -> None:
-    first_linear(model)[2].double()
+    first_linear(model)[2].to(torch.float64 if model.dtype == torch.float32 else torch.float32)
 
 
 def from_folder(model: Any) -> Any:
@@ -216,7 +218,6 @@ CHANGES: dict[str, tuple[Option, ...]] = {
         Option("float64", lambda model: model.double()),
         Option("bfloat16", lambda model: model.bfloat16(), "is torch.bfloat16, too coarse"),
         Option("float16", lambda model: model.half(), "is torch.float16, too coarse"),
-        Option("two types", set_dtype_of_one, "float32 and in float64"),
     ),
     "frozen": options(
         Option("", same),
@@ -274,6 +275,7 @@ CHANGES: dict[str, tuple[Option, ...]] = {
         Option("own parameter", own_parameter, "own"),
         Option("own tie", tie_own, "share weights"),
         Option("no copy", keep_lock, "copied"),
+        Option("two types", set_dtype_of_one, "float32 and in float64"),
         Option("damaged", damage, "NaN or infinite"),
         Option("meta", lambda model: model.to("meta"), "meta"),
         Option("partly meta", to_meta, "meta"),

@@ -244,7 +244,7 @@ RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     [
         ([], "batches is empty"),
         (None, "batches is a NoneType"),
-        ({"input_ids": IDS}, "batch 0 is a str: give dicts"),
+        ({"input_ids": IDS}, "batches is one batch"),
         ([(IDS, RIGHT)], "batch 0 is a tuple: give dicts"),
         ([{"attention_mask": RIGHT}], "batch 0 has no tensor input_ids, but attention_mask"),
         ([{"input_ids": [[1, 2]]}], "no tensor input_ids"),
