@@ -174,7 +174,7 @@ def test_a_speedup_in_place_of_a_reduction():
 def test_a_speedup_of_a_model_that_reads_less_than_the_standard_length(family, monkeypatch):
     model, points = tiny_model(family, dtype=torch.float32), []
 
-    def at_half(method, model, objective, data, speedup, length, point):
+    def at_half(method, model, objective, data, speedup, length, point, *rest):
         points.append(point)
         return method.prune(Job(model, objective, data, FlopsBudget(0.5, 8.0))), {}
 
