@@ -44,7 +44,7 @@ def file_settings(room: str, name: str) -> dict[str, Any]:
     reading = GlobalHydra.instance().is_initialized()
     try:
         with nullcontext() if reading else initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_container(compose(f"{room}/{name}")[room])
+            return OmegaConf.to_container(compose("config", [f"{room}={name}"])[room])
     except HydraException as error:
         raise UserError(explained(error)) from error
 

@@ -1,6 +1,7 @@
 """Widths that are the same in every layer, and the stock config that says them."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from kprune.errors import UserError, one_line
@@ -38,7 +39,11 @@ def blocks_of(view: ModelView, site: Site) -> list[Block]:
 def allowed_units(view: ModelView, site: Site) -> list[int]:
     """Return the numbers of units that the stock config can say of every layer, rising; all that are there among them."""
     present = blocks_of(view, site)[0].units
-    return [units for units in range(1, present) if _says(view.model.config, site, units, present)] + [present]
+    fewer: Sequence[int] = range(1, present)
+    # Of neurons there are thousands, and configs check the number of heads alone.
+    if site.kind == "heads" or not _says(view.model.config, site, 1, present):
+        fewer = [units for units in fewer if _says(view.model.config, site, units, present)]
+    return [*fewer, present]
 
 
 def _says(config: Any, site: Site, units: int, present: int) -> bool:
@@ -55,7 +60,7 @@ def narrowed_config(config: Any, site: Site, units: int, present: int) -> Any:
     Raises:
         ValueError: it can't, or its class does not take the number: a Llama's heads must divide its hidden size.
     """
-    if not site.settings:
+    if not site.settings or not present:
         raise ValueError(f"it has no setting for fewer {site.kind} of the same size")
     changed = copy.deepcopy(config)
     if site.kind == "heads":

@@ -213,7 +213,7 @@ def test_a_records_libraries_are_those_of_the_file(tampered, monkeypatch):
 @pytest.mark.parametrize(
     "entries, words",
     [
-        ({"quantization_config": {"quant_method": "evil"}}, ["quantiz"]),
+        ({"quantization_config": {"quant_method": "evil"}}, ["quanti"]),
         ({"attn_implementation": "evil/kernel"}, ["evil/kernel"]),
         ({"_attn_implementation": "evil/kernel"}, ["evil/kernel"]),
         ({"architectures": [{}]}, ["without a named head"]),

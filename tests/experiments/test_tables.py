@@ -130,7 +130,7 @@ def tokenised(monkeypatch):
 
 def test_what_is_drawn_alone_is_tokenised(tmp_path, tokenizer, tokenised):
     task = own(tmp_path, ["no", "yes"] * 5000)
-    drawn = draw_calibration(task, tokenizer, CalibrationSettings(100.0, 12, None), 0, True)
+    drawn = draw_calibration(task, tokenizer, CalibrationSettings(100.0, 12, None, None), 0, True)
     assert len(drawn.examples) == 12 and sum(tokenised) <= 12
     training = task.training(tokenizer)
     assert drawn.examples[0] in [training[row] for row in range(len(training))]

@@ -156,12 +156,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _check_family(folder: Path, config: dict[str, Any]) -> None:
     """Check that a config is of a family that is supported, and that loading it needs nothing from elsewhere."""
     family = config.get("model_type")
+    if any(config.get(name) for name in EXPERTS):
+        raise UserError(f"{folder} is a mixture of experts, which is not supported: give a model with one FFN a layer")
     if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(
             f"{folder}: model family '{str(family)[:40]}' is not supported: use one of {', '.join(FAMILIES)}"
         )
-    if any(config.get(name) for name in EXPERTS):
-        raise UserError(f"{folder} is a mixture of experts, which is not supported: give a model with one FFN a layer")
     if (folder / ADAPTER).is_file():
         raise UserError(
             f"{folder} has an {ADAPTER}, so its weights are not all there: merge the adapter into the model "

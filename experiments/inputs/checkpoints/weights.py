@@ -57,7 +57,7 @@ def _auto_class(folder: Path) -> str:
         name = str(json.loads((folder / CONFIG).read_text())["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError):
         name = ""
-    heads = (kind for kind in OBJECTIVES.values() if name.endswith(kind.class_suffix))
+    heads = (kind for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes))
     return next((kind.auto_class for kind in heads), "AutoModel")
 
 
