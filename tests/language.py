@@ -10,6 +10,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from experiments.config.cell import CellConfig, configured
+from experiments.inputs.texts import Texts
+
 ROOT = Path(__file__).parents[1]
 WORDS = 60
 POSITIONS = 64
@@ -99,3 +102,19 @@ def run(world: Path, *more: str, mirror: Path | str = "") -> subprocess.Complete
     given = [setting for setting in (cell if mirror else overrides)(world) if setting.partition("=")[0] not in own]
     command = [sys.executable, "run.py", *given, *more]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+
+
+def language(world: Path, *more: str) -> CellConfig:
+    """The config of a cell, some settings in place of `overrides`."""
+    own = {entry.partition("=")[0] for entry in more}
+    return configured([*(entry for entry in overrides(world) if entry.partition("=")[0] not in own), *more])
+
+
+def texts_of(lengths: list[int]) -> Texts:
+    """Documents of so many words."""
+    return Texts("made-up", [words(length, seed=i) for i, length in enumerate(lengths)])
+
+
+def ids_of(texts: Texts) -> list[list[int]]:
+    """The tokens of every document."""
+    return word_tokenizer()(list(texts.documents))["input_ids"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
+from experiments.config.calibration import asked_for, checked_data, usual_names
 from experiments.config.composing import compose_cell
 from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
@@ -173,9 +174,8 @@ def cell_config(
     found.tell()
     tracking, latency = closed["tracking"], closed.get("latency")
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
-    usual = {**defaults["calibration"]} | ({"examples": None} if calibration.file else {})
-    defaults = {**defaults, "calibration": CalibrationSettings(**usual).named()}
-    variant = variant_of(named, defaults, numbers.grain, numbers.uniform, request.of)
+    usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
+    variant = variant_of(named, usual, numbers.grain, numbers.uniform, request.of)
     return CellConfig(
         task=task,
         model=closed["model"],
@@ -217,30 +217,6 @@ def check_task(settings: Any) -> None:
     if group:
         _task(group, found)
     found.tell()
-
-
-def asked_for(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a calibration set's settings without its config file's own number of examples if something else is asked for.
-
-    That is another number of tokens, or a file, which has its examples.
-    """
-    other = calibration.get("file") or calibration.get("tokens") != default["tokens"]
-    own = default["examples"] is not None and calibration.get("examples") == default["examples"]
-    return {**calibration, "examples": None} if other and own else calibration
-
-
-def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSettings | None) -> CalibrationSettings:
-    """Return the settings with `data` left out if they are the task's own.
-
-    Raises:
-        UserError: the task can't draw examples from the data, or the method reads labels and there are none.
-    """
-    if not calibration.file:
-        task.check_data(calibration.data)
-    if method and method.build().needs and (calibration.data or not task.labelled):
-        what = "calibration.data has none: leave it out, or" if task.labelled else f"{task.name} has none:"
-        raise UserError(f"method {method.name} reads labels, and {what} use method=kprune")
-    return replace(calibration, data=None) if calibration.data == task.calibration_data else calibration
 
 
 def _group(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[str, Any] | None:

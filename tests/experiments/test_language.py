@@ -1,31 +1,33 @@
-"""Language tasks: what is scored, what is drawn, and what is refused."""
+"""Language tasks: what is scored, and what is drawn."""
 
-import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from language import POSITIONS, make_language_world, overrides, tiny_llama, word_tokenizer, words, write_lines
-from tiny import tiny_model
+from language import (
+    POSITIONS,
+    ids_of,
+    language,
+    make_language_world,
+    overrides,
+    texts_of,
+    tiny_llama,
+    word_tokenizer,
+    words,
+    write_lines,
+)
 
 from experiments.config.cell import configured
 from experiments.inputs import hub, subject
 from experiments.inputs.calibration import draw_calibration
-from experiments.inputs.checkpoints import load_model, load_pretrained, load_tokenizer
+from experiments.inputs.checkpoints import load_model
 from experiments.inputs.drawing import Amount, draw_texts
-from experiments.inputs.texts import CALIBRATION, HubTexts, Texts
+from experiments.inputs.texts import CALIBRATION, HubTexts
 from experiments.scoring.evaluation import evaluate
-from experiments.tasks import build_task
-from kprune.errors import OutOfReach, UserError
+from kprune.errors import UserError
 
 BY_TOKENS = "calibration.tokens=100"
-
-
-def language(world, *more):
-    own = {entry.partition("=")[0] for entry in more}
-    return configured([*(entry for entry in overrides(world) if entry.partition("=")[0] not in own), *more])
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +119,6 @@ def test_of_the_hubs_many_files_one_is_read(monkeypatch, tmp_path):
 # --- what is drawn ---------------------------------------------------------------------------------------------------
 
 
-def texts_of(lengths):
-    return Texts("made-up", [words(length, seed=i) for i, length in enumerate(lengths)])
-
-
-def ids_of(texts):
-    return word_tokenizer()(list(texts.documents))["input_ids"]
-
-
 def inside(window, document):
     return any(document[start : start + len(window)] == window for start in range(len(document) - len(window) + 1))
 
@@ -210,172 +204,6 @@ def test_an_encoder_task_on_one_text_takes_a_file(world, tmp_path, tokenizer):
     wanted = tokenizer(["a cat sat", "it rains", "snow"])["input_ids"]
     assert len(drawn.examples) == 2 and all(example["input_ids"] in wanted for example in drawn.examples)
     assert drawn.data == str(file) and drawn.draw == "documents"
-
-
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
-def refused(match, call, *arguments):
-    with pytest.raises(UserError, match=match) as error:
-        call(*arguments)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "given, message",
-    [
-        (["task=mrpc", "calibration.data=c4"], "mrpc is no task on one text"),
-        (["task=squad", "calibration.data=FILE"], "squad is no task on one text"),
-        (["task=sst2", "calibration.data=c4"], "c4 calibrates language models"),
-        (["task=sst2", "calibration.data=FILE", "method=kwon"], "kwon reads labels, and calibration.data has none"),
-        (["task=sst2", "calibration.data=gone.jsonl"], "gone.jsonl does not exist"),
-        (["task=wikitext2", "calibration.data=pile"], "calibration.data=pile is unknown: give c4, wikitext2 or a file"),
-        (["task=wikitext2", "calibration.data=gone.txt"], "gone.txt does not exist"),
-        (["task=wikitext2", "calibration.data=c4", "calibration.file=x.json"], "leave calibration.data out"),
-        (["task=wikitext2", "method=kwon"], "kwon reads labels, and wikitext2 has none"),
-        (["task=wikitext2", "method=cofi"], "cofi reads labels, and wikitext2 has none"),
-        (["task=c4", "task.evaluation_split=train"], "is what c4 scores"),
-        (["task=custom_text"], "give task.evaluation_file=FILE"),
-        (["task=custom_text", "task.evaluation_file=FILE", "calibration.data=FILE"], "is what custom_text scores"),
-        (
-            ["task=custom_text", "task.evaluation_file=TEXT", "task.train_file=FILE", "calibration.data=c4"],
-            "both name calibration texts",
-        ),
-        (["task=wikitext2", "task.window=1"], "whole number from 2"),
-    ],
-)
-def test_what_is_refused_before_anything_is_loaded(world, given, message):
-    files = {"FILE": str(world / "calibration.jsonl"), "TEXT": str(world / "evaluation.txt")}
-    given = [entry.replace("FILE", files["FILE"]).replace("TEXT", files["TEXT"]) for entry in given]
-    refused(message, configured, given)
-
-
-def test_a_window_longer_than_the_model_reads(world):
-    task = language(world, "task.window=65").task.build()
-    refused("reads 64 tokens, task.window=65 is longer", load_model, world / "checkpoint", task)
-
-
-def test_texts_shorter_than_a_window(world, tmp_path):
-    (tmp_path / "short.txt").write_text(words(15))
-    task = language(world, f"task.evaluation_file={tmp_path / 'short.txt'}").task.build()
-    refused("15 tokens, less than a window of 16", task.evaluation, word_tokenizer())
-    refused(
-        "one text of 15 tokens, less than a window", draw_texts, texts_of([15]), word_tokenizer(), 16, Amount(2, 0), 0
-    )
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("empty.txt", "  \n", "has no texts"),
-        ("empty.jsonl", "", "has no texts"),
-        ("half.jsonl", '{"text": ', "cannot be read"),
-        ("other.jsonl", '{"body": "a"}', "row 0 has no text"),
-        ("number.jsonl", '{"text": 3}', "row 0: 3 is no text"),
-    ],
-)
-def test_damaged_files_of_texts(world, tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    task = language(world, f"task.evaluation_file={tmp_path / name}").task.build()
-    refused(message, task.evaluation, word_tokenizer())
-
-
-def test_an_encoder_for_a_language_task_and_a_decoder_without_a_head(world, tmp_path):
-    tiny_model(dtype=torch.float32).save_pretrained(tmp_path / "encoder")
-    task = language(world).task.build()
-    refused("holds BertForSequenceClassification, .* model=smollm2", load_model, tmp_path / "encoder", task)
-    squad, mrpc = (configured([f"task={name}"]).task.build() for name in ("squad", "mrpc"))
-    for each in (squad, mrpc):
-        each.max_length = 32
-    refused("holds LlamaForCausalLM, mrpc needs one ForSequence", load_model, world / "checkpoint", mrpc)
-    edit(world / "checkpoint", tmp_path / "gemma", model_type="gemma")
-    refused("no gemma model ForQuestionAnswering, which squad needs", load_pretrained, tmp_path / "gemma", squad)
-
-
-def edit(source, target, **entries):
-    """A checkpoint's folder once more, its config.json with other entries."""
-    shutil.copytree(source, target)
-    config = json.loads((target / "config.json").read_text()) | entries
-    (target / "config.json").write_text(json.dumps(config))
-    return target
-
-
-def test_a_tokenizer_of_another_vocabulary(world, tmp_path):
-    folder = edit(world / "checkpoint", tmp_path / "model")
-    word_tokenizer(words=61).save_pretrained(folder)
-    refused("the tokenizer has 61 tokens, the model 60", load_tokenizer, folder)
-
-
-@pytest.mark.parametrize(
-    "entries, message",
-    [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "is a mixture of experts"),
-        ({"model_type": "qwen3_moe", "num_experts": 8}, "is a mixture of experts"),
-        ({"model_type": "mistral", "sliding_window": 8}, "sliding window of 8 tokens.*task.window=8"),
-        (
-            {"model_type": "qwen2", "sliding_window": 8, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]},
-            "sliding window of 8",
-        ),
-        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "quantised .bitsandbytes."),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised .gptq."),
-    ],
-)
-def test_models_that_are_not_supported(world, tmp_path, entries, message):
-    folder = edit(world / "checkpoint", tmp_path / "model", **entries)
-    refused(message, load_model, folder, language(world).task.build())
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        {"sliding_window": 16},
-        {"sliding_window": 8, "use_sliding_window": False},
-        {"sliding_window": 8, "layer_types": ["full_attention"] * 3},
-    ],
-)
-def test_a_sliding_window_that_hides_nothing(world, tmp_path, entries):
-    load_model(edit(world / "checkpoint", tmp_path / "model", **entries), language(world).task.build())
-
-
-def test_a_share_beyond_what_the_layers_hold(world, cached):
-    """It is told before the dense model is scored."""
-    found = subject._subject(language(world).task, language(world).model, torch.device("cpu"))
-    config = language(world, "of=model", "params_reduction=0.97")
-    with pytest.raises(
-        OutOfReach, match="embeddings, head, norms and output biases, which stay, are .* of the model's"
-    ):
-        subject.subject_for(config)
-    with pytest.raises(OutOfReach, match="norms and output biases, which stay"):
-        subject.subject_for(language(world, "params_reduction=0.999"))
-    assert "dense_score" not in vars(found)
-
-
-def test_a_prompt_longer_than_the_model_reads(world, cached):
-    refused("is more than the 63 tokens", subject.subject_for, language(world, "latency.sequence_length=64"))
-
-
-def test_a_configuration_that_is_not_there_but_another_one(mirror, write_split):
-    write_split("Salesforce/wikitext", "wikitext-2-v1", "test", {"text": ["a"]})
-    task = build_task(configured(["task=wikitext2"]).task.settings.plain())
-    refused(
-        "no configuration wikitext-2-raw-v1 in .*, but wikitext-2-v1: give task.config=wikitext-2-v1",
-        task.evaluation,
-        word_tokenizer(),
-    )
-
-
-def test_a_split_that_is_not_there(mirror, write_split):
-    write_split("allenai/c4", "en", "train", {"text": ["a"]})
-    task = build_task(configured(["task=c4"]).task.settings.plain())
-    refused("allenai/c4 .en. has no split validation: it has train", task.evaluation, word_tokenizer())
-
-
-def test_a_model_that_guesses_worse_than_chance_is_warned_of(world, capsys):
-    task = language(world).task.build()
-    subject.warn_of_chance(task, 59.0, 60)
-    assert capsys.readouterr().out == ""
-    subject.warn_of_chance(task, 61.0, 60)
-    assert "tokenizer" in capsys.readouterr().out
 
 
 def test_random_places_reach_both_ends():
