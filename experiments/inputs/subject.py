@@ -88,7 +88,9 @@ def check_latency_point(latency: LatencyPoint | None, model: nn.Module, generate
 
 
 @lru_cache(maxsize=1)
-def _subject(task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device, anew: bool = False) -> Subject:
+def _subject(
+    task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device, anew: bool = False
+) -> Subject:
     task = task_settings.build()
     checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
