@@ -18,7 +18,7 @@ from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
 from analysis.tables.accuracy import compared
-from analysis.tables.measured import bench, held_out, latency_grid
+from analysis.tables.measured import bench, decoder_curves, decoder_steps, held_out, latency_grid
 from kprune.errors import UserError
 from kprune.files import write_text
 
@@ -38,6 +38,8 @@ NAMES = (
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
 FILES = {
     "bench": ("bench.csv", bench),
+    "decoder-steps": ("decoder_steps.csv", decoder_steps),
+    "decoder-curves": ("decoder_curves.csv", decoder_curves),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
     "latency-goal-gpu": (

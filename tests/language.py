@@ -36,6 +36,15 @@ def tiny_llama(**changes) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
 
 
+def texts(seed=0, examples=8) -> dict[str, torch.Tensor]:
+    """A batch of random words, padded where its first text ends."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 60, (examples, 10), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 7:] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
 def word_tokenizer(words: int = WORDS, first: bool = False) -> PreTrainedTokenizerFast:
     """A token a word, w3 to w59; `first` puts <s> before a text."""
     vocabulary = {"<pad>": 0, "<unk>": 1, "<s>": 2} | {f"w{number}": number for number in range(3, words)}

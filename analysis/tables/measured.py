@@ -76,3 +76,32 @@ def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
     changes.iloc[0] = [f"{value:.3f}" for value in shown.iloc[0]]
     changes.insert(0, "Settings", [cost_label(settings) for settings in shown.index])
     return changes
+
+
+def decoder_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/decoder_steps.csv: divergence and perplexities of a pruned language model by settings."""
+    labels = {
+        "held_out_kl": "KL, C4 held out",
+        "c4_perplexity": "C4 held out",
+        "validation_perplexity": "WikiText-2 validation",
+        "test_16_perplexity": "Test, 16 windows",
+        "test_perplexity": "Test",
+    }
+    named = [settings if settings == "dense" else cost_label(settings) for settings in rows["settings"]]
+    columns = {
+        label: rows[column].map(("{:.3f}" if column == "held_out_kl" else "{:.2f}").format)
+        for column, label in labels.items()
+    }
+    return pd.DataFrame({"Settings": named} | columns)
+
+
+def decoder_curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/decoder_curves.csv: what one block alone costs, measured, over what its curve says.
+
+    Relative to the median of the feed-forward networks, since a curve has no scale.
+    """
+    kinds = rows["block"].str.split(".").str[1].map({"ffn": "Neurons", "attention": "Groups of heads"})
+    ratios = rows["kl_over_curve"] / rows["kl_over_curve"][kinds == "Neurons"].median()
+    quartiles = {"Lowest": 0.0, "First quartile": 0.25, "Median": 0.5, "Third quartile": 0.75, "Highest": 1.0}
+    by_kind = {label: ratios.groupby(kinds).quantile(share).map("{:.2f}".format) for label, share in quartiles.items()}
+    return pd.DataFrame(by_kind).rename_axis("Units").reset_index()

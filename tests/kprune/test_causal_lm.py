@@ -2,37 +2,13 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from language import texts, tiny_llama
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import kprune
 from kprune.models import view_of
 from kprune.objectives import CausalLM, objective_of
 from kprune.objectives.causal_lm import vocabulary_signs
-
-
-def tiny_llama():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=60,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def texts(seed=0, examples=8):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, 60, (examples, 10), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[0, 7:] = 0
-    return {"input_ids": ids * mask, "attention_mask": mask}
 
 
 def test_divergence_is_the_kl_of_every_real_token():

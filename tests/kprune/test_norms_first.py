@@ -1,0 +1,117 @@
+"""K-prune+ where norms come before their blocks: what a block is asked for, and which units may go."""
+
+import pytest
+import torch
+from language import texts, tiny_llama
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import kprune
+from kprune.budgets import FlopsBudget, ParametersBudget
+from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.methods.kprune_plus.fisher import OutputFisher
+from kprune.models import view_of
+from kprune.models.copies import frozen_copy
+from kprune.models.surgery import output_weight
+from kprune.streams import calibration_states
+
+
+def tiny_gpt2():
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=60, n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=64, initializer_range=0.3
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def drifted(index: int):
+    """A block of a Llama, its original, and a state at its input whose student is off the teacher."""
+    teacher, student = (view_of(frozen_copy(tiny_llama().double())) for _ in range(2))
+    (state,) = calibration_states(teacher, [texts()])
+    with torch.no_grad():
+        for block in teacher.blocks[:index]:
+            state.teacher = block.run(state.teacher, state.context)
+        state.student = state.teacher + 0.1 * torch.randn_like(state.teacher)
+    return student.blocks[index], teacher.blocks[index], state
+
+
+@pytest.mark.parametrize("index", [2, 3])
+@pytest.mark.parametrize("repair", [0.0, 0.3, 1.0])
+def test_what_a_block_is_asked_for(index, repair):
+    """Its own dense output on the student's stream, and a share of what the stream has lost since."""
+    block, original, state = drifted(index)
+    before = state.teacher
+    with torch.no_grad():
+        total = before + original.update(before, state.context)
+        own = original.update(state.student, state.context)
+        expected = own + repair * (total - (state.student + own))
+        KPrunePlus(repair=repair, map_input=False).ask(block, original, state)
+    torch.testing.assert_close(state.asked(), expected)
+    # A teacher that nothing is made up for is not run.
+    torch.testing.assert_close(state.teacher, total if repair else before)
+
+
+@pytest.mark.parametrize("index", [2, 3])
+def test_nothing_to_repair_leaves_the_weights(index):
+    """The dense weights are the optimum of a target that they make, whatever the ridge around them."""
+    block, original, state = drifted(index)
+    pruner = KPrunePlus(repair=0.0, ridge=0.3, ridge_around="dense", map_input=False)
+    dense = output_weight(block).clone()
+    with torch.no_grad():
+        pruner.ask(block, original, state)
+        problem = pruner.problem(block, [state], [torch.rand_like(state.student[..., 0])])
+        pruner.solve(block, problem, pruner.prior(block))
+    torch.testing.assert_close(output_weight(block), dense)
+
+
+def test_a_large_ridge_draws_to_the_dense_weights():
+    block, original, state = drifted(3)
+    pruner = KPrunePlus(repair=1.0, ridge=1e9, ridge_around="dense", map_input=False)
+    dense = output_weight(block).clone()
+    with torch.no_grad():
+        pruner.ask(block, original, state)
+        problem = pruner.problem(block, [state], [torch.ones_like(state.student[..., 0])])
+        pruner.solve(block, problem, pruner.prior(block))
+    torch.testing.assert_close(output_weight(block), dense)
+
+
+def test_tokens_beyond_the_clip_count_as_at_it():
+    """Their weight times their features' energy is the clip times the median's."""
+    features = torch.tensor([[1.0, 2.0, 3.0, 500.0, 0.0]])
+    fisher = OutputFisher(torch.eye(2), [torch.ones(1, 5)], [features], energy=4.0, tokens=4)
+    (factors,) = fisher.factors(10.0)
+    assert factors[0, :3].tolist() == [1.0, 1.0, 1.0]
+    assert factors[0, 3] * features[0, 3] == 10 * features[features > 0].median()
+    assert fisher.factors(None) == [1.0]
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_blocks_that_lose_nothing_are_tuned_if_asked(tune):
+    model = tiny_llama()
+    method = KPrunePlus(kinds=("neurons",), tune=tune, refit_epochs=0)
+    outcome = kprune.prune(model, [texts(seed) for seed in range(3)], params_reduction=0.3, method=method)
+    first = next(b.layer for b in view_of(outcome.model).of_kind("neurons") if b.units < 48)
+    rows = zip(view_of(model).of_kind("heads"), view_of(outcome.model).of_kind("heads"), strict=True)
+    for dense, pruned in rows:
+        same = torch.equal(output_weight(dense), output_weight(pruned))
+        assert same == (not tune or dense.layer <= first)
+
+
+def test_groups_of_heads_go_when_neurons_do_not_suffice():
+    grouped, single = view_of(tiny_llama()), view_of(tiny_gpt2())
+    assert [block.grouped for block in grouped.blocks] == [True, False] * 3
+    assert not any(block.grouped for block in single.blocks)
+    both = ("heads", "neurons")
+    for view, budget, kinds in (
+        (grouped, ParametersBudget(0.3), ("neurons",)),
+        (grouped, ParametersBudget(0.9), both),
+        (grouped, FlopsBudget(0.9, 10.0), both),
+        (single, ParametersBudget(0.3), both),
+    ):
+        assert tuple(KPrunePlus().may_go(view, budget)) == kinds
+    assert tuple(KPrunePlus(kinds=both).may_go(grouped, ParametersBudget(0.3))) == both
+
+
+@pytest.mark.parametrize("settings", [dict(kinds=["layers"]), dict(tune="x"), dict(map_input=3), dict(refit_lr="x")])
+def test_settings_that_mean_nothing(settings):
+    with pytest.raises(kprune.UserError, match="is unknown|give"):
+        KPrunePlus(**settings)
