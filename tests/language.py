@@ -3,17 +3,16 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from commands import run_python
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.config.cell import CellConfig, configured
 from experiments.inputs.texts import Texts
 
-ROOT = Path(__file__).parents[1]
 WORDS = 60
 POSITIONS = 64
 
@@ -105,12 +104,10 @@ def run(world: Path, *more: str, mirror: Path | str = "") -> subprocess.Complete
         "HF_HUB_OFFLINE": "1",
         "KPRUNE_MIRROR": str(mirror),
         "KPRUNE_CACHE": str(world / "cache"),
-        "HF_DATASETS_CACHE": str(world / "datasets"),
     }
     own = {setting.partition("=")[0] for setting in more}
     given = [setting for setting in (cell if mirror else overrides)(world) if setting.partition("=")[0] not in own]
-    command = [sys.executable, "run.py", *given, *more]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    return run_python(["run.py", *given, *more], environment)
 
 
 def language(world: Path, *more: str) -> CellConfig:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from world import ROOT, bad, environment, overrides, run
+from commands import ROOT, run_python
+from world import bad, environment, overrides, run
 
 from experiments.config.composing import explained, quoted
 
@@ -24,18 +25,10 @@ def test_odd_paths_and_files_from_end_to_end(world, tmp_path):
         option for option in overrides(world) if option.split("=")[0] not in ("task.train_file", "model.checkpoint")
     ]
     given += [f"task.train_file={folder / 'data.csv'}", f"model.checkpoint={folder / 'checkpoint'}", "method=magnitude"]
-    command = [sys.executable, "run.py", *given, f"outputs={folder}", "flops_reduction=0.5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(world), check=False)
+    done = run_python(["run.py", *given, f"outputs={folder}", "flops_reduction=0.5"], environment(world))
     assert done.returncode == 0, done.stderr
     (model,) = folder.glob("custom/*/*/*/*/model")
-    again = subprocess.run(
-        [sys.executable, "run.py", f"evaluate={model}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment(world),
-        check=False,
-    )
+    again = run_python(["run.py", f"evaluate={model}"], environment(world))
     assert again.returncode == 0, again.stderr
     assert f"custom accuracy {done.stdout.split(' pruned;')[0].split()[-1]}" in again.stdout
 

@@ -7,8 +7,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from commands import ROOT
 from safetensors.torch import load_file, save_file
-from world import ROOT, bad, run
+from world import bad, run
 
 from analysis.records import read_folder
 from experiments.inputs.subject import warn_of_little

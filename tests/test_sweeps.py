@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
+from commands import ROOT
 from records import record
-from world import ROOT, bad, environment, grid, run
+from world import bad, environment, grid, run
 
 from analysis.records import load
 from experiments.store import results

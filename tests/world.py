@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from commands import run_python
 from tiny import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-ROOT = Path(__file__).parents[1]
 
 
 def make_world(folder: Path) -> Path:
@@ -54,8 +53,7 @@ def environment(world: Path) -> dict[str, str]:
 
 
 def run(world: Path, *more: str, sweep: bool = False) -> subprocess.CompletedProcess:
-    command = [sys.executable, "run.py", *(["-m"] if sweep else []), *overrides(world), *more]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(world), check=False)
+    return run_python(["run.py", *(["-m"] if sweep else []), *overrides(world), *more], environment(world))
 
 
 def grid(world: Path, outputs: Path, *more: str) -> list[str]:

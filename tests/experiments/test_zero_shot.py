@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from language import ROOT, make_language_world, tiny_llama, word_tokenizer
+from commands import ROOT
+from language import make_language_world, tiny_llama, word_tokenizer
 
 import kprune
 from experiments import zero_shot as module
