@@ -91,7 +91,7 @@ def test_a_cap_draws_without_replacement():
     some = first_of_shuffled(examples, 10, seed=1)
     assert len({id(example) for example in some}) == 10
     assert some == first_of_shuffled(examples, 10, seed=1) != first_of_shuffled(examples, 10, seed=2)
-    assert first_of_shuffled(examples, None, 0) is examples and first_of_shuffled(examples, 31, 0) is examples
+    assert first_of_shuffled(examples, None, 0) == examples == first_of_shuffled(examples, 31, 0)
 
 
 @pytest.mark.parametrize("head", ["classification", "regression", "span"])

@@ -86,6 +86,7 @@ class KPrunePlus(Method):
     name: str = "kprune_plus"
 
     uniform = True
+    version = 2
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature)
