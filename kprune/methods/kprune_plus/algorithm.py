@@ -1,111 +1,43 @@
 """K-prune+: widths from the teacher's Fisher, removal with compensation, a refit of each block (docs/notes/kprune_plus.md)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kprune.budgets import Budget
 from kprune.clock import Clock
-from kprune.contract import Job, Method, Outcome
-from kprune.errors import OutOfReach, UserError, check_not_negative, check_positive, check_whole, check_words
+from kprune.contract import Job, Outcome
+from kprune.methods.kprune_plus.allocation import allocate_units
 from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, metric_root
 from kprune.methods.kprune_plus.refit import descend, explained, own_parameters
+from kprune.methods.kprune_plus.settings import Settings, decided
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
-from kprune.models.families import Kind
 from kprune.models.surgery import input_weight, keep_units, output_weight, unit_columns
 from kprune.objectives import Objective
-from kprune.solve.allocation import allocate, monotone
+from kprune.solve.allocation import monotone
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.removal import Removal, remove_greedily
-from kprune.solve.uniform import uniform_counts
 from kprune.streams import CalibrationState, calibration_states
 
 # Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
-KINDS: tuple[Kind, ...] = ("heads", "neurons")
-LEAST_NEURONS = 0.25
-"""Share of the neurons' cost below which groups of heads go, too, if neurons alone went first."""
-
-
-Setting = TypeVar("Setting")
-
-
-def decided(setting: Setting | Literal["auto"]) -> Setting:
-    """Return a setting that `KPrunePlus.settled` has decided."""
-    assert setting != "auto"
-    return setting
 
 
 @dataclass(frozen=True)
-class KPrunePlus(Method):
+class KPrunePlus(Settings):
     """Decide each block's width by error curves of the teacher's Fisher, then prune and fit block by block, bottom to top.
 
     The walk chooses units by the student's own features, among all of a block; of the teacher's order of removal, the
-    allocation takes the errors alone.
-
-    Attributes:
-        temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
-        ridge: of the least squares, relative to the mean of the Gram matrix's diagonal.
-        metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
-        floor: ρ, what is added to a token's energy over the mean energy to make its weight.
-        input_ridge: of the map from what the student's input weights read to what the teacher's read, relative like `ridge`.
-        refit_epochs: passes of the refit of each block's own weights; 0 for none, all in closed form.
-        refit_lr: its learning rate, above 0.
-        repair: share, from 0 to 1, of the error of the residual stream that a block is asked to make up for; the rest of its
-            target is what its own dense weights add on the student's stream.
-        clip: tokens whose features have more than so many times the median energy count as if they had that much.
-        ridge_around: the weights that the ridge draws to: 0, or the dense ones.
-        map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
-        tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
-        kinds: units that may go, "heads" and "neurons"; "auto": as `may_go` says.
-
-    `refit_lr` and those from `repair` to `tune` are "auto" by default, and then follow from where the norms are. If they
-    come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
-    the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: half
-    of the error is repaired, on top of what the dense weights add on the student's features.
+    allocation takes the errors alone. The constructor's arguments are those of `Settings`.
     """
 
-    temperature: float = 2.0
-    ridge: float = 1e-2
-    metric_ridge: float = 1.0
-    floor: float = 1.0
-    input_ridge: float = 1e-2
-    refit_epochs: int = 10
-    refit_lr: float | Literal["auto"] = "auto"
-    repair: float | Literal["auto"] = "auto"
-    clip: float | Literal["auto"] | None = "auto"
-    ridge_around: Literal["zero", "dense", "auto"] = "auto"
-    map_input: bool | Literal["auto"] = "auto"
-    tune: bool | Literal["auto"] = "auto"
-    kinds: Sequence[Kind] | Literal["auto"] = "auto"
     name: str = "kprune_plus"
 
     uniform = True
     version = 2
-
-    def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature)
-        check_whole(refit_epochs=self.refit_epochs)
-        check_words(self)
-        if self.repair != "auto" and not 0 <= self.repair <= 1:
-            raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
-        for name in ("clip", "refit_lr"):
-            value = getattr(self, name)
-            if value != "auto" and not (name == "clip" and value is None):
-                check_positive(**{name: value})
-        for name in ("map_input", "tune"):
-            if getattr(self, name) not in (True, False, "auto"):
-                raise UserError(f"{name}={getattr(self, name)} is unknown: use true, false or auto")
-        if self.kinds != "auto" and (not self.kinds or set(self.kinds) - set(KINDS)):
-            raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons, both or auto")
-        check_not_negative(
-            ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
-        )
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model.
@@ -126,7 +58,7 @@ class KPrunePlus(Method):
         fishers, curves = job.data.once(
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own)
         )
-        counts = self.allocate(teacher, curves, job.budget)
+        counts = allocate_units(teacher, curves, job.budget, self.kinds)
         # Copied here alone: the first pass holds the most beside the model.
         student = view_of(frozen_copy(job.model))
         kept_units: list[list[int]] = []
@@ -174,61 +106,6 @@ class KPrunePlus(Method):
             kept_units.append(kept.tolist())
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges})
-
-    @property
-    def follows_teacher(self) -> bool:
-        """Tell whether the walk needs the teacher's stream: to make up for its distance, or to map to what it reads."""
-        return bool(self.repair or self.map_input)
-
-    def settled(self, view: ModelView) -> "KPrunePlus":
-        """Return these settings with what is "auto" decided by where the model's norms are."""
-        last = all(block.placement == "after" for block in view.blocks)
-        auto: dict[str, Any] = {
-            "repair": 1.0,
-            "clip": None,
-            "ridge_around": "zero",
-            "map_input": True,
-            "refit_lr": 5e-4,
-        }
-        if not last:
-            auto = {"repair": 0.5, "clip": 10.0, "ridge_around": "dense", "map_input": False, "refit_lr": 1e-3}
-        auto["tune"] = True
-        return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
-
-    def allocate(self, view: ModelView, curves: Sequence[Tensor], budget: Budget) -> list[int]:
-        """Return the units to keep per block; those of a kind that may not go all stay.
-
-        Raises:
-            OutOfReach: what stays alone costs more than the budget leaves.
-        """
-        kinds = self.may_go(view, budget)
-        if budget.uniform:
-            return uniform_counts(view, curves, budget, kinds)
-        costs, limit = budget.costs(view), budget.limit(view)
-        free = [block.kind in kinds for block in view.blocks]
-        rows = list(zip(view.blocks, curves, free, strict=True))
-        limit -= sum(costs[block.name].of(block.units, block.units) for block, _, may_go in rows if not may_go)
-        if limit < 0:
-            raise OutOfReach(
-                f"without touching other units than {' and '.join(kinds)}, so much is out of reach: ask for less"
-            )
-        chosen = [(curve, costs[block.name]) for block, curve, may_go in rows if may_go]
-        counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))
-        return [next(counts) if may_go else block.units for block, _, may_go in rows]
-
-    def may_go(self, view: ModelView, budget: Budget) -> Sequence[Kind]:
-        """Return the kinds of units that may go.
-
-        If `kinds` is "auto", these are both; but neurons alone if a unit of an attention is a whole group of query heads, and
-        the budget leaves enough of the neurons. The curve of so large a unit
-        promises too much (docs/notes/kprune_plus_experiments.md, "A decoder").
-        """
-        if self.kinds != "auto":
-            return self.kinds
-        costs = budget.costs(view)
-        heads, neurons = (sum(costs[b.name].of(b.units, b.units) for b in view.of_kind(kind)) for kind in KINDS)
-        grouped = any(block.grouped for block in view.of_kind("heads"))
-        return ("neurons",) if grouped and budget.limit(view) - heads >= LEAST_NEURONS * neurons else KINDS
 
     def first_pass(
         self, teacher: ModelView, states: Sequence[CalibrationState], objective: Objective, clock: Clock

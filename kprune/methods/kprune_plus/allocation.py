@@ -1,0 +1,51 @@
+"""How many units each block keeps, by the error curves."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from kprune.budgets import Budget
+from kprune.errors import OutOfReach
+from kprune.models import ModelView
+from kprune.models.families import Kind
+from kprune.solve.allocation import allocate
+from kprune.solve.uniform import KINDS, uniform_counts
+
+LEAST_NEURONS = 0.25
+"""Share of the neurons' cost below which groups of heads go, too, if neurons alone went first."""
+
+
+def allocate_units(
+    view: ModelView, curves: Sequence[Tensor], budget: Budget, kinds: Sequence[Kind] | Literal["auto"]
+) -> list[int]:
+    """Return the units to keep per block; those of a kind that may not go all stay.
+
+    Raises:
+        OutOfReach: what stays alone costs more than the budget leaves.
+    """
+    kinds = may_go(view, budget) if kinds == "auto" else kinds
+    if budget.uniform:
+        return uniform_counts(view, curves, budget, kinds)
+    costs, limit = budget.costs(view), budget.limit(view)
+    rows = [(block, curve, block.kind in kinds) for block, curve in zip(view.blocks, curves, strict=True)]
+    limit -= sum(costs[block.name].of(block.units, block.units) for block, _, free in rows if not free)
+    if limit < 0:
+        raise OutOfReach(
+            f"without touching other units than {' and '.join(kinds)}, so much is out of reach: ask for less"
+        )
+    chosen = [(curve, costs[block.name]) for block, curve, free in rows if free]
+    counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))
+    return [next(counts) if free else block.units for block, _, free in rows]
+
+
+def may_go(view: ModelView, budget: Budget) -> Sequence[Kind]:
+    """Return the kinds of units that may go.
+
+    These are both; but neurons alone if a unit of an attention is a whole group of query heads, and the budget leaves enough of
+    the neurons. The curve of so large a unit promises too much (docs/notes/kprune_plus_experiments.md, "A decoder").
+    """
+    costs = budget.costs(view)
+    heads, neurons = (sum(costs[b.name].of(b.units, b.units) for b in view.of_kind(kind)) for kind in KINDS)
+    grouped = any(block.grouped for block in view.of_kind("heads"))
+    return ("neurons",) if grouped and budget.limit(view) - heads >= LEAST_NEURONS * neurons else KINDS

@@ -1,0 +1,97 @@
+"""The settings of K-prune+, and which of them follow from where a model's norms are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, TypeVar
+
+from kprune.contract import Method
+from kprune.errors import UserError, check_not_negative, check_positive, check_whole, check_words
+from kprune.models import ModelView
+from kprune.models.families import Kind
+from kprune.solve.uniform import KINDS
+
+Setting = TypeVar("Setting")
+
+
+def decided(setting: Setting | Literal["auto"]) -> Setting:
+    """Return a setting that `KPrunePlus.settled` has decided."""
+    assert setting != "auto"
+    return setting
+
+
+@dataclass(frozen=True)
+class Settings(Method):
+    """What K-prune+ can be told.
+
+    Attributes:
+        temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
+        ridge: of the least squares, relative to the mean of the Gram matrix's diagonal.
+        metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
+        floor: ρ, what is added to a token's energy over the mean energy to make its weight.
+        input_ridge: of the map from what the student's input weights read to what the teacher's read, relative like `ridge`.
+        refit_epochs: passes of the refit of each block's own weights; 0 for none, all in closed form.
+        refit_lr: its learning rate, above 0.
+        repair: share, from 0 to 1, of the error of the residual stream that a block is asked to make up for; the rest of its
+            target is what its own dense weights add on the student's stream.
+        clip: tokens whose features have more than so many times the median energy count as if they had that much.
+        ridge_around: the weights that the ridge draws to: 0, or the dense ones.
+        map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
+        tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
+        kinds: units that may go, "heads" and "neurons"; "auto": as `allocation.may_go` says.
+
+    `refit_lr` and those from `repair` to `map_input` are "auto" by default, and then follow from where the norms are. If they
+    come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
+    the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: half
+    of the error is repaired, on top of what the dense weights add on the student's features.
+    """
+
+    temperature: float = 2.0
+    ridge: float = 1e-2
+    metric_ridge: float = 1.0
+    floor: float = 1.0
+    input_ridge: float = 1e-2
+    refit_epochs: int = 10
+    refit_lr: float | Literal["auto"] = "auto"
+    repair: float | Literal["auto"] = "auto"
+    clip: float | Literal["auto"] | None = "auto"
+    ridge_around: Literal["zero", "dense", "auto"] = "auto"
+    map_input: bool | Literal["auto"] = "auto"
+    tune: bool = True
+    kinds: Sequence[Kind] | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_positive(temperature=self.temperature)
+        check_whole(refit_epochs=self.refit_epochs)
+        check_words(self)
+        if self.repair != "auto" and not 0 <= self.repair <= 1:
+            raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
+        for name in ("clip", "refit_lr"):
+            value = getattr(self, name)
+            if value != "auto" and not (name == "clip" and value is None):
+                check_positive(**{name: value})
+        if self.map_input not in (True, False, "auto"):
+            raise UserError(f"map_input={self.map_input} is unknown: use true, false or auto")
+        if self.kinds != "auto" and (not self.kinds or set(self.kinds) - set(KINDS)):
+            raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons, both or auto")
+        check_not_negative(
+            ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
+        )
+
+    @property
+    def follows_teacher(self) -> bool:
+        """Tell whether the walk needs the teacher's stream: to make up for its distance, or to map to what it reads."""
+        return bool(self.repair or self.map_input)
+
+    def settled(self, view: ModelView) -> Self:
+        """Return these settings with what is "auto" decided by where the model's norms are."""
+        last = all(block.placement == "after" for block in view.blocks)
+        auto: dict[str, Any] = {
+            "repair": 1.0,
+            "clip": None,
+            "ridge_around": "zero",
+            "map_input": True,
+            "refit_lr": 5e-4,
+        }
+        if not last:
+            auto = {"repair": 0.5, "clip": 10.0, "ridge_around": "dense", "map_input": False, "refit_lr": 1e-3}
+        return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
