@@ -269,7 +269,10 @@ def test_models_and_settings_that_do_not_work():
     model = tiny_model()
     with pytest.raises(UserError, match="method 'nonsense' is unknown: use one of kprune_plus"):
         kprune.prune(model, batches(model), method="nonsense")
-    with pytest.raises(UserError, match="task 'nonsense' is unknown: use multi_label, regression, classification, token_classification, span"):
+    with pytest.raises(
+        UserError,
+        match="task 'nonsense' is unknown: use multi_label, regression, classification, token_classification, span",
+    ):
         kprune.prune(model, batches(model), task="nonsense")
     with pytest.raises(UserError, match=r"outside \(0, 1\)"):
         kprune.prune(model, batches(model), flops_reduction=80)
