@@ -12,6 +12,7 @@ from world import environment, overrides
 
 from experiments.cell.runner import run_cell
 from experiments.config.cell import configured
+from experiments.config.composing import file_settings
 from experiments.tasks import build_task
 from experiments.tasks.text import TextEvaluation
 from kprune.errors import UserError
@@ -151,3 +152,13 @@ def test_labels_of_a_calibration_file(run, rows, checkpoint, tmp_path):
             continue
         with pytest.raises(UserError, match=wrong):
             run(*several, f"calibration.file={file}")
+
+
+@pytest.mark.real_data
+def test_cola_by_matthews(tokenizer):
+    """Right answers give 100, wrong ones −100, and always the same answer 0."""
+    evaluation = build_task(file_settings("task", "cola_matthews")).evaluation(tokenizer)
+    right = torch.nn.functional.one_hot(torch.tensor(evaluation.gold), 2).double()
+    assert evaluation.size == 1043
+    for answers, score in ((right, 100), (1 - right, -100), (torch.eye(2)[[1] * len(right)], 0)):
+        assert evaluation.score(list(answers)) == pytest.approx(score)
