@@ -4,6 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from experiments.scoring.counts import score_of
+
 RESAMPLES = 1000
 
 
@@ -13,8 +15,9 @@ def difference(
     """Return ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time.
 
     Args:
-        metric: "spearman", whose `ours`, `theirs` and `gold` are values, or one that is a mean of scores in [0, 1].
-        ours, theirs: [N], in the same order.
+        metric: "spearman", whose `ours`, `theirs` and `gold` are values, one of counts (`experiments.scoring.counts`), or one
+            that is a mean of scores in [0, 1].
+        ours, theirs: [N], in the same order; [N, K, 3] for a metric of counts.
     """
     if metric == "spearman":
         counts = np.concatenate([np.ones((1, len(gold))), resamples(len(gold))])  # the first row is the sample itself
@@ -22,6 +25,8 @@ def difference(
         measured, *draws = correlation(ranks(ours, counts), gold_ranks, counts) - correlation(
             ranks(theirs, counts), gold_ranks, counts
         )
+    elif ours.ndim == 3:
+        measured, *draws = counted_differences(metric, ours, theirs)
     else:
         # Resampling items is drawing how often each difference occurs, of which there are few.
         values, counts = np.unique(100 * (ours.astype(float) - theirs.astype(float)), return_counts=True)
@@ -30,6 +35,16 @@ def difference(
         draws = rng.multinomial(len(ours), counts / len(ours), size=RESAMPLES) @ values / len(ours)
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(measured), float(low), float(high)
+
+
+def counted_differences(metric: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return the difference of two models' scores of counts [N, K, 3], and that of each resample: [1 + RESAMPLES]."""
+    size, shape = len(ours), ours.shape[1:]
+    pairs, often = np.unique(np.stack([ours, theirs], axis=1).reshape(size, -1), axis=0, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(size, often / size, size=RESAMPLES)
+    totals = (np.concatenate([often[None], drawn]) @ pairs).reshape(-1, 2, *shape)
+    scores = score_of(metric, totals, size)
+    return scores[:, 0] - scores[:, 1]
 
 
 @lru_cache(maxsize=2)

@@ -65,17 +65,17 @@ def prune(
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
     Args:
-        model: a transformers model with a head for sequence classification, regression, question answering or the next
-            token.
+        model: a transformers model with a head for sequence classification (of one label or several), regression, token
+            classification, question answering or the next token.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
             token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
-            read; `labels` ([B]; for question answering `start_positions` and `end_positions`) by methods that need them
-            alone.
+            read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, T] for token classification, -100 where there is
+            none; for question answering `start_positions` and `end_positions`) by methods that need them alone.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
-        task: "classification", "regression", "span" or "causal_lm", if the model's head does not tell, or an Objective of
-            your own.
+        task: "classification", "multi_label", "regression", "token_classification", "span" or "causal_lm", if the model's
+            head does not tell, or an Objective of your own.
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.

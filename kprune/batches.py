@@ -11,6 +11,7 @@ from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
 from kprune.objectives import Objective
+from kprune.objectives.base import IGNORED
 from kprune.types import Model
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -162,21 +163,61 @@ def _add_labels(
         value = _tensor(number, batch, name)
         if not value.ndim or len(value) != len(rows):
             raise UserError(f"batch {number}: {name} is {list(value.shape)}, and there are {len(rows)} examples")
-        if value.ndim > 1 and value.shape[1] == batch["input_ids"].shape[1]:
-            raise UserError(
-                f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune"
-            )
-        # A position counts from the example's first token.
-        values.append((value - starts.to(value) if objective.labels_are_positions else value).tolist())
+        _check_shape(number, name, value, batch, objective, model)
+        if objective.labels_of == "token":
+            ends = [len(row["input_ids"]) for row in rows]
+            values.append([v[s : s + e].tolist() for v, s, e in zip(value, starts.tolist(), ends, strict=True)])
+        else:
+            # A position counts from the example's first token.
+            values.append((value - starts.to(value) if objective.labels_are_positions else value).tolist())
         for place, (label, limit) in enumerate(zip(values[-1], limits, strict=True)):
-            if limit is not None and not (isinstance(label, int) and 0 <= label < limit):
+            if limit is None:
+                continue
+            wrong = [entry for entry in _entries(label, objective) if not _fits(entry, limit, objective)]
+            if wrong:
                 raise UserError(
-                    f"batch {number}, example {place}: {name} is {label}, not a whole number from 0 to {limit - 1}: mend it"
+                    f"batch {number}, example {place}: {name} is {wrong[0]}, not a whole number from 0 to {limit - 1}: mend it"
                 )
         if not torch.isfinite(value).all():
             raise UserError(f"batch {number} has {name} that are NaN or infinite: mend them")
     for row, label in zip(rows, zip(*values, strict=True), strict=True):
         row["label"] = label if len(values) > 1 else label[0]
+
+
+def _check_shape(
+    number: int, name: str, value: Tensor, batch: Mapping[str, Tensor], objective: Objective, model: Model
+) -> None:
+    """Check that labels have a number for each of what they are of.
+
+    Raises:
+        UserError: they don't.
+    """
+    tokens = batch["input_ids"].shape[1]
+    if objective.labels_of == "example":
+        if value.ndim > 1 and value.shape[1] == tokens:
+            raise UserError(
+                f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune"
+            )
+        return
+    wanted = [len(value), tokens if objective.labels_of == "token" else model.config.num_labels]
+    if list(value.shape) != wanted:
+        raise UserError(
+            f"batch {number}: {name} is {list(value.shape)}, and a {objective.name} head needs {wanted}, one for each "
+            f"{objective.labels_of}: mend it"
+        )
+
+
+def _entries(label: Any, objective: Objective) -> list[Any]:
+    """Return the numbers of an example's label."""
+    return [label] if objective.labels_of == "example" else label
+
+
+def _fits(entry: Any, limit: int, objective: Objective) -> bool:
+    """Tell whether a number of a label is one of so many values."""
+    if objective.labels_of == "token" and entry == IGNORED:
+        return True
+    # transformers' loss of several labels takes zeros and ones as fractions.
+    return (isinstance(entry, int) or objective.labels_of == "output") and entry in range(limit)
 
 
 def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:

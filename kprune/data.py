@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from kprune.errors import UserError
+from kprune.objectives.base import IGNORED
 
 Example = dict[str, Any]
 """One tokenised example: `input_ids` and, if the model reads them, `token_type_ids` (lists of int, unpadded), and
-`label` (int, float, or (start, end) for spans) if labels are handed out."""
+`label` (int, float, (start, end) for spans, or a list with a number for each token or output) if labels are handed out."""
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
     """Pad examples on the right to the longest of them.
 
-    Returns tensors [B, T] `input_ids`, `attention_mask` and, if present, `token_type_ids`; `labels` [B] or [B, 2]
-    if the examples carry a label.
+    Returns tensors [B, T] `input_ids`, `attention_mask` and, if present, `token_type_ids`; `labels` [B] or [B, k]
+    if the examples carry a label; those of tokens are -100 at padding.
     """
     length = max(len(example["input_ids"]) for example in examples)
     batch = {}
@@ -28,7 +29,11 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
     batch["attention_mask"] = (torch.arange(length) < lengths[:, None]).long()
     if "label" in examples[0]:
-        batch["labels"] = torch.tensor([example["label"] for example in examples])
+        labels = [example["label"] for example in examples]
+        if isinstance(labels[0], Sequence):
+            most = max(map(len, labels))  # of tokens; others are as many in every example
+            labels = [[*label, *[IGNORED] * (most - len(label))] for label in labels]
+        batch["labels"] = torch.tensor(labels)
     return batch
 
 

@@ -7,7 +7,7 @@ import pytest
 from experiments.inputs.checkpoints import load_model
 from experiments.tasks import Task
 from kprune.errors import UserError
-from kprune.objectives import Classification, Span
+from kprune.objectives import Classification, Regression, Span
 from kprune.quiet import quiet_transformers
 
 
@@ -20,7 +20,7 @@ class StubTask:
         self.name, self.max_length = name, max_length
         self.label_names = None if span else list(label_names)
         self.num_labels = None if span else len(self.label_names)
-        self.objective = Span() if span else Classification()
+        self.objective = Span() if span else Regression() if self.num_labels == 1 else Classification()
 
 
 def save(model, folder):

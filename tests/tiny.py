@@ -5,15 +5,19 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
     ElectraConfig,
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
+    ElectraForTokenClassification,
     RobertaConfig,
     RobertaForQuestionAnswering,
     RobertaForSequenceClassification,
+    RobertaForTokenClassification,
 )
 
 from kprune.checkpoint import become_pruned
@@ -41,13 +45,25 @@ CONFIGS = {
     "distilbert": lambda **kw: DistilBertConfig(**DISTIL_SHAPE, **kw),
 }
 CLASSES = {
-    "bert": (BertForSequenceClassification, BertForQuestionAnswering),
-    "roberta": (RobertaForSequenceClassification, RobertaForQuestionAnswering),
-    "electra": (ElectraForSequenceClassification, ElectraForQuestionAnswering),
-    "distilbert": (DistilBertForSequenceClassification, DistilBertForQuestionAnswering),
+    "bert": (BertForSequenceClassification, BertForQuestionAnswering, BertForTokenClassification),
+    "roberta": (RobertaForSequenceClassification, RobertaForQuestionAnswering, RobertaForTokenClassification),
+    "electra": (ElectraForSequenceClassification, ElectraForQuestionAnswering, ElectraForTokenClassification),
+    "distilbert": (
+        DistilBertForSequenceClassification,
+        DistilBertForQuestionAnswering,
+        DistilBertForTokenClassification,
+    ),
 }
 FAMILIES = tuple(CONFIGS)
-HEADS = {"classification": dict(num_labels=3), "regression": dict(num_labels=1, problem_type="regression"), "span": {}}
+HEADS = {
+    "classification": dict(num_labels=3),
+    "regression": dict(num_labels=1, problem_type="regression"),
+    "span": {},
+    "token_classification": dict(num_labels=4),
+    "multi_label": dict(num_labels=3, problem_type="multi_label_classification"),
+}
+CLASS_OF = {"span": 1, "token_classification": 2}
+"""Place in `CLASSES`; of other heads the first."""
 
 
 def tiny_model(
@@ -56,7 +72,7 @@ def tiny_model(
     torch.manual_seed(seed)
     config = CONFIGS[family](**HEADS[head])
     config.num_hidden_layers = layers
-    model = CLASSES[family][head == "span"](config)
+    model = CLASSES[family][CLASS_OF.get(head, 0)](config)
     model.set_attn_implementation(attention)
     # A LayerNorm and biases at their initial values hide what they do.
     for name, parameter in model.named_parameters():
@@ -102,6 +118,8 @@ def tiny_labelled(head: str = "classification", **settings) -> CalibrationSet:
         "classification": lambda length: draw(3),
         "regression": lambda length: draw(50) / 10,
         "span": lambda length: (draw(length), draw(length)),
+        "token_classification": lambda length: [-100, *(draw(4) for _ in range(length - 1))],
+        "multi_label": lambda length: [draw(2) for _ in range(3)],
     }[head]
     rows = [example | {"label": label(len(example["input_ids"]))} for example in plain.examples]
     return CalibrationSet(rows, plain.batch_size, plain.pad_token_id)

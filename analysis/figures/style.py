@@ -19,7 +19,15 @@ from kprune.files import write_whole
 COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
 MARKERS = ("*", "H", "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", (4, 1, 0), (6, 1, 0), (3, 1, 0))
 DASHES = ("-", "--", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-METRICS = {"accuracy": "Accuracy (%)", "f1": "F1 (%)", "spearman": "Spearman × 100"}
+METRICS = {
+    "accuracy": "Accuracy (%)",
+    "f1": "F1 (%)",
+    "micro_f1": "Micro F1 (%)",
+    "macro_f1": "Macro F1 (%)",
+    "entity_f1": "Entity F1 (%)",
+    "spearman": "Spearman × 100",
+    "matthews": "Matthews × 100",
+}
 PANEL = (3.3, 2.7)  # inches
 COLUMNS = 3
 

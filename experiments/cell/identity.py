@@ -30,14 +30,14 @@ def folder_of(config: CellConfig) -> Path:
 def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
-    An algorithm's first version, widths that are not rounded, layers that are not kept alike, parameters of the layers and
-    FLOPs as the budget go unsaid, as in records from before there was a choice.
+    A metric that is left to the problem, an algorithm's first version, widths that are not rounded, layers that are not kept
+    alike, parameters of the layers and FLOPs as the budget go unsaid, as in records from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
     """
     settings = {
-        "task": config.task.settings.plain(),
+        "task": {k: v for k, v in config.task.settings.plain().items() if (k, v) != ("metric", None)},
         "model": asdict(config.model),
         "method": config.method.settings.plain(),
         "calibration": config.calibration.counted(),

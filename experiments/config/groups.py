@@ -86,7 +86,7 @@ OF_TASKS = {
     "text": either(text("[sentence]"), texts("[sentence]")),
     "label": text("label"),
     "problem": text("classification"),
-    "metric": text("accuracy"),
+    "metric": or_null(text("accuracy")),
     "train_split": text("train"),
     "evaluation_split": text("validation"),
     "label_names": or_null(names("[no,yes]")),

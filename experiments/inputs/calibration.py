@@ -14,6 +14,7 @@ from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import token_types
+from kprune.objectives.base import IGNORED
 
 MEASURED, MEASURED_OF_MORE = 20_000, 5_000
 """Training examples whose lengths are all measured, and how many are of a set that has more: their mean is within 2 %."""
@@ -95,12 +96,9 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
     _check_token_types(examples, token_types(model), file)
     if task.num_labels and task.num_labels > 1:
         for row, example in enumerate(examples):
-            if "label" in example and not (
-                isinstance(example["label"], int) and 0 <= example["label"] < task.num_labels
-            ):
+            if "label" in example and (wanted := _wrong_label(example, task)):
                 raise UserError(
-                    f"calibration.file={file}: example {row} has label {example['label']}, outside 0 to "
-                    f"{task.num_labels - 1}: mend it"
+                    f"calibration.file={file}: example {row} has label {example['label']}, {wanted}: mend it"
                 )
     if labels and any("label" not in example for example in examples):
         raise UserError(f"calibration.file={file} has examples without a label, which this method needs: add them")
@@ -127,6 +125,16 @@ def average_length(task: Task, training: Sequence[Example]) -> float:
 def mean_length(examples: Sequence[Example]) -> float:
     """Return the mean number of tokens."""
     return sum(len(example["input_ids"]) for example in examples) / len(examples)
+
+
+def _wrong_label(example: Example, task: Task) -> str | None:
+    """Return in words what an example's label is not; None if it is one of the task's."""
+    label, kind, most = example["label"], task.objective.labels_of, task.num_labels - 1
+    if kind == "example":
+        return None if isinstance(label, int) and 0 <= label <= most else f"outside 0 to {most}"
+    size, values = (len(example["input_ids"]), [IGNORED, *range(most + 1)]) if kind == "token" else (most + 1, [0, 1])
+    fits = isinstance(label, list) and len(label) == size and all(entry in values for entry in label)
+    return None if fits else f"not a list of {size} numbers from {values[0]} to {values[-1]}, one for each {kind}"
 
 
 def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int, file: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.scoring import metrics
+from experiments.scoring import counts, metrics
 from kprune.errors import UserError
 
 
@@ -18,7 +18,8 @@ class Predictions:
     Attributes:
         metric: as a task's.
         values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, the value predicted (spearman), or the loss of a
-            window (perplexity).
+            window (perplexity). [N, K, 3] for a metric of counts (`counts.counted`): F1 of classes, labels or entities,
+            and Matthews' correlation.
         gold: [N] the values that should have been predicted, for spearman; None elsewhere.
     """
 
@@ -35,6 +36,8 @@ class Predictions:
         """
         if self.metric == "spearman":
             score = metrics.spearman(self.values, self.gold)
+        elif self.values.ndim == 3:
+            score = float(counts.score_of(self.metric, self.values.sum(axis=0), len(self.values)))
         elif self.metric == "perplexity":
             with np.errstate(over="ignore"):
                 score = float(np.exp(np.mean(self.values, dtype=np.float64)))

@@ -10,6 +10,8 @@ KINDS = {
     "glue": "experiments.tasks.glue.GlueTask",
     "squad": "experiments.tasks.squad.SquadTask",
     "custom": "experiments.tasks.custom.CustomTask",
+    "tokens": "experiments.tasks.tokens.HubTokenTask",
+    "custom_tokens": "experiments.tasks.tokens.FileTokenTask",
     "docstrings": "experiments.tasks.docstrings.DocstringsTask",
     "language": "experiments.tasks.language.HubTextTask",
     "custom_text": "experiments.tasks.language.FileTextTask",

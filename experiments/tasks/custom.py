@@ -1,7 +1,7 @@
 """The user's own labelled texts, from CSV, JSON or parquet files."""
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -19,16 +19,18 @@ MISSING = ("", "nan")
 
 
 class CustomTask(TextTask):
-    """Classification or regression on files of one's own.
+    """Classification, of one label or several, or regression on files of one's own.
 
     Args:
         train_file: CSV (.csv, .tsv), JSON (.jsonl, .json) or parquet.
         evaluation_file: the same; None holds out a seeded fifth of `train_file`.
         text: one or two columns.
-        label: the column of class names, class numbers or values.
+        label: the column of class names, class numbers or values; of lists of names for several labels.
         label_names: the classes in the order of the checkpoint's outputs; None takes the values that occur in
             `train_file`, sorted (as numbers, if all are).
     """
+
+    problems = ("classification", "multi_label", "regression")
 
     def __init__(
         self,
@@ -42,8 +44,8 @@ class CustomTask(TextTask):
         average_length: float | None,
         batch_size: int,
         label_names: list[str] | None = None,
+        metric: str | None = None,
     ):
-        metric = "spearman" if problem == "regression" else "accuracy"
         super().__init__(name, problem, metric, max_length, average_length, batch_size)
         if not train_file:
             raise UserError(f"this task reads your own file: give task.train_file=FILE ({KNOWN})")
@@ -62,7 +64,10 @@ class CustomTask(TextTask):
         if self._label_names:
             return [str(name) for name in self._label_names]
         first_rows: dict[str, int] = {}
-        for (_, label), row in _first_rows(self._train_frame[self.label]).items():
+        column = self._train_frame[self.label]
+        if self.several:
+            column = column.explode().dropna()  # a text may have no label
+        for (_, label), row in _first_rows(column).items():
             first_rows.setdefault(_text(label, row, self.train_file), row)
         numbers = all(map(_is_whole, first_rows))
         names = sorted(first_rows, key=lambda name: (int(name) if numbers else 0, name))
@@ -98,7 +103,7 @@ class CustomTask(TextTask):
 
     def evaluation_table(self) -> Table:
         if self.evaluation_file:
-            return self._table(self.evaluation_file, read_table(self.evaluation_file, [*self.text, self.label]))
+            return self._table(self.evaluation_file, self._read(self.evaluation_file))
         return self._table(self.train_file, self._parts[1])
 
     @property
@@ -109,7 +114,24 @@ class CustomTask(TextTask):
 
     @cached_property
     def _train_frame(self) -> pd.DataFrame:
-        return read_table(self.train_file, [*self.text, self.label])
+        return self._read(self.train_file)
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        """Return the rows of a file, whose labels are lists if a text has several.
+
+        Raises:
+            UserError: as of `read_table`; or a label is a list where it should be none, or the reverse.
+        """
+        frame = read_table(path, [*self.text, self.label])
+        for row, label in frame[self.label].items():
+            if isinstance(label, list | np.ndarray) != self.several:
+                remedy = (
+                    "give lists of names, in JSON lines or parquet, or set task.problem=classification"
+                    if self.several
+                    else "set task.problem=multi_label, or give one label"
+                )
+                raise UserError(f"{path}, row {row}: label {label!r} is {'no' if self.several else 'a'} list: {remedy}")
+        return frame
 
     @cached_property
     def _parts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,10 +149,18 @@ class CustomTask(TextTask):
         return train.iloc[np.sort(order[held_out:])], train.iloc[np.sort(order[:held_out])]
 
     def _table(self, path: Path, frame: pd.DataFrame) -> Table:
+        texts, rows = [list(frame[column]) for column in self.text], list(frame.index)
+        if self.several:
+            several = [self._zeros_and_ones(names, row, path) for row, names in frame[self.label].items()]
+            return Table(str(path), texts, several, rows)
         column, convert = frame[self.label], _value if self.regression else self._class_number
         known = {key: convert(key[1], row, path) for key, row in _first_rows(column).items()}
         labels = [known[key] for key in map(_key, column)]
-        return Table(str(path), [list(frame[column]) for column in self.text], labels, list(frame.index))
+        return Table(str(path), texts, labels, rows)
+
+    def _zeros_and_ones(self, names: Iterable, row: int, path: Path) -> list[int]:
+        there = {self._class_number(name, row, path) for name in names}
+        return [int(place in there) for place in range(self.num_labels)]
 
     def _class_number(self, label, row: int, path: Path) -> int:
         name = _text(label, row, path)

@@ -11,12 +11,21 @@ import torch
 from torch import Tensor
 
 from experiments.inputs.texts import CALIBRATION, Texts, check_file, read_file
+from experiments.scoring import counts
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from kprune.data import Example
 from kprune.errors import UserError
-from kprune.objectives import Classification, Regression
+from kprune.objectives import Classification, MultiLabel, Objective, Regression
 
+PROBLEMS: dict[str, tuple[type[Objective], tuple[str, ...]]] = {
+    "classification": (Classification, ("accuracy", "f1", "matthews")),
+    "multi_label": (MultiLabel, ("micro_f1", "macro_f1")),
+    "regression": (Regression, ("spearman",)),
+}
+"""The head of each problem, and its metrics, the usual one first."""
+Label = int | float | list[int]
+"""A class number, a value, or 0 or 1 for each of several labels."""
 CHUNK = 2000
 """Rows handed to the tokenizer at once."""
 
@@ -30,7 +39,7 @@ class Table:
 
     source: str
     texts: Sequence[Sequence[str]]
-    labels: Sequence[int | float]
+    labels: Sequence[Label]
     rows: Sequence[int] | None = None
 
     def __post_init__(self):
@@ -51,32 +60,44 @@ class TextTask(Task):
     Attributes:
         evaluation_split: name of the evaluation data, for the record.
         text: the columns of an example's texts: one, or two for pairs.
+        problems: those of `PROBLEMS` that its data may be of.
     """
 
     evaluation_split: str
     text: Sequence[str] = ("text",)
+    problems: Sequence[str] = ("classification", "regression")
 
     def __init__(
-        self, name: str, problem: str, metric: str, max_length: int, average_length: float | None, batch_size: int
+        self,
+        name: str,
+        problem: str,
+        metric: str | None,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
     ):
         super().__init__()
-        if problem not in ("classification", "regression"):
-            raise UserError(f"task.problem={problem} is unknown: give classification or regression")
-        if metric not in ("accuracy", "spearman") or (metric == "accuracy") != (problem == "classification"):
-            raise UserError(
-                f"task.metric={metric} does not fit {problem}: give accuracy for classification, "
-                f"spearman for regression"
-            )
+        if problem not in self.problems:
+            raise UserError(f"task.problem={problem} is unknown: give {' or '.join(self.problems)}")
+        objective, metrics = PROBLEMS[problem]
+        if metric is not None and metric not in metrics:
+            others = "; ".join(f"{' or '.join(PROBLEMS[other][1])} for {other}" for other in self.problems)
+            raise UserError(f"task.metric={metric} does not fit {problem}: give {others}")
         self.name = name
-        self.metric = metric
+        self.metric = metric or metrics[0]
         self.max_length = max_length
         self.average_length = average_length
         self.batch_size = batch_size
-        self.objective = Classification() if problem == "classification" else Regression()
+        self.objective = objective()
 
     @property
     def regression(self) -> bool:
         return isinstance(self.objective, Regression)
+
+    @property
+    def several(self) -> bool:
+        """Tell whether a text has several labels: a list with 0 or 1 for each of `label_names`."""
+        return isinstance(self.objective, MultiLabel)
 
     def training_table(self) -> Table:
         raise NotImplementedError
@@ -96,7 +117,7 @@ class TextTask(Task):
         labels = self.checked_labels(table)
         self.check_length(tokenizer, len(table.texts))
         examples = tokenise(tokenizer, table.texts, self.max_length)
-        return TextEvaluation(self.evaluation_split, examples, labels, self.metric)
+        return TextEvaluation(self.evaluation_split, examples, labels, self.metric, self.num_labels)
 
     def check_data(self, data: str | None) -> None:
         """Take a file of texts, one an example, for a task on one text."""
@@ -129,12 +150,18 @@ class TextTask(Task):
                 f"task.max_length={added + columns} or more"
             )
 
-    def checked_labels(self, table: Table) -> list[int | float]:
-        """Return the labels as the loss wants them: class numbers, or finite values.
+    def checked_labels(self, table: Table) -> list[Label]:
+        """Return the labels as the loss wants them: class numbers, finite values, or zeros and ones.
 
         Raises:
             UserError: a label is missing or out of range; the message names its row, counted from 0.
         """
+        if self.metric == "f1" and self.num_labels != 2:
+            raise UserError(
+                f"task.metric=f1 is of the second of two classes, and {self.name} has {self.num_labels}: give accuracy or matthews"
+            )
+        if self.several:
+            return list(table.labels)
         checked = []
         for i, label in enumerate(table.labels):
             if label is None or not math.isfinite(label):
@@ -151,7 +178,7 @@ class TextTask(Task):
 class LazyExamples(Sequence[Example]):
     """Labelled examples of one column of texts or of two, each tokenised once, when it is asked for."""
 
-    def __init__(self, tokenizer, texts: Sequence[Sequence[str]], labels: Sequence[int | float], max_length: int):
+    def __init__(self, tokenizer, texts: Sequence[Sequence[str]], labels: Sequence[Label], max_length: int):
         self.tokenizer, self.texts, self.labels, self.max_length = tokenizer, texts, labels, max_length
         self._made: dict[int, Example] = {}
 
@@ -185,12 +212,12 @@ class LazyExamples(Sequence[Example]):
 
 
 class TextEvaluation(EvaluationSet):
-    """One logit row, or value, per scored text."""
+    """One logit row, or value, per scored text; its label is one of `classes`, or has 0 or 1 for each of them."""
 
-    def __init__(self, split: str, examples: Sequence[Example], labels: Sequence[int | float], metric: str):
+    def __init__(self, split: str, examples: Sequence[Example], labels: Sequence[Label], metric: str, classes: int):
         super().__init__(split, examples, labels)
         self.labels = np.asarray(labels)
-        self.metric = metric
+        self.metric, self.classes = metric, classes
         if metric == "accuracy":
             self.majority = 100 * float(np.bincount(self.labels).max()) / self.size
 
@@ -198,7 +225,13 @@ class TextEvaluation(EvaluationSet):
         stacked = torch.stack(list(logits)).numpy()
         if self.metric == "spearman":
             return Predictions(self.metric, stacked, self.labels)
-        return Predictions(self.metric, stacked.argmax(axis=-1) == self.labels)
+        if self.metric == "accuracy":
+            return Predictions(self.metric, stacked.argmax(axis=-1) == self.labels)
+        if self.labels.ndim == 2:
+            kinds = counts.counted(stacked > 0, self.labels == 1)
+            return Predictions(self.metric, kinds.sum(axis=1, keepdims=True) if self.metric == "micro_f1" else kinds)
+        kinds = counts.counted(*(np.eye(self.classes, dtype=bool)[c] for c in (stacked.argmax(axis=-1), self.labels)))
+        return Predictions(self.metric, kinds[:, 1:] if self.metric == "f1" else kinds)
 
 
 def tokenise(tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[Example]:

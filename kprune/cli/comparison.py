@@ -14,8 +14,18 @@ from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import longest_input, model_inputs, on_device
-from kprune.objectives import OBJECTIVES, CausalLM, Classification, Objective, Regression, objective_of
+from kprune.objectives import (
+    OBJECTIVES,
+    CausalLM,
+    Classification,
+    Objective,
+    Regression,
+    TokenClassification,
+    objective_of,
+)
 
+OF_TOKENS = {CausalLM: "likeliest next token", TokenClassification: "class of a token"}
+"""Heads that answer for every token, and what they predict."""
 TOKENS = 1024
 """Of a batch: the logits of a language model take as many rows, a vocabulary wide."""
 MEGA = 1_000_000
@@ -58,6 +68,7 @@ def objective_for(model: PreTrainedModel, task: str | None) -> Objective:
         raise UserError(f"--task {task} is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
     if not type(model).__name__.endswith(OBJECTIVES[task].class_suffixes):
         raise UserError(f"--task {task} does not suit a {type(model).__name__}: leave it out")
+    OBJECTIVES[task].fits(model)  # or it says what the head predicts in place of that
     return OBJECTIVES[task]()
 
 
@@ -88,12 +99,13 @@ def distance(
         mask = batch["attention_mask"]
         teacher, student = (objective.read(model(**model_inputs(batch)), mask) for model in (dense, pruned))
         divergence += objective.divergence(student, teacher, 1.0).sum().item()
-        if isinstance(objective, (Classification, CausalLM)):
+        if isinstance(objective, (Classification, *OF_TOKENS)):
             agree = student.argmax(dim=-1) == teacher.argmax(dim=-1)
-            same += int((agree[mask.bool()] if isinstance(objective, CausalLM) else agree).sum())
+            same += int((agree[mask.bool()] if isinstance(objective, tuple(OF_TOKENS)) else agree).sum())
     texts, tokens = len(examples), data.tokens
-    if isinstance(objective, CausalLM):
-        return Distance(divergence / tokens, "nats a token (KL)", same / tokens, "likeliest next token", texts, tokens)
+    for kind, prediction in OF_TOKENS.items():
+        if isinstance(objective, kind):
+            return Distance(divergence / tokens, "nats a token (KL)", same / tokens, prediction, texts, tokens)
     if isinstance(objective, Classification):
         return Distance(divergence / texts, "nats (KL)", same / texts, "predicted class", texts, tokens)
     unit = "squared difference" if isinstance(objective, Regression) else "nats (KL)"

@@ -131,8 +131,8 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         metavar="NAME",
-        help="what the head does, if the checkpoint does not say: classification, regression (several labels at once, "
-        "too), span or causal_lm",
+        help="what the head does, if the checkpoint does not say: classification, multi_label, regression, "
+        "token_classification, span or causal_lm",
     )
 
 

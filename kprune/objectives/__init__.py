@@ -4,13 +4,27 @@ from kprune.errors import UserError
 from kprune.objectives.base import Objective
 from kprune.objectives.causal_lm import CausalLM
 from kprune.objectives.classification import Classification
+from kprune.objectives.multi_label import MultiLabel
 from kprune.objectives.regression import Regression
 from kprune.objectives.span import Span
+from kprune.objectives.token_classification import TokenClassification
 from kprune.types import Model
 
-__all__ = ["OBJECTIVES", "CausalLM", "Classification", "Objective", "Regression", "Span", "objective_of"]
+__all__ = [
+    "OBJECTIVES",
+    "CausalLM",
+    "Classification",
+    "MultiLabel",
+    "Objective",
+    "Regression",
+    "Span",
+    "TokenClassification",
+    "objective_of",
+]
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Regression, Classification, Span, CausalLM)}
+OBJECTIVES: dict[str, type[Objective]] = {
+    kind.name: kind for kind in (MultiLabel, Regression, Classification, TokenClassification, Span, CausalLM)
+}
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 
 

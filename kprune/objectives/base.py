@@ -1,7 +1,7 @@
 """What a model's head predicts: how far a student is from its teacher, and the loss on labels."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,18 +9,26 @@ from torch import Tensor
 
 from kprune.types import Model
 
+EXACT_CLASSES = 3
+"""Up to so many outputs, the Fisher of a classifier is exact; beyond, it is sampled with random signs."""
+IGNORED = -100
+"""The label of a token that has none, as transformers' losses have it."""
+
 
 class Objective(ABC):
     """One kind of head, and all that it implies.
 
     The rest of the library never asks which kind it has: it reads the head's logits with `read` and compares them with
-    `divergence`. Labels are a tensor [B], or [B, k] if there are k `label_keys`.
+    `divergence`. Labels are a tensor [B], or [B, k] if there are k `label_keys`, or one number for each of what `labels_of` says.
 
     Attributes:
         name: as in `task=`.
         class_suffixes: ends of the names of the transformers classes that have this head, the usual one first.
         auto_class: name of the transformers auto class that loads a model with this head.
         label_keys: names under which transformers' batches carry the labels.
+        problem_type: what transformers' config calls the problem, for classes with several kinds of heads; None elsewhere.
+        labels_of: what each number of the labels is of: the whole example, a token ([B, T]) or an output of the head ([B,
+            outputs]).
         labels_are_positions: whether labels are positions of tokens, which move with the padding before an example.
     """
 
@@ -28,6 +36,8 @@ class Objective(ABC):
     class_suffixes: ClassVar[tuple[str, ...]]
     auto_class: ClassVar[str]
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
+    problem_type: ClassVar[str | None] = None
+    labels_of: ClassVar[Literal["example", "token", "output"]] = "example"
     labels_are_positions: ClassVar[bool] = False
 
     @classmethod
@@ -54,7 +64,7 @@ class Objective(ABC):
         return real & (order == 1)
 
     def label_values(self, model: Model, tokens: int) -> int | None:
-        """Return the number of values, from 0 up, that a label of an example may have; None if it may be any number.
+        """Return the number of values, from 0 up, that each number of a label may have; None if it may be any number.
 
         Args:
             tokens: of the example.

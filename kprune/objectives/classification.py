@@ -7,11 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.errors import UserError
-from kprune.objectives.base import Objective, kl_divergence, random_signs, softmax_roots
+from kprune.objectives.base import EXACT_CLASSES, Objective, kl_divergence, random_signs, softmax_roots
 from kprune.types import Model
-
-EXACT_CLASSES = 3
-"""Up to so many classes, the Fisher of a classifier is exact; beyond, it is sampled with random signs."""
 
 
 class Classification(Objective):
@@ -20,6 +17,7 @@ class Classification(Objective):
     name = "classification"
     class_suffixes = ("ForSequenceClassification",)
     auto_class = "AutoModelForSequenceClassification"
+    problem_type = "single_label_classification"
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -32,7 +30,7 @@ class Classification(Objective):
         if model.config.problem_type == "multi_label_classification":
             raise UserError(
                 f"{type(model).__name__} has problem_type='multi_label_classification', which no KL of one softmax compares: "
-                "give task='regression', which compares its logits by their squared error"
+                "give task='multi_label'"
             )
         return True
 

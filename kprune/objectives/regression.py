@@ -18,10 +18,11 @@ class Regression(Objective):
     name = "regression"
     class_suffixes = ("ForSequenceClassification",)
     auto_class = "AutoModelForSequenceClassification"
+    problem_type = "regression"
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return super().fits(model) and (model.config.problem_type == "regression" or model.config.num_labels == 1)
+        return super().fits(model) and (model.config.problem_type == cls.problem_type or model.config.num_labels == 1)
 
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
         return output.logits.squeeze(-1)

@@ -4,6 +4,7 @@ from scipy.stats import spearmanr
 
 from analysis import bootstrap
 from analysis.bootstrap import correlation, difference, ranks, resamples
+from experiments.scoring.counts import counted, score_of
 
 
 def test_mean_scores_against_resampling_items_one_by_one():
@@ -45,3 +46,20 @@ def test_the_same_every_time_and_nothing_for_the_same_model():
     bootstrap.resamples.cache_clear()
     assert difference("f1", ours, ours) == (0, 0, 0)
     assert difference("spearman", ours, ours, theirs) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "matthews"])
+def test_scores_of_counts_against_resampling_items_one_by_one(metric):
+    rng = np.random.default_rng(1)
+    gold, *models = (np.eye(3, dtype=bool)[rng.integers(3, size=80)] for _ in range(3))
+    ours, theirs = (counted(np.where(rng.random((80, 1)) < 0.6, gold, model), gold) for model in models)
+    measured, low, high = difference(metric, ours, theirs)
+
+    def score(values):
+        return float(score_of(metric, values.sum(axis=0), len(values)))
+
+    assert measured == pytest.approx(score(ours) - score(theirs))
+    drawn = rng.integers(80, size=(5000, 80))
+    literal = np.percentile([score(ours[rows]) - score(theirs[rows]) for rows in drawn], [2.5, 97.5])
+    assert [low, high] == pytest.approx(literal, abs=2)
+    assert difference(metric, ours, ours) == (0, 0, 0)

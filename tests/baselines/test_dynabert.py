@@ -27,6 +27,8 @@ def labelled(head="classification", batches=2):
             "classification": torch.arange(size) % 3,
             "regression": torch.linspace(-1, 1, size),
             "span": torch.tensor([[1, 2]] * size),
+            "token_classification": batch["input_ids"] % 4,
+            "multi_label": torch.tensor([[1, 0, 1]] * size),
         }[head]
     return made
 

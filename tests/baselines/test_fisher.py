@@ -38,7 +38,7 @@ def test_gradients_are_those_of_explicit_masks_under_transformers_own_loss(famil
                 ]
             loss = torch.stack(losses).mean()
         else:
-            labels = batch["labels"].double() if head == "regression" else batch["labels"]
+            labels = batch["labels"].double() if head in ("regression", "multi_label") else batch["labels"]
             with masked(view, masks):
                 loss = view.model(
                     input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels

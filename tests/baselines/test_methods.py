@@ -28,6 +28,8 @@ class WidelyPadded(CalibrationSet):
         for batch in batches:
             for key, filler in (("input_ids", self.pad_token_id), ("attention_mask", 0)):
                 batch[key] = torch.nn.functional.pad(batch[key], (0, 5), value=filler)
+            if isinstance(self.examples[0]["label"], list) and -100 in self.examples[0]["label"]:
+                batch["labels"] = torch.nn.functional.pad(batch["labels"], (0, 5), value=-100)
         return batches
 
 

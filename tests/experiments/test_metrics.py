@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, rankdata
+from sklearn.metrics import f1_score, matthews_corrcoef
 
-from experiments.scoring import metrics
+from experiments.scoring import counts, metrics
+from experiments.scoring.predictions import Predictions
 
 
 def test_spearman_is_pearson_of_mean_ranks():
@@ -54,3 +56,38 @@ def test_squad_2_without_answers(prediction, answers, score):
 def test_squad_scores_each_question():
     exact, f1 = metrics.squad(["x", "y"], [["x"], ["z"]], no_answers=False)
     assert exact.tolist() == f1.tolist() == [1, 0]
+
+
+def one_hot(classes, kinds):
+    return np.eye(kinds, dtype=bool)[classes]
+
+
+@pytest.mark.parametrize("kinds", [2, 4])
+def test_scores_of_counts_are_scikit_learns(kinds):
+    rng = np.random.default_rng(0)
+    gold, predicted = rng.integers(kinds, size=(2, 200))
+    predicted = np.where(rng.random(200) < 0.5, gold, predicted)
+    found = counts.counted(one_hot(predicted, kinds), one_hot(gold, kinds))
+    assert counts.score_of("matthews", found.sum(axis=0), 200) == pytest.approx(
+        100 * matthews_corrcoef(gold, predicted)
+    )
+    assert counts.score_of("macro_f1", found.sum(axis=0), 200) == pytest.approx(
+        100 * f1_score(gold, predicted, average="macro")
+    )
+    second = counts.score_of("f1", found[:, 1:2].sum(axis=0), 200)
+    assert second == pytest.approx(100 * f1_score(gold == 1, predicted == 1))
+
+
+def test_f1_of_several_labels_is_scikit_learns():
+    gold, predicted = np.random.default_rng(0).random((2, 50, 6)) < 0.4
+    found = counts.counted(predicted, gold)
+    for metric, average in (("micro_f1", "micro"), ("macro_f1", "macro")):
+        values = found.sum(axis=1, keepdims=True) if average == "micro" else found
+        assert Predictions(metric, values).score == pytest.approx(100 * f1_score(gold, predicted, average=average))
+
+
+def test_nothing_foreseen_is_0():
+    nothing = counts.counted(np.zeros((5, 1), dtype=bool), np.ones((5, 1), dtype=bool))
+    assert Predictions("f1", nothing).score == 0
+    same = counts.counted(one_hot(np.zeros(5, dtype=int), 2), one_hot(np.array([0, 1, 0, 1, 1]), 2))
+    assert Predictions("matthews", same).score == 0

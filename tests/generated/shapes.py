@@ -98,17 +98,17 @@ HEADS = {
     "five classes": ("AutoModelForSequenceClassification", {"num_labels": 5}),
     "regression": ("AutoModelForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}),
     "one output": ("AutoModelForSequenceClassification", {"num_labels": 1}),
+    "several labels": (
+        "AutoModelForSequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
+    "tokens": ("AutoModelForTokenClassification", {"num_labels": 5}),
     "span": ("AutoModelForQuestionAnswering", {}),
     "next token": ("AutoModelForCausalLM", {}),
 }
 
 
 REFUSED_HEADS = {
-    "several labels": (
-        "AutoModelForSequenceClassification",
-        {"num_labels": 3, "problem_type": "multi_label_classification"},
-    ),
-    "tokens": ("AutoModelForTokenClassification", {}),
     "masked words": ("AutoModelForMaskedLM", {}),
     "choices": ("AutoModelForMultipleChoice", {}),
     "none": ("AutoModel", {}),

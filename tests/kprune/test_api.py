@@ -116,11 +116,11 @@ def test_methods_and_tasks_of_ones_own():
 
 
 @pytest.mark.parametrize("method", ["kprune", "kprune_plus"])
-def test_several_labels_at_once_are_compared_as_values(method):
+def test_several_labels_at_once_are_compared_as_values_if_asked_for(method):
     model = tiny_model(dtype=torch.float32)
     model.config.problem_type = "multi_label_classification"
-    with pytest.raises(UserError, match="problem_type='multi_label_classification'.* give task='regression'"):
-        kprune.prune(model, batches(model), 0.5, method)
+    with pytest.raises(UserError, match="problem_type='multi_label_classification'.* give task='multi_label'"):
+        kprune.prune(model, batches(model), 0.5, method, task="classification")
     outcome = kprune.prune(model, batches(model), 0.5, method, task="regression")
     assert outcome.details["flops_reduction"] >= 0.5
     model.config.problem_type = "regression"
@@ -269,7 +269,10 @@ def test_models_and_settings_that_do_not_work():
     model = tiny_model()
     with pytest.raises(UserError, match="method 'nonsense' is unknown: use one of kprune_plus"):
         kprune.prune(model, batches(model), method="nonsense")
-    with pytest.raises(UserError, match="task 'nonsense' is unknown: use regression, classification, span"):
+    with pytest.raises(
+        UserError,
+        match="task 'nonsense' is unknown: use multi_label, regression, classification, token_classification, span",
+    ):
         kprune.prune(model, batches(model), task="nonsense")
     with pytest.raises(UserError, match=r"outside \(0, 1\)"):
         kprune.prune(model, batches(model), flops_reduction=80)

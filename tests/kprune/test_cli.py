@@ -257,9 +257,9 @@ def test_the_choice_of_formats_is_the_librarys():
 def test_several_labels_at_once(checkpoint, texts, tmp_path, capsys):
     edited(problem_type="multi_label_classification")(checkpoint)
     command = ["prune", checkpoint, texts, "--output", tmp_path / "small"]
-    assert "give task='regression'" in fails(capsys, *command)
-    succeeds(*command, "--task", "regression")
-    assert "squared difference" in capsys.readouterr().out
+    assert "give task='multi_label'" in fails(capsys, *command, "--task", "classification")
+    succeeds(*command)
+    assert "nats (KL)" in capsys.readouterr().out
 
 
 def test_weights_keep_their_type(checkpoint, texts, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import FAMILIES, HEADS, tiny_batch, tiny_labelled, tiny_model
+from tiny import FAMILIES, tiny_batch, tiny_labelled, tiny_model
 
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
@@ -30,7 +30,7 @@ def squares(model):
     return sum(value.double().square().sum().item() for value in model(**tiny_batch()).to_tuple())
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ("classification", "regression", "span"))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_units_and_the_same_function_as_before(family, head):
     prefix = f"{family}/{head}/"

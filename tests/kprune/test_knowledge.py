@@ -54,6 +54,9 @@ def literal_divergence(head, student, teacher, temperature, length):
         return (
             kl(student.start_logits[0], teacher.start_logits[0]) + kl(student.end_logits[0], teacher.end_logits[0])
         ) / 2
+    if head == "multi_label":
+        zeros = torch.zeros_like(student.logits[0])
+        return kl(*(torch.stack([output.logits[0], zeros], dim=1) for output in (student, teacher)))
     return kl(student.logits[0], teacher.logits[0])
 
 

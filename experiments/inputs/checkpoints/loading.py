@@ -85,7 +85,7 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
             "num_labels": task.num_labels,
             "id2label": dict(enumerate(task.label_names)),
             "label2id": {name: i for i, name in enumerate(task.label_names)},
-            "problem_type": "regression" if task.num_labels == 1 else "single_label_classification",
+            "problem_type": task.objective.problem_type,
         }
     model, info = _from_pretrained(folder, task, **head)
     body = sorted(

@@ -9,6 +9,7 @@ from torch import nn
 from experiments.tasks.base import Task
 from experiments.tasks.labels import canonical, places_of, shown
 from kprune.errors import UserError
+from kprune.objectives import MultiLabel
 
 
 def outputs_of(folder: Path, config: Mapping[str, Any], task: Task) -> list[int] | None:
@@ -21,8 +22,8 @@ def outputs_of(folder: Path, config: Mapping[str, Any], task: Task) -> list[int]
         config: of the checkpoint in `folder`.
 
     Raises:
-        UserError: the checkpoint has another number of outputs, predicts several labels at once, or shares some names with
-            the task, but not their places.
+        UserError: the checkpoint has another number of outputs, predicts several labels at once and the task has one (or the
+            reverse), or shares some names with the task, but not their places.
     """
     if task.label_names is None:
         return None
@@ -32,11 +33,12 @@ def outputs_of(folder: Path, config: Mapping[str, Any], task: Task) -> list[int]
         raise UserError(f"{folder}/config.json says num_labels={str(count)[:40]}: copy the checkpoint again")
     if count != len(ours):
         raise UserError(_other_number(folder, task, ours, theirs, count))
-    problem = config.get("problem_type")
-    if count > 1 and problem not in (None, "single_label_classification"):
+    problem, wanted = config.get("problem_type"), task.objective.problem_type
+    if count > 1 and wanted and problem not in (None, wanted):
+        labels = "several labels" if isinstance(task.objective, MultiLabel) else "one class"
         raise UserError(
-            f"{folder} has problem_type={problem} with {count} outputs, and {task.name} has one class for each text: give "
-            "model.checkpoint=FOLDER of a model that is"
+            f"{folder} has problem_type={problem} with {count} outputs, and {task.name} has {labels} for each text: give "
+            f"model.checkpoint=FOLDER of a model with problem_type={wanted}"
         )
     if count == 1 or _unnamed(theirs):
         return None

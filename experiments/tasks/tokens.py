@@ -1,0 +1,300 @@
+"""Tasks on tagged words, such as named entities: a hub data set or JSON lines of one's own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from experiments.inputs.hub import find_dataset, split_with_columns
+from experiments.scoring.entities import counts_of, is_tag
+from experiments.scoring.predictions import Predictions
+from experiments.tasks.base import EvaluationSet, Task
+from experiments.tasks.labels import shown
+from experiments.tasks.tables import read_table
+from kprune.data import Example
+from kprune.errors import UserError
+from kprune.objectives import TokenClassification
+from kprune.objectives.base import IGNORED
+
+HELD_OUT = 0.2
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words with a tag each; `row` names it in messages."""
+
+    words: Sequence[str]
+    tags: Sequence[str]
+    row: str
+
+    def __post_init__(self):
+        for what, values in (("tokens", self.words), ("tags", self.tags)):
+            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                raise UserError(
+                    f"{self.row}: {what} are {str(values)[:40]!r}, no list of texts: mend it or remove the row"
+                )
+        if len(self.words) != len(self.tags):
+            raise UserError(
+                f"{self.row} has {len(self.words)} tokens and {len(self.tags)} tags: mend it or remove the row"
+            )
+        if not self.words:
+            raise UserError(f"{self.row} has no tokens: remove the row")
+        for tag in self.tags:
+            if not is_tag(tag):
+                raise UserError(f"{self.row}: tag {tag[:40]!r} is neither O nor B- or I- before a kind: mend it")
+
+
+class TokenTask(Task):
+    """A subclass says where the sentences come from. The score is the F1 of entities."""
+
+    metric = "entity_f1"
+    evaluation_split: str
+
+    def __init__(
+        self,
+        name: str,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        label_names: list[str] | None,
+    ):
+        super().__init__()
+        self.name = name
+        self.max_length, self.average_length, self.batch_size = max_length, average_length, batch_size
+        self.objective = TokenClassification()
+        self._label_names = label_names
+
+    def training_sentences(self) -> Sequence[Sentence]:
+        raise NotImplementedError
+
+    def evaluation_sentences(self) -> Sequence[Sentence]:
+        raise NotImplementedError
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """Return the tags: as given, else those of the training set, O first, then by kind, B- before I-."""
+        if self._label_names:
+            return [str(name) for name in self._label_names]
+        there = {tag for sentence in self.training_sentences() for tag in sentence.tags}
+        return sorted(there | {"O"}, key=lambda tag: (tag != "O", tag[2:], tag))
+
+    def tokenise_training(self, tokenizer) -> list[Example]:
+        """Return the labelled examples: the first piece of a word carries its tag, all other tokens have none."""
+        sentences, number = self.training_sentences(), self._numbers()
+        made = []
+        for sentence, (example, firsts) in zip(sentences, self._encoded(tokenizer, sentences), strict=True):
+            label = [IGNORED] * len(example["input_ids"])
+            for word, place in enumerate(firsts):
+                if place is not None:
+                    label[place] = number(sentence.tags[word], sentence.row)
+            made.append({**example, "label": label})
+        return made
+
+    def tokenise_evaluation(self, tokenizer) -> "TokenEvaluation":
+        sentences, number = self.evaluation_sentences(), self._numbers()
+        for sentence in sentences:
+            for tag in sentence.tags:
+                number(tag, sentence.row)
+        examples, firsts = zip(*self._encoded(tokenizer, sentences), strict=True)
+        gold = [list(sentence.tags) for sentence in sentences]
+        return TokenEvaluation(self.evaluation_split, examples, gold, firsts, self.label_names)
+
+    def _numbers(self):
+        places = {name: place for place, name in enumerate(self.label_names)}
+
+        def number(tag: str, row: str) -> int:
+            if tag not in places:
+                raise UserError(
+                    f"{row}: tag {tag} is none of {shown(self.label_names)}; mend it or list all tags in task.label_names"
+                )
+            return places[tag]
+
+        return number
+
+    def _encoded(self, tokenizer, sentences: Sequence[Sentence]) -> Iterator[tuple[Example, list[int | None]]]:
+        """Yield each sentence's example and the place of each word's first piece; None for a word without one, or cut off.
+
+        Words are joined by blanks, as a pipeline reads a text, and found by where their pieces stand in it.
+
+        Raises:
+            UserError: the tokenizer doesn't tell where pieces stand.
+        """
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"a {type(tokenizer).__name__} doesn't tell which word a piece is of: save a fast tokenizer"
+            )
+        for sentence in sentences:
+            ends = np.cumsum([len(word) + 1 for word in sentence.words])
+            encoded = tokenizer(
+                " ".join(sentence.words), truncation=True, max_length=self.max_length, return_offsets_mapping=True
+            )
+            firsts: list[int | None] = [None] * len(sentence.words)
+            for place, (start, end) in enumerate(encoded["offset_mapping"]):
+                if end > start:
+                    # By its last character, since some tokenizers count the blank before a word to it.
+                    word = int(np.searchsorted(ends, end - 1, side="right"))
+                    if firsts[word] is None:
+                        firsts[word] = place
+            yield {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}, firsts
+
+
+class TokenEvaluation(EvaluationSet):
+    """Tags of sentences; a word that has no piece, or was cut off, is foreseen as O.
+
+    Attributes:
+        firsts: by sentence, the place of each word's first piece.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        examples: Sequence[Example],
+        gold: Sequence[list[str]],
+        firsts: Sequence[list[int | None]],
+        label_names: Sequence[str],
+    ):
+        super().__init__(split, examples, gold)
+        self.firsts, self.label_names = firsts, label_names
+
+    def reduce(self, logits: Tensor, example: Example) -> Tensor:
+        return logits.argmax(dim=-1)
+
+    def predictions(self, logits: list[Tensor]) -> Predictions:
+        counts = []
+        for places, firsts, gold in zip(logits, self.firsts, self.gold, strict=True):
+            tags = ["O" if first is None else self.label_names[int(places[first])] for first in firsts]
+            counts.append([counts_of(tags, gold)])
+        return Predictions("entity_f1", np.array(counts, dtype=np.int64))
+
+
+class HubTokenTask(TokenTask):
+    """A hub data set with a column of words and one of tags, by name or by number.
+
+    Args:
+        text: the column of words.
+        label: the column of tags.
+        label_names: the tags in the order of the outputs; None takes the data set's own names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hub_id: str,
+        config: str,
+        evaluation_split: str,
+        text: str,
+        label: str,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        train_split: str = "train",
+        label_names: list[str] | None = None,
+        data_label_names: list[str] | None = None,
+    ):
+        super().__init__(name, max_length, average_length, batch_size, label_names)
+        self.hub_id, self.config = hub_id, config
+        self.train_split, self.evaluation_split = train_split, evaluation_split
+        self.text, self.label = text, label
+        self.data_label_names = data_label_names
+
+    def training_sentences(self) -> list[Sentence]:
+        return self._sentences(self.train_split)
+
+    def evaluation_sentences(self) -> list[Sentence]:
+        return self._sentences(self.evaluation_split)
+
+    @cached_property
+    def _data(self):
+        return find_dataset(self.hub_id, self.config)
+
+    def _sentences(self, split: str) -> list[Sentence]:
+        rows = split_with_columns(self._data, f"{self.hub_id} ({self.config})", split, [self.text, self.label])
+        names = getattr(getattr(rows.features[self.label], "feature", None), "names", None) or self.data_label_names
+        names = names or self._label_names
+        source = f"{self.hub_id} ({self.config}, {split})"
+        pairs = zip(rows[self.text], rows[self.label], strict=True)
+        return [
+            Sentence(list(words), [_named(tag, names) for tag in tags], f"{source}, row {row}")
+            for row, (words, tags) in enumerate(pairs)
+            if len(words)
+        ]
+
+
+class FileTokenTask(TokenTask):
+    """JSON lines of one's own, {"tokens": [...], "tags": [...]}.
+
+    Args:
+        train_file: JSON lines, an array in JSON, or parquet.
+        evaluation_file: the same; None holds out a seeded fifth of `train_file`.
+        text: the column of words.
+        label: the column of tags.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train_file: str | None,
+        evaluation_file: str | None,
+        text: str,
+        label: str,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        label_names: list[str] | None = None,
+    ):
+        super().__init__(name, max_length, average_length, batch_size, label_names)
+        if not train_file:
+            raise UserError(
+                'this task reads your own file: give task.train_file=FILE (.jsonl: {"tokens": [], "tags": []})'
+            )
+        self.train_file = Path(train_file).expanduser()
+        self.evaluation_file = Path(evaluation_file).expanduser() if evaluation_file else None
+        self.text, self.label = text, label
+
+    @property
+    def evaluation_split(self) -> str:
+        if self.evaluation_file:
+            return self.evaluation_file.name
+        return f"{HELD_OUT:.0%} of {self.train_file.name}, seed {SPLIT_SEED}"
+
+    def training_sentences(self) -> list[Sentence]:
+        return self._read(self.train_file) if self.evaluation_file else self._parts[0]
+
+    def evaluation_sentences(self) -> list[Sentence]:
+        return self._read(self.evaluation_file) if self.evaluation_file else self._parts[1]
+
+    @cached_property
+    def _parts(self) -> tuple[list[Sentence], list[Sentence]]:
+        """Return the sentences for training and those held out."""
+        sentences = self._read(self.train_file)
+        held_out = round(HELD_OUT * len(sentences))
+        if held_out == 0:
+            raise UserError(
+                f"{self.train_file} has too few rows ({len(sentences)}) to hold some out: give task.evaluation_file"
+            )
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(sentences))
+        return [sentences[row] for row in sorted(order[held_out:])], [
+            sentences[row] for row in sorted(order[:held_out])
+        ]
+
+    def _read(self, path: Path) -> list[Sentence]:
+        frame = read_table(path, [self.text, self.label])
+        return [
+            Sentence(_plain(words), _plain(tags), f"{path}, row {row}")
+            for row, words, tags in zip(frame.index, frame[self.text], frame[self.label], strict=True)
+        ]
+
+
+def _named(tag: Any, names: Sequence[str] | None) -> Any:
+    """Return the name of a tag that is given by its number."""
+    return names[tag] if isinstance(tag, int) and names and 0 <= tag < len(names) else tag
+
+
+def _plain(values: Any) -> Any:
+    """Return a list of what parquet has as an array."""
+    return values.tolist() if isinstance(values, np.ndarray) else values
