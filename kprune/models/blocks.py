@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from kprune.models.families import Kind, Placement, Rows, Site
-from kprune.models.modeling_kprune import sizes
+from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
 
 
@@ -64,6 +64,16 @@ class Block:
     def units(self) -> int:
         """Return the number of units present."""
         return self.columns // self.width
+
+    @property
+    def core(self) -> nn.Module:
+        """Return the first module between what the block reads and its features: an attention's only one."""
+        return self.module.get_submodule(self.site.core[0])
+
+    @property
+    def heads(self) -> list[int] | None:
+        """Return which of the whole model's heads the units are, if an argument goes by them; None if all, in order."""
+        return heads_read(self.core) if self.site.per_head else None
 
     @property
     def hidden_size(self) -> int:

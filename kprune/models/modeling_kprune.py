@@ -6,13 +6,16 @@ The config of a pruned model has an entry `kprune`, whose paths are below the ba
 - `layers`: path of the list of layers;
 - `modules`: {path: [inputs, outputs]}, the size of every linear module of a block;
 - `emptied`: {path: arguments}, the modules that stand in for those of a block without units;
-- `attributes`: {path: value}, module attributes that hold a width.
+- `attributes`: {path: value}, module attributes that hold a width;
+- `heads`: {path: {argument: heads}}, attentions that are given an argument for all heads of the stock model, such as a
+  relative position bias [B, heads, T, T], and the heads that are theirs. Left out if there are none.
 
 `PrunedBertForSequenceClassification`, or any other `Pruned` before the name of a transformers class, is made when it is asked
 for: the stock class is built first, then its modules get these sizes. A model saved with `save_pretrained`, as the Trainer
 does, takes this file along. Every version of transformers from 4.50 on can use it.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -152,6 +155,37 @@ def sizes(module: Any) -> tuple[int, int]:
     return (first, second) if is_transposed(module) else (second, first)
 
 
+def read_heads(module: Any, argument: str, heads: list[int]) -> None:
+    """Let a module read some heads of an argument [B, heads, ...], in this order, whenever it is called.
+
+    Raises:
+        ValueError: its forward has no such argument.
+    """
+    names = list(inspect.signature(module.forward).parameters)
+    if argument not in names:
+        raise ValueError(f"{type(module).__name__} has no argument {argument}")
+    if heads_read(module) is None:
+        module.register_forward_pre_hook(select_heads, with_kwargs=True)
+    # On the module and not in the hook, so that a copy of the module has its own.
+    module.heads_read = {"argument": argument, "position": names.index(argument), "heads": heads}
+
+
+def heads_read(module: Any) -> list[int] | None:
+    """Return the heads that `read_heads` lets a module read; None if it was not called."""
+    read = getattr(module, "heads_read", None)
+    return None if read is None else list(read["heads"])
+
+
+def select_heads(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a module's arguments, one of them with the heads that the module reads."""
+    argument, position, heads = (module.heads_read[name] for name in ("argument", "position", "heads"))
+    if kwargs.get(argument) is not None:
+        kwargs = kwargs | {argument: kwargs[argument][:, heads]}
+    elif len(args) > position and args[position] is not None:
+        args = (*args[:position], args[position][:, heads], *args[position + 1 :])
+    return args, kwargs
+
+
 def entry_of(config: Any) -> dict[str, Any]:
     """Return a config's entry `kprune`.
 
@@ -168,6 +202,8 @@ def entry_of(config: Any) -> dict[str, Any]:
     for name in ("modules", "emptied", "attributes"):
         if not isinstance(entry.get(name), dict):
             raise ValueError(f"config.json has no table kprune.{name}")
+    if not isinstance(entry.get("heads", {}), dict):
+        raise ValueError("config.json has a kprune.heads that is no table")
     if not isinstance(entry.get("layers"), str):
         raise ValueError("config.json has no path kprune.layers")
     return entry
@@ -202,6 +238,12 @@ def reshape(base: nn.Module) -> None:
         if type(value) is not int or type(present) is not int or not 0 < value <= present:
             raise ValueError(f"config.json lists {value} for the attribute {path}, of {present} at most")
         setattr(module, name, value)
+    for path, read in entry.get("heads", {}).items():
+        module, most = module_at(base, path), config.num_attention_heads
+        for argument, heads in read.items() if isinstance(read, dict) else [("", None)]:
+            if not isinstance(heads, list) or not all(type(head) is int and 0 <= head < most for head in heads):
+                raise ValueError(f"config.json lists the heads {read} for {path}, which has {most}")
+            read_heads(module, argument, heads)
 
 
 def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
@@ -266,6 +308,13 @@ class Pruned(MixedIn):
         if wrong:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save the model as any other, its weights by the names of its modules, as the config has them."""
+        # By default, families such as NomicBERT are written by names of their first authors' code, and in fused matrices.
+        if "save_original_format" in inspect.signature(super().save_pretrained).parameters:
+            kwargs = {"save_original_format": False} | kwargs
+        return super().save_pretrained(*args, **kwargs)
 
     @property
     def _auto_class(self) -> str:

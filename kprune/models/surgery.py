@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.models.blocks import Block
-from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, set_sizes, sizes
+from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, read_heads, set_sizes, sizes
 from kprune.models.view import ModelView
 from kprune.types import Linear
 
@@ -52,6 +52,9 @@ def take_units(block: Block, units: Tensor) -> None:
         select_outputs(module, unit_rows(units, present, sizes(module)[1], rows.parts))
     select_inputs(output, unit_columns(units, block.width))
     set_attributes(block)
+    if block.site.per_head:
+        heads = block.heads or range(present)
+        read_heads(block.core, block.site.per_head, [heads[unit] for unit in units.tolist()])
 
 
 def select_outputs(module: Linear, rows: Tensor) -> None:

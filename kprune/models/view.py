@@ -121,7 +121,12 @@ class ModelView:
             call(self.model, batch)
         hidden = recorders[0].hidden
         assert hidden is not None, "the model's forward calls its first layer"
-        return hidden, Context([recorder.seen for recorder in recorders], *batch["input_ids"].shape)
+        by_layer = [recorder.seen for recorder in recorders]
+        for name in filter(None, (site.per_head for site in self.family.sites)):
+            # It is the same for all examples, and as large as all their attention scores.
+            one = by_layer[0][name][:1].clone()
+            by_layer = [settings | {name: one} for settings in by_layer]
+        return hidden, Context(by_layer, *batch["input_ids"].shape)
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""

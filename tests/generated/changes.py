@@ -232,7 +232,11 @@ CHANGES: dict[str, tuple[Option, ...]] = {
     "change": options(
         Option("", same),
         Option("", same),
-        Option("gradient checkpointing", lambda model: model.gradient_checkpointing_enable()),
+        Option(
+            "gradient checkpointing",
+            lambda model: model.gradient_checkpointing_enable(),
+            fits=lambda family, auto: family != "mpnet",  # which transformers has without it
+        ),
         Option("inputs with gradients", lambda model: model.enable_input_require_grads()),
         Option("compiled in place", lambda model: model.compile()),
         Option("gradients", give_gradients),

@@ -39,6 +39,7 @@ FAMILIES = {
     "roberta": BERT,
     "xlm-roberta": BERT,
     "camembert": BERT,
+    "mpnet": BERT | {"bos_token_id": 2, "eos_token_id": 3},
     "electra": BERT | {"embedding_size": 16},
     "distilbert": DISTILBERT,
 }
