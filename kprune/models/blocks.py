@@ -13,6 +13,21 @@ from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
 
 
+class Reached(Exception):
+    """Carry the features out of a core that goes on behind them: ALBERT's adds the residual stream and takes the norm."""
+
+    def __init__(self, features: Tensor):
+        super().__init__()
+        self.features = features
+
+
+class Exit(nn.Module):
+    """Stand in for an output projection: raise `Reached`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        raise Reached(features)
+
+
 class Block:
     """One attention or feed-forward network with its norm and residual connection.
 
@@ -103,8 +118,11 @@ class Block:
         for path in self.site.core:
             core = self.module.get_submodule(path)
             settings = accepted(type(core), context[self.layer]) if self.kind == "heads" else {}
-            with self._stepped_over(path):
-                hidden = core(hidden, **settings)
+            try:
+                with self._left_at_output(path):
+                    hidden = core(hidden, **settings)
+            except Reached as reached:
+                return reached.features
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden
 
@@ -150,13 +168,13 @@ class Block:
         return zip(self.site.inputs, self.inputs, strict=True)
 
     @contextmanager
-    def _stepped_over(self, core: str) -> Iterator[None]:
-        """Let a core that has the output projection inside it return the features, within."""
+    def _left_at_output(self, core: str) -> Iterator[None]:
+        """Let a core that has the output projection inside it raise `Reached` there, within."""
         if not self.site.output.startswith(f"{core}."):
             yield
             return
         output = self.output
-        self.module.set_submodule(self.site.output, nn.Identity())
+        self.module.set_submodule(self.site.output, Exit())
         try:
             yield
         finally:

@@ -55,7 +55,7 @@ class OutputBias(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features.new_zeros(()) if self.bias is None else self.bias
+        return features.new_zeros(()) if self.bias is None else self.bias.expand(*features.shape[:-1], -1)
 
     def arguments(self) -> dict[str, Any]:
         """Return what config.json says of this module."""
@@ -71,13 +71,25 @@ class Emptied(nn.Module):
         bias: of that output projection.
         pair: whether the module returns a second value, as an attention does.
         layer: index of an attention's layer, which the cache of a generating model goes by.
+        norm: name of a norm inside the module, which it takes of the sum with its input; None if it has none.
+        module: that norm.
     """
 
-    def __init__(self, output: str | None, bias: torch.Tensor | None, pair: bool, layer: int | None):
+    def __init__(
+        self,
+        output: str | None,
+        bias: torch.Tensor | None,
+        pair: bool,
+        layer: int | None,
+        norm: str | None = None,
+        module: nn.Module | None = None,
+    ):
         super().__init__()
-        self.output, self.pair, self.layer = output, pair, layer
+        self.output, self.pair, self.layer, self.norm = output, pair, layer, norm
         if output is not None:
             self.add_module(output, OutputBias(bias))
+        if norm is not None:
+            self.add_module(norm, module)
 
     def forward(
         self,
@@ -98,16 +110,18 @@ class Emptied(nn.Module):
             nothing = hidden.new_zeros(*hidden.shape[:1], 1, hidden.shape[1], 1)
             past_key_values.update(nothing, nothing, self.layer)
         result = hidden if self.output is None else self.get_submodule(self.output)(hidden)
+        result = result if self.norm is None else self.get_submodule(self.norm)(hidden + result)
         return (result, None) if self.pair else result
 
     def arguments(self) -> dict[str, Any]:
         """Return what config.json says of this module."""
         bias: Any = None if self.output is None else self.get_submodule(self.output)
         left = {} if bias is None else bias.arguments()
-        return {"output": self.output, "pair": self.pair, "layer": self.layer, **left}
+        inside = {} if self.norm is None else {"norm": self.norm}
+        return {"output": self.output, "pair": self.pair, "layer": self.layer, **left, **inside}
 
 
-def stand_in(arguments: dict[str, Any]) -> nn.Module:
+def stand_in(arguments: dict[str, Any], replaced: nn.Module) -> nn.Module:
     """Build the module that stands in for another one, its bias not yet loaded.
 
     Raises:
@@ -124,7 +138,11 @@ def stand_in(arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"an emptied module's layer is {layer}")
     if output is not None and not (isinstance(output, str) and output.isidentifier()):
         raise ValueError(f"an emptied module's output is {output}")
-    return Emptied(output, bias, arguments.get("pair") is True, layer)
+    norm = arguments.get("norm")
+    inside = None if norm is None else module_at(replaced, norm)
+    if inside is not None and not (isinstance(inside, nn.LayerNorm) and str(norm).isidentifier()):
+        raise ValueError(f"an emptied module's norm is {norm}")
+    return Emptied(output, bias, arguments.get("pair") is True, layer, norm, inside)
 
 
 def is_transposed(module: Any) -> bool:
@@ -262,7 +280,7 @@ def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
         if getattr(projection, "bias", None) is None or [size] != list(projection.bias.shape):
             raise ValueError(f"config.json lists a bias of size {size} for {path}, which has none of that size")
     owner, _, name = path.rpartition(".")
-    setattr(base.get_submodule(owner), name, stand_in(arguments))
+    setattr(base.get_submodule(owner), name, stand_in(arguments, module))
 
 
 def module_at(base: nn.Module, path: Any) -> Any:

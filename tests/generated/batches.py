@@ -36,7 +36,8 @@ def loadable(batches: list[dict]) -> bool:
     same = all(batch.keys() == batches[0].keys() for batch in batches)
     return (
         same
-        and all(isinstance(v, torch.Tensor) and v.layout is torch.strided and v.dim() == 2 for v in batches[0].values())
+        and all(isinstance(v, torch.Tensor) and v.layout is torch.strided for v in batches[0].values())
+        and all(v.dim() == 2 and not v.is_nested for v in batches[0].values())
         and "input_ids" in batches[0]
     )
 

@@ -235,7 +235,7 @@ CHANGES: dict[str, tuple[Option, ...]] = {
         Option(
             "gradient checkpointing",
             lambda model: model.gradient_checkpointing_enable(),
-            fits=lambda family, auto: family != "mpnet",  # which transformers has without it
+            fits=lambda family, auto: family not in ("albert", "mpnet"),  # which transformers has without it
         ),
         Option("inputs with gradients", lambda model: model.enable_input_require_grads()),
         Option("compiled in place", lambda model: model.compile()),

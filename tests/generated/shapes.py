@@ -13,6 +13,7 @@ FAMILIES = {
     "camembert": {},
     "electra": {"embedding_size": 16},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
     "mpnet": {},
     "deberta-v2": {
         "relative_attention": True,
@@ -58,6 +59,7 @@ VARIANTS = {
     "camembert": ({"pad_token_id": 5},),
     "electra": ({"embedding_size": 32}, {"summary_type": "mean"}),
     "distilbert": ({"sinusoidal_pos_embds": True}, {"activation": "relu"}, {"n_heads": 1}),
+    "albert": ({"chunk_size_feed_forward": 1}, {"hidden_act": "gelu"}),
     "mpnet": ({"relative_attention_num_buckets": 40}, {"num_attention_heads": 2}),
     "deberta-v2": (
         {"pos_att_type": ["c2p"]},

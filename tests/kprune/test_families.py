@@ -39,6 +39,7 @@ CONFIGS = {
     "camembert": {},
     "electra": {"embedding_size": 16},
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48},
+    "albert": {"embedding_size": 16, "num_hidden_groups": 3},
     "mpnet": {},
     "deberta-v2": {
         "relative_attention": True,
