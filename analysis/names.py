@@ -19,6 +19,7 @@ MODELS = {
     "bert_base": "BERT-base",
     "distilbert": "DistilBERT",
     "roberta_base": "RoBERTa-base",
+    "mpnet_base": "MPNet-base",
     "minilm": "MiniLM-L6",
     "smollm2": "SmolLM2-135M",
 }

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kprune.checkpoint import load
     from kprune.contract import Job, Method, Outcome
     from kprune.errors import UserError
+    from kprune.models.copies import unshared
     from kprune.plan import Plan
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "UserError",
     "load",
     "prune",
+    "unshared",
 ]
 
 _WHERE = {
@@ -35,6 +37,7 @@ _WHERE = {
     "FlopsBudget": "kprune.budgets",
     "ParametersBudget": "kprune.budgets",
     "UserError": "kprune.errors",
+    "unshared": "kprune.models.copies",
 }
 
 

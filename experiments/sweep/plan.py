@@ -23,7 +23,7 @@ TOKENS_PER_EXAMPLE = 50
 SECONDS_PER_TOKEN = 0.004
 """Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule if nothing is measured."""
 EVALUATION_TOKENS_PER_SECOND = 9000
-SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8}
+SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8, "mpnet_base": 8}
 """Encoder parameters against MiniLM-L6's."""
 EVALUATION_TOKENS = {
     "mrpc": 22e3,

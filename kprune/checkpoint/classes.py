@@ -10,7 +10,7 @@ from torch import nn
 from transformers.models.auto import modeling_auto
 
 from kprune.errors import UserError, one_line
-from kprune.models import ModelView, modeling_kprune, view_of
+from kprune.models import Block, ModelView, modeling_kprune, view_of
 from kprune.models.modeling_kprune import FORMAT, PREFIX, Emptied, OutputBias, Pruned, pruned_class, sizes
 from kprune.models.surgery import width_attributes
 from kprune.objectives import OBJECTIVES
@@ -113,6 +113,8 @@ def check_units(view: ModelView, plain: ModelView) -> None:
             outputs = sizes(block.module.get_submodule(rows.path))[1]
             if outputs != block.units * whole.rows_per_unit(rows):
                 wrong[rows.path] = outputs
+        if whole.site.per_head:
+            check_heads(block, whole, view.family.layers)
         if wrong:
             path, size = next(iter(wrong.items()))
             raise UserError(
@@ -120,6 +122,20 @@ def check_units(view: ModelView, plain: ModelView) -> None:
                 f"are not those of whole units of {block.width} columns (of grouped queries, a key head with all its query "
                 "heads), so that it would run and compute something else: cut it by whole units"
             )
+
+
+def check_heads(block: Block, whole: Block, layers: str) -> None:
+    """Check that a block reads as many heads of an argument as it has, each of the whole model's at most once.
+
+    Raises:
+        UserError: it does not.
+    """
+    heads = list(range(whole.units)) if block.heads is None else block.heads
+    if len(heads) != block.units or len(set(heads)) < len(heads) or not set(heads) <= set(range(whole.units)):
+        raise UserError(
+            f"{layers}.{block.layer}.{block.site.core[0]} has {block.units} heads and reads heads {heads} of {block.site.per_head}, so "
+            "that it would compute something else: remove heads with kprune alone"
+        )
 
 
 def check_settings(model: Model, config: Any) -> None:
@@ -216,11 +232,14 @@ def pruned_entries(view: ModelView, stock: type) -> dict[str, Any]:
     """Return what the config of a pruned model has beyond the stock one's, and its architecture."""
     modules: dict[str, list[int]] = {}
     attributes: dict[str, int] = {}
+    heads: dict[str, dict[str | None, list[int]]] = {}
     for block in view.blocks:
         prefix = f"{view.family.layers}.{block.layer}"
         if block.units:
             for path in (*(rows.path for rows in block.site.inputs), block.site.output):
                 modules[f"{prefix}.{path}"] = list(sizes(block.module.get_submodule(path)))
+        if block.heads is not None:
+            heads[f"{prefix}.{block.site.core[0]}"] = {block.site.per_head: block.heads}
         attributes |= {f"{prefix}.{path}": value for path, value in width_attributes(block).items()}
     return {
         "kprune": {
@@ -229,6 +248,7 @@ def pruned_entries(view: ModelView, stock: type) -> dict[str, Any]:
             "modules": modules,
             "emptied": emptied_modules(view),
             "attributes": attributes,
+            **({"heads": heads} if heads else {}),
         },
         "architectures": [f"{PREFIX}{stock.__name__}"],
         "auto_map": auto_map(view.model.config, stock),

@@ -1,7 +1,7 @@
 """The stock architecture with zeros in place of removed units: it loads everywhere, and costs what the dense model costs."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -33,7 +33,8 @@ def densified(model: Model, plan: Plan | None = None) -> Model:
         {name: tensor for name, tensor in state.items() if full[name].shape == tensor.shape}, strict=False
     )
     narrow, wide = view_of(model).blocks, view_of(dense).blocks
-    places = places_of(narrow, plan)
+    # If an argument goes by heads, a head has one place.
+    places = places_of(narrow, plan) | {block.name: block.heads for block in narrow if block.heads is not None}
     for block, original in zip(narrow, wide, strict=True):
         widen(block, original, places[block.name])
     if model.can_generate():
@@ -41,7 +42,7 @@ def densified(model: Model, plan: Plan | None = None) -> Model:
     return dense.train(model.training)
 
 
-def places_of(blocks: Sequence[Block], plan: Plan | None) -> Mapping[str, Sequence[int]]:
+def places_of(blocks: Sequence[Block], plan: Plan | None) -> dict[str, Sequence[int]]:
     """Return the place of every unit in the stock model, by the pruned model's block."""
     if plan is None or plan.kept is None:
         return {block.name: range(block.units) for block in blocks}

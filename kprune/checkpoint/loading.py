@@ -230,8 +230,9 @@ def _compare_entries(config: Any, model: Model, stock: Any) -> None:
         ValueError: it lists something else.
     """
     written, read = pruned_entries(view_of(model), stock)["kprune"], config.kprune
-    for table in ("modules", "emptied"):
-        wrong = {path for path in written[table] | read[table] if written[table].get(path) != read[table].get(path)}
+    for table in ("modules", "emptied", "heads"):
+        ours, theirs = written.get(table, {}), read.get(table, {})
+        wrong = {path for path in ours | theirs if ours.get(path) != theirs.get(path)}
         if wrong:
             raise ValueError(f"config.json lists {min(wrong)} among kprune.{table}, and its family has no such module")
     if read["layers"] != written["layers"] or not read["attributes"].items() <= written["attributes"].items():

@@ -52,7 +52,8 @@ def uniform_config(view: ModelView, stock: Any) -> Any:
     full = view_of(stock_on_meta(stock, config))
     for site in view.family.sites:
         units, present = (blocks_of(which, site)[0].units for which in (view, full))
-        if units == present:
+        moved = any(block.heads not in (None, list(range(present))) for block in blocks_of(view, site))
+        if units == present and not moved:
             continue
         try:
             if not units:

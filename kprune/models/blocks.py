@@ -9,8 +9,23 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from kprune.models.families import Kind, Placement, Rows, Site
-from kprune.models.modeling_kprune import sizes
+from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
+
+
+class Reached(Exception):
+    """Carry the features out of a core that goes on behind them: ALBERT's adds the residual stream and takes the norm."""
+
+    def __init__(self, features: Tensor):
+        super().__init__()
+        self.features = features
+
+
+class Exit(nn.Module):
+    """Stand in for an output projection: raise `Reached`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        raise Reached(features)
 
 
 class Block:
@@ -66,6 +81,16 @@ class Block:
         return self.columns // self.width
 
     @property
+    def core(self) -> nn.Module:
+        """Return the first module between what the block reads and its features: an attention's only one."""
+        return self.module.get_submodule(self.site.core[0])
+
+    @property
+    def heads(self) -> list[int] | None:
+        """Return which of the whole model's heads the units are, if an argument goes by them; None if all, in order."""
+        return heads_read(self.core) if self.site.per_head else None
+
+    @property
     def hidden_size(self) -> int:
         """Return d, the width of the residual stream."""
         return sizes(self.output)[1] if self.columns else self._hidden_size
@@ -93,8 +118,11 @@ class Block:
         for path in self.site.core:
             core = self.module.get_submodule(path)
             settings = accepted(type(core), context[self.layer]) if self.kind == "heads" else {}
-            with self._stepped_over(path):
-                hidden = core(hidden, **settings)
+            try:
+                with self._left_at_output(path):
+                    hidden = core(hidden, **settings)
+            except Reached as reached:
+                return reached.features
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden
 
@@ -140,13 +168,13 @@ class Block:
         return zip(self.site.inputs, self.inputs, strict=True)
 
     @contextmanager
-    def _stepped_over(self, core: str) -> Iterator[None]:
-        """Let a core that has the output projection inside it return the features, within."""
+    def _left_at_output(self, core: str) -> Iterator[None]:
+        """Let a core that has the output projection inside it raise `Reached` there, within."""
         if not self.site.output.startswith(f"{core}."):
             yield
             return
         output = self.output
-        self.module.set_submodule(self.site.output, nn.Identity())
+        self.module.set_submodule(self.site.output, Exit())
         try:
             yield
         finally:

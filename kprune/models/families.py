@@ -40,11 +40,13 @@ class Site:
         output: path of the output projection (W_out in the paper), whose columns belong to the units.
         norm: path of the norm.
         core: paths of the modules that turn what the inputs read into the units' features, in the order of their calls. If
-            the output projection lies inside one of them, it is stepped over.
+            the output projection lies inside one of them, what follows it there is left out.
         width: gives the columns of the output projection that one unit owns, from the model's config.
         attributes: paths of module attributes that hold a width, and whether it counts units or columns.
         settings: of the config, that count the units of every layer, or a multiple of them; none if fewer units of the same
             width can't be told there, as of a BERT's heads, whose width is a share of the hidden size.
+        per_head: name of an argument of the core that has every head of the whole model in its second dimension and is the
+            same for all layers and examples, as a relative position bias [B, heads, T, T]; None if there is none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Site:
     width: Callable[[Any], int]
     attributes: Mapping[str, Amount] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    per_head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ class Family:
         sites: the sublayers of a layer, bottom to top.
         norm_first: whether a sublayer's norm comes before it; or the name of the config's flag that says so.
         reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
-        returns_pair: whether a layer returns a second value beside its output.
+        returns_pair: whether a layer returns a tuple that begins with its output, not the output alone.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
         types_are_words: whether token types are looked up among the words, so that leaving them out is not giving zeros.
         strangers: paths, below the base model, of modules that some configs add and the sites do not tell of: a model with
             one is refused.
+        groups: name of the config's setting that counts the layers with weights of their own, if others may share them.
+        fixed: settings of a config of which transformers computes one value, whatever the config says: a model with another
+            one is not what was trained, and is refused.
     """
 
     layers: str
@@ -82,6 +88,8 @@ class Family:
     positions_after_padding: bool = False
     types_are_words: bool = False
     strangers: tuple[str, ...] = ()
+    groups: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def placement(self, config: Any) -> Placement:
         """Return where the norms of a model with this config are."""
@@ -136,8 +144,9 @@ BERT = Family(
         ),
         ffn(("intermediate.dense",), output="output.dense", norm="output.LayerNorm", core=("intermediate",)),
     ),
+    fixed={"position_embedding_type": "absolute"},
 )
-ROBERTA = Family(BERT.layers, BERT.sites, positions_after_padding=True)
+ROBERTA = Family(BERT.layers, BERT.sites, positions_after_padding=True, fixed=BERT.fixed)
 DISTILBERT = Family(
     layers="transformer.layer",
     sites=(
@@ -150,6 +159,46 @@ DISTILBERT = Family(
         ),
         ffn(("ffn.lin1",), output="ffn.lin2", norm="output_layer_norm", core=("ffn",), setting="hidden_dim"),
     ),
+)
+ALBERT = Family(
+    layers="encoder.albert_layer_groups",
+    sites=(
+        attention(
+            ("albert_layers.0.attention.query", "albert_layers.0.attention.key", "albert_layers.0.attention.value"),
+            output="albert_layers.0.attention.dense",
+            norm="albert_layers.0.attention.LayerNorm",
+            core="albert_layers.0.attention",
+            attributes={
+                "albert_layers.0.attention.num_attention_heads": "units",
+                "albert_layers.0.attention.all_head_size": "columns",
+            },
+        ),
+        ffn(
+            ("albert_layers.0.ffn",),
+            output="albert_layers.0.ffn_output",
+            norm="albert_layers.0.full_layer_layer_norm",
+            core=("albert_layers.0.ffn", "albert_layers.0.activation"),
+        ),
+    ),
+    strangers=("encoder.albert_layer_groups.0.albert_layers.1",),
+    groups="num_hidden_groups",
+    fixed=BERT.fixed,
+)
+MPNET = Family(
+    layers="encoder.layer",
+    sites=(
+        attention(
+            ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+            output="attention.attn.o",
+            norm="attention.LayerNorm",
+            core="attention.attn",
+            attributes={"attention.attn.num_attention_heads": "units", "attention.attn.all_head_size": "columns"},
+            per_head="position_bias",
+        ),
+        BERT.sites[1],
+    ),
+    returns_pair=True,
+    positions_after_padding=True,
 )
 DEBERTA_V2 = Family(
     layers="encoder.layer",
@@ -188,6 +237,19 @@ MODERNBERT = Family(
         ffn(("mlp.Wi",), output="mlp.Wo", norm="mlp_norm", core=("mlp",), parts=2),
     ),
     norm_first=True,
+)
+NOMIC_BERT = Family(
+    layers="layers",
+    sites=(
+        attention(
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            output="self_attn.o_proj",
+            norm="post_attention_layernorm",
+            core="self_attn",
+            settings=("num_attention_heads",),
+        ),
+        ffn(("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj", norm="post_mlp_layernorm", core=("mlp",)),
+    ),
 )
 OPT = Family(
     layers="decoder.layers",
@@ -252,8 +314,11 @@ FAMILIES: dict[str, Family] = {
     "camembert": ROBERTA,
     "electra": BERT,
     "distilbert": DISTILBERT,
+    "albert": ALBERT,
+    "mpnet": MPNET,
     "deberta-v2": DEBERTA_V2,
     "modernbert": MODERNBERT,
+    "nomic_bert": NOMIC_BERT,
     "opt": OPT,
     "gpt2": GPT2,
     "llama": LLAMA,

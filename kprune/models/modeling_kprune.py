@@ -6,13 +6,16 @@ The config of a pruned model has an entry `kprune`, whose paths are below the ba
 - `layers`: path of the list of layers;
 - `modules`: {path: [inputs, outputs]}, the size of every linear module of a block;
 - `emptied`: {path: arguments}, the modules that stand in for those of a block without units;
-- `attributes`: {path: value}, module attributes that hold a width.
+- `attributes`: {path: value}, module attributes that hold a width;
+- `heads`: {path: {argument: heads}}, attentions that are given an argument for all heads of the stock model, such as a
+  relative position bias [B, heads, T, T], and the heads that are theirs. Left out if there are none.
 
 `PrunedBertForSequenceClassification`, or any other `Pruned` before the name of a transformers class, is made when it is asked
 for: the stock class is built first, then its modules get these sizes. A model saved with `save_pretrained`, as the Trainer
 does, takes this file along. Every version of transformers from 4.50 on can use it.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -52,7 +55,7 @@ class OutputBias(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features.new_zeros(()) if self.bias is None else self.bias
+        return features.new_zeros(()) if self.bias is None else self.bias.expand(*features.shape[:-1], -1)
 
     def arguments(self) -> dict[str, Any]:
         """Return what config.json says of this module."""
@@ -68,13 +71,25 @@ class Emptied(nn.Module):
         bias: of that output projection.
         pair: whether the module returns a second value, as an attention does.
         layer: index of an attention's layer, which the cache of a generating model goes by.
+        norm: name of a norm inside the module, which it takes of the sum with its input; None if it has none.
+        module: that norm.
     """
 
-    def __init__(self, output: str | None, bias: torch.Tensor | None, pair: bool, layer: int | None):
+    def __init__(
+        self,
+        output: str | None,
+        bias: torch.Tensor | None,
+        pair: bool,
+        layer: int | None,
+        norm: str | None = None,
+        module: nn.Module | None = None,
+    ):
         super().__init__()
-        self.output, self.pair, self.layer = output, pair, layer
+        self.output, self.pair, self.layer, self.norm = output, pair, layer, norm
         if output is not None:
             self.add_module(output, OutputBias(bias))
+        if norm is not None:
+            self.add_module(norm, module)
 
     def forward(
         self,
@@ -95,16 +110,18 @@ class Emptied(nn.Module):
             nothing = hidden.new_zeros(*hidden.shape[:1], 1, hidden.shape[1], 1)
             past_key_values.update(nothing, nothing, self.layer)
         result = hidden if self.output is None else self.get_submodule(self.output)(hidden)
+        result = result if self.norm is None else self.get_submodule(self.norm)(hidden + result)
         return (result, None) if self.pair else result
 
     def arguments(self) -> dict[str, Any]:
         """Return what config.json says of this module."""
         bias: Any = None if self.output is None else self.get_submodule(self.output)
         left = {} if bias is None else bias.arguments()
-        return {"output": self.output, "pair": self.pair, "layer": self.layer, **left}
+        inside = {} if self.norm is None else {"norm": self.norm}
+        return {"output": self.output, "pair": self.pair, "layer": self.layer, **left, **inside}
 
 
-def stand_in(arguments: dict[str, Any]) -> nn.Module:
+def stand_in(arguments: dict[str, Any], replaced: nn.Module) -> nn.Module:
     """Build the module that stands in for another one, its bias not yet loaded.
 
     Raises:
@@ -121,7 +138,11 @@ def stand_in(arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"an emptied module's layer is {layer}")
     if output is not None and not (isinstance(output, str) and output.isidentifier()):
         raise ValueError(f"an emptied module's output is {output}")
-    return Emptied(output, bias, arguments.get("pair") is True, layer)
+    norm = arguments.get("norm")
+    inside = None if norm is None else module_at(replaced, norm)
+    if inside is not None and not (isinstance(inside, nn.LayerNorm) and str(norm).isidentifier()):
+        raise ValueError(f"an emptied module's norm is {norm}")
+    return Emptied(output, bias, arguments.get("pair") is True, layer, norm, inside)
 
 
 def is_transposed(module: Any) -> bool:
@@ -152,6 +173,37 @@ def sizes(module: Any) -> tuple[int, int]:
     return (first, second) if is_transposed(module) else (second, first)
 
 
+def read_heads(module: Any, argument: str, heads: list[int]) -> None:
+    """Let a module read some heads of an argument [B, heads, ...], in this order, whenever it is called.
+
+    Raises:
+        ValueError: its forward has no such argument.
+    """
+    names = list(inspect.signature(module.forward).parameters)
+    if argument not in names:
+        raise ValueError(f"{type(module).__name__} has no argument {argument}")
+    if heads_read(module) is None:
+        module.register_forward_pre_hook(select_heads, with_kwargs=True)
+    # On the module and not in the hook, so that a copy of the module has its own.
+    module.heads_read = {"argument": argument, "position": names.index(argument), "heads": heads}
+
+
+def heads_read(module: Any) -> list[int] | None:
+    """Return the heads that `read_heads` lets a module read; None if it was not called."""
+    read = getattr(module, "heads_read", None)
+    return None if read is None else list(read["heads"])
+
+
+def select_heads(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a module's arguments, one of them with the heads that the module reads."""
+    argument, position, heads = (module.heads_read[name] for name in ("argument", "position", "heads"))
+    if kwargs.get(argument) is not None:
+        kwargs = kwargs | {argument: kwargs[argument][:, heads]}
+    elif len(args) > position and args[position] is not None:
+        args = (*args[:position], args[position][:, heads], *args[position + 1 :])
+    return args, kwargs
+
+
 def entry_of(config: Any) -> dict[str, Any]:
     """Return a config's entry `kprune`.
 
@@ -168,6 +220,8 @@ def entry_of(config: Any) -> dict[str, Any]:
     for name in ("modules", "emptied", "attributes"):
         if not isinstance(entry.get(name), dict):
             raise ValueError(f"config.json has no table kprune.{name}")
+    if not isinstance(entry.get("heads", {}), dict):
+        raise ValueError("config.json has a kprune.heads that is no table")
     if not isinstance(entry.get("layers"), str):
         raise ValueError("config.json has no path kprune.layers")
     return entry
@@ -202,6 +256,12 @@ def reshape(base: nn.Module) -> None:
         if type(value) is not int or type(present) is not int or not 0 < value <= present:
             raise ValueError(f"config.json lists {value} for the attribute {path}, of {present} at most")
         setattr(module, name, value)
+    for path, read in entry.get("heads", {}).items():
+        module, most = module_at(base, path), config.num_attention_heads
+        for argument, heads in read.items() if isinstance(read, dict) else [("", None)]:
+            if not isinstance(heads, list) or not all(type(head) is int and 0 <= head < most for head in heads):
+                raise ValueError(f"config.json lists the heads {read} for {path}, which has {most}")
+            read_heads(module, argument, heads)
 
 
 def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
@@ -220,7 +280,7 @@ def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
         if getattr(projection, "bias", None) is None or [size] != list(projection.bias.shape):
             raise ValueError(f"config.json lists a bias of size {size} for {path}, which has none of that size")
     owner, _, name = path.rpartition(".")
-    setattr(base.get_submodule(owner), name, stand_in(arguments))
+    setattr(base.get_submodule(owner), name, stand_in(arguments, module))
 
 
 def module_at(base: nn.Module, path: Any) -> Any:
@@ -266,6 +326,13 @@ class Pruned(MixedIn):
         if wrong:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save the model as any other, its weights by the names of its modules, as the config has them."""
+        # By default, families such as NomicBERT are written by names of their first authors' code, and in fused matrices.
+        if "save_original_format" in inspect.signature(super().save_pretrained).parameters:
+            kwargs = {"save_original_format": False} | kwargs
+        return super().save_pretrained(*args, **kwargs)
 
     @property
     def _auto_class(self) -> str:

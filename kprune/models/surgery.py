@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.models.blocks import Block
-from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, set_sizes, sizes
+from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, read_heads, set_sizes, sizes
 from kprune.models.view import ModelView
 from kprune.types import Linear
 
@@ -52,6 +52,9 @@ def take_units(block: Block, units: Tensor) -> None:
         select_outputs(module, unit_rows(units, present, sizes(module)[1], rows.parts))
     select_inputs(output, unit_columns(units, block.width))
     set_attributes(block)
+    if block.site.per_head:
+        heads = block.heads or range(present)
+        read_heads(block.core, block.site.per_head, [heads[unit] for unit in units.tolist()])
 
 
 def select_outputs(module: Linear, rows: Tensor) -> None:
@@ -96,7 +99,9 @@ def empty(block: Block) -> None:
     for path in site.core:
         output = site.output.removeprefix(f"{path}.") if path == inside else None
         layer = getattr(module.get_submodule(path), "layer_idx", None)
-        module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer))
+        norm = site.norm.removeprefix(f"{path}.") if site.norm.startswith(f"{path}.") else None
+        kept = None if norm is None else block.norm
+        module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer, norm, kept))
     if inside is None:
         module.set_submodule(site.output, OutputBias(bias))
     left = block.bias()

@@ -121,7 +121,12 @@ class ModelView:
             call(self.model, batch)
         hidden = recorders[0].hidden
         assert hidden is not None, "the model's forward calls its first layer"
-        return hidden, Context([recorder.seen for recorder in recorders], *batch["input_ids"].shape)
+        by_layer = [recorder.seen for recorder in recorders]
+        for name in filter(None, (site.per_head for site in self.family.sites)):
+            # It is the same for all examples, and as large as all their attention scores.
+            one = by_layer[0][name][:1].clone()
+            by_layer = [settings | {name: one} for settings in by_layer]
+        return hidden, Context(by_layer, *batch["input_ids"].shape)
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
@@ -163,8 +168,8 @@ def view_of(model: Model) -> ModelView:
     """Return the view of a transformers model.
 
     Raises:
-        UserError: the family is not supported, the model has a module that its family's sites do not tell of, or layers
-            share weights.
+        UserError: the family is not supported, the model has a module that its family's sites do not tell of, its config says
+            what transformers does not compute, or layers share weights.
     """
     view = ModelView(model, family_of(model))
     present = {name for name, _ in model.base_model.named_modules()}
@@ -173,10 +178,18 @@ def view_of(model: Model) -> ModelView:
             raise UserError(
                 f"the model has a module {path}, which pruning does not know: use another {model.config.model_type} model"
             )
+    for name, value in view.family.fixed.items():
+        if getattr(model.config, name, value) != value:
+            raise UserError(
+                f"the model's config says {name}={getattr(model.config, name)}, and transformers computes {value} whatever it says, "
+                f"so it is not the model that was trained: give a model with {name}={value}"
+            )
     weights = [p for _, p in view.layers.named_parameters(remove_duplicate=False)]
-    if len({id(weight) for weight in weights}) < len(weights):
+    groups = getattr(model.config, view.family.groups) if view.family.groups else model.config.num_hidden_layers
+    if len({id(weight) for weight in weights}) < len(weights) or groups < model.config.num_hidden_layers:
         raise UserError(
-            "layers of the model share weights, and each is pruned on its own: give every layer its own copy"
+            "layers of the model share weights, and each is pruned on its own: give every layer its own copy, as "
+            "kprune.unshared(model) does"
         )
     return view
 

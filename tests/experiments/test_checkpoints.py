@@ -4,8 +4,10 @@ import pytest
 import torch
 from checkpoints import StubTask, edit_config, refused, save
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
+from tiny import SHAPE, tiny_model
+from transformers import AlbertConfig, AlbertForSequenceClassification
 
+import kprune
 from experiments.inputs.checkpoints import (
     find_checkpoint,
     find_pretrained,
@@ -66,6 +68,16 @@ def test_other_tasks_checkpoints_are_refused(folder, tmp_path):
 def test_a_missing_head_is_refused_whatever_the_config_says(folder):
     edit_weights(folder, lambda state: state.pop("classifier.weight"))
     refused(folder, StubTask(), "classifier.weight")
+
+
+def test_layers_that_share_weights_are_refused_before_anything_is_trained(tmp_path):
+    config = AlbertConfig(**SHAPE, embedding_size=16, num_labels=3)
+    folder = save(AlbertForSequenceClassification(config), tmp_path / "checkpoint")
+    refused(folder, StubTask(), str(folder), "kprune.unshared")
+    with pytest.raises(UserError, match="kprune.unshared"):
+        load_pretrained(folder, StubTask())
+    own = save(kprune.unshared(AlbertForSequenceClassification(config)), tmp_path / "own")
+    assert len(load_model(own, StubTask()).base_model.encoder.albert_layer_groups) == 3
 
 
 def test_unsupported_families_are_refused(folder):

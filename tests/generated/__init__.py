@@ -21,7 +21,7 @@ import kprune
 from generated.batches import BATCHES
 from generated.changes import CHANGES, SETTINGS
 from generated.option import Option, options
-from generated.shapes import FAMILIES, HEADS, REFUSED_HEADS, TOKENS, VARIANTS
+from generated.shapes import EAGER_ALONE, FAMILIES, HEADS, REFUSED_HEADS, TOKENS, VARIANTS
 
 
 def save_dense(outcome: Any, folder: Path) -> Any:
@@ -145,7 +145,7 @@ class Case:
         torch.manual_seed(self.seed)
         config = AutoConfig.for_model(self.family, **settings)
         self.options["setting"].apply(config)
-        attention = "eager" if self.family == "deberta-v2" else self.options["attention"].name
+        attention = "eager" if self.family in EAGER_ALONE else self.options["attention"].name
         model = getattr(transformers, self.auto_class).from_config(config, attn_implementation=attention)
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms and biases at their initial values hide what they do

@@ -232,7 +232,11 @@ CHANGES: dict[str, tuple[Option, ...]] = {
     "change": options(
         Option("", same),
         Option("", same),
-        Option("gradient checkpointing", lambda model: model.gradient_checkpointing_enable()),
+        Option(
+            "gradient checkpointing",
+            lambda model: model.gradient_checkpointing_enable(),
+            fits=lambda family, auto: family not in ("albert", "mpnet"),  # which transformers has without it
+        ),
         Option("inputs with gradients", lambda model: model.enable_input_require_grads()),
         Option("compiled in place", lambda model: model.compile()),
         Option("gradients", give_gradients),
@@ -302,7 +306,12 @@ SETTINGS: dict[str, tuple[Option, ...]] = {
         ),
         Option("chunks", set_config(chunk_size_feed_forward=1)),
         Option("four types", set_config(type_vocab_size=4)),
-        Option("no padding token", set_config(pad_token_id=None), may="pad_token_id"),
+        Option(
+            "no padding token",
+            set_config(pad_token_id=None),
+            may="pad_token_id",
+            fits=lambda family, auto: family != "nomic_bert",  # whose config class does not take it
+        ),
         Option("padding is the first", set_config(pad_token_id=0)),
         Option("padding outside", set_config(pad_token_id=-1), may="pad_token_id"),
     ),

@@ -13,6 +13,8 @@ FAMILIES = {
     "camembert": {},
     "electra": {"embedding_size": 16},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
+    "mpnet": {},
     "deberta-v2": {
         "relative_attention": True,
         "pos_att_type": ["p2c", "c2p"],
@@ -20,6 +22,7 @@ FAMILIES = {
         "share_att_key": True,
     },
     "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
+    "nomic_bert": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
     "gpt2": {"n_inner": 48},
     "llama": GROUPED,
@@ -56,6 +59,8 @@ VARIANTS = {
     "camembert": ({"pad_token_id": 5},),
     "electra": ({"embedding_size": 32}, {"summary_type": "mean"}),
     "distilbert": ({"sinusoidal_pos_embds": True}, {"activation": "relu"}, {"n_heads": 1}),
+    "albert": ({"chunk_size_feed_forward": 1}, {"hidden_act": "gelu"}),
+    "mpnet": ({"relative_attention_num_buckets": 40}, {"num_attention_heads": 2}),
     "deberta-v2": (
         {"pos_att_type": ["c2p"]},
         {"norm_rel_ebd": "layer_norm", "position_biased_input": False},
@@ -68,6 +73,7 @@ VARIANTS = {
         {"local_attention": 128},
         {"layer_types": ["sliding_attention", "sliding_attention"]},
     ),
+    "nomic_bert": ({"head_dim": 4}, {"hidden_act": "gelu"}),
     "opt": (
         {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
         {"enable_bias": False},
@@ -88,6 +94,9 @@ VARIANTS = {
     "smollm3": ({"no_rope_layers": [0, 1]}, {"attention_bias": True}),
     "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
+
+
+EAGER_ALONE = ("mpnet", "deberta-v2")
 
 
 DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma")

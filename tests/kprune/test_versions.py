@@ -39,6 +39,8 @@ FAMILIES = {
     "roberta": BERT,
     "xlm-roberta": BERT,
     "camembert": BERT,
+    "albert": BERT | {"embedding_size": 16, "num_hidden_groups": 3},
+    "mpnet": BERT | {"bos_token_id": 2, "eos_token_id": 3},
     "electra": BERT | {"embedding_size": 16},
     "distilbert": DISTILBERT,
 }

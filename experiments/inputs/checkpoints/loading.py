@@ -18,6 +18,7 @@ from experiments.tasks.labels import shown
 from kprune import checkpoint as pruned
 from kprune.checkpoint.loading import ATTENTION
 from kprune.errors import UserError, one_line
+from kprune.models import view_of
 from kprune.models.families import FAMILIES
 from kprune.quiet import quiet_transformers
 
@@ -181,10 +182,10 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> None:
-    """Check a config's sizes against the weights' headers, before anything is allocated by them.
+    """Check that a config's model can be pruned, and its sizes against the weights' headers, before anything is allocated by them.
 
     Raises:
-        UserError: a size is none that the weights have.
+        UserError: it can't, or a size is none that the weights have.
     """
     shapes = [shape for file in weight_files(folder) for shape in shapes_in(file)]
     longest = max((size for shape in shapes for size in shape), default=0)
@@ -201,6 +202,10 @@ def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> No
             model = getattr(transformers, task.objective.auto_class).from_config(settings, trust_remote_code=False)
     except Exception as error:  # whatever transformers makes of a config
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
+    try:
+        view_of(model)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
     needed, there = sum(weight.numel() for weight in model.parameters()), sum(map(math.prod, shapes))
     if needed > 2 * there:  # a head, and weights that are tied
         raise UserError(
