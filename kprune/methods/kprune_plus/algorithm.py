@@ -220,8 +220,8 @@ class KPrunePlus(Method):
         """Return the kinds of units that may go.
 
         If `kinds` is "auto", these are both; but neurons alone if a unit of an attention is a whole group of query heads, and
-        the budget leaves enough of the neurons. The curve of so large a unit
-        promises too much (docs/notes/kprune_plus_experiments.md, "A decoder").
+        the budget then leaves at least `LEAST_NEURONS` of the neurons' cost. The curve of so large a unit promises too much
+        (docs/notes/kprune_plus_experiments.md, "A decoder").
         """
         if self.kinds != "auto":
             return self.kinds
