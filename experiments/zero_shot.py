@@ -55,8 +55,7 @@ def zero_shot(
     Raises:
         UserError: the harness is not installed, does not know a task, or can't get its data.
     """
-    if find_spec("lm_eval") is None:
-        raise UserError("lm-evaluation-harness is not installed: pip install -e '.[lm-eval]'")
+    require_harness()
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -76,6 +75,16 @@ def zero_shot(
     return {name: _scores(name, values, found) for name, values in found["results"].items()}
 
 
+def require_harness() -> None:
+    """Check that lm-evaluation-harness is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec("lm_eval") is None:
+        raise UserError("lm-evaluation-harness is not installed: pip install -e '.[lm-eval]'")
+
+
 def _scores(name: str, values: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     scores: dict[str, Any] = {"version": found["versions"].get(name)}
     for key, value in values.items():
@@ -83,6 +92,20 @@ def _scores(name: str, values: dict[str, Any], found: dict[str, Any]) -> dict[st
         if metric in (*METRICS, *(f"{metric}_stderr" for metric in METRICS)) and isinstance(value, float):
             scores[metric] = 100 * value
     return scores | {"examples": found["n-samples"].get(name, {}).get("effective")}
+
+
+def check_amounts(arguments: argparse.Namespace) -> None:
+    """Check the numbers of a command line, and its folder of tasks.
+
+    Raises:
+        UserError: one is below 1, or there is no such folder.
+    """
+    for name in ("limit", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} is no number of examples: give 1 or more")
+    if arguments.tasks_folder and not arguments.tasks_folder.is_dir():
+        raise UserError(f"--tasks-folder {arguments.tasks_folder} is no folder: give the one of your task files")
 
 
 def main() -> int:
@@ -100,6 +123,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file; default: zero_shot.json in the model's folder")
     arguments = parser.parse_args()
     try:
+        check_amounts(arguments)
+        require_harness()
         folder = Path(find_model(arguments.model))
         device = pick_device(arguments.device)
         model, tokenizer = load_model(folder, ZeroShot()).to(device), load_tokenizer(folder)

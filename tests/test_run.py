@@ -54,6 +54,8 @@ def test_a_finished_cell_is_skipped_and_another_configuration_refused(world, cel
     done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6")
     assert "finished before, without a saved model" in done.stdout
     (cell / "elsewhere").rename(cell / "model")
+    done = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "format=dense")
+    assert "finished before, its model saved as format=pruned" in done.stdout
     other = run(world, f"outputs={cell.parents[4]}", "flops_reduction=0.6", "task.max_length=5")
     bad(other, "another configuration", "task.max_length was 32, is 5")
     assert (cell / "result.json").stat().st_mtime_ns == before
@@ -115,7 +117,9 @@ def test_layers_that_are_alike(world, tmp_path):
     # The same cell, saved in another way: it is there already.
     again = run(world, f"outputs={tmp_path}", "flops_reduction=0.2", "uniform=true")
     assert "finished before" in again.stdout
-    bad(run(world, f"outputs={tmp_path}", "format=gguf"), "format='gguf' is for language models")
+    other = run(world, f"outputs={tmp_path}", "format=gguf")
+    bad(other, "format='gguf' is for language models")
+    assert "dense accuracy" not in other.stdout, "it is told before the dense model is scored"
 
 
 def test_a_damaged_record_is_run_again(world, tmp_path):

@@ -53,6 +53,11 @@ class FineTuned(Method):
         """Return the pruner's."""
         return self.pruner.budgets
 
+    @property
+    def uniform(self) -> bool:
+        """Tell whether the pruner keeps layers alike, which training does not change."""
+        return self.pruner.uniform
+
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """Return the pruner's."""
         return self.pruner.reach(model, sequence_length)

@@ -9,7 +9,7 @@ from experiments.cell.identity import folder_of, identity_of
 from experiments.cell.measuring import latency_of, measure_sizes
 from experiments.cell.memory import PeakMemory
 from experiments.cell.pruning import prune_within
-from experiments.cell.saved import save_model
+from experiments.cell.saved import missing_of, save_model
 from experiments.cell.tracking import track
 from experiments.config.cell import CellConfig
 from experiments.inputs.drawing import DrawnTexts
@@ -19,7 +19,6 @@ from experiments.scoring.evaluation import predictions_of
 from experiments.store import results
 from experiments.store.provenance import commit, versions
 from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Record
-from kprune.checkpoint import check_kind
 from kprune.data import CalibrationSet
 
 
@@ -37,14 +36,12 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
     with results.locked(folder):
         record = results.finished(folder, identity)
         if record is not None and not config.force:
-            model = "" if not config.save_model or (folder / "model").is_dir() else ", without a saved model"
-            print(f"{folder}: finished before{model}, score {record.score:.2f}; force=true runs it again")
+            missing = missing_of(folder / "model", config.format, config.onnx) if config.save_model else ""
+            print(f"{folder}: finished before{missing}, score {record.score:.2f}; force=true runs it again")
             return record
 
         subject = subject_for(config)
         task, tokenizer = subject.task, subject.tokenizer
-        if config.save_model:
-            check_kind(subject.model, config.format, tokenizer)
 
         start, peak = time.perf_counter(), PeakMemory(subject.device)
         torch.manual_seed(config.seed)

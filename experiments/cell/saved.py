@@ -18,6 +18,7 @@ from experiments.store import results
 from experiments.store.record import Record
 from experiments.tasks import Task
 from kprune.checkpoint import save
+from kprune.checkpoint.onnx import NAME as ONNX
 from kprune.contract import Outcome
 from kprune.errors import UserError
 
@@ -38,8 +39,25 @@ def save_model(
         reorder(model, inverse(outputs))
     save(model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
     cell = {name: value for name, value in record.config.items() if name != "task"}
-    content = {"task": _with_names(record.config["task"], subject.task), "score": record.score, "cell": cell}
+    task = _with_names(record.config["task"], subject.task)
+    content = {"task": task, "score": record.score, "cell": cell, "format": format}
     results.write_json(folder / RECORD, content)
+
+
+def missing_of(folder: Path, format: str, onnx: bool) -> str:
+    """Return, in words behind a comma, what a finished cell's folder lacks of the model that is asked for; "" for nothing.
+
+    Raises:
+        UserError: the folder's record is damaged.
+    """
+    if not folder.is_dir():
+        return ", without a saved model"
+    content = results.read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    # Records from before they told of a format go unquestioned.
+    saved = content.get("format", format) if isinstance(content, dict) else format
+    if saved != format:
+        return f", its model saved as format={saved}"
+    return "" if not onnx or (folder / ONNX).is_file() else f", without {ONNX}"
 
 
 def _with_names(settings: dict[str, Any], task: Task) -> dict[str, Any]:

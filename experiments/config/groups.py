@@ -99,6 +99,7 @@ OF_TASKS = {
     "window": or_null(whole(2, "2048")),
     "windows": or_null(whole(1, "16")),
     "documents": or_null(whole(1, "1100")),
+    "separator": Kind("text", r'"\n\n"', lambda value: isinstance(value, str)),  # blanks, or none, too
     "hub_file": or_null(text("FILE")),
 }
 """Settings that some kinds of tasks have."""

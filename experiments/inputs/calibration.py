@@ -74,7 +74,7 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
         UserError: the file is missing or damaged, empty, an example is padding alone or longer than what the model
             reads, a token, token type or label is out of range, or the batch size is none.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"calibration.file={file} does not exist: give the path of a JSON file")
     try:

@@ -22,6 +22,7 @@ from experiments.inputs.checkpoints import (
 from experiments.scoring.dense import dense_predictions
 from experiments.tasks import Task
 from kprune.budgets import ParametersBudget
+from kprune.checkpoint import check_kind
 from kprune.contract import PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
@@ -62,7 +63,8 @@ def subject_for(config: CellConfig) -> Subject:
     What is asked for is checked before the dense model is scored.
 
     Raises:
-        UserError: the device is not there, data or checkpoint are wrong, or the model reads less than latency asks for.
+        UserError: the device is not there, data or checkpoint are wrong, the model reads less than latency asks for, or it is
+            to be saved in a format that it can't have.
         OutOfReach: more parameters are to go than the model's units have.
     """
     device = pick_device(config.device)
@@ -70,6 +72,8 @@ def subject_for(config: CellConfig) -> Subject:
         torch.set_num_threads(config.threads)
     subject = _subject(config.task, config.model, device, config.force)
     check_latency_point(config.latency, subject.model, subject.task.generates)
+    if config.save_model:
+        check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
     subject.dense_score  # noqa: B018 (computes)

@@ -72,11 +72,12 @@ CALIBRATION = {
 """The data sets of `calibration.data`, by name."""
 
 
-def read_file(path: Path, option: str) -> Texts:
+def read_file(path: Path, option: str, lines: bool = False) -> Texts:
     """Return the documents of a file: one of a .txt file, and one a line of a .jsonl or .json file, under `text`.
 
     Args:
         option: that names the file, for messages.
+        lines: each line of a .txt file is a document.
 
     Raises:
         UserError: no such file, of another kind, unreadable, or without texts.
@@ -85,7 +86,8 @@ def read_file(path: Path, option: str) -> Texts:
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".txt":
-            return Texts(str(path), [content] if content.strip() else [])
+            documents = content.splitlines() if lines else [content]
+            return Texts(str(path), [document for document in documents if document.strip()])
         rows = [json.loads(line) for line in content.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"{option}={path} cannot be read ({one_line(error)}): check its contents") from error

@@ -132,7 +132,7 @@ class TextTask(Task):
         check_file(Path(data).expanduser(), "calibration.data")
 
     def calibration_texts(self, data: str | None) -> Texts | None:
-        return None if data is None else read_file(Path(data).expanduser(), "calibration.data")
+        return None if data is None else read_file(Path(data).expanduser(), "calibration.data", lines=True)
 
     def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
         return tokenise(tokenizer, [texts], self.max_length)

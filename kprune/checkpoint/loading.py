@@ -39,8 +39,8 @@ NOT_SETTINGS = ("dtype", "torch_dtype", "auto_map", "name_or_path")
 def load(folder: str | Path) -> Model:
     """Return the pruned model in a folder, float32, in evaluation mode.
 
-    The class comes from the installed kprune, so no code in the folder is run; of its files, the config, the weights and what a
-    model that generates has set for that are read. Sizes in the config are compared with the weights' before either is built or read.
+    The class comes from the installed kprune, so no code in the folder is run; of its files, config.json, the weights and
+    generation_config.json are read. Sizes in the config are compared with the weights' before either is built or read.
 
     Raises:
         UserError: a file is missing or damaged, the config is none that kprune writes, or its widths are not those of the

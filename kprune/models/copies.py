@@ -19,9 +19,8 @@ def frozen_view(model: Model) -> Model:
     shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
     view = copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
     for module in view.modules():
-        if hasattr(
-            module, "chunk_size_feed_forward"
-        ):  # which must divide the length, and saves no memory at these sizes
+        # A chunk's size must divide the length, and saves no memory at these sizes.
+        if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0
     return view
 

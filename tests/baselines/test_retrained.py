@@ -220,6 +220,16 @@ def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):
     assert "fine_tuning" in outcome.seconds_by_stage
 
 
+def test_fine_tuning_keeps_layers_alike_if_its_pruner_does(data_for):
+    model, method = tiny_model(dtype=torch.float32), FineTuned(recipe=RECIPE)
+    budget = FlopsBudget(0.2, 8.0, uniform=True)
+    method.check(model, budget)
+    outcome = method.prune(Job(model, objective_of(model), data_for(), budget))
+    assert len(set(outcome.kept_neurons)) == 1 and outcome.kept_neurons[0] < view_of(model).of_kind("neurons")[0].units
+    with pytest.raises(UserError, match="does not keep the layers alike"):
+        FineTuned(pruner=find_method("kwon")).check(model, budget)
+
+
 def test_a_cap_is_on_record(data_for):
     method = FineTuned(KPrune(), recipe=RECIPE, max_examples=20)
     model = tiny_model(dtype=torch.float32)

@@ -89,3 +89,10 @@ def test_by_the_model_that_reads_it(read):
         read({"examples": [long]}, "roberta")
     with pytest.raises(UserError, match="token_type_ids, which this model does not take"):
         read({"examples": [GOOD]}, "distilbert")
+
+
+def test_a_file_in_the_home_folder(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set.json").write_text(json.dumps({"examples": [GOOD]}))
+    task, tokenizer = configured(overrides(world)).task.build(), load_tokenizer(world / "checkpoint")
+    assert len(read_calibration("~/set.json", task, tokenizer, tiny_model(), labels=True).examples) == 1

@@ -13,6 +13,7 @@ from experiments.cell import saved
 from experiments.cell.identity import folder_of
 from experiments.cell.runner import run_cell
 from experiments.config.cell import configured
+from experiments.config.evaluating import task_beside
 from experiments.inputs import hub
 from kprune.errors import UserError
 
@@ -65,6 +66,7 @@ def test_options_that_say_what_the_model_is_are_no_matter(made, world):
         scored(folder, "task=custom", *given, "flops_reduction=0.5", "method=magnitude", "seed=0", "grain=1") == score
     )
     assert scored(folder, "save_model=false", "force=false", "latency=null", "budget=flops") == score
+    assert scored(folder, "uniform=false", "of=layers", "calibration.data=null") == score
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ def test_options_that_say_what_the_model_is_are_no_matter(made, world):
         ["method=kprune", "method.mu=3"],
         ["seed=1"],
         ["grain=16"],
+        ["uniform=true"],
+        ["calibration.data=elsewhere.txt"],
         ["model=bert_base"],
         ["model.checkpoint=elsewhere"],
         ["calibration.tokens=300"],
@@ -117,6 +121,21 @@ def test_settings_of_the_task_are_used(made, monkeypatch):
     scored(made[0], "task.max_length=4", "task.batch_size=3")
     scored(made[0])
     assert lengths == [(4, 3, ["review"]), (32, 32, ["review"])]
+
+
+def test_a_text_is_joined_as_the_folder_says():
+    saved_task = configured(["task=c4"]).task.settings.plain() | {"documents": 7, "separator": "", "windows": 3}
+    chosen = configured(["evaluate=anywhere"]).task
+    settings = task_beside(chosen, saved_task, (), {}).settings.plain()
+    assert settings == saved_task
+
+
+def test_what_a_finished_cell_lacks_of_a_saved_model(made, tmp_path):
+    folder, _ = made
+    assert saved.missing_of(folder, "pruned", False) == ""
+    assert saved.missing_of(folder, "dense", False) == ", its model saved as format=pruned"
+    assert saved.missing_of(folder, "pruned", True) == ", without model.onnx"
+    assert saved.missing_of(tmp_path / "none", "pruned", False) == ", without a saved model"
 
 
 def test_another_task_takes_the_place_of_the_saved_one(made):

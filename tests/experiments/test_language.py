@@ -206,6 +206,14 @@ def test_an_encoder_task_on_one_text_takes_a_file(world, tmp_path, tokenizer):
     assert drawn.data == str(file) and drawn.draw == "documents"
 
 
+def test_an_encoder_task_reads_a_text_a_line(tmp_path, tokenizer):
+    (tmp_path / "texts.txt").write_text("a cat sat\n\nit rains\nsnow\n")
+    config = configured(["task=sst2", f"calibration.data={tmp_path / 'texts.txt'}", "calibration.examples=9"])
+    drawn = draw_calibration(config.task.build(), tokenizer, config.calibration, 0, labels=False)
+    wanted = tokenizer(["a cat sat", "it rains", "snow"])["input_ids"]
+    assert sorted(example["input_ids"] for example in drawn.examples) == sorted(wanted)
+
+
 def test_random_places_reach_both_ends():
     ids = ids_of(texts_of([10]))[0]
     drawn, _ = draw_texts(texts_of([10]), word_tokenizer(), 8, Amount(30, 0), seed=0)

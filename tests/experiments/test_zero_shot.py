@@ -84,6 +84,17 @@ def test_an_unknown_task_is_one_line(task):
         zero_shot(tiny_llama(), word_tokenizer(), ["no_such_task"], task)
 
 
+@pytest.mark.parametrize(
+    "given", [["--limit", "0"], ["--batch-size", "-1"], ["--tasks-folder", "nowhere"]], ids=lambda given: given[0]
+)
+def test_what_is_refused_before_the_model_is_loaded(given, monkeypatch, capsys):
+    monkeypatch.setattr(module, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("sys.argv", ["zero_shot", "nowhere", "--tasks", "any", *given])
+    assert module.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {' '.join(given)} is no ")
+
+
 def test_without_the_harness_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[lm-eval\]'"):

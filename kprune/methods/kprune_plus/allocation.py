@@ -42,8 +42,9 @@ def allocate_units(
 def may_go(view: ModelView, budget: Budget) -> Sequence[Kind]:
     """Return the kinds of units that may go.
 
-    These are both; but neurons alone if a unit of an attention is a whole group of query heads, and the budget leaves enough of
-    the neurons. The curve of so large a unit promises too much (docs/notes/kprune_plus_experiments.md, "A decoder").
+    These are both; but neurons alone if a unit of an attention is a whole group of query heads, and the budget then leaves at
+    least `LEAST_NEURONS` of the neurons' cost. The curve of so large a unit promises too much
+    (docs/notes/kprune_plus_experiments.md, "A decoder").
     """
     costs = budget.costs(view)
     heads, neurons = (sum(costs[b.name].of(b.units, b.units) for b in view.of_kind(kind)) for kind in KINDS)
