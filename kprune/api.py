@@ -11,7 +11,7 @@ from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
 from kprune.budgets.costs import check_grain
 from kprune.budgets.latency import STANDARD, Point, check_speedup
-from kprune.checkpoint import become_pruned, python_card, save
+from kprune.checkpoint import become_pruned, check_format, python_card, save
 from kprune.checks import check_class, check_model
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.errors import UserError
@@ -47,6 +47,7 @@ class Pruned(Outcome):
         Raises:
             UserError: the format is unknown, the folder holds something else or can't be written to.
         """
+        check_format(format, onnx)
         return save(self.model, folder, tokenizer, card or python_card(self, format), format, self.plan, onnx)
 
 
@@ -95,7 +96,7 @@ def prune(
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
     """
     chosen = _method(method)
-    _check_request(flops_reduction, speedup, params_reduction, speedup_at, grain)
+    _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain)
     with full_precision():
         check_class(model)
         dense = view_of(model)
@@ -131,15 +132,20 @@ def _check_request(
     speedup: float | None,
     params_reduction: float | None,
     speedup_at: Point | None,
+    uniform: bool,
     grain: int,
 ) -> None:
     check_grain(grain)
+    if not isinstance(uniform, bool):
+        raise UserError(f"uniform={uniform!r} is neither True nor False: give one of them")
     asked = {"flops_reduction": flops_reduction, "speedup": speedup, "params_reduction": params_reduction}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} ask for different things: give one of them")
     if speedup_at is not None and speedup is None:
         raise UserError("speedup_at goes with speedup: give a speedup, or leave speedup_at out")
+    if speedup_at is not None and not isinstance(speedup_at, Point):
+        raise UserError(f"speedup_at={speedup_at!r} is no point: give a kprune.budgets.latency.Point(32, 128)")
     if speedup is not None:
         check_speedup(speedup)
     elif params_reduction is not None:
@@ -160,6 +166,11 @@ def _objective(task: str | Objective | None, model: Model) -> Objective:
     if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):
         raise UserError(f"task '{task}' is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
     objective = task if isinstance(task, Objective) else OBJECTIVES[task]()
+    if not getattr(objective, "class_suffixes", ()):
+        raise UserError(
+            f"{type(objective).__name__} does not say which models have its head: give it class_suffixes, such as "
+            "('ForSequenceClassification',)"
+        )
     name = type(model).__name__
     if not name.endswith(objective.class_suffixes):
         raise UserError(

@@ -466,6 +466,15 @@ class HalfSpan(Span):
         return self.weight * super().divergence(student, teacher, temperature)
 
 
+class Headless(HalfSpan):
+    """As an objective that was written before it named several classes."""
+
+    class_suffixes = ()
+
+    def __init__(self):
+        super().__init__(1.0)
+
+
 def test_an_objective_of_ones_own_stays_what_it_is(monkeypatch):
     seen = []
     divergence = HalfSpan.divergence
@@ -528,6 +537,20 @@ def test_settings_of_a_model_that_are_one_line():
         kprune.prune(model, [{"input_ids": IDS}], 0.5, method=3)
     with pytest.raises(UserError, match="flops_reduction='0.8' is not a number"):
         kprune.prune(model, [{"input_ids": IDS}], "0.8")
+    with pytest.raises(UserError, match="uniform='no' is neither True nor False"):
+        kprune.prune(model, [{"input_ids": IDS}], 0.5, uniform="no")
+    with pytest.raises(UserError, match=r"speedup_at=\(2, 8\) is no point: give a kprune.budgets.latency.Point"):
+        kprune.prune(model, [{"input_ids": IDS}], speedup=2, speedup_at=(2, 8))
+    with pytest.raises(UserError, match="Headless does not say which models have its head: give it class_suffixes"):
+        kprune.prune(model, [{"input_ids": IDS}], 0.5, task=Headless())
+
+
+def test_an_unknown_format_is_one_line(tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    outcome = kprune.prune(model, batches(model), 0.5, method="kprune_fast")
+    for format in ("GGUF", None):
+        with pytest.raises(UserError, match=f"format={format} is unknown: use pruned, uniform, dense"):
+            outcome.save(tmp_path / "model", format=format)
 
 
 def state(model):

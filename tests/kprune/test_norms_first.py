@@ -111,7 +111,17 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
         assert tuple(may_go(view, budget)) == kinds
 
 
-@pytest.mark.parametrize("settings", [dict(kinds=["layers"]), dict(map_input=3), dict(refit_lr="x")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(kinds=["layers"]),
+        dict(kinds="heads"),
+        dict(tune="x"),
+        dict(map_input=3),
+        dict(refit_lr="x"),
+        dict(repair="x"),
+    ],
+)
 def test_settings_that_mean_nothing(settings):
     with pytest.raises(kprune.UserError, match="is unknown|give"):
         KPrunePlus(**settings)

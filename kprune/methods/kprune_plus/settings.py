@@ -63,7 +63,7 @@ class Settings(Method):
         check_positive(temperature=self.temperature)
         check_whole(refit_epochs=self.refit_epochs)
         check_words(self)
-        if self.repair != "auto" and not 0 <= self.repair <= 1:
+        if self.repair != "auto" and not (isinstance(self.repair, int | float) and 0 <= self.repair <= 1):
             raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
         for name in ("clip", "refit_lr"):
             value = getattr(self, name)
@@ -71,8 +71,10 @@ class Settings(Method):
                 check_positive(**{name: value})
         if self.map_input not in (True, False, "auto"):
             raise UserError(f"map_input={self.map_input} is unknown: use true, false or auto")
+        if self.tune not in (True, False):
+            raise UserError(f"tune={self.tune} is unknown: use true or false")
         if self.kinds != "auto" and (not self.kinds or set(self.kinds) - set(KINDS)):
-            raise UserError(f"kinds={list(self.kinds)} is unknown: use heads, neurons, both or auto")
+            raise UserError(f"kinds={self.kinds} is unknown: use auto, or a list of heads, neurons or both")
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )
