@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kprune.memory import give_back
 from kprune.models import ModelView
 from kprune.models.masks import caught
 from kprune.models.masks import gradients as gradients_of
@@ -90,6 +91,8 @@ def measure_fisher(
                 fisher.covariance += (g[real].T @ g[real]).double() / examples
             fisher.energy += fisher.energies[-1][real].sum().item()
             fisher.tokens += int(real.sum())
+        del features, gradients
+        give_back()
     return fishers
 
 
