@@ -92,6 +92,7 @@ def test_what_is_not_read_says_how_to_write_it(option, words, capsys):
 
 def test_an_interrupted_run_is_one_line(world, tmp_path):
     command = [sys.executable, "run.py", *overrides(world), f"outputs={tmp_path}", "method=kprune_plus"]
+    command.append("method.refit_epochs=100000")  # goes on until it is interrupted
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -173,12 +173,18 @@ class Block:
         if not self.site.output.startswith(f"{core}."):
             yield
             return
-        output = self.output
+        output, called = self.output, cast(Any, self.module.get_submodule(core))
+        chunk = getattr(called, "chunk_size_feed_forward", 0)
         self.module.set_submodule(self.site.output, Exit())
+        if chunk:
+            # The projection would be reached with the first chunk of the tokens.
+            called.chunk_size_feed_forward = 0
         try:
             yield
         finally:
             self.module.set_submodule(self.site.output, output)
+            if chunk:
+                called.chunk_size_feed_forward = chunk
 
 
 def accepted(kind: type[nn.Module], settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,9 @@ def frozen_copy(model: Model) -> Model:
 
 
 def frozen_view(model: Model) -> Model:
-    """Return such a copy with the model's own weights in memory, for what is only read, and reads inputs of any length."""
+    """Return such a copy with the model's own weights in memory, for what is only read."""
     shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
-    view = copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
-    for module in view.modules():
-        # A chunk's size must divide the length, and saves no memory at these sizes.
-        if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = 0
-    return view
+    return copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
 
 
 def unshared(model: Model) -> Model:

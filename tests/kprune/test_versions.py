@@ -187,4 +187,4 @@ def test_the_cache_of_every_version_counts_positions_past_a_layer_without_heads(
     Emptied(None, None, True, 0)(x, **{name: cache})
     assert cache.get_seq_length() == 5
     result, nothing = Emptied("out_lin", torch.ones(8), True, None)(query=x, key=x, value=x, mask=None)
-    assert torch.equal(result, torch.ones(8)) and nothing is None
+    assert torch.equal(result, torch.ones(2, 5, 8)) and nothing is None
