@@ -41,16 +41,18 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
         UserError: the matrix holds NaN or infinity, or no ridge up to 1e-2 makes it positive definite.
     """
     scale = gram.diagonal().mean()
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     if not torch.isfinite(gram).all():
         raise UserError(
             "weight tuning has no solution: features or gradients hold NaN or infinity; check the checkpoint's weights"
         )
     if scale <= 0:
-        return identity, ridge
+        return torch.eye(len(gram), dtype=gram.dtype, device=gram.device), ridge
     highest = max(ridge, 1e-2)
     while ridge <= highest:
-        factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * identity)
+        # On the diagonal alone: matrices of this size are what the peak of memory is made of.
+        ridged = gram.clone()
+        ridged.diagonal().add_(ridge * scale)
+        factor, failed = torch.linalg.cholesky_ex(ridged)
         if not failed and torch.isfinite(factor).all():
             return factor, ridge
         ridge = max(10 * ridge, 1e-12)
