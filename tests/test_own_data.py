@@ -101,12 +101,17 @@ def test_an_interrupted_run_is_one_line(world, tmp_path):
         text=True,
         env=environment(world) | {"PYTHONUNBUFFERED": "1"},
         start_new_session=True,
+        # What runs in a shell's background ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if "held out" in line:
             os.killpg(process.pid, signal.SIGINT)
             break
-    _, told = process.communicate()
+    try:
+        _, told = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, told
     assert told.count("\n") == 1 and told.startswith("interrupted")
     assert not list(tmp_path.rglob("result.json"))
