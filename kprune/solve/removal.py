@@ -58,12 +58,13 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
     present = torch.arange(units, device=inverse.device)  # of the rows that the matrices still have
     alive = torch.ones(units, dtype=torch.bool, device=inverse.device)
     left, order, added = units, [], [torch.zeros(1, dtype=torch.float64, device=inverse.device)]
+    factors = Factors()
     while left > keep:
-        scores = unit_errors(inverse, root, width).masked_fill(~alive, float("inf"))
+        scores = unit_errors(inverse, root, width, factors).masked_fill(~alive, float("inf"))
         count = 1 if width > 1 else min(max(1, int(left * STEP)), left - keep)
         gone = scores.argsort(stable=True)[:count]
         columns = unit_columns(gone, width)
-        factor = cholesky(inverse[columns[:, None], columns])
+        factor = factors.of(inverse[columns[:, None], columns])
         # L⁻¹ Wᵀ: the error of removing several at once splits into what each adds after those before it.
         whitened = torch.linalg.solve_triangular(factor, root[:, columns].T, upper=False)
         added.append(whitened.square().sum(dim=1).unflatten(0, (-1, width)).sum(dim=1).double())
@@ -80,13 +81,11 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
             inverse, root = inverse[columns[:, None], columns], root[:, columns]
             present, alive = present[alive], alive[alive]
     order.append(present[alive])
-    errors = torch.cat(added).cumsum(0)
-    if not torch.isfinite(errors).all():
-        raise UserError("the removal of units has no solution: raise the method's ridge")
-    return Removal(torch.cat(order), errors)
+    factors.check()
+    return Removal(torch.cat(order), torch.cat(added).cumsum(0))
 
 
-def unit_errors(inverse: Tensor, root: Tensor, width: int) -> Tensor:
+def unit_errors(inverse: Tensor, root: Tensor, width: int, factors: "Factors") -> Tensor:
     """Return Δ of every unit present if it alone were removed: [units]."""
     if width == 1:
         return root.square().sum(dim=0) / inverse.diagonal()
@@ -94,11 +93,28 @@ def unit_errors(inverse: Tensor, root: Tensor, width: int) -> Tensor:
     blocks = inverse.unflatten(0, (units, width)).unflatten(2, (units, width))
     diagonal = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     whitened = torch.linalg.solve_triangular(
-        cholesky(diagonal), root.unflatten(1, (units, width)).permute(1, 2, 0), upper=False
+        factors.of(diagonal), root.unflatten(1, (units, width)).permute(1, 2, 0), upper=False
     )
     return whitened.square().sum(dim=(1, 2))
 
 
-def cholesky(matrices: Tensor) -> Tensor:
-    """Return Cholesky factors without a look at whether there are any: on a GPU, each look waits for all that is under way."""
-    return torch.linalg.cholesky_ex(matrices, check_errors=False).L
+class Factors:
+    """Cholesky factors that are checked once, in the end: a GPU waits for each check until all that is under way is done."""
+
+    def __init__(self) -> None:
+        self.failed: list[Tensor] = []
+
+    def of(self, matrices: Tensor) -> Tensor:
+        """Return the factors of matrices, which mean nothing where there are none."""
+        factors, failed = torch.linalg.cholesky_ex(matrices, check_errors=False)
+        self.failed.append(failed.any())
+        return factors
+
+    def check(self) -> None:
+        """Check that there were factors of all matrices.
+
+        Raises:
+            UserError: there were not.
+        """
+        if self.failed and torch.stack(self.failed).any():
+            raise UserError("the removal of units has no solution: raise the method's ridge")

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from kprune.budgets import UnitCost
+from kprune.errors import UserError
 from kprune.methods.kprune_plus.fisher import metric_root
 from kprune.models.surgery import unit_columns
 from kprune.solve import removal
 from kprune.solve.allocation import allocate, monotone
 from kprune.solve.least_squares import LeastSquares
-from kprune.solve.removal import remove_greedily, unit_errors
+from kprune.solve.removal import Factors, remove_greedily, unit_errors
 
 
 def problem(units=8, width=1, hidden=5, tokens=200, seed=0, mixing=1.0):
@@ -61,7 +62,7 @@ def test_error_of_one_unit_is_the_increase_of_the_least_squares_error(width):
     squares, _ = problem(width=width)
     identity = torch.eye(5, dtype=torch.float64)
     weight, _ = squares.solve(0.0)
-    errors = unit_errors(torch.linalg.inv(squares.gram), weight.clone(), width)
+    errors = unit_errors(torch.linalg.inv(squares.gram), weight.clone(), width, Factors())
     for unit in range(8):
         rest = unit_columns(torch.tensor([u for u in range(8) if u != unit]), width)
         increase = error(squares, rest, identity) - error(squares, torch.arange(8 * width), identity)
@@ -142,3 +143,11 @@ def test_units_that_come_free_are_kept_and_grains_are_whole():
         assert count == max(k for k in range(13) if UnitCost(1.0, base=2.0, free=4).of(k, 12) <= budget)
         grained = allocate([curve, curve], [UnitCost(1.0, grain=3)] * 2, budget)
         assert all(count % 3 == 0 for count in grained) and sum(grained) <= budget
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_an_inverse_that_is_none_is_one_line(width):
+    """Its factors would be finite numbers that mean nothing."""
+    inverse, root = -torch.eye(8, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64)
+    with pytest.raises(UserError, match="no solution: raise the method's ridge"):
+        remove_greedily(inverse, root, width)

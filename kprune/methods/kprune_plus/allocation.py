@@ -42,8 +42,8 @@ def allocate_units(
 def may_go(view: ModelView, budget: Budget) -> Sequence[Kind]:
     """Return the kinds of units that may go.
 
-    These are both; but neurons alone if a unit of an attention is a whole group of query heads, and the budget then leaves at
-    least `LEAST_NEURONS` of the neurons' cost. The curve of so large a unit promises too much
+    Neurons alone, if a unit of an attention is a whole group of query heads and the budget then leaves at least
+    `LEAST_NEURONS` of the neurons' cost; else both. The curve of so large a unit promises too much
     (docs/notes/kprune_plus_experiments.md, "A decoder").
     """
     costs = budget.costs(view)
