@@ -15,8 +15,15 @@ TASKS = {
     "squad_v2": "SQuAD2.0",
 }
 MODELS = {"bert_base": "bert-base", "distilbert": "distilbert"}
-METHODS = {"kprune": "kprune", "kprune_official": "kprune", "kwon": "kwon", "kcm": "kcm"}
-"""Our method to the paper's. Its K-prune is compared with both of ours."""
+METHODS = {
+    "kprune": "kprune",
+    "kprune_two_lambdas": "kprune",
+    "kprune_official": "kprune",
+    "kprune_official_two_lambdas": "kprune",
+    "kwon": "kwon",
+    "kcm": "kcm",
+}
+"""Our method to the paper's. Its K-prune is compared with all of ours."""
 
 
 @cache

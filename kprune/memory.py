@@ -1,8 +1,27 @@
-"""Memory that has been freed, and that the C library keeps."""
+"""Memory: how much a pass may take, and what has been freed, and the C library keeps."""
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kprune.models import ModelView
+
+SMALL_PASS = 1024
+"""Tokens of a pass on a CPU: the graph of BERT-base takes some 700 MB, and its products are large enough to be fast."""
+GPU_PASS = 6e9
+"""Bytes that the graph of a pass may take on a GPU, where small products take as long as large ones."""
+KEPT_PER_FEATURE = 2.7
+"""What a graph keeps of a token, over the features and hidden states of all blocks: as measured on BERT-base."""
+
+
+def pass_tokens(view: "ModelView") -> int:
+    """Return how many tokens, padding counted, a pass forward and backward through the whole model takes at once."""
+    if view.device.type == "cpu":
+        return SMALL_PASS
+    per_token = 4 * KEPT_PER_FEATURE * sum(block.columns + block.hidden_size for block in view.blocks)
+    return max(SMALL_PASS, int(GPU_PASS / per_token))
 
 
 def give_back() -> None:

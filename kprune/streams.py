@@ -51,11 +51,6 @@ class CalibrationState:
         batch = {key: value[which] for key, value in self.batch.items()}
         return CalibrationState(batch, self.context.rows(which), self.student[which], self.teacher[which])
 
-    def pieces(self, tokens: int) -> list["CalibrationState"]:
-        """Return the batch in parts of at most so many tokens, padding counted, of one example at least."""
-        size = max(tokens // self.student.shape[1], 1)
-        return [self.rows(slice(start, start + size)) for start in range(0, len(self.student), size)]
-
 
 @torch.no_grad()
 def calibration_states(view: ModelView, batches: Sequence[dict[str, Tensor]]) -> list[CalibrationState]:

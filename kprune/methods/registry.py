@@ -51,7 +51,11 @@ OFFICIAL = {
 METHODS: dict[str, Entry] = {
     "kprune_plus": Entry("K-prune+", "ours", KPRUNE_PLUS),
     "kprune_plus_fast": Entry("K-prune+, fast", "ours", KPRUNE_PLUS, {"refit_epochs": 0}),
+    "kprune_two_lambdas": Entry("K-prune, better of two λ", "ours", KPRUNE, {"lambdas": (0.02, 0.1)}),
     "kprune": Entry("K-prune", "ours", KPRUNE),
+    "kprune_official_two_lambdas": Entry(
+        "K-prune, authors' code, better of two λ", "ours", KPRUNE, OFFICIAL | {"lambdas": (2.5e-4, 1.0)}
+    ),
     "kprune_official": Entry("K-prune, authors' code", "ours", KPRUNE, OFFICIAL),
     "kprune_fast": Entry("K-prune, fast", "ours", KPRUNE, {"measure_every": 2, "measure_examples": 8}),
 }

@@ -11,6 +11,7 @@ from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet, collate, split
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
+from kprune.memory import SMALL_PASS, pass_tokens
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
@@ -223,10 +224,10 @@ def test_the_backward_passes_are_those_of_the_blocks_where_student_and_teacher_d
     grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or grad(*a, **k))
     outcome = prune(model, 0.6, KPrune(), calibration)
-    blocks, pieces = len(outcome.plan.kept), len(calibration.batches())
-    assert len(calls) == (blocks - 1) * pieces
+    blocks, passes = len(outcome.plan.kept), len(KPrune().batches(calibration, view_of(model)))
+    assert len(calls) == (blocks - 1) * passes
     prune(model, 0.6, KPrune(measure_every=2), calibration)
-    assert len(calls) == (blocks - 1 + blocks // 2 - 1) * pieces
+    assert len(calls) == (blocks - 1 + blocks // 2 - 1) * passes
 
 
 def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
@@ -236,18 +237,40 @@ def test_measuring_less_often_and_on_fewer_batches_stays_within_the_budget():
         assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= 0.6 - 1e-9
 
 
-def test_pieces_and_batches_make_no_difference_and_every_kth_example_is_measured(monkeypatch):
+def test_the_size_of_a_pass_makes_no_difference_and_every_kth_example_is_measured(monkeypatch):
     model, calibration = tiny_model(), tiny_calibration(24, batch_size=6)
-    whole = prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).plan.kept
-    monkeypatch.setattr("kprune.methods.kprune.algorithm.PIECE", 20)
-    assert prune(model, 0.6, KPrune(lambdas=(0.1,)), calibration).plan.kept == whole
-    states = calibration_states(view_of(frozen_copy(model)), calibration.batches())
-    measured = KPrune(measure_examples=2).measured(states)
-    assert all(state.student.shape[0] == 1 or state.student.shape[:2].numel() <= 20 for state in measured)
-    ids = [row.tolist() for state in measured for row in state.batch["input_ids"]]
-    assert ids == [row.tolist() for batch in calibration.batches() for row in batch["input_ids"][::2]]
-    by_batch = KPrune(measure_examples=2, knowledge=KnowledgeSettings(gradient="batch")).measured(states)
-    assert [len(state.student) for state in by_batch] == [3, 3, 3, 3]
+    some = {every: prune(model, 0.6, KPrune(measure_examples=every), calibration).plan.kept for every in (1, 5)}
+    assert some[1] != some[5]
+    for tokens in (1, 20, 60):
+        monkeypatch.setattr("kprune.methods.kprune.algorithm.pass_tokens", lambda view, tokens=tokens: tokens)
+        for every, kept in some.items():
+            pruner = KPrune(measure_examples=every)
+            assert prune(model, 0.6, pruner, calibration).plan.kept == kept
+            states = calibration_states(view_of(model), pruner.batches(calibration, view_of(model)))
+            assert all(len(state.student) == 1 or state.student.shape[:2].numel() <= tokens * every for state in states)
+            ids = [row.tolist() for state in states for row in state.batch["input_ids"]]
+            measured = [row.tolist() for state in pruner.measured(states) for row in state.batch["input_ids"]]
+            assert len(ids) == 24 and [row[:3] for row in measured] == [row[:3] for row in ids[::every]]
+
+
+def test_whole_batches_are_measured_where_the_gradient_is_that_of_a_batch():
+    model, calibration = tiny_model(), tiny_calibration(24, batch_size=6)
+    pruner = KPrune(measure_examples=2, knowledge=KnowledgeSettings(gradient="batch"))
+    states = calibration_states(view_of(model), pruner.batches(calibration, view_of(model)))
+    assert [len(state.student) for state in states] == [6, 6, 6, 6]
+    assert [len(state.student) for state in pruner.measured(states)] == [3, 3, 3, 3]
+
+
+def test_a_pass_is_larger_on_a_gpu_and_smaller_for_a_large_model():
+    class Gpu:
+        device = torch.device("cuda", 0)
+
+        def __init__(self, blocks):
+            self.blocks = blocks
+
+    blocks = view_of(tiny_model()).blocks
+    assert pass_tokens(view_of(tiny_model())) == SMALL_PASS
+    assert pass_tokens(Gpu(blocks)) > 100 * SMALL_PASS and pass_tokens(Gpu(blocks * 100_000)) == SMALL_PASS
 
 
 def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():

@@ -15,6 +15,7 @@ from kprune.contract import Job, Method, Outcome
 from kprune.data import CalibrationSet, split
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError, check_count, check_not_negative, check_positive, check_words
+from kprune.memory import pass_tokens
 from kprune.methods.kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
@@ -24,9 +25,6 @@ from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
 from kprune.solve.uniform import best_units, lost, uniform_counts
 from kprune.streams import CalibrationState, calibration_states, teacher_logits
-
-# Tokens of a measuring pass: of BERT-base, its graph takes some 700 MB, and the products are still large ones.
-PIECE = 1024
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class KPrune(Method):
         knowledge: how knowledge is measured.
         measure_every: blocks from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
             searches all masks with that (ablation "without block-wise pruning").
-        measure_examples: knowledge is measured on every k-th example of a batch, 1 in the paper; tuning takes all.
+        measure_examples: knowledge is measured on every k-th example, by length, 1 in the paper; tuning takes all.
         tuning: fit the output projections (the ablation leaves them as they are).
         fill_budget: after the threshold, add the best units of the block at hand that still fit.
         strict_threshold: prune at least one unit at each block's search, stop strictly under the budget.
@@ -71,6 +69,7 @@ class KPrune(Method):
     name: str = "kprune"
 
     uniform = True
+    version = 2
 
     def __post_init__(self) -> None:
         check_words(self)
@@ -115,7 +114,7 @@ class KPrune(Method):
         clock, objective = Clock(), job.objective
         student, teacher = view_of(frozen_copy(job.model)), view_of(frozen_view(job.model))
         with clock("teacher"):
-            states = calibration_states(student, calibration.batches(by_length=not self.drawn_batches))
+            states = calibration_states(student, self.batches(calibration, student))
             logits = teacher_logits(teacher, self.measured(states), objective)
         remaining, costs = job.budget.limit(student), list(job.budget.costs(student).values())
         kept_units, thresholds, ridges = [], [], []
@@ -148,15 +147,20 @@ class KPrune(Method):
         }
         return Outcome.of(student, kept_units, clock, details)
 
-    def measured(self, states: Sequence[CalibrationState]) -> list[CalibrationState]:
-        """Return the calibration states that knowledge is measured on.
+    def batches(self, calibration: CalibrationSet, view: ModelView) -> list[dict[str, Tensor]]:
+        """Return the calibration set in batches: as many tokens as a pass may measure, if it does not matter which they are."""
+        if self.drawn_batches or self.knowledge.gradient == "batch":
+            return calibration.batches(by_length=not self.drawn_batches)
+        return calibration.steps(pass_tokens(view) * self.measure_examples)
 
-        In pieces, so that the graph of a pass is small; but in whole batches if the gradient is that of the batch.
-        """
-        some = [state.rows(slice(None, None, self.measure_examples)) for state in states]
-        if self.knowledge.gradient == "batch":
-            return some
-        return [piece for state in some for piece in state.pieces(PIECE)]
+    def measured(self, states: Sequence[CalibrationState]) -> list[CalibrationState]:
+        """Return the calibration states that knowledge is measured on: every k-th example of all, whatever the batches are."""
+        every, measured, passed = self.measure_examples, [], 0
+        for state in states:
+            first, passed = -passed % every, passed + len(state.student)
+            if first < len(state.student):
+                measured.append(state.rows(slice(first, None, every)) if every > 1 else state)
+        return measured
 
     def measure(
         self,
