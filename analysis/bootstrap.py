@@ -10,31 +10,49 @@ RESAMPLES = 1000
 
 
 def difference(
-    metric: str, ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray | None = None
+    metric: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    gold: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
-    """Return ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time.
+    """Return ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time."""
+    measured, *draws = differences(metric, ours, theirs, gold, groups)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(measured), float(low), float(high)
+
+
+def differences(
+    metric: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    gold: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return ours minus theirs in points, and that of each resample of the items: [1 + RESAMPLES], the same every time.
+
+    The same items are drawn for all models of one evaluation set.
 
     Args:
         metric: "spearman", whose `ours`, `theirs` and `gold` are values, one of counts (`experiments.scoring.counts`), or one
             that is a mean of scores in [0, 1].
         ours, theirs: [N], in the same order; [N, K, 3] for a metric of counts.
+        groups: [N] numbers; items of one group, as the questions on one article, are drawn together.
     """
     if metric == "spearman":
         counts = np.concatenate([np.ones((1, len(gold))), resamples(len(gold))])  # the first row is the sample itself
         gold_ranks = ranks(gold, counts)
-        measured, *draws = correlation(ranks(ours, counts), gold_ranks, counts) - correlation(
+        return correlation(ranks(ours, counts), gold_ranks, counts) - correlation(
             ranks(theirs, counts), gold_ranks, counts
         )
-    elif ours.ndim == 3:
-        measured, *draws = counted_differences(metric, ours, theirs)
-    else:
-        # Resampling items is drawing how often each difference occurs, of which there are few.
-        values, counts = np.unique(100 * (ours.astype(float) - theirs.astype(float)), return_counts=True)
-        measured = values @ counts / len(ours)
-        rng = np.random.default_rng(0)
-        draws = rng.multinomial(len(ours), counts / len(ours), size=RESAMPLES) @ values / len(ours)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(measured), float(low), float(high)
+    if ours.ndim == 3:
+        return counted_differences(metric, ours, theirs)
+    values = 100 * (ours.astype(float) - theirs.astype(float))
+    if groups is None:
+        groups = np.arange(len(values))
+    sizes, sums = np.bincount(groups), np.bincount(groups, weights=values)
+    drawn = resamples(len(sizes))
+    return np.concatenate([[values.mean()], drawn @ sums / (drawn @ sizes)])
 
 
 def counted_differences(metric: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -29,7 +29,8 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
             continue
         ours, theirs = (read(cells["predictions"].iloc[row]) for row in (position, reference))
         if ours and theirs:
-            rows[-1] = difference(cells["metric"].iloc[position], ours["values"], theirs["values"], ours.get("gold"))
+            metric = cells["metric"].iloc[position]
+            rows[-1] = difference(metric, ours["values"], theirs["values"], ours.get("gold"), ours.get("groups"))
     return pd.DataFrame(rows, columns=DIFFERENCE, index=cells.index, dtype=float)
 
 

@@ -1,6 +1,7 @@
 """One cell, from its configuration to its result.json."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from experiments.scoring.evaluation import predictions_of
 from experiments.store import results
 from experiments.store.provenance import commit, versions
 from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Record
+from kprune.budgets.latency.timing import device_name
 from kprune.data import CalibrationSet
 
 
@@ -54,7 +56,8 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         outcome, latency = prune_within(*asked, method, subject, data, length)
 
         sizes = measure_sizes(subject, outcome, length)
-        predicted = predictions_of(outcome.model, task, tokenizer, subject.device)
+        dense = subject.dense
+        predicted = replace(predictions_of(outcome.model, task, tokenizer, subject.device), dense=dense.values)
         latency = latency_of(config.latency, subject, outcome, latency)
 
         evaluation, kept = task.evaluation(tokenizer), sizes.plan.kept
@@ -66,7 +69,7 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
             seed=config.seed,
             metric=task.metric,
             higher_is_better=task.higher_is_better,
-            dense_score=subject.dense_score,
+            dense_score=dense.score,
             score=predicted.score,
             evaluation=Evaluation(
                 evaluation.split,
@@ -94,6 +97,7 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
             commit=commit(),
             config=identity,
             target=config.target,
+            device=device_name(subject.device),
             plan=kept and {block: list(units) for block, units in kept.items()},
             details=outcome.details
             | {

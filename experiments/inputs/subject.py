@@ -20,6 +20,7 @@ from experiments.inputs.checkpoints import (
     positions_of,
 )
 from experiments.scoring.dense import dense_predictions
+from experiments.scoring.predictions import Predictions
 from experiments.tasks import Task
 from kprune.budgets import ParametersBudget
 from kprune.checkpoint import check_kind
@@ -47,14 +48,14 @@ class Subject:
     data: dict[tuple, PruningData] = field(default_factory=dict)
 
     @cached_property
-    def dense_score(self) -> float:
-        """Return the dense model's score, computed when it is first asked for."""
+    def dense(self) -> Predictions:
+        """Return what the dense model predicts, computed when it is first asked for."""
         task, checkpoint, settings = self.task, self.checkpoint, self.settings.settings
         found = dense_predictions(self.model, task, self.tokenizer, self.device, settings, checkpoint.digest, self.anew)
         print(f"{task.name}: dense {task.metric} {found.score:.2f} ({checkpoint.source} checkpoint)")
         warn_of_little(task, found.score, task.evaluation(self.tokenizer).majority)
         warn_of_chance(task, found.score, len(self.tokenizer))
-        return found.score
+        return found
 
 
 def subject_for(config: CellConfig) -> Subject:
@@ -76,7 +77,7 @@ def subject_for(config: CellConfig) -> Subject:
         check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
-    subject.dense_score  # noqa: B018 (computes)
+    subject.dense  # noqa: B018 (computes)
     return subject
 
 

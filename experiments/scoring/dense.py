@@ -16,7 +16,7 @@ from experiments.store.provenance import versions
 from experiments.tasks import Task
 from kprune.files import OTHER_CACHE, write_whole
 
-FORMAT = 2
+FORMAT = 3
 """Of the cached file; raised when evaluation itself changes."""
 
 

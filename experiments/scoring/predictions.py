@@ -10,6 +10,9 @@ import numpy as np
 from experiments.scoring import counts, metrics
 from kprune.errors import UserError
 
+OPTIONAL = ("gold", "groups", "dense")
+"""Arrays that not all predictions have."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -21,11 +24,16 @@ class Predictions:
             window (perplexity). [N, K, 3] for a metric of counts (`counts.counted`): F1 of classes, labels or entities,
             and Matthews' correlation.
         gold: [N] the values that should have been predicted, for spearman; None elsewhere.
+        groups: [N] a number for each article that questions are asked of: those of one are no independent draws, and a
+            bootstrap draws them together. None if every item stands for itself.
+        dense: as `values`, of the dense model that this one was pruned from; None of a dense model itself.
     """
 
     metric: str
     values: np.ndarray
     gold: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    dense: np.ndarray | None = None
 
     @property
     def score(self) -> float:
@@ -51,10 +59,11 @@ class Predictions:
 
 
 def packed(predictions: Predictions) -> bytes:
-    """Return a compressed .npz file of `metric`, `values` and, if there is one, `gold`."""
+    """Return a compressed .npz file of `metric`, `values` and, if there are any, `OPTIONAL`."""
     arrays = {"metric": np.array(predictions.metric), "values": predictions.values}
-    if predictions.gold is not None:
-        arrays["gold"] = predictions.gold
+    for name in OPTIONAL:
+        if getattr(predictions, name) is not None:
+            arrays[name] = getattr(predictions, name)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
@@ -64,7 +73,8 @@ def load(path: Path) -> Predictions | None:
     """Read the file back; None if there is no such file or a damaged one (which is said in a line)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Predictions(str(arrays["metric"]), arrays["values"], arrays["gold"] if "gold" in arrays else None)
+            optional = {name: arrays[name] for name in OPTIONAL if name in arrays}
+            return Predictions(str(arrays["metric"]), arrays["values"], **optional)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -95,6 +95,7 @@ class Record:
         latency: None if it was not measured.
         config: what identifies the cell, as `experiments.cell.identity` has it.
         target: what was asked for.
+        device: what the model was pruned on; None in records from before it was told. Seconds of two devices don't compare.
         plan: indices of the kept units by block; None if they depend on the input, and in records from before 2.0.
         details: what the method reports beyond that.
     """
@@ -128,6 +129,7 @@ class Record:
     params_reduction_requested: float | None = None
     params_reduction_of_model: float | None = None
     plan: dict[str, list[int]] | None = None
+    device: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record":

@@ -107,8 +107,11 @@ class SquadTask(Task):
     def tokenise_evaluation(self, tokenizer) -> "SpanEvaluation":
         questions, contexts, answers = self._columns(self.evaluation_split)
         cut = list(windows(tokenizer, questions, contexts, self.max_length, self.stride))
-        accepted = [answer["text"] for answer in answers]
-        return SpanEvaluation(self.evaluation_split, cut, contexts, accepted, self.no_answers, self.max_answer_length)
+        accepted, rows = [answer["text"] for answer in answers], self.data[self.evaluation_split]
+        articles = rows["title"] if "title" in rows.column_names else contexts
+        groups = np.unique(np.asarray(articles, dtype=str), return_inverse=True)[1]
+        rules = self.no_answers, self.max_answer_length
+        return SpanEvaluation(self.evaluation_split, cut, contexts, accepted, groups, *rules)
 
     def _columns(self, split: str) -> tuple[list[str], list[str], list[dict]]:
         source = f"{self.hub_id} ({self.config}"
@@ -123,7 +126,10 @@ class SquadTask(Task):
 
 
 class SpanEvaluation(EvaluationSet):
-    """A window is an example; a question, over all its windows, is what is scored."""
+    """A window is an example; a question, over all its windows, is what is scored.
+
+    `articles` [questions] says which article each question is asked of.
+    """
 
     def __init__(
         self,
@@ -131,6 +137,7 @@ class SpanEvaluation(EvaluationSet):
         windows: Sequence[Window],
         contexts: Sequence[str],
         answers: Sequence[Sequence[str]],
+        articles: np.ndarray,
         no_answers: bool,
         max_answer_length: int,
     ):
@@ -138,11 +145,13 @@ class SpanEvaluation(EvaluationSet):
         self.windows = windows
         self.contexts = contexts
         self.answers = answers
+        self.articles = articles
         self.no_answers = no_answers
         self.max_answer_length = max_answer_length
 
     def predictions(self, logits: list[Tensor]) -> Predictions:
-        return Predictions("f1", metrics.squad(self.texts(logits), self.answers, self.no_answers)[1])
+        scores = metrics.squad(self.texts(logits), self.answers, self.no_answers)[1]
+        return Predictions("f1", scores, groups=self.articles)
 
     def texts(self, logits: list[Tensor]) -> list[str]:
         """Return the answer to each question: the best span of its windows, or "" if there is none to be had, or if

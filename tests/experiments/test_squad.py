@@ -109,7 +109,9 @@ def test_vectorised_search_is_the_literal_one(evaluation, no_answers, longest):
         logits = [torch.randn(2, len(example["input_ids"])) for example in evaluation.examples]
         for row in logits:
             row[:, 0] += 2.0 * (seed % 3)  # so that "no answer" wins now and then
-        case = SpanEvaluation("x", evaluation.windows, evaluation.contexts, evaluation.answers, no_answers, longest)
+        case = SpanEvaluation(
+            "x", evaluation.windows, evaluation.contexts, evaluation.answers, evaluation.articles, no_answers, longest
+        )
         texts = case.texts(logits)
         assert texts == literal_texts(logits, case)
         seen.update(texts)
@@ -120,12 +122,16 @@ def test_no_span_to_be_had(evaluation):
     """The answer is then no answer; nothing is short enough here."""
     logits = [torch.zeros(2, len(example["input_ids"])) for example in evaluation.examples]
     for no_answers in (False, True):
-        case = SpanEvaluation("x", evaluation.windows, evaluation.contexts, evaluation.answers, no_answers, 0)
+        case = SpanEvaluation(
+            "x", evaluation.windows, evaluation.contexts, evaluation.answers, evaluation.articles, no_answers, 0
+        )
         assert case.texts(logits) == ["", "", ""]
 
 
 def test_null_score_is_the_lowest_of_the_windows(evaluation):
-    case = SpanEvaluation("x", evaluation.windows, evaluation.contexts, evaluation.answers, True, 30)
+    case = SpanEvaluation(
+        "x", evaluation.windows, evaluation.contexts, evaluation.answers, evaluation.articles, True, 30
+    )
     logits = [torch.zeros(2, len(example["input_ids"])) for example in evaluation.examples]
     for row in logits:
         row[:, 0] = 1.0
