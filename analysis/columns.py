@@ -81,7 +81,8 @@ COLUMNS = (
 """`method_version` is the algorithm's, `variant` is "key=value,..." ("" if there is none), `target` the request as in the cell's path
 ("0.8", "p0.2", "2x");
 `lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
-`kept_neurons` are a number per layer, bottom to top, with spaces between. `device` is what was pruned on. Scores are in percent, reductions shares.
+`kept_neurons` are a number per layer, bottom to top, with spaces between. `device` is what was pruned on. Scores are in
+percent, reductions shares.
 `TRAINING` is what a method that trains really had: examples in an epoch, epochs and optimizer steps of all its stages together.
 `evaluation_data`, `evaluation_window` (tokens) and `evaluation_first_token` are of a perplexity.
 `against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""

@@ -29,7 +29,7 @@ from kprune.models.view import on_device
 from kprune.objectives import objective_of
 
 pytestmark = pytest.mark.gpu
-UNSTABLE = ("kprune_official",)
+UNSTABLE = ("kprune_official", "kprune_official_two_lambdas")
 """Float32 normal equations without a ridge, on fewer tokens than neurons: two runs on one CPU differ."""
 CLOSED_FORM = [name for name in METHODS if name not in (*RETRAINED, *UNSTABLE)]
 BATCH = tiny_batch()
