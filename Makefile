@@ -99,22 +99,17 @@ MEASURED := outputs/readme
 README_GRID := .venv/bin/python -m experiments.sweep
 CELLS := --models minilm --outputs $(MEASURED)/cells
 STUDIES := --models minilm --outputs $(MEASURED)/studies
-SIX := --tasks mrpc,stsb,sst2,qnli,rte,squad
-FIVE := --tasks mrpc,stsb,sst2,qnli,squad
+SHARES := --models minilm --outputs $(MEASURED)/shares --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8,0.9
+SIX := --tasks mrpc,stsb,sst2,qqp,qnli,squad
 THREE := --tasks mrpc,stsb,sst2
 FEWER := calibration.tokens=20000
 readme-cells: .venv/installed ## run the cells of the README's tables (days on 2 cores; finished ones are skipped)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7 $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kwon,magnitude,random $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.9 --methods kprune_plus,kprune $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8,0.9 --methods kprune_plus_fast $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0 --reductions 0.8 --methods kprune_plus,kprune_plus_fast,kprune,kprune_official,kprune_fast
-	$(README_GRID) accuracy $(CELLS) $(FIVE) --seeds 1,2 --reductions 0.8 --methods kprune_plus,kprune,kprune_official
-	$(README_GRID) accuracy $(CELLS) $(FIVE) --seeds 1,2 --reductions 0.8 --methods kprune_plus $(FEWER)
-	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 1,2 --reductions 0.8 --methods kprune_plus_fast,kwon,magnitude,random $(FEWER)
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0,1,2 --reductions 0.8 --methods kprune_plus,kprune_two_lambdas,kprune_official_two_lambdas
+	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0,1,2 --reductions 0.8 --methods kprune_plus,kprune_plus_fast,kwon,magnitude,random $(FEWER)
+	$(README_GRID) accuracy $(SHARES) $(SIX) --methods kprune_plus,kprune_plus_fast,kprune,kprune_official,kwon,kcm,magnitude,random $(FEWER)
 	# Kwon et al.'s own calibration set.
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kwon calibration.examples=2048
-	$(README_GRID) retrained $(CELLS)
+	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/retrained
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
 	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
@@ -127,9 +122,9 @@ readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minut
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \
+	for part in cells shares retrained studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
-	.venv/bin/python -m analysis.figures results/cells.csv
+	.venv/bin/python -m analysis.figures results/shares.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
 	.venv/bin/python -m analysis.readme
 

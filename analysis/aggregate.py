@@ -52,6 +52,8 @@ FIRSTS = [
 def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     """Return a row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
 
+    `predictions` are the paths of its cells' files, by seed.
+
     `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
     seeds share their evaluation examples, so that an interval of their mean difference is no wider. A row has one if
     every seed of its mean has one.
@@ -66,6 +68,8 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     table = groups[MEANS].mean().join(groups[FIRSTS].first())
     table["score_std"] = groups["score"].std()
     table["seeds"] = groups.size()
+    by_seed = cells.sort_values("seed").groupby(GROUP, sort=False, dropna=False)
+    table["predictions"] = by_seed["predictions"].agg(tuple)
     table.loc[groups[DIFFERENCE[0]].count() < table["seeds"], DIFFERENCE] = float("nan")
     table = table.reset_index()
     table["paper"] = [

@@ -17,9 +17,7 @@ def difference(
     groups: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """Return ours minus theirs in points, and the ends of its 95 % percentile interval, the same every time."""
-    measured, *draws = differences(metric, ours, theirs, gold, groups)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(measured), float(low), float(high)
+    return interval(differences(metric, ours, theirs, gold, groups))
 
 
 def differences(
@@ -63,6 +61,21 @@ def counted_differences(metric: str, ours: np.ndarray, theirs: np.ndarray) -> np
     totals = (np.concatenate([often[None], drawn]) @ pairs).reshape(-1, 2, *shape)
     scores = score_of(metric, totals, size)
     return scores[:, 0] - scores[:, 1]
+
+
+def over_seeds(draws: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds [1 + RESAMPLES] of what `differences` says of each, [S, 1 + RESAMPLES]; resamples draw seeds, too.
+
+    The same seeds are drawn for all models that have as many.
+    """
+    seeds = np.random.default_rng(1).integers(len(draws), size=(len(draws), RESAMPLES))
+    return np.concatenate([[draws[:, 0].mean()], draws[seeds, np.arange(1, 1 + RESAMPLES)].mean(axis=0)])
+
+
+def interval(draws: np.ndarray) -> tuple[float, float, float]:
+    """Return what was measured and the ends of its 95 % percentile interval, of [1 + RESAMPLES]."""
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    return float(draws[0]), float(low), float(high)
 
 
 @lru_cache(maxsize=2)

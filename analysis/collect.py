@@ -1,6 +1,7 @@
 """Finished cells as one CSV file to commit: `python -m analysis.collect OUTPUTS results/cells.csv`.
 
-What K-prune predicted goes into a folder beside it, so that cells of another machine can still be compared with it.
+What K-prune, K-prune+ and their variants predicted goes into a folder beside it, so that cells of another machine can still be
+compared with it, and ratios of losses have intervals.
 """
 
 import argparse
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis import registry
 from analysis.pairing import DIFFERENCE, differences, is_reference, predictions, references
-from analysis.records import KEY, cell_name, command, in_order, load, read_folder
+from analysis.records import KEY, cell_name, command, in_order, kept_predictions, load, read_folder
 from experiments.store.locks import locked_file
 from kprune.files import OTHER_FOLDER, write_text, write_whole
 
@@ -35,19 +37,18 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
         both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
         both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
         both.loc[outdated(both, len(cells), file), DIFFERENCE] = float("nan")
-        for _, cell in cells.iterrows():
-            if is_reference(cell["method"], cell["variant"]):
-                keep(cell["predictions"], kept_predictions(file, cell))
+        for _, cell in cells[registry.ours(cells["method"])].iterrows():
+            keep(cell["predictions"], kept_predictions(file, cell))
         write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
     return len(cells), len(earlier)
 
 
 def kept_of(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a CSV file that are not among `cells`, with the path of their predictions."""
+    """Return the rows of a CSV file that are not among `cells`."""
     earlier = load(file)
     new = set(cells[list(KEY)].itertuples(index=False, name=None))
     earlier = earlier[[key not in new for key in earlier[list(KEY)].itertuples(index=False, name=None)]]
-    return earlier.assign(predictions=[kept_predictions(file, cell) for _, cell in earlier.iterrows()])
+    return earlier
 
 
 def outdated(both: pd.DataFrame, new: int, file: Path) -> list[int]:
@@ -88,11 +89,6 @@ def keep(ours: Path, kept: Path) -> None:
         write_whole(kept, partial(shutil.copyfile, ours))
     else:
         kept.unlink(missing_ok=True)
-
-
-def kept_predictions(file: Path, cell: pd.Series) -> Path:
-    """Return where a cell's predictions stand beside a CSV file of cells, if they were kept."""
-    return file.with_suffix("") / f"{cell_name(cell, separator='-')}.npz"
 
 
 def main() -> None:

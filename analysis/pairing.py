@@ -11,7 +11,8 @@ import pandas as pd
 from analysis.bootstrap import difference
 from analysis.variants import asked_tokens, only_calibration
 
-REFERENCE = "kprune"
+REFERENCES = ("kprune_two_lambdas", "kprune")
+"""K-prune by the protocol of its paper, which takes the better of two λ, and with one λ: the first that there is counts."""
 DIFFERENCE = ["against_kprune", "against_kprune_low", "against_kprune_high"]
 
 
@@ -37,18 +38,19 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
 def references(cells: pd.DataFrame) -> list[int | None]:
     """Return the position of the K-prune cell of the same checkpoint, evaluation examples, target and seed.
 
-    It is the one with the cell's own calibration setting; if there is none, as for a method with a budget of its
-    own, the one with the most tokens.
+    It is the first of `REFERENCES`, and of its cells the one with the cell's own calibration setting; if there is none, as for
+    a method with a budget of its own, the one with the most tokens. A cell of `REFERENCES` is compared with its own method's.
     """
     same = ["task", "model", "target", "seed", "checkpoint_sha256", "evaluation_sha256"]
     keys = list(cells[same].fillna("").itertuples(index=False, name=None))
     candidates: dict[tuple, dict[str, int]] = {}
     for position, (key, method, variant) in enumerate(zip(keys, cells["method"], cells["variant"], strict=True)):
         if is_reference(method, variant):
-            candidates.setdefault(key, {})[variant] = position
+            candidates.setdefault((key, method), {})[variant] = position
     found = []
-    for key, variant in zip(keys, cells["variant"], strict=True):
-        by_calibration = candidates.get(key, {})
+    for key, method, variant in zip(keys, cells["method"], cells["variant"], strict=True):
+        among = (method,) if method in REFERENCES else REFERENCES
+        by_calibration = next((candidates[key, name] for name in among if (key, name) in candidates), {})
         most = max(by_calibration, key=asked_tokens, default=None)
         found.append(by_calibration.get(only_calibration(variant), by_calibration.get(most)))
     return found
@@ -56,7 +58,7 @@ def references(cells: pd.DataFrame) -> list[int | None]:
 
 def is_reference(method: str, variant: str) -> bool:
     """Tell whether a cell is one that others are compared with: K-prune as it is, on whatever calibration set."""
-    return method == REFERENCE and variant == only_calibration(variant)
+    return method in REFERENCES and variant == only_calibration(variant)
 
 
 def predictions(path: Path) -> dict[str, np.ndarray] | None:

@@ -25,13 +25,21 @@ from kprune.files import write_text
 STAGES = ("first", "final", "parts", "candidates", "head", "prior", "share", "refit", "oracle", "lambda", "fast")
 EMBEDDED = "docstrings"
 STUDIES = {
+    "shares-loss": ("shares.csv", "loss"),
+    "shares": ("shares.csv", "accuracy"),
+    "shares-speedup": ("shares.csv", "speedup"),
+    "shares-cost": ("shares.csv", "cost"),
+    "retrained-cpu": ("retrained.csv", "retrained"),
     "ablation": ("studies.csv", "ablation"),
     "sensitivity": ("studies.csv", "sensitivity"),
     "latency-budget": ("latency_budget.csv", "measurements"),
     "few-tokens": ("few_tokens.csv", "accuracy"),
     "retrained-gpu": ("gpu.csv", "retrained"),
 }
-"""Tables of cells in files of their own, beside which the main comparison would drown: a file and a table."""
+"""Tables of cells in files of their own: a file and a table.
+
+The main comparison would drown beside them, or has another evaluation set or version of a method.
+"""
 NAMES = (
     {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
 )
@@ -49,7 +57,7 @@ FILES = {
 } | {f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES}
 """Tables of files beside the cells': what `make bench`, `make latency` and experiments.scoring.held_out write."""
 TIMED = ("cost", "measurements", "speedup")
-COMPARED = ("cost", "speedup")
+COMPARED = ("cost", "speedup", "shares-cost", "shares-speedup")
 """Tables of the main comparison's cells alone, among `TIMED`."""
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")

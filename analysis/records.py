@@ -23,7 +23,7 @@ MEND = "restore it, or remove it and make it again with python -m analysis.colle
 
 
 def load(source: str | Path) -> pd.DataFrame:
-    """Read the cells of an output folder, or of the CSV file that `analysis.collect` made of one.
+    """Read the cells of an output folder, or of the CSV file that `analysis.collect` made of one, with the path of `predictions`.
 
     Raises:
         UserError: nothing is there, or nothing of this kind.
@@ -32,7 +32,7 @@ def load(source: str | Path) -> pd.DataFrame:
     if source.is_dir():
         cells = read_folder(source)
         cells[DIFFERENCE] = differences(cells)
-        return cells.drop(columns="predictions")
+        return cells
     if not source.is_file():
         raise UserError(f"{source} does not exist: give an output folder of run.py or a CSV file of analysis.collect")
     cells = read_csv(source, dtype=dict.fromkeys(TEXT, str))
@@ -51,7 +51,12 @@ def load(source: str | Path) -> pd.DataFrame:
             check(entry)
         except ValueError as error:
             raise UserError(f"{source}, line {line}: {error}: {MEND}") from error
-    return cells
+    return cells.assign(predictions=[kept_predictions(source, cell) for _, cell in cells.iterrows()])
+
+
+def kept_predictions(file: Path, cell: pd.Series) -> Path:
+    """Return where a cell's predictions stand beside a CSV file of cells, if they were kept."""
+    return file.with_suffix("") / f"{cell_name(cell, separator='-')}.npz"
 
 
 def read_csv(source: Path, **options: Any) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def main() -> None:
     folder = arguments.output or (arguments.source if arguments.source.is_dir() else arguments.source.parent) / "tables"
     table = aggregate(cells)
     written = {name: write_tables(table, name, folder) for name in TABLES}
-    write_text(folder / "cells.csv", table.to_csv(index=False))
+    write_text(folder / "cells.csv", table.drop(columns="predictions").to_csv(index=False))
     print(f"{notes(cells)}\n")
     for name in arguments.names:
         if written[name]:

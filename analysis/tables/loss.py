@@ -1,22 +1,25 @@
 """What K-prune's family loses against the dense model, and how much of K-prune's loss that is."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
-from analysis import registry
+from analysis import bootstrap, registry
 from analysis.aggregate import calibration_budget, informative, target_order
-from analysis.pairing import REFERENCE
+from analysis.pairing import REFERENCES, predictions
 from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
 from analysis.variants import without_calibration
 
-OFFICIAL = "kprune_official"
+OFFICIAL = ("kprune_official_two_lambdas", "kprune_official")
 
 
 def loss(table: pd.DataFrame) -> pd.DataFrame:
     """Make a row per target and method with its settings, a column per task: points lost, means over seeds.
 
-    A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code;
-    of several of their calibration budgets, the largest that has a mean counts. Tasks that are not `informative` are shown,
-    but are in no mean. `table` comes from `aggregate`.
+    A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code,
+    with 95 % intervals if the predictions of its cells were kept; of several of their calibration budgets, the largest that has a
+    mean counts. Tasks that are not `informative` are shown, but are in no mean. `table` comes from `aggregate`.
     """
     table = table[registry.ours(table["method"]) & table["higher_is_better"].astype(bool)].assign(
         loss=table["dense_score"] - table["score"], budget=calibration_budget
@@ -28,23 +31,87 @@ def loss(table: pd.DataFrame) -> pd.DataFrame:
         table.groupby(["model", "target"], sort=False), key=lambda entry: (entry[0][0], target_order(entry[0][1]))
     ):
         losses = cells.pivot_table(index=["method", "settings"], columns="task", values="loss", sort=False)
-        means = losses.reindex(columns=of_model.get(model, [])).mean(axis=1, skipna=False)
-        theirs = {method: reference(cells, means, method) for method in (REFERENCE, OFFICIAL)}
-        for key in sorted(means.index, key=lambda key: (registry.position(key[0]), key)):
+        draws = {key: mean_draws(cells, key, of_model.get(model, [])) for key in losses.index}
+        theirs = {
+            method_label(methods[-1]): next(filter(None, (reference(cells, draws, name) for name in methods)), None)
+            for methods in (REFERENCES, OFFICIAL)
+        }
+        for key in sorted(losses.index, key=lambda key: (registry.position(key[0]), key)):
             row = {"Model": model_label(model), "FLOPs removed": target_label(target), "Method": method_label(*key)}
             row |= {task_label(task): number(losses.at[key, task]) if task in losses else MISSING for task in tasks}
-            row["Mean"] = number(means[key])
-            for method, mean in theirs.items():
-                row[f"Of {method_label(method)}"] = number(means[key] / mean)
+            row["Seeds"] = seeds_of(cells, key)
+            row["Mean"] = with_interval(draws[key])
+            for name, other in theirs.items():
+                row[f"Of {name}"] = with_interval(ratio(draws[key], draws.get(other)))
             rows.append(row)
     return without_one_model(pd.DataFrame(rows))
 
 
-def reference(cells: pd.DataFrame, means: pd.Series, method: str) -> float:
-    """Return the mean loss of a method as it is, on the largest calibration budget that has one; NaN if none is above 0."""
+def of_method(cells: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
+    """Return the rows of a method with its settings, one per task."""
+    return cells[(cells["method"] == key[0]) & (cells["settings"] == key[1])].set_index("task")
+
+
+def seeds_of(cells: pd.DataFrame, key: tuple[str, str]) -> str:
+    """Return the number of seeds of a row's cells: 3, or 1 to 3."""
+    seeds = of_method(cells, key)["seeds"]
+    return f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
+
+
+def mean_draws(cells: pd.DataFrame, key: tuple[str, str], tasks: Sequence[str]) -> np.ndarray | None:
+    """Return the mean loss over all tasks, and that of each resample of examples and seeds; without the latter if a cell's
+    predictions were not kept, None if a task is missing.
+    """
+    rows = of_method(cells, key)
+    if len(tasks) == 0 or not set(tasks) <= set(rows.index):
+        return None
+    of_tasks = [task_draws(rows.loc[task]) for task in tasks]
+    if any(len(draws) == 1 for draws in of_tasks):
+        return np.array([rows.loc[list(tasks), "loss"].mean()])
+    return np.mean(of_tasks, axis=0)
+
+
+def task_draws(row: pd.Series) -> np.ndarray:
+    """Return the loss on one task, the mean over seeds, and that of each resample if the predictions were kept."""
+    read = [predictions(path) for path in row["predictions"]]
+    if not all(arrays is not None and "dense" in arrays for arrays in read):
+        return np.array([row["loss"]])
+    draws = [
+        bootstrap.differences(
+            row["metric"], arrays["dense"], arrays["values"], arrays.get("gold"), arrays.get("groups")
+        )
+        for arrays in read
+    ]
+    return bootstrap.over_seeds(np.stack(draws))
+
+
+def reference(
+    cells: pd.DataFrame, draws: dict[tuple[str, str], np.ndarray | None], method: str
+) -> tuple[str, str] | None:
+    """Return method and settings of a method as it is, of the largest calibration budget that has a mean; None if none is above 0."""
     plain = cells[(cells["method"] == method) & (cells["settings"].map(without_calibration) == "")]
-    plain = plain[[pd.notna(means[method, settings]) for settings in plain["settings"]]]
+    plain = plain[[draws[method, settings] is not None for settings in plain["settings"]]]
     if plain.empty:
-        return float("nan")
-    mean = means[method, plain.loc[plain["budget"].idxmax(), "settings"]]
-    return mean if mean > 0 else float("nan")
+        return None
+    key = method, plain.loc[plain["budget"].idxmax(), "settings"]
+    return key if draws[key][0] > 0 else None
+
+
+def ratio(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
+    """Return the ratio of two mean losses, and that of each resample if both have them."""
+    if ours is None or theirs is None:
+        return None
+    if ours is theirs:
+        return np.array([1.0])
+    size = min(len(ours), len(theirs))
+    return ours[:size] / theirs[:size]
+
+
+def with_interval(draws: np.ndarray | None) -> str:
+    """Write what was measured, with its 95 % interval if there is one: 0.30 [0.25, 0.36]."""
+    if draws is None:
+        return MISSING
+    if len(draws) == 1:
+        return number(draws[0])
+    measured, low, high = bootstrap.interval(draws)
+    return f"{number(measured)} [{number(low)}, {number(high)}]"

@@ -63,3 +63,19 @@ def test_scores_of_counts_against_resampling_items_one_by_one(metric):
     literal = np.percentile([score(ours[rows]) - score(theirs[rows]) for rows in drawn], [2.5, 97.5])
     assert [low, high] == pytest.approx(literal, abs=2)
     assert difference(metric, ours, ours) == (0, 0, 0)
+
+
+def test_items_of_one_group_are_drawn_together():
+    """Ten articles of 20 questions each, against drawing articles one by one; an article's questions share much."""
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(10), rng.integers(10, 30, size=10))
+    ours = np.clip(0.5 + 0.3 * rng.normal(size=10)[groups] + 0.1 * rng.normal(size=len(groups)), 0, 1)
+    theirs = np.clip(ours - 0.1 + 0.2 * rng.normal(size=10)[groups], 0, 1)
+    _, low, high = difference("f1", ours, theirs, groups=groups)
+    draws = []
+    for drawn in rng.integers(10, size=(5000, 10)):
+        items = np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+        draws.append(100 * (ours[items] - theirs[items]).mean())
+    assert [low, high] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist(), abs=1.0)
+    _, narrow_low, narrow_high = difference("f1", ours, theirs)
+    assert high - low > 1.5 * (narrow_high - narrow_low)
