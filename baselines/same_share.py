@@ -21,8 +21,9 @@ from kprune.streams import CalibrationState, calibration_states
 def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) -> list[int]:
     """Return the units to keep per block, the same share of each block's own.
 
-    Shares are whole units: what the budget leaves over buys one more in some blocks, from the bottom up, so that less is
-    left than one unit costs.
+    A block loses a unit once all of that unit's share is to go, as codes do that round the number to remove down: of three
+    groups of query heads, none up to a third. What the budget leaves over buys one more unit in some blocks, from the bottom
+    up, so that less is left than one unit costs.
 
     Args:
         spared: layers whose units all stay.
@@ -30,7 +31,7 @@ def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) ->
     Raises:
         OutOfReach: the spared layers alone cost more than the budget leaves.
     """
-    # The share of a block that is gone when it comes to a unit: the last one goes at nearly all.
+    # Of a block's best unit, second best and so on, how much of all blocks is gone when it has to go.
     shares = [1 - torch.arange(block.units, dtype=torch.float64) / block.units for block in view.blocks]
     costs = budget.costs(view)
     if budget.uniform:
