@@ -52,6 +52,8 @@ class LLMPruner(Method):
     spared_top: float = 0.0625
     name: str = "llm_pruner"
 
+    heads = frozenset({"causal_lm"})
+
     def __post_init__(self) -> None:
         check_words(self)
         shares = self.spared_bottom, self.spared_top
@@ -75,18 +77,13 @@ class LLMPruner(Method):
         return 1 - stay / model_flops(view, sequence_length)
 
     def check(self, model: Model, budget: Budget) -> None:
-        """Check as for any method, and that the model predicts next tokens.
+        """Check as for any method, and that the budget leaves what is spared.
 
         Raises:
-            OutOfReach: the layers that are spared cost more than the budget leaves.
-            UserError: as of `Method.check`, or it does not.
+            OutOfReach: the layers that are spared cost more.
+            UserError: as of `Method.check`.
         """
         super().check(model, budget)
-        if not CausalLM.fits(model):
-            raise UserError(
-                f"method llm_pruner takes the loss of the next tokens, which a {type(model).__name__} does not predict: give a "
-                "language model, or use kwon, which reads labels"
-            )
         view = view_of(model)
         same_share(view, budget, self.spared(view))
 

@@ -130,7 +130,7 @@ def test_what_is_measured_serves_every_budget():
 
 def test_an_encoder_is_told_before_anything_is_done():
     with pytest.raises(
-        UserError, match="which a BertForSequenceClassification does not predict: give a language model"
+        UserError, match="with a head for causal_lm alone, and this is a BertForSequenceClassification: use"
     ) as error:
         kprune.prune(tiny_model(), tiny_calibration().batches(), 0.5, method="llm_pruner")
     assert "\n" not in str(error.value)
