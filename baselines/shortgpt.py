@@ -1,5 +1,6 @@
 """ShortGPT: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect" (arXiv 2403.03853)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ from kprune.types import Model
 class ShortGPT(Method):
     """Drop whole layers, norms and residual connections included, those first that turn their input the least.
 
-    So many that the budget is met; less is left of it than the last one dropped costs. One layer at least stays. The order
-    is that of the dense model, measured once.
+    So many that the budget is met; less is left of it than the last one dropped costs. One layer at least stays; the lowest, if
+    it is built otherwise than the others, as ModernBERT's, which has no first norm. The order is that of the dense model,
+    measured once.
     """
 
     name: str = "shortgpt"
@@ -71,12 +73,19 @@ class ShortGPT(Method):
 
         influence = job.data.once(("shortgpt",), clock, measure)
         with clock("surgery"):
-            dropped = least_influential(influence, layer_costs(view, job.budget), job.budget.limit(view))
+            ranks = [math.inf, *influence[1:]] if lowest_differs(view) else influence
+            dropped = least_influential(ranks, layer_costs(view, job.budget), job.budget.limit(view))
             kept = [[] if block.layer in dropped else list(range(block.units)) for block in view.blocks]
             plan = Plan.of(view, kept, dropped)
             keep_layers(view, [layer for layer in range(len(view.layers)) if layer not in dropped])
         details = {"block_influence": influence}
         return Outcome(view.model.requires_grad_(True), plan, dict(clock.seconds), details)
+
+
+def lowest_differs(view: ModelView) -> bool:
+    """Tell whether the norms of the lowest layer are of other kinds than those of the layer above it, which can't take its place."""
+    lowest, above = (view.blocks[k * len(view.family.sites) :][: len(view.family.sites)] for k in range(2))
+    return [type(block.norm) for block in lowest] != [type(block.norm) for block in above]
 
 
 def layer_costs(view: ModelView, budget: Budget) -> list[float]:

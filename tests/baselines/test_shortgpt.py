@@ -6,6 +6,7 @@ import pytest
 import torch
 from decoders import outputs, prune, tiny_decoder
 from tiny import tiny_batch, tiny_calibration, tiny_model
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import kprune
 from baselines.shortgpt import ShortGPT, block_influence, least_influential
@@ -60,6 +61,27 @@ def test_layers_go_whole(make):
     shorter = copy.deepcopy(model)
     keep_layers(view_of(shorter), [stays])
     torch.testing.assert_close(outcome.model(**batch)[0], shorter(**batch)[0])
+
+
+def test_a_lowest_layer_that_is_built_otherwise_stays(tmp_path):
+    """A ModernBERT's has no norm before its attention: a layer from above it in its place would not load again."""
+    torch.manual_seed(0)
+    shape = dict(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, initializer_range=0.3
+    )
+    words = dict(vocab_size=99, pad_token_id=1, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("modernbert", **shape, **words)).eval()
+    with torch.no_grad():
+        for block in view_of(model).blocks[:2]:
+            block.output.weight.mul_(1e-3)
+    outcome = kprune.prune(model, [tiny_batch()], method="shortgpt", params_reduction=0.5)
+    influence = outcome.details["block_influence"]
+    assert influence[0] == min(influence) and outcome.plan.layers_left_out == (1, 2)
+    outcome.save(tmp_path / "small")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            kprune.load(tmp_path / "small")(**tiny_batch()).logits, outcome.model(**tiny_batch()).logits
+        )
 
 
 def test_as_few_layers_as_the_budget_asks_for():
