@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from baselines.owned import owned_sums
 from baselines.ranking import Ranking
 from kprune.contract import Job, Outcome
 from kprune.models import Block, ModelView
-from kprune.models.surgery import input_weight, output_weight
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,4 @@ class Magnitude(Ranking):
 
 def squared_weights(block: Block) -> Tensor:
     """Return the sum of squares of all weights that a unit owns, biases left out: [units] in float64."""
-    if block.units == 0:
-        return torch.zeros(0, dtype=torch.float64)
-    squares = output_weight(block).double().square().sum(dim=0).unflatten(0, (-1, block.width)).sum(dim=1)
-    for rows, module in zip(block.site.inputs, block.inputs, strict=True):
-        by_row = input_weight(module).double().square().sum(dim=1)
-        squares = squares + by_row.view(rows.parts, block.units, -1).sum(dim=(0, 2))
-    return squares
+    return owned_sums(block, lambda weight: weight.double().square())

@@ -11,6 +11,11 @@ METHODS: ChainMap[str, Entry] = ChainMap(
     {
         "kwon": Entry("Kwon et al.", "retraining-free", "baselines.kwon:Kwon"),
         "kcm": Entry("KCM", "retraining-free", "baselines.kcm:KCM"),
+        "wanda_sp": Entry("Wanda-sp", "retraining-free", "baselines.wanda_sp:WandaSP"),
+        "flap": Entry("FLAP", "retraining-free", "baselines.flap:FLAP"),
+        "llm_pruner": Entry("LLM-Pruner", "retraining-free", "baselines.llm_pruner:LLMPruner"),
+        "oscar": Entry("OSSCAR", "retraining-free", "baselines.oscar:Oscar"),
+        "shortgpt": Entry("ShortGPT", "retraining-free", "baselines.shortgpt:ShortGPT"),
         "magnitude": Entry("magnitude", "floor", "baselines.magnitude:Magnitude"),
         "random": Entry("random", "floor", "baselines.random:Random"),
         "dynabert_w": Entry("DynaBERT-w", "retrained", DYNABERT, {"depths": (1.0,)}),

@@ -13,7 +13,7 @@ from kprune.clock import Clock
 from kprune.data import CalibrationSet, Example
 from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView, view_of
-from kprune.objectives import Objective
+from kprune.objectives import OBJECTIVES, Objective
 from kprune.plan import Plan
 from kprune.precision import full_precision
 from kprune.solve.uniform import check_uniform
@@ -21,6 +21,8 @@ from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
 """The budgets of a method that reads of a budget its costs and its limit alone."""
+ANY_HEAD = frozenset(OBJECTIVES)
+"""The heads of a method that knows of a head what its objective says; an objective of a user's own is one, too."""
 
 
 def _no_training() -> Sequence[Example]:
@@ -126,6 +128,7 @@ class Method(ABC):
         needs: "labels" if the calibration examples carry theirs; "training" if it trains on the whole training set.
         budgets: measures that it prunes to: `ANY_BUDGET` if it reads a budget's costs and limit alone, and so rounds
             widths to whole grains, too.
+        heads: names of the objectives whose models it prunes.
         uniform: whether it keeps all layers alike if a budget asks for it.
         version: raised whenever the same settings give another result; part of a cell's identity.
     """
@@ -133,6 +136,7 @@ class Method(ABC):
     name: str
     needs: ClassVar[frozenset[str]] = frozenset()
     budgets: ClassVar[frozenset[str]] = ANY_BUDGET
+    heads: ClassVar[frozenset[str]] = ANY_HEAD
     uniform: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
@@ -166,6 +170,18 @@ class Method(ABC):
                 "of FLOPs, or use kprune"
             )
 
+    def check_head(self, model: Model) -> None:
+        """Check that the method prunes models with the head of this one.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self.heads != ANY_HEAD and not any(OBJECTIVES[name].fits(model) for name in self.heads):
+            raise UserError(
+                f"method {self.name} prunes models with a head for {' or '.join(sorted(self.heads))} alone, and this is a "
+                f"{type(model).__name__}: use kprune"
+            )
+
     def check_uniform(self) -> None:
         """Check that the method can keep all layers alike.
 
@@ -180,9 +196,10 @@ class Method(ABC):
 
         Raises:
             OutOfReach: it asks for more than the method can remove.
-            UserError: it measures, or rounds widths to, something that the method does not, or asks for layers that are alike
-                of a method or a model that can't have them.
+            UserError: the method does not prune models with this head; the budget measures, or rounds widths to, something that
+                the method does not, or asks for layers that are alike of a method or a model that can't have them.
         """
+        self.check_head(model)
         self.check_measure(budget.measure)
         if budget.uniform:
             self.check_uniform()

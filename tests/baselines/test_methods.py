@@ -17,7 +17,7 @@ from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
 
-NAMES = ("kwon", "kcm", "magnitude", "random")
+NAMES = ("kwon", "kcm", "wanda_sp", "flap", "oscar", "magnitude", "random")
 
 
 class WidelyPadded(CalibrationSet):
@@ -78,7 +78,7 @@ def test_shared_data_give_the_same_as_fresh_ones(name):
         alone = prune(name, model, reduction)
         same(outcome, alone)
         assert outcome.seconds_by_stage.keys() == alone.seconds_by_stage.keys()
-    assert len(shared.shared) == {"kwon": 1, "kcm": 2}.get(name, 0)
+    assert len(shared.shared) == {"kwon": 1, "kcm": 2, "flap": 1}.get(name, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +92,7 @@ def test_padding_makes_no_difference(name, head):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ("kwon", "magnitude", "random"))
+@pytest.mark.parametrize("name", ("kwon", "wanda_sp", "flap", "oscar", "magnitude", "random"))
 def test_a_pruned_model_is_pruned_again(name):
     once = prune(name, tiny_model(dtype=torch.float32), 0.9).model
     twice = prune(name, once, 0.5)

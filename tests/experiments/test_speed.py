@@ -217,3 +217,4 @@ def test_what_the_benchmark_runs_on():
     assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune", "kprune_plus", "kprune_fast"} <= set(
         methods
     )
+    assert not {"llm_pruner", "magnitude", "cofi"} & set(methods), "classifiers are what it runs on"

@@ -113,7 +113,9 @@ def test_a_folder_of_an_uneven_number_is_refused(tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("method", ["kprune", "kprune_plus_fast", "magnitude", "random"])
+@pytest.mark.parametrize(
+    "method", ["kprune", "kprune_plus_fast", "wanda_sp", "llm_pruner", "oscar", "magnitude", "random"]
+)
 def test_every_method_removes_whole_groups(method):
     """Rows of queries, keys and values and columns of the output, by the groups that are kept."""
     model = tiny(intermediate_size=4)

@@ -58,7 +58,7 @@ def setting(set_coarse):
             matmul.fp32_precision = precision
 
 
-@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
+@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon", "flap", "oscar"])
 @pytest.mark.parametrize("set_coarse", [set_legacy, set_backend])
 def test_a_precision_that_the_caller_set(name, set_coarse):
     expected, exact = pruned(name), product()
@@ -81,7 +81,7 @@ def test_the_setting_of_a_backend_comes_back(set_coarse):
         assert [matmul.fp32_precision for matmul in matmuls] == before
 
 
-@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
+@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon", "flap", "oscar"])
 def test_a_default_type_and_device_of_the_caller(name):
     expected = pruned(name)
     model = tiny_model(dtype=torch.float32)
@@ -95,7 +95,7 @@ def test_a_default_type_and_device_of_the_caller(name):
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon"])
+@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon", "flap", "oscar"])
 @pytest.mark.parametrize(
     "surroundings", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode(), torch.no_grad()]
 )

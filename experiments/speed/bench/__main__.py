@@ -29,6 +29,7 @@ from experiments.speed.shapes import SHAPES
 from experiments.store.provenance import commit
 from kprune.budgets.latency.timing import device_name
 from kprune.errors import UserError
+from kprune.methods.registry import find_method
 
 COLUMNS = (
     "shape",
@@ -58,8 +59,9 @@ BESIDE_METHODS = ("floor", "whole_model")
 
 
 def default_methods() -> list[str]:
-    """Return every method that prunes in one go and costs something, and the two that they are compared with."""
-    return [*BESIDE_METHODS, *(name for name, entry in METHODS.items() if entry.group not in ("floor", "retrained"))]
+    """Return every method that prunes a classifier in one go and costs something, and the two that they are compared with."""
+    in_one_go = [name for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")]
+    return [*BESIDE_METHODS, *(name for name in in_one_go if "classification" in find_method(name).heads)]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:

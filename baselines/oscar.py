@@ -1,0 +1,127 @@
+"""OSSCAR: Meng, Ibrahim, Behdin, Hazimeh, Ponomareva, Mazumder, "OSSCAR: One-Shot Structured Pruning in Vision and Language
+Models with Combinatorial Optimization" (ICML 2024, arXiv 2403.12983)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baselines.same_share import BlockByBlock
+from kprune.errors import check_not_negative, check_whole
+from kprune.models import Block
+from kprune.models.surgery import keep_units, output_weight, unit_columns
+from kprune.solve.least_squares import LeastSquares, ridged_cholesky
+from kprune.solve.removal import Factors, remove_greedily, unit_errors
+
+SWAPPED = {"heads": 5, "neurons": 10}
+"""Units exchanged at once, as in the authors' code."""
+
+
+@dataclass(frozen=True)
+class Oscar(BlockByBlock):
+    """Take units out one after the other, each time those whose removal costs least if the rest of the block makes up for it.
+
+    The cost is ½ Σ_t ‖W₀ x_t − W x_t‖² + ½ λ ‖W₀ − W‖² for the block's own dense output projection W₀ and the features x of
+    what the pruned blocks below it give. With H = Σ x xᵀ + λ I it is ½ tr (W₀ − W) H (W₀ − W)ᵀ, and without the columns R the
+    optimum on the others, K, is W₀_K + W₀_R H_RK (H_KK)⁻¹. So it is the removal of K-prune+ in the metric S = I, with a target
+    that knows nothing of the error from below. Output biases stay as they are.
+
+    Other than in the authors' code, a feed-forward network sees what the attention below it, already pruned, gives (there,
+    both are measured in one pass with the layer still dense); heads go one by one (there, two at a time), and neurons by a
+    64th of those present (there, ten at a time). Their target with features of the dense model (`--fullseq`) is left out.
+
+    Attributes:
+        ridge: λ over the mean of the Gram matrix's diagonal.
+        swaps: rounds of the local search after the removal, in which 10 neurons or 5 heads that are kept are exchanged for as
+            many that are not, as long as the cost falls; half as many once it does not. 0 for none; the authors' code has 30.
+    """
+
+    ridge: float = 1e-2
+    swaps: int = 0
+    name: str = "oscar"
+
+    def __post_init__(self) -> None:
+        check_not_negative(ridge=self.ridge)
+        check_whole(swaps=self.swaps)
+
+    def cut(self, block: Block, features: Iterable[Tensor], count: int) -> Tensor:
+        """Take units out of a block, in place, set the output projection to the optimum of the rest, and return the rest."""
+        dense = output_weight(block).double()
+        squares = LeastSquares.empty(block.columns, 0, dense.device)
+        for batch in features:
+            squares.add(batch, batch.new_zeros(len(batch), 0))
+        factor, _ = ridged_cholesky(squares.lower, self.ridge)
+        kept = remove_greedily(torch.cholesky_inverse(factor), dense.clone(), block.width, count).kept(count)
+        gram = factor @ factor.T
+        if self.swaps:
+            kept = swapped(gram, dense, kept, block.width, self.swaps, SWAPPED[block.kind])
+        optimum = Restricted.to(gram, dense, unit_columns(kept, block.width)).weight
+        keep_units(block, kept)
+        if count:
+            output_weight(block).copy_(optimum)
+        return kept
+
+
+@dataclass
+class Restricted:
+    """The problem min tr (W₀ − W) H (W₀ − W)ᵀ over matrices W with some columns alone.
+
+    weight: their optimum [d, k]. factor: Cholesky factor of H on them [k, k]. explained: tr W₀ H W₀ᵀ less the minimum.
+    """
+
+    weight: Tensor
+    factor: Tensor
+    explained: float
+
+    @classmethod
+    def to(cls, gram: Tensor, dense: Tensor, columns: Tensor) -> "Restricted":
+        """Solve it for these columns: H [n, n], W₀ [d, n]."""
+        cross = gram[columns] @ dense.T
+        factor = torch.linalg.cholesky(gram[columns[:, None], columns])
+        weight = torch.cholesky_solve(cross, factor).T
+        return cls(weight, factor, (weight.T * cross).sum().item())
+
+
+def swapped(gram: Tensor, dense: Tensor, kept: Tensor, width: int, rounds: int, size: int) -> Tensor:
+    """Return units, as many as are kept, whose optimum is no worse: the end of a local search, sorted."""
+    units = len(gram) // width
+    size = min(size, len(kept) - 1, units - len(kept))
+    best = Restricted.to(gram, dense, unit_columns(kept, width)).explained
+    for _ in range(rounds):
+        if size < 1:
+            break
+        trial = exchanged(gram, dense, kept, width, size)
+        explained = Restricted.to(gram, dense, unit_columns(trial, width)).explained
+        if explained > best * (1 + 1e-9):
+            kept, best = trial, explained
+        else:
+            size //= 2
+    return kept
+
+
+def exchanged(gram: Tensor, dense: Tensor, kept: Tensor, width: int, size: int) -> Tensor:
+    """Return the units after one exchange: those that are missed least go, then those that help most come, sorted."""
+    now = Restricted.to(gram, dense, unit_columns(kept, width))
+    errors = unit_errors(torch.cholesky_inverse(now.factor), now.weight, width, Factors())
+    stay = kept[errors.argsort(stable=True)[size:]].sort().values
+    out = torch.ones(len(gram) // width, dtype=torch.bool, device=gram.device)
+    out[kept] = False
+    waiting = out.nonzero()[:, 0]
+    best = gains(gram, dense, stay, waiting, width).argsort(descending=True, stable=True)[:size]
+    return torch.cat([stay, waiting[best]]).sort().values
+
+
+def gains(gram: Tensor, dense: Tensor, stay: Tensor, waiting: Tensor, width: int) -> Tensor:
+    """Return what each waiting unit alone, beside those that stay, takes off the minimum: [waiting]."""
+    inside, outside = unit_columns(stay, width), unit_columns(waiting, width)
+    left = Restricted.to(gram, dense, inside)
+    link = gram[outside[:, None], inside]
+    residual = gram[outside] @ dense.T - link @ left.weight.T
+    whitened = torch.linalg.solve_triangular(left.factor, link.T, upper=False)
+    schur = gram[outside[:, None], outside] - whitened.T @ whitened
+    blocks = schur.unflatten(0, (-1, width)).unflatten(2, (-1, width)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    roots = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(blocks), residual.unflatten(0, (-1, width)), upper=False
+    )
+    return roots.square().sum(dim=(1, 2))

@@ -1,0 +1,96 @@
+"""The same share of units in every block, and the frame of the methods that prune so, block by block."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kprune.budgets import Budget
+from kprune.clock import Clock
+from kprune.contract import Job, Method, Outcome
+from kprune.errors import OutOfReach
+from kprune.models import Block, ModelView, view_of
+from kprune.models.copies import frozen_copy
+from kprune.solve.mask_search import greedy
+from kprune.solve.uniform import lost, uniform_counts
+from kprune.streams import CalibrationState, calibration_states
+
+
+def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) -> list[int]:
+    """Return the units to keep per block, the same share of each block's own.
+
+    A block loses a unit once all of that unit's share is to go, as codes do that round the number to remove down: of three
+    groups of query heads, none up to a third. What the budget leaves over buys one more unit in some blocks, from the bottom
+    up, so that less is left than one unit costs.
+
+    Args:
+        spared: layers whose units all stay.
+
+    Raises:
+        OutOfReach: the spared layers alone cost more than the budget leaves.
+    """
+    # Of a block's best unit, second best and so on, how much of all blocks is gone when it has to go.
+    shares = [1 - torch.arange(block.units, dtype=torch.float64) / block.units for block in view.blocks]
+    costs = budget.costs(view)
+    if budget.uniform:
+        curves = [lost(share, costs[block.name]) for share, block in zip(shares, view.blocks, strict=True)]
+        return uniform_counts(view, curves, budget)
+    free = [index for index, block in enumerate(view.blocks) if block.layer not in spared]
+    counts = [block.units for block in view.blocks]
+    stay = [block for block in view.blocks if block.layer in spared]
+    limit = budget.limit(view) - sum(costs[block.name].of(block.units, block.units) for block in stay)
+    if limit < 0:
+        raise OutOfReach("the layers that are spared cost more than the budget leaves: ask for less, or spare fewer")
+    masks = greedy([shares[index] for index in free], [costs[view.blocks[index].name] for index in free], limit)
+    for index, mask in zip(free, masks, strict=True):
+        counts[index] = int(mask.sum())
+    return counts
+
+
+class BlockByBlock(Method):
+    """Prune every block by the same share, from the bottom up, each on what the pruned blocks below it give.
+
+    Of the calibration tokens, one hidden state is kept; of the blocks, the statistics of one.
+    """
+
+    uniform = True
+
+    @abstractmethod
+    def cut(self, block: Block, features: Iterable[Tensor], count: int) -> Tensor:
+        """Take units out of a block, in place, and return the indices of those that stay, [count] sorted.
+
+        Args:
+            features: of the real tokens of each calibration batch, [N, columns]; to be gone through once.
+            count: units to keep, fewer than there are.
+        """
+
+    @torch.no_grad()
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model.
+
+        Raises:
+            UserError: the model's family is not supported, or its features are not finite.
+        """
+        clock, view = Clock(), view_of(frozen_copy(job.model))
+        counts = same_share(view, job.budget)
+        with clock("embeddings"):
+            states = calibration_states(view, job.data.calibration.batches())
+        kept_units: list[list[int]] = []
+        for block, count in zip(tqdm(view.blocks, self.name, unit="block", disable=None), counts, strict=True):
+            kept = torch.arange(block.units)
+            if count < block.units:
+                with clock("pruning"):
+                    kept = self.cut(block, features_of(block, states), count)
+            with clock("student"):
+                for state in states:
+                    state.student = state.teacher = block.run(state.student, state.context)
+            kept_units.append(kept.tolist())
+        return Outcome.of(view, kept_units, clock, {})
+
+
+def features_of(block: Block, states: Sequence[CalibrationState]) -> Iterator[Tensor]:
+    """Yield the features of each batch's real tokens, [N, columns]."""
+    for state in states:
+        yield block.features(state.student, state.context)[state.real]

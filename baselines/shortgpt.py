@@ -1,0 +1,137 @@
+"""ShortGPT: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect" (arXiv 2403.03853)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from kprune.budgets import Budget
+from kprune.clock import Clock
+from kprune.contract import Job, Method, Outcome
+from kprune.data import CalibrationSet
+from kprune.errors import OutOfReach, UserError
+from kprune.models import ModelView, view_of
+from kprune.models.copies import frozen_copy
+from kprune.models.flops import model_flops
+from kprune.models.surgery import keep_layers
+from kprune.models.view import on_device
+from kprune.plan import Plan
+from kprune.solve.mask_search import ROUNDING
+from kprune.types import Model
+
+
+@dataclass(frozen=True)
+class ShortGPT(Method):
+    """Drop whole layers, norms and residual connections included, those first that turn their input the least.
+
+    So many that the budget is met; less is left of it than the last one dropped costs. One layer at least stays; the lowest, if
+    it is built otherwise than the others, as ModernBERT's, which has no first norm. The order is that of the dense model,
+    measured once.
+    """
+
+    name: str = "shortgpt"
+
+    uniform = True
+
+    def reach(self, model: Model, sequence_length: float) -> float:
+        """Return the share of FLOPs that all layers but one have."""
+        view = view_of(model)
+        layers = [0.0] * len(view.layers)
+        for block in view.blocks:
+            layers[block.layer] += block.units * block.unit_flops(sequence_length)
+        return 1 - max(layers) / model_flops(view, sequence_length)
+
+    def check(self, model: Model, budget: Budget) -> None:
+        """Check as for any method, and that the budget leaves a layer.
+
+        Raises:
+            OutOfReach: it does not.
+            UserError: as of `Method.check`.
+        """
+        super().check(model, budget)
+        view = view_of(model)
+        if max(layer_costs(view, budget)) > budget.limit(view) * (1 + ROUNDING):
+            raise OutOfReach("method shortgpt keeps a layer at least, and the budget leaves less: ask for less")
+
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model; its labels are not read.
+
+        Raises:
+            OutOfReach: the budget leaves less than a layer.
+            UserError: the model's family is not supported, or its hidden states are not finite.
+        """
+        self.check(job.model, job.budget)
+        clock, view = Clock(), view_of(frozen_copy(job.model))
+
+        def measure(clock: Clock) -> list[float]:
+            with clock("influence"):
+                return block_influence(view, job.data.calibration)
+
+        influence = job.data.once(("shortgpt",), clock, measure)
+        with clock("surgery"):
+            ranks = [math.inf, *influence[1:]] if lowest_differs(view) else influence
+            dropped = least_influential(ranks, layer_costs(view, job.budget), job.budget.limit(view))
+            kept = [[] if block.layer in dropped else list(range(block.units)) for block in view.blocks]
+            plan = Plan.of(view, kept, dropped)
+            keep_layers(view, [layer for layer in range(len(view.layers)) if layer not in dropped])
+        details = {"block_influence": influence}
+        return Outcome(view.model.requires_grad_(True), plan, dict(clock.seconds), details)
+
+
+def lowest_differs(view: ModelView) -> bool:
+    """Tell whether the norms of the lowest layer are of other kinds than those of the layer above it, which can't take its place."""
+    lowest, above = (view.blocks[k * len(view.family.sites) :][: len(view.family.sites)] for k in range(2))
+    return [type(block.norm) for block in lowest] != [type(block.norm) for block in above]
+
+
+def layer_costs(view: ModelView, budget: Budget) -> list[float]:
+    """Return what the units of each layer cost."""
+    costs, by_layer = budget.costs(view), [0.0] * len(view.layers)
+    for block in view.blocks:
+        by_layer[block.layer] += costs[block.name].of(block.units, block.units)
+    return by_layer
+
+
+def least_influential(influence: Sequence[float], costs: Sequence[float], limit: float) -> list[int]:
+    """Return the layers to drop so that what is left costs at most `limit`, sorted; of equal ones the lower goes first."""
+    left, dropped = sum(costs), []
+    for layer in sorted(range(len(costs)), key=lambda layer: influence[layer]):
+        if left <= limit * (1 + ROUNDING) or len(dropped) == len(costs) - 1:
+            break
+        dropped.append(layer)
+        left -= costs[layer]
+    return sorted(dropped)
+
+
+@torch.no_grad()
+def block_influence(view: ModelView, calibration: CalibrationSet) -> list[float]:
+    """Return, for each layer, the mean over real tokens of 1 − cos(input, output) (eq. 1 of the paper).
+
+    Raises:
+        UserError: a hidden state is not finite.
+    """
+    turned, tokens = [0.0] * len(view.layers), 0
+    top = len(view.family.sites)
+    for batch in tqdm(calibration.batches(), desc="ShortGPT", unit="batch", disable=None):
+        batch = on_device(batch, view.device)
+        x, context = view.enter(batch)
+        real = batch["attention_mask"].bool()
+        tokens += int(real.sum())
+        for layer in range(len(view.layers)):
+            before = x
+            for block in view.blocks[layer * top : (layer + 1) * top]:
+                x = block.run(x, context)
+            turned[layer] += (1 - cosines(before[real], x[real])).sum().item()
+    influence = [total / tokens for total in turned]
+    if not torch.tensor(influence).isfinite().all():
+        raise UserError("hidden states hold NaN or infinity: check the checkpoint's weights")
+    return influence
+
+
+def cosines(one: Tensor, two: Tensor) -> Tensor:
+    """Return the cosines between rows, [N] in float64."""
+    return F.cosine_similarity(one.double(), two.double(), dim=-1)
