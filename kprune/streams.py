@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kprune import processes
+from kprune.errors import UserError
 from kprune.models import Context, ModelView
 from kprune.models.view import on_device
 from kprune.objectives import Objective
@@ -22,6 +24,7 @@ class CalibrationState:
     Attributes:
         batch: as it went into the model.
         context: keyword arguments of the layers.
+        number: of the batch among all, from 0; of several processes, each has its rows of it.
     """
 
     def __init__(
@@ -31,8 +34,9 @@ class CalibrationState:
         student: Tensor,
         teacher: Tensor,
         storage: Storage = HERE,
+        number: int = 0,
     ):
-        self.batch, self.context, self._storage = batch, context, storage
+        self.batch, self.context, self._storage, self.number = batch, context, storage, number
         self.student, self.teacher, self.target = student, teacher, None
 
     @property
@@ -94,13 +98,21 @@ class CalibrationState:
 def calibration_states(
     view: ModelView, batches: Sequence[dict[str, Tensor]], storage: Storage = HERE
 ) -> list[CalibrationState]:
-    """Return every batch at the input of the first block."""
-    states = []
+    """Return every batch at the input of the first block; of several processes, the examples that are this one's.
+
+    Raises:
+        UserError: there are more processes than examples.
+    """
+    states, before = [], 0
     with view.ends_at_work():
-        for batch in batches:
-            batch = on_device(batch, view.device)
-            x, context = view.enter(batch)
-            states.append(CalibrationState(batch, context, x, x, storage))
+        for number, whole in enumerate(batches):
+            batch = on_device(processes.own_rows(whole, before), view.device)
+            before += len(whole["input_ids"])
+            if len(batch["input_ids"]):
+                x, context = view.enter(batch)
+                states.append(CalibrationState(batch, context, x, x, storage, number))
+    if before < processes.count():
+        raise UserError(f"there are {before} examples for {processes.count()} processes: start fewer")
     return states
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kprune import processes
 from kprune.errors import UserError
 
 ROUNDING = 16
@@ -94,6 +95,11 @@ class LeastSquares:
         self.count += len(features)
         self.precision = max(self.precision, torch.finfo(features.dtype).eps)
         self.weight += len(features) if weights is None else weights.sum().item()
+
+    def add_up(self) -> None:
+        """Take in the tokens of all processes that share the work."""
+        processes.add_up([self.lower, self.cross, self.features, self.targets])
+        self.weight, self.count = processes.total(self.weight), round(processes.total(self.count))
 
     @property
     def gram(self) -> Tensor:

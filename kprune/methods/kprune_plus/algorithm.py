@@ -1,12 +1,14 @@
 """K-prune+: widths from the teacher's Fisher, removal with compensation, a refit of each block (docs/notes/kprune_plus.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kprune import processes
 from kprune.clock import Clock
 from kprune.contract import Job, Outcome
 from kprune.methods.kprune_plus.allocation import allocate_units
@@ -26,6 +28,7 @@ from kprune.streams import HERE, CalibrationState, calibration_states
 
 # Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class KPrunePlus(Settings):
     name: str = "kprune_plus"
 
     uniform = True
+    several_processes = True
     version = 2
 
     def prune(self, job: Job) -> Outcome:
@@ -68,7 +72,7 @@ class KPrunePlus(Settings):
         ridges: list[float | None] = []
         rows = zip(copied_blocks(student), teacher.blocks_at_work(), fishers, counts, strict=True)
         below: OutputFisher | None = None
-        for block, original, fisher, count in tqdm(rows, "K-prune+", len(counts), unit="block", disable=None):
+        for block, original, fisher, count in bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not self.tune):
                 # Nothing has gone so far, or what has gone below is not made up for here.
                 with clock("student"):
@@ -131,7 +135,7 @@ class KPrunePlus(Settings):
             else:
                 fishers = measure_fisher(teacher, states, objective, self.temperature)
         curves, inputs = [], [storage.keep(state.teacher) for state in states]
-        blocks = tqdm(teacher.blocks_at_work(), "curves", len(fishers), disable=None)
+        blocks = bar(teacher.blocks_at_work(), "curves", len(fishers))
         for block, fisher in zip(blocks, fishers, strict=True):
             with clock("fisher_gram"):
                 squares = LeastSquares.empty(block.columns, 0, teacher.device)
@@ -139,10 +143,12 @@ class KPrunePlus(Settings):
                 for index, (state, energies) in enumerate(weighted):
                     above = self.add_features(squares, block, state, storage.read(inputs[index]), energies)
                     inputs[index] = storage.keep(above)
+                squares.add_up()
                 features = squares.centred()
                 del squares
             with clock("curves"):
                 curves.append(monotone(self.removal(block, fisher, features).errors))
+                processes.agree(curves[-1:])
         return fishers, curves
 
     @staticmethod
@@ -189,6 +195,7 @@ class KPrunePlus(Settings):
         for state, w in zip(states, weights, strict=True):
             reads = block.read(state.student)[state.real]
             squares.add(reads, original.read(state.teacher)[state.real] - reads, w[state.real])
+        squares.add_up()
         affine = all(module.bias is not None for module in block.inputs)
         change, _ = (squares.centred() if affine else squares).solve(self.input_ridge)
         constant = squares.constant(change) if affine else None
@@ -197,6 +204,7 @@ class KPrunePlus(Settings):
             if constant is not None and module.bias is not None:
                 module.bias.copy_(module.bias.double() + weight @ constant)
             input_weight(module).copy_(weight + weight @ change)
+        processes.agree(own_parameters(block))
 
     def prior(self, block: Block) -> Tensor | None:
         """Return the weights [d, columns] in float64 that the ridge draws to; None for 0."""
@@ -228,6 +236,7 @@ class KPrunePlus(Settings):
             else:
                 features = target.new_zeros(len(target), 0)
             problem.add(features, target, w[state.real])
+        problem.add_up()
         return problem
 
     def select(
@@ -241,7 +250,9 @@ class KPrunePlus(Settings):
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         inverse = torch.cholesky_inverse(factor)
         del factor, optimum
-        return remove_greedily(inverse, root, block.width, keep=count).kept(count)
+        kept = remove_greedily(inverse, root, block.width, keep=count).kept(count)
+        processes.agree([kept])
+        return kept
 
     def refit(
         self,
@@ -267,7 +278,7 @@ class KPrunePlus(Settings):
         descend(block, states, weights, root, self.refit_epochs, decided(self.refit_lr))
         again = self.problem(block, states, weights)
         ridge = self.solve(block, again, prior)
-        if explained(block, again, root) > before:
+        if processes.first_says(explained(block, again, root) > before):
             return ridge
         for parameter, value in zip(parameters, was, strict=True):
             parameter.copy_(value)
@@ -288,7 +299,13 @@ class KPrunePlus(Settings):
         output_weight(block).copy_(weight)
         if bias is not None:
             bias.copy_(problem.constant(weight))
+        processes.agree(own_parameters(block))
         return ridge
+
+
+def bar(items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
+    """Give items one by one, and show how far the first process is if it has a terminal."""
+    return iter(tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None))
 
 
 def centred_if_biased(block: Block, problem: LeastSquares) -> LeastSquares:

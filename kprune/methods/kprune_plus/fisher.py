@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kprune import processes
 from kprune.memory import give_back
 from kprune.models import Block, ModelView
 from kprune.models.masks import caught
@@ -74,6 +75,13 @@ class OutputFisher:
         self.energy += energies[real].sum().item()
         self.tokens += int(real.sum())
 
+    def add_up(self) -> None:
+        """Take in the tokens of all processes that share the work, but for those of single tokens."""
+        covariance = self.covariance
+        processes.add_up([covariance])
+        self.covariance = covariance
+        self.energy, self.tokens = processes.total(self.energy), round(processes.total(self.tokens))
+
     def token_weights(self, floor: float, clip: float | None) -> list[Tensor]:
         """Return a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones if no token has energy.
 
@@ -98,7 +106,7 @@ class OutputFisher:
         """
         if clip is None or not self.energy:
             return [1.0] * len(self.energies)
-        most = clip * torch.cat([f[f > 0] for f in self.features]).median()
+        most = clip * processes.gathered(torch.cat([f[f > 0] for f in self.features])).median()
         return [(most / f).clamp(max=1.0) for f in self.features]
 
 
@@ -115,7 +123,7 @@ def measure_fisher(
         per block, S and a number per token; the features are not kept.
     """
     fishers = without_batches(view, states, HERE)
-    examples = sum(len(state.real) for state in states)
+    examples = round(processes.total(sum(len(state.real) for state in states)))
     for state in states:
         features, gradients = output_gradients(view, state, objective, temperature)
         measured = zip(features, gradients, strict=True)
@@ -124,6 +132,8 @@ def measure_fisher(
             fisher.add(fisher.covariance, *(next(measured) if block.units else nothing), state.real, examples)
         del features, gradients, measured
         give_back()
+    for fisher in fishers:
+        fisher.add_up()
     return fishers
 
 
@@ -141,7 +151,7 @@ def measure_fisher_by_layer(
     and the gradients at its output are carried on to its input.
     """
     fishers = without_batches(view, states, storage)
-    examples = sum(len(state.real) for state in states)
+    examples = round(processes.total(sum(len(state.real) for state in states)))
     for group in groups(states, GROUP):
         inputs = [[storage.keep(state.teacher) for state in group]]
         for layer, blocks in enumerate(view.by_layer()):
@@ -165,6 +175,8 @@ def measure_fisher_by_layer(
             for fisher, covariance in zip(own, covariances, strict=True):
                 fisher.covariance = covariance
             give_back()
+    for fisher in fishers:
+        fisher.add_up()
     return fishers
 
 
