@@ -11,14 +11,16 @@ from tqdm import tqdm
 from kprune import processes
 from kprune.clock import Clock
 from kprune.contract import Job, Outcome
+from kprune.memory import give_back
 from kprune.methods.kprune_plus.allocation import allocate_units
 from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, measure_fisher_by_layer, metric_root
+from kprune.methods.kprune_plus.input_map import fold_map
 from kprune.methods.kprune_plus.refit import descend, explained, own_parameters
 from kprune.methods.kprune_plus.settings import Settings, decided
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import copied_blocks, frozen_view
 from kprune.models.offload import place_for_layers
-from kprune.models.surgery import input_weight, keep_units, output_weight, unit_columns
+from kprune.models.surgery import keep_units, output_weight, unit_columns
 from kprune.objectives import Objective
 from kprune.solve.allocation import monotone
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
@@ -85,34 +87,57 @@ class KPrunePlus(Settings):
                 kept_units.append(list(range(count)))
                 ridges.append(None)
                 continue
-            if below is not None and count and self.map_input:
-                with clock("input_map"):
-                    self.fold_map(block, original, states, below.token_weights(self.floor, decided(self.clip)))
-            weights = fisher.token_weights(self.floor, decided(self.clip))
-            prior = self.prior(block)
-            with clock("gram"):
-                for state in states:
-                    self.ask(block, original, state)
-                problem = self.problem(block, states, weights)
-            with clock("removal"):
-                kept = self.select(block, problem, prior, fisher, count)
-                keep_units(block, kept)
-            with clock("solve"):
-                columns = unit_columns(kept, block.width)
-                problem = problem.of(columns)
-                prior = None if prior is None else prior[:, columns]
-                ridges.append(self.solve(block, problem, prior))
-            if self.refit_epochs and count:
-                with clock("refit"):
-                    ridge = self.refit(block, states, weights, problem, prior, fisher)
-                    ridges[-1] = ridges[-1] if ridge is None else ridge
-            with clock("student"):
-                for state in states:
-                    state.student = block.run(state.student, state.context)
-                    state.teacher, state.target = original.settle(state.teacher), None
-            kept_units.append(kept.tolist())
+            kept, ridge = self.pruned(block, original, states, fisher, below, count, clock)
+            kept_units.append(kept)
+            ridges.append(ridge)
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges})
+
+    def pruned(
+        self,
+        block: Block,
+        original: Block,
+        states: Sequence[CalibrationState],
+        fisher: OutputFisher,
+        below: OutputFisher | None,
+        count: int,
+        clock: Clock,
+    ) -> tuple[list[int], float | None]:
+        """Prune a block of the student to `count` units, fit what is left of it, and move both states up.
+
+        Args:
+            below: the Fisher of the block below, if that has been fitted.
+
+        Returns:
+            the units kept, and the relative ridge of the last solve; None if no unit is left.
+        """
+        if below is not None and count and self.map_input:
+            with clock("input_map"):
+                reads = below.token_weights(self.floor, decided(self.clip))
+                fold_map(block, original, states, reads, self.input_ridge)
+        weights = fisher.token_weights(self.floor, decided(self.clip))
+        prior = self.prior(block)
+        with clock("gram"):
+            for state in states:
+                self.ask(block, original, state)
+            problem = self.problem(block, states, weights)
+        with clock("removal"):
+            kept = self.select(block, problem, prior, fisher, count)
+            keep_units(block, kept)
+        with clock("solve"):
+            columns = unit_columns(kept, block.width)
+            problem = problem.of(columns)
+            prior = None if prior is None else prior[:, columns]
+            ridge = self.solve(block, problem, prior)
+        if self.refit_epochs and count:
+            with clock("refit"):
+                again = self.refit(block, states, weights, problem, prior, fisher)
+                ridge = ridge if again is None else again
+        with clock("student"):
+            for state in states:
+                state.student = block.run(state.student, state.context)
+                state.teacher, state.target = original.settle(state.teacher), None
+        return kept.tolist(), ridge
 
     def first_pass(
         self,
@@ -182,29 +207,6 @@ class KPrunePlus(Settings):
         weight = output_weight(block).double()
         root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
         return remove_greedily(inverse, root, block.width)
-
-    def fold_map(
-        self, block: Block, original: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]
-    ) -> None:
-        """Fold the best affine map from what the student's input weights read to what the teacher's read into them.
-
-        If the input weights have no biases, the map is linear.
-        """
-        d = block.hidden_size
-        squares = LeastSquares.empty(d, d, states[0].device)
-        for state, w in zip(states, weights, strict=True):
-            reads = block.read(state.student)[state.real]
-            squares.add(reads, original.read(state.teacher)[state.real] - reads, w[state.real])
-        squares.add_up()
-        affine = all(module.bias is not None for module in block.inputs)
-        change, _ = (squares.centred() if affine else squares).solve(self.input_ridge)
-        constant = squares.constant(change) if affine else None
-        for module in block.inputs:
-            weight = input_weight(module).double()
-            if constant is not None and module.bias is not None:
-                module.bias.copy_(module.bias.double() + weight @ constant)
-            input_weight(module).copy_(weight + weight @ change)
-        processes.agree(own_parameters(block))
 
     def prior(self, block: Block) -> Tensor | None:
         """Return the weights [d, columns] in float64 that the ridge draws to; None for 0."""
@@ -304,8 +306,10 @@ class KPrunePlus(Settings):
 
 
 def bar(items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
-    """Give items one by one, and show how far the first process is if it has a terminal."""
-    return iter(tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None))
+    """Give items one by one, each after the memory of the one before is free; the first process shows how far it is."""
+    for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
+        yield item
+        give_back()
 
 
 def centred_if_biased(block: Block, problem: LeastSquares) -> LeastSquares:

@@ -77,10 +77,11 @@ class OutputFisher:
 
     def add_up(self) -> None:
         """Take in the tokens of all processes that share the work, but for those of single tokens."""
-        covariance = self.covariance
-        processes.add_up([covariance])
-        self.covariance = covariance
-        self.energy, self.tokens = processes.total(self.energy), round(processes.total(self.tokens))
+        if processes.count() > 1:
+            covariance = self.covariance
+            processes.add_up([covariance])
+            self.covariance = covariance
+            self.energy, self.tokens = processes.total(self.energy), round(processes.total(self.tokens))
 
     def token_weights(self, floor: float, clip: float | None) -> list[Tensor]:
         """Return a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones if no token has energy.
@@ -183,8 +184,11 @@ def measure_fisher_by_layer(
 def without_batches(view: ModelView, states: Sequence[CalibrationState], storage: Storage) -> list[OutputFisher]:
     """Return a Fisher for each block to which no batch has been added."""
     d = states[0].teacher.shape[-1]
-    zeros = [torch.zeros(d, d, dtype=torch.float64, device=view.device) for _ in view.blocks]
-    return [OutputFisher(covariance, [], [], storage=storage) for covariance in zeros]
+    # One at a time: together, on the device, they are a third of a model.
+    return [
+        OutputFisher(torch.zeros(d, d, dtype=torch.float64, device=view.device), [], [], storage=storage)
+        for _ in view.blocks
+    ]
 
 
 def groups(states: Sequence[CalibrationState], tokens: int) -> list[list[CalibrationState]]:
