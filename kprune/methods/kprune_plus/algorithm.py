@@ -74,7 +74,7 @@ class KPrunePlus(Settings):
         ridges: list[float | None] = []
         rows = zip(copied_blocks(student), teacher.blocks_at_work(), fishers, counts, strict=True)
         below: OutputFisher | None = None
-        for block, original, fisher, count in bar(rows, "K-prune+", len(counts)):
+        for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not self.tune):
                 # Nothing has gone so far, or what has gone below is not made up for here.
                 with clock("student"):
@@ -160,7 +160,7 @@ class KPrunePlus(Settings):
             else:
                 fishers = measure_fisher(teacher, states, objective, self.temperature)
         curves, inputs = [], [storage.keep(state.teacher) for state in states]
-        blocks = bar(teacher.blocks_at_work(), "curves", len(fishers))
+        blocks = self.bar(teacher.blocks_at_work(), "curves", len(fishers))
         for block, fisher in zip(blocks, fishers, strict=True):
             with clock("fisher_gram"):
                 squares = LeastSquares.empty(block.columns, 0, teacher.device)
@@ -169,10 +169,11 @@ class KPrunePlus(Settings):
                     above = self.add_features(squares, block, state, storage.read(inputs[index]), energies)
                     inputs[index] = storage.keep(above)
                 squares.add_up()
+            with clock("curves"):
                 features = squares.centred()
                 del squares
-            with clock("curves"):
                 curves.append(monotone(self.removal(block, fisher, features).errors))
+                del features
                 processes.agree(curves[-1:])
         return fishers, curves
 
@@ -304,12 +305,15 @@ class KPrunePlus(Settings):
         processes.agree(own_parameters(block))
         return ridge
 
+    def bar(self, items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
+        """Give items one by one; the first process shows how far it is.
 
-def bar(items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
-    """Give items one by one, each after the memory of the one before is free; the first process shows how far it is."""
-    for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
-        yield item
-        give_back()
+        If memory is small, what was freed with an item goes back to the system, and the next has to ask for it again.
+        """
+        for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
+            yield item
+            if self.small_memory:
+                give_back()
 
 
 def centred_if_biased(block: Block, problem: LeastSquares) -> LeastSquares:
