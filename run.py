@@ -1,5 +1,6 @@
 """Run one cell, or a sweep of them: `python run.py +experiment=squad_80pct`, `python run.py -m method=kprune,kprune_official`."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ def job(composed: DictConfig) -> Any:
     from experiments.cell.runner import run_cell
     from experiments.cell.saved import evaluate_saved
     from experiments.config.cell import cell_config
+    from kprune.processes import rank
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed, nothing resolved
@@ -42,7 +44,7 @@ def job(composed: DictConfig) -> Any:
         defaults = file_defaults(choices.method, choices.calibration)
         config = cell_config(OmegaConf.to_container(composed, resolve=True), defaults, sweep, overrides)
         if config.evaluate:
-            return evaluate_saved(config)
+            return evaluate_saved(config) if rank() == 0 else None
         return run_cell(config, SWEEP_GROUP if sweep else "single", shlex.join(["python", "run.py", *overrides]))
     except (UserError, OmegaConfBaseException) as error:
         lines = explained(error).splitlines()
@@ -93,11 +95,36 @@ def multirun(self: Hydra, *arguments, **settings) -> Any:
 hydras_multirun, Hydra.multirun = Hydra.multirun, multirun
 
 
+def run_together(sweep: bool, helper: bool) -> None:
+    """Run a cell with the processes that torchrun has started; the first one alone prints.
+
+    Raises:
+        UserError: a sweep is asked for.
+    """
+    if sweep:
+        if helper:
+            return
+        raise UserError("torchrun runs one cell with several processes: leave -m out")
+    from kprune.processes import started_by_torchrun
+
+    with (
+        started_by_torchrun(),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere if helper else sys.stdout),
+    ):
+        job()
+
+
 def main() -> int:
     sweep = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
     sys.argv[1:] = [quoted(argument, sweep) for argument in sys.argv[1:]]
+    several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
+    helper = several and os.environ["RANK"] != "0"
     try:
-        job()
+        if several:
+            run_together(sweep, helper)
+        else:
+            job()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         message = explained(error)
         missing = re.search(r"find 'hydra/launcher/(joblib|submitit|ray)", message)
@@ -110,7 +137,7 @@ def main() -> int:
         print("interrupted: the same command runs it again; trainings go on from where they were", file=sys.stderr)
         return 130
     for line in failed:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"process {os.environ['RANK']}: {line}" if helper else f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
 
 

@@ -16,6 +16,7 @@ from kprune.models import ModelView, view_of
 from kprune.objectives import OBJECTIVES, Objective
 from kprune.plan import Plan
 from kprune.precision import full_precision
+from kprune.processes import check_alone
 from kprune.solve.uniform import check_uniform
 from kprune.types import Model
 
@@ -130,6 +131,7 @@ class Method(ABC):
             widths to whole grains, too.
         heads: names of the objectives whose models it prunes.
         uniform: whether it keeps all layers alike if a budget asks for it.
+        several_processes: whether several processes can share its work (`kprune.processes.together`).
         version: raised whenever the same settings give another result; part of a cell's identity.
     """
 
@@ -138,6 +140,7 @@ class Method(ABC):
     budgets: ClassVar[frozenset[str]] = ANY_BUDGET
     heads: ClassVar[frozenset[str]] = ANY_HEAD
     uniform: ClassVar[bool] = False
+    several_processes: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -191,16 +194,27 @@ class Method(ABC):
         if not self.uniform:
             raise UserError(f"method {self.name} does not keep the layers alike: leave uniform out, or use kprune")
 
+    def check_processes(self) -> None:
+        """Check that the method can share its work among the processes there are.
+
+        Raises:
+            UserError: there are several, and it can't.
+        """
+        if not self.several_processes:
+            check_alone(f"method {self.name}", "start one, or use kprune_plus")
+
     def check(self, model: Model, budget: Budget) -> None:
         """Check that a budget is one that the method can prune this model to.
 
         Raises:
             OutOfReach: it asks for more than the method can remove.
             UserError: the method does not prune models with this head; the budget measures, or rounds widths to, something that
-                the method does not, or asks for layers that are alike of a method or a model that can't have them.
+                the method does not, or asks for layers that are alike of a method or a model that can't have them; or there
+                are several processes, and the method needs one.
         """
         self.check_head(model)
         self.check_measure(budget.measure)
+        self.check_processes()
         if budget.uniform:
             self.check_uniform()
             check_uniform(view_of(model), budget)

@@ -11,6 +11,7 @@ from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.models import view_of
 from kprune.models.uniform import check_alike
 from kprune.objectives import Objective
+from kprune.processes import check_alone
 from kprune.types import Model
 
 TOLERANCE = 0.05
@@ -39,9 +40,11 @@ def prune_to_speedup(
         as `corrected`.
 
     Raises:
-        UserError: the method prunes by FLOPs alone, the speed-up is none, or the layers can't be kept alike.
+        UserError: the method prunes by FLOPs alone, the speed-up is none, the layers can't be kept alike, or there are several
+            processes.
         OutOfReach: the speed-up is beyond what removing all heads and neurons gives.
     """
+    check_alone("a measured speed-up", "start one, or ask for a share of FLOPs or parameters")
     check_speedup(speedup)
     method.check_measure("latency")
     if uniform:

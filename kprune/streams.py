@@ -4,36 +4,77 @@ Nothing here grows with the number of blocks: of every token, one hidden state o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kprune import processes
+from kprune.errors import UserError
 from kprune.models import Context, ModelView
 from kprune.models.view import on_device
 from kprune.objectives import Objective
+from kprune.storage import Device, Storage
+
+HERE = Device()
 
 
-@dataclass
 class CalibrationState:
-    """A calibration batch on its way up.
+    """A calibration batch on its way up. Its hidden states lie in a storage while nobody reads them.
 
     Attributes:
         batch: as it went into the model.
         context: keyword arguments of the layers.
-        student, teacher: inputs of the block at hand, [B, T, d].
-        target: what the student's block is asked to add, if that is not all that the teacher is ahead by.
+        number: of the batch among all, from 0; of several processes, each has its rows of it.
     """
 
-    batch: dict[str, Tensor]
-    context: Context
-    student: Tensor
-    teacher: Tensor
-    target: Tensor | None = None
+    def __init__(
+        self,
+        batch: dict[str, Tensor],
+        context: Context,
+        student: Tensor,
+        teacher: Tensor,
+        storage: Storage = HERE,
+        number: int = 0,
+    ):
+        self.batch, self.context, self._storage, self.number = batch, context, storage, number
+        self.student, self.teacher, self.target = student, teacher, None
+
+    @property
+    def student(self) -> Tensor:
+        """Return the student's input of the block at hand, [B, T, d]."""
+        return self._storage.read(self._student)
+
+    @student.setter
+    def student(self, value: Tensor) -> None:
+        self._student = self._storage.keep(value)
+
+    @property
+    def teacher(self) -> Tensor:
+        """Return the teacher's, [B, T, d]."""
+        return self._storage.read(self._teacher)
+
+    @teacher.setter
+    def teacher(self, value: Tensor) -> None:
+        self._teacher = self._storage.keep(value)
+
+    @property
+    def target(self) -> Tensor | None:
+        """Return what the student's block is asked to add, if that is not all that the teacher is ahead by."""
+        return None if self._target is None else self._storage.read(self._target)
+
+    @target.setter
+    def target(self, value: Tensor | None) -> None:
+        self._target = None if value is None else self._storage.keep(value)
 
     def asked(self) -> Tensor:
         """Return what the student's block is asked to add, [B, T, d], with the teacher before a norm that comes last."""
-        return self.teacher - self.student if self.target is None else self.target
+        target = self.target
+        return self.teacher - self.student if target is None else target
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the batch is worked on."""
+        return self.batch["attention_mask"].device
 
     @property
     def real(self) -> Tensor:
@@ -49,17 +90,29 @@ class CalibrationState:
     def rows(self, which: slice) -> "CalibrationState":
         """Return some of the batch's examples, where they stand now."""
         batch = {key: value[which] for key, value in self.batch.items()}
-        return CalibrationState(batch, self.context.rows(which), self.student[which], self.teacher[which])
+        rows = self.context.rows(which), self.student[which], self.teacher[which]
+        return CalibrationState(batch, *rows, self._storage)
 
 
 @torch.no_grad()
-def calibration_states(view: ModelView, batches: Sequence[dict[str, Tensor]]) -> list[CalibrationState]:
-    """Return every batch at the input of the first block."""
-    states = []
-    for batch in batches:
-        batch = on_device(batch, view.device)
-        x, context = view.enter(batch)
-        states.append(CalibrationState(batch, context, x, x))
+def calibration_states(
+    view: ModelView, batches: Sequence[dict[str, Tensor]], storage: Storage = HERE
+) -> list[CalibrationState]:
+    """Return every batch at the input of the first block; of several processes, the examples that are this one's.
+
+    Raises:
+        UserError: there are more processes than examples.
+    """
+    states, before = [], 0
+    with view.ends_at_work():
+        for number, whole in enumerate(batches):
+            batch = on_device(processes.own_rows(whole, before), view.device)
+            before += len(whole["input_ids"])
+            if len(batch["input_ids"]):
+                x, context = view.enter(batch)
+                states.append(CalibrationState(batch, context, x, x, storage, number))
+    if before < processes.count():
+        raise UserError(f"there are {before} examples for {processes.count()} processes: start fewer")
     return states
 
 

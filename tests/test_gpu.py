@@ -46,6 +46,15 @@ def pruned(pruner, device, head="classification", dtype=torch.float64, workspace
     return pruner.prune(Job(model, objective_of(model), data, FlopsBudget(0.3 if pruner.name == "kcm" else 0.6, 8.0)))
 
 
+@pytest.mark.parametrize("states", ["device", "cpu", "disk"])
+def test_a_layer_at_a_time_on_the_gpu_is_the_same_as_on_the_cpu(states):
+    here = pruned(find_method("kprune_plus"), "cpu")
+    there = pruned(replace(find_method("kprune_plus"), states=states, layers_on="cuda"), "cpu")
+    assert there.model.device.type == "cpu" and here.plan.kept == there.plan.kept
+    for a, b in zip(outputs(here.model), outputs(there.model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def outputs(model):
     device = next(model.parameters()).device
     return [value.detach().cpu() for value in model(**on_device(BATCH, device)).values()]

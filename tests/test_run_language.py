@@ -1,11 +1,15 @@
 """A language model from the command line, end to end on a tiny Llama: records, tables, and one line for bad input."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 import torch
-from language import make_language_world, run, word_tokenizer, words
+from commands import ROOT
+from language import make_language_world, overrides, run, word_tokenizer, words
 from transformers import AutoModelForCausalLM
 from world import bad
 
@@ -116,3 +120,24 @@ def test_tables_have_the_window_in_their_head_and_mix_none(world, cell, tmp_path
     other = cells.assign(evaluation_data="another text", model="other")
     with pytest.raises(UserError, match="two data sets"):
         aggregate(pd.concat([cells, other], ignore_index=True))
+
+
+def test_two_processes_write_what_one_writes(world, cell):
+    """As torchrun starts them: the same units, a score that is the same but for rounding, and no file of the second one's."""
+    outputs = world / "several"
+    arguments = ["run.py", *overrides(world), f"outputs={outputs}", "method=kprune_plus_fast"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": "", "KPRUNE_CACHE": str(world / "cache")}
+    done = subprocess.run([*torchrun, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("results: ") == 1
+    folder = outputs / cell.relative_to(world / "outputs")
+    one, two = (Record.read(each / "result.json") for each in (cell, folder))
+    assert two.plan == one.plan and two.config == one.config
+    assert two.score == pytest.approx(one.score, rel=1e-4)
+    files = [sorted(path.relative_to(each) for path in each.rglob("*")) for each in (cell, folder)]
+    assert files[0] == files[1]
+    refused = subprocess.run(
+        [*torchrun, *arguments[:-1], "method=kprune"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert refused.returncode and refused.stderr.count("error: method kprune runs in one process") == 1

@@ -27,11 +27,16 @@ def folder_of(config: CellConfig) -> Path:
     )
 
 
+UNSAID = {"states": "device", "layers_on": None}
+"""Settings of a method that change where something lies, as they were before there was a choice."""
+
+
 def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
     A metric that is left to the problem, an algorithm's first version, widths that are not rounded, layers that are not kept
-    alike, parameters of the layers and FLOPs as the budget go unsaid, as in records from before there was a choice.
+    alike, parameters of the layers, FLOPs as the budget, and layers and states that lie where they work go unsaid, as in records
+    from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
@@ -39,7 +44,7 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
     settings = {
         "task": {k: v for k, v in config.task.settings.plain().items() if (k, v) != ("metric", None)},
         "model": asdict(config.model),
-        "method": config.method.settings.plain(),
+        "method": {k: v for k, v in config.method.settings.plain().items() if k not in UNSAID or v != UNSAID[k]},
         "calibration": config.calibration.counted(),
         "seed": config.seed,
         "latency": config.latency and asdict(config.latency),

@@ -1,6 +1,8 @@
 """One cell, from its configuration to its result.json."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +16,20 @@ from experiments.cell.saved import missing_of, save_model
 from experiments.cell.tracking import track
 from experiments.config.cell import CellConfig
 from experiments.inputs.drawing import DrawnTexts
-from experiments.inputs.subject import flops_length, pruning_data, subject_for
+from experiments.inputs.subject import Subject, flops_length, pruning_data, subject_for, subject_unscored
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
 from experiments.store import results
 from experiments.store.provenance import commit, versions
-from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Record
+from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Latency, Record
+from kprune import processes
 from kprune.budgets.latency.timing import device_name
+from kprune.contract import Outcome, PruningData
 from kprune.data import CalibrationSet
 
 
-def run_cell(config: CellConfig, group: str, command: str) -> Record:
-    """Run a cell, or find it finished.
+def run_cell(config: CellConfig, group: str, command: str) -> Record | None:
+    """Run a cell, or find it finished; None of a process that only helps the first one to prune.
 
     Args:
         group: name of the sweep, for tracking.
@@ -33,6 +37,22 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
 
     Raises:
         UserError: anything the user can mend.
+    """
+    if processes.rank() > 0:
+        help_to_prune(config)
+        return None
+    with helpers_waiting() as begin:
+        config.method.build().check_processes()
+        if config.target.kind == "latency":
+            processes.check_alone("budget=latency", "start one, or ask for a share of FLOPs or parameters")
+        return run_first(config, group, command, begin)
+
+
+def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], None]) -> Record:
+    """Run a cell, or find it finished, in the process that writes its files.
+
+    Args:
+        begin: tells the others that there is something to prune.
     """
     folder, identity = folder_of(config), identity_of(config)
     with results.locked(folder):
@@ -43,17 +63,13 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
             return record
 
         subject = subject_for(config)
+        begin()
         task, tokenizer = subject.task, subject.tokenizer
 
         start, peak = time.perf_counter(), PeakMemory(subject.device)
         torch.manual_seed(config.seed)
-        method = config.method.build()
-        labels = "labels" in method.needs
-        data = pruning_data(config.calibration, config.seed, subject, labels, config.force)
-        calibration = data.calibration
-        length = flops_length(bool(config.calibration.file), task, tokenizer, calibration)
-        asked = (config.target, config.of, config.grain, config.uniform, config.latency)
-        outcome, latency = prune_within(*asked, method, subject, data, length)
+        outcome, latency, data, length = pruned(config, subject)
+        calibration, labels = data.calibration, "labels" in config.method.build().needs
 
         sizes = measure_sizes(subject, outcome, length)
         dense = subject.dense
@@ -117,6 +133,43 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record:
         print(f"pruned model: {folder}/model")
     print(f"results: {folder}/result.json")
     return record
+
+
+def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | None, PruningData, float]:
+    """Prune a cell's subject.
+
+    Returns:
+        the outcome, its latency if that was the budget, what the method read, and the length that FLOPs are counted at.
+    """
+    method = config.method.build()
+    data = pruning_data(config.calibration, config.seed, subject, "labels" in method.needs, config.force)
+    length = flops_length(bool(config.calibration.file), subject.task, subject.tokenizer, data.calibration)
+    asked = (config.target, config.of, config.grain, config.uniform, config.latency)
+    return *prune_within(*asked, method, subject, data, length), data, length
+
+
+@contextmanager
+def helpers_waiting() -> Iterator[Callable[[], None]]:
+    """Give what tells the other processes to begin; they are told to go home if it was not called within."""
+    told = False
+
+    def begin() -> None:
+        nonlocal told
+        told = processes.first_says(True)
+
+    try:
+        yield begin
+    finally:
+        if not told:
+            processes.first_says(False)
+
+
+def help_to_prune(config: CellConfig) -> None:
+    """Take a share of the pruning of a cell, if the first process says that there is something to prune; write nothing."""
+    if processes.first_says(False):
+        subject = subject_unscored(config)
+        torch.manual_seed(config.seed)
+        pruned(config, subject)
 
 
 def origin(calibration: CalibrationSet) -> dict[str, Any]:

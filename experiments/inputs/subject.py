@@ -68,10 +68,7 @@ def subject_for(config: CellConfig) -> Subject:
             to be saved in a format that it can't have.
         OutOfReach: more parameters are to go than the model's units have.
     """
-    device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    subject = _subject(config.task, config.model, device, config.force)
+    subject = subject_unscored(config)
     check_latency_point(config.latency, subject.model, subject.task.generates)
     if config.save_model:
         check_kind(subject.model, config.format, subject.tokenizer)
@@ -79,6 +76,18 @@ def subject_for(config: CellConfig) -> Subject:
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
     subject.dense  # noqa: B018 (computes)
     return subject
+
+
+def subject_unscored(config: CellConfig) -> Subject:
+    """Return the shared part of a cell before anything is checked or scored; kept as `subject_for` says.
+
+    Raises:
+        UserError: the device is not there, data or checkpoint are wrong.
+    """
+    device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return _subject(config.task, config.model, device, config.force)
 
 
 def check_latency_point(latency: LatencyPoint | None, model: nn.Module, generates: bool = False) -> None:

@@ -1,11 +1,14 @@
 """Copies of a model."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from kprune.models.view import family_of
+from kprune.models.blocks import Block
+from kprune.models.offload import moved, own, weights_of
+from kprune.models.view import ModelView, family_of
 from kprune.types import Model
 
 
@@ -17,7 +20,23 @@ def frozen_copy(model: Model) -> Model:
 def frozen_view(model: Model) -> Model:
     """Return such a copy with the model's own weights in memory, for what is only read."""
     shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
-    return copy.deepcopy(model, shared | {id(b): trackable(b) for b in model.buffers()}).eval()
+    return copy.deepcopy(model, shared | {id(b): trackable(b).detach() for b in model.buffers()}).eval()
+
+
+def copied_blocks(view: ModelView) -> Iterator[Block]:
+    """Give the blocks of a `frozen_view`'s view, bottom to top, each of which may be changed until the next is asked for.
+
+    A layer gets weights of its own when its first block is asked for, and is where the view's blocks work as long as one of
+    them is at hand. Behind the last, all of the model is a copy.
+    """
+    home = view.model.device
+    for blocks in view.by_layer():
+        module = blocks[0].module
+        own(weights_of(module))
+        for block in blocks:
+            with moved(module, view.device, home):
+                yield block
+    own(view.ends())
 
 
 def unshared(model: Model) -> Model:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kprune.errors import UserError
 from kprune.models.blocks import Block
 from kprune.models.families import FAMILIES, Family
+from kprune.models.offload import lent, weights_of
 from kprune.types import Model
 
 NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position", "labels")
@@ -85,10 +86,15 @@ class Recorder(nn.Module):
 
 
 class ModelView:
-    """A model seen as blocks, bottom to top."""
+    """A model seen as blocks, bottom to top.
 
-    def __init__(self, model: Model, family: Family):
+    Its blocks may work on another device than the model is on. A layer's weights are there within `at_work` then, and what
+    comes before and behind the layers within `ends_at_work`.
+    """
+
+    def __init__(self, model: Model, family: Family, device: torch.device | None = None):
         self.model, self.family = model, family
+        self._device = device
         config = model.config
         placement = family.placement(config)
         self.blocks = [
@@ -104,12 +110,35 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        """Return where the model is."""
-        return self.model.device
+        """Return where the blocks work."""
+        return self._device or self.model.device
+
+    def at_work(self, layer: int) -> AbstractContextManager[None]:
+        """Hold a layer's weights where the blocks work, within, for who reads them and changes none."""
+        return lent(weights_of(self.layers[layer]), self.device)
+
+    def ends_at_work(self) -> AbstractContextManager[None]:
+        """Hold what comes before and behind the layers where the blocks work, within, for who reads it and changes nothing."""
+        return lent(self.ends(), self.device)
+
+    def ends(self) -> list[Tensor]:
+        """Return the weights that belong to no layer: embeddings, last norm, head."""
+        with self._layers_replaced([]):
+            return weights_of(self.model)
 
     def named(self, name: str) -> Block:
         """Return the block with this name."""
         return next(block for block in self.blocks if block.name == name)
+
+    def by_layer(self) -> list[list[Block]]:
+        """Return the blocks of each layer, all bottom to top."""
+        return [[block for block in self.blocks if block.layer == layer] for layer in range(len(self.layers))]
+
+    def blocks_at_work(self) -> Iterator[Block]:
+        """Give the blocks, bottom to top, each with its layer `at_work` until the next is asked for."""
+        for block in self.blocks:
+            with self.at_work(block.layer):
+                yield block
 
     def of_kind(self, kind: str) -> list[Block]:
         """Return the blocks whose units are heads, or neurons, bottom to top."""
@@ -164,14 +193,17 @@ def family_of(model: Model) -> Family:
     return FAMILIES[family]
 
 
-def view_of(model: Model) -> ModelView:
+def view_of(model: Model, device: torch.device | None = None) -> ModelView:
     """Return the view of a transformers model.
+
+    Args:
+        device: where its blocks work, if that is not where the model is.
 
     Raises:
         UserError: the family is not supported, the model has a module that its family's sites do not tell of, its config says
             what transformers does not compute, or layers share weights.
     """
-    view = ModelView(model, family_of(model))
+    view = ModelView(model, family_of(model), device)
     present = {name for name, _ in model.base_model.named_modules()}
     for path in view.family.strangers:
         if path in present:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kprune import processes
 from kprune.errors import UserError
 
 ROUNDING = 16
@@ -47,12 +48,12 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
         )
     if scale <= 0:
         return torch.eye(len(gram), dtype=gram.dtype, device=gram.device), ridge
-    highest = max(ridge, 1e-2)
+    highest, diagonal = max(ridge, 1e-2), gram.diagonal().clone()
     while ridge <= highest:
-        # On the diagonal alone: matrices of this size are what the peak of memory is made of.
-        ridged = gram.clone()
-        ridged.diagonal().add_(ridge * scale)
-        factor, failed = torch.linalg.cholesky_ex(ridged)
+        # On the diagonal alone, and taken off it again: matrices of this size are what the peak of memory is made of.
+        gram.diagonal().add_(ridge * scale)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        gram.diagonal().copy_(diagonal)
         if not failed and torch.isfinite(factor).all():
             return factor, ridge
         ridge = max(10 * ridge, 1e-12)
@@ -95,10 +96,17 @@ class LeastSquares:
         self.precision = max(self.precision, torch.finfo(features.dtype).eps)
         self.weight += len(features) if weights is None else weights.sum().item()
 
+    def add_up(self) -> None:
+        """Take in the tokens of all processes that share the work."""
+        processes.add_up([self.lower, self.cross, self.features, self.targets])
+        self.weight, self.count = processes.total(self.weight), round(processes.total(self.count))
+
     @property
     def gram(self) -> Tensor:
         """Return Σ w f fᵀ [n, n], whole."""
-        return self.lower.tril() + self.lower.tril(-1).T
+        whole = self.lower.tril()
+        whole += self.lower.tril(-1).T
+        return whole
 
     def centred(self) -> "LeastSquares":
         """Return the same problem with the best constant c taken out of it; itself if no token has weight.
@@ -154,11 +162,11 @@ class LeastSquares:
 
     def solved(self, ridge: float, prior: Tensor | None) -> tuple[Tensor, float, Tensor]:
         """Return what `solve` does, and the Cholesky factor of the Gram matrix with its ridge."""
-        factor, ridge = ridged_cholesky(self.lower, ridge)
-        if prior is None:
-            return torch.cholesky_solve(self.cross, factor).T, ridge, factor
         # W = W₀ + (C − G W₀ᵀ)ᵀ H⁻¹.
-        return prior + torch.cholesky_solve(self.cross - self.gram @ prior.T, factor).T, ridge, factor
+        cross = self.cross if prior is None else self.cross - self.gram @ prior.T
+        factor, ridge = ridged_cholesky(self.lower, ridge)
+        weight = torch.cholesky_solve(cross, factor).T
+        return weight if prior is None else prior + weight, ridge, factor
 
     def solve_float32(self) -> Tensor:
         """Return W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.

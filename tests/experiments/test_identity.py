@@ -24,6 +24,12 @@ def test_a_cell_without_files_of_ones_own_is_identified_as_ever():
     assert set(identity) == {"task", "model", "method", "calibration", "seed", "latency", "flops_reduction"}
 
 
+def test_where_states_lie_is_told_if_it_is_chosen():
+    plus = ["task=mrpc", "method=kprune_plus"]
+    usual, chosen = (identity_of(configured([*plus, *more]))["method"] for more in ([], ["method.states=disk"]))
+    assert not {"states", "layers_on"} & set(usual) and chosen == usual | {"states": "disk"}
+
+
 def test_where_examples_are_counted_tokens_are_not():
     cells = [configured(["task=mrpc", "calibration.examples=9", *more]) for more in ([], ["calibration.tokens=500"])]
     assert identity_of(cells[0]) == identity_of(cells[1])

@@ -1,6 +1,7 @@
 """The latency table and the benchmark on tiny shapes: what is measured, not how long it takes."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tiny import tiny_labelled, tiny_model
 
 from experiments.config.composing import CONF
 from experiments.config.methods import method_with
-from experiments.speed import latency_table
+from experiments.speed import large, latency_table
 from experiments.speed.bench import __main__ as command
 from experiments.speed.bench.child import measured, random_calibration
 from experiments.speed.bench.reference import WholeModel
@@ -218,3 +219,15 @@ def test_what_the_benchmark_runs_on():
         methods
     )
     assert not {"llm_pruner", "magnitude", "cofi"} & set(methods), "classifiers are what it runs on"
+
+
+@pytest.mark.parametrize("states", ["device", "disk"])
+def test_a_large_model_is_pruned_and_its_memory_measured(states, monkeypatch, capsys):
+    arguments = ["large", "tiny", "--tokens", "300", "--window", "30", "--states", states]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert large.main() == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["tokens"] == 300 and result["parameters_left"] < result["parameters"]
+    assert result["loaded_mb"] > 0 and result["stages"]["fisher"] >= 0
+    monkeypatch.setattr("sys.argv", [*arguments, "--layers-on", "cpu"])
+    assert large.main() == 2 and "is where the model is" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune_plus import algorithm as plus
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
+from kprune.methods.kprune_plus.input_map import fold_map
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import flops_reduction
@@ -140,7 +141,7 @@ def test_input_map_undoes_an_affine_change_of_the_state():
             state.student = state.teacher @ mixing + 0.3
         before = [block.features(s.student, s.context) for s in states]
         weights = [torch.ones_like(s.teacher[..., 0]) for s in states]
-        KPrunePlus(input_ridge=1e-12).fold_map(block, original, states, weights)
+        fold_map(block, original, states, weights, ridge=1e-12)
         after = [block.features(s.student, s.context) for s in states]
     for state, a, b, e in zip(states, after, before, expected, strict=True):
         real = state.real

@@ -1,29 +1,36 @@
 """K-prune+: widths from the teacher's Fisher, removal with compensation, a refit of each block (docs/notes/kprune_plus.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kprune import processes
 from kprune.clock import Clock
 from kprune.contract import Job, Outcome
+from kprune.memory import give_back
 from kprune.methods.kprune_plus.allocation import allocate_units
-from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, metric_root
+from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, measure_fisher_by_layer, metric_root
+from kprune.methods.kprune_plus.input_map import fold_map
 from kprune.methods.kprune_plus.refit import descend, explained, own_parameters
 from kprune.methods.kprune_plus.settings import Settings, decided
 from kprune.models import Block, ModelView, view_of
-from kprune.models.copies import frozen_copy, frozen_view
-from kprune.models.surgery import input_weight, keep_units, output_weight, unit_columns
+from kprune.models.copies import copied_blocks, frozen_view
+from kprune.models.offload import place_for_layers
+from kprune.models.surgery import keep_units, output_weight, unit_columns
 from kprune.objectives import Objective
 from kprune.solve.allocation import monotone
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.removal import Removal, remove_greedily
-from kprune.streams import CalibrationState, calibration_states
+from kprune.storage import Storage, storage_at
+from kprune.streams import HERE, CalibrationState, calibration_states
 
 # Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class KPrunePlus(Settings):
     name: str = "kprune_plus"
 
     uniform = True
+    several_processes = True
     version = 2
 
     def prune(self, job: Job) -> Outcome:
@@ -51,21 +59,22 @@ class KPrunePlus(Settings):
     def walk(self, job: Job) -> Outcome:
         """Measure the teacher, allocate, and walk from the bottom block to the top; no setting is "auto" any more."""
         clock = Clock()
-        teacher = view_of(frozen_view(job.model))
+        device = place_for_layers(self.layers_on, job.model.device)
+        teacher = view_of(frozen_view(job.model), device)
+        storage = storage_at(self.states, teacher.device)
         with clock("embeddings"):
-            states = calibration_states(teacher, job.data.calibration.steps(TOKENS))
-        settings = self.temperature, self.ridge, self.metric_ridge, self.clip
+            states = calibration_states(teacher, job.data.calibration.steps(TOKENS), storage)
+        settings = self.temperature, self.ridge, self.metric_ridge, self.clip, self.states, device
         fishers, curves = job.data.once(
-            ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own)
+            ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own, storage)
         )
         counts = allocate_units(teacher, curves, job.budget, self.kinds)
-        # Copied here alone: the first pass holds the most beside the model.
-        student = view_of(frozen_copy(job.model))
+        student = view_of(frozen_view(job.model), device)
         kept_units: list[list[int]] = []
         ridges: list[float | None] = []
-        rows = zip(student.blocks, teacher.blocks, fishers, counts, strict=True)
+        rows = zip(copied_blocks(student), teacher.blocks_at_work(), fishers, counts, strict=True)
         below: OutputFisher | None = None
-        for block, original, fisher, count in tqdm(list(rows), desc="K-prune+", unit="block", disable=None):
+        for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not self.tune):
                 # Nothing has gone so far, or what has gone below is not made up for here.
                 with clock("student"):
@@ -78,37 +87,65 @@ class KPrunePlus(Settings):
                 kept_units.append(list(range(count)))
                 ridges.append(None)
                 continue
-            if below is not None and count and self.map_input:
-                with clock("input_map"):
-                    self.fold_map(block, original, states, below.token_weights(self.floor, decided(self.clip)))
-            weights = fisher.token_weights(self.floor, decided(self.clip))
-            prior = self.prior(block)
-            with clock("gram"):
-                for state in states:
-                    self.ask(block, original, state)
-                problem = self.problem(block, states, weights)
-            with clock("removal"):
-                kept = self.select(block, problem, prior, fisher, count)
-                keep_units(block, kept)
-            with clock("solve"):
-                columns = unit_columns(kept, block.width)
-                problem = problem.of(columns)
-                prior = None if prior is None else prior[:, columns]
-                ridges.append(self.solve(block, problem, prior))
-            if self.refit_epochs and count:
-                with clock("refit"):
-                    ridge = self.refit(block, states, weights, problem, prior, fisher)
-                    ridges[-1] = ridges[-1] if ridge is None else ridge
-            with clock("student"):
-                for state in states:
-                    state.student = block.run(state.student, state.context)
-                    state.teacher, state.target = original.settle(state.teacher), None
-            kept_units.append(kept.tolist())
+            kept, ridge = self.pruned(block, original, states, fisher, below, count, clock)
+            kept_units.append(kept)
+            ridges.append(ridge)
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges})
 
+    def pruned(
+        self,
+        block: Block,
+        original: Block,
+        states: Sequence[CalibrationState],
+        fisher: OutputFisher,
+        below: OutputFisher | None,
+        count: int,
+        clock: Clock,
+    ) -> tuple[list[int], float | None]:
+        """Prune a block of the student to `count` units, fit what is left of it, and move both states up.
+
+        Args:
+            below: the Fisher of the block below, if that has been fitted.
+
+        Returns:
+            the units kept, and the relative ridge of the last solve; None if no unit is left.
+        """
+        if below is not None and count and self.map_input:
+            with clock("input_map"):
+                reads = below.token_weights(self.floor, decided(self.clip))
+                fold_map(block, original, states, reads, self.input_ridge)
+        weights = fisher.token_weights(self.floor, decided(self.clip))
+        prior = self.prior(block)
+        with clock("gram"):
+            for state in states:
+                self.ask(block, original, state)
+            problem = self.problem(block, states, weights)
+        with clock("removal"):
+            kept = self.select(block, problem, prior, fisher, count)
+            keep_units(block, kept)
+        with clock("solve"):
+            columns = unit_columns(kept, block.width)
+            problem = problem.of(columns)
+            prior = None if prior is None else prior[:, columns]
+            ridge = self.solve(block, problem, prior)
+        if self.refit_epochs and count:
+            with clock("refit"):
+                again = self.refit(block, states, weights, problem, prior, fisher)
+                ridge = ridge if again is None else again
+        with clock("student"):
+            for state in states:
+                state.student = block.run(state.student, state.context)
+                state.teacher, state.target = original.settle(state.teacher), None
+        return kept.tolist(), ridge
+
     def first_pass(
-        self, teacher: ModelView, states: Sequence[CalibrationState], objective: Objective, clock: Clock
+        self,
+        teacher: ModelView,
+        states: Sequence[CalibrationState],
+        objective: Objective,
+        clock: Clock,
+        storage: Storage = HERE,
     ) -> tuple[list[OutputFisher], list[Tensor]]:
         """Return what the teacher tells of every block, whatever the budget.
 
@@ -118,16 +155,26 @@ class KPrunePlus(Settings):
             per block, its Fisher, and its errors by units kept [units + 1].
         """
         with clock("fisher"):
-            fishers = measure_fisher(teacher, states, objective, self.temperature)
-        curves, inputs = [], [state.teacher for state in states]
-        for block, fisher in zip(tqdm(teacher.blocks, "curves", disable=None), fishers, strict=True):
+            if self.small_memory:
+                fishers = measure_fisher_by_layer(teacher, states, objective, self.temperature, storage)
+            else:
+                fishers = measure_fisher(teacher, states, objective, self.temperature)
+        curves, inputs = [], [storage.keep(state.teacher) for state in states]
+        blocks = self.bar(teacher.blocks_at_work(), "curves", len(fishers))
+        for block, fisher in zip(blocks, fishers, strict=True):
             with clock("fisher_gram"):
                 squares = LeastSquares.empty(block.columns, 0, teacher.device)
                 weighted = zip(states, fisher.clipped_energies(decided(self.clip)), strict=True)
                 for index, (state, energies) in enumerate(weighted):
-                    inputs[index] = self.add_features(squares, block, state, inputs[index], energies)
+                    above = self.add_features(squares, block, state, storage.read(inputs[index]), energies)
+                    inputs[index] = storage.keep(above)
+                squares.add_up()
             with clock("curves"):
-                curves.append(monotone(self.removal(block, fisher, squares).errors))
+                features = squares.centred()
+                del squares
+                curves.append(monotone(self.removal(block, fisher, features).errors))
+                del features
+                processes.agree(curves[-1:])
         return fishers, curves
 
     @staticmethod
@@ -147,42 +194,20 @@ class KPrunePlus(Settings):
         squares.add(real, real.new_zeros(len(real), 0), energies[state.real])
         return block.join(x, block.output(features))
 
-    def removal(self, block: Block, fisher: OutputFisher, squares: LeastSquares) -> Removal:
+    def removal(self, block: Block, fisher: OutputFisher, features: LeastSquares) -> Removal:
         """Take one block of the teacher apart; the errors are the expected KL, but for a constant factor.
 
         Args:
-            squares: A of the Fisher, as sums.
+            features: A of the Fisher, as centred sums.
         """
-        features = squares.centred()
         if features.dead:
             # No unit, none that does anything, or nothing is felt of them: all may go for nothing.
             units = torch.arange(block.units, device=fisher.covariance.device)
             return Removal(units, fisher.covariance.new_zeros(len(units) + 1))
-        factor, _ = ridged_cholesky(features.lower, self.ridge)
+        inverse = torch.cholesky_inverse(ridged_cholesky(features.lower, self.ridge)[0])
         weight = output_weight(block).double()
         root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
-        return remove_greedily(torch.cholesky_inverse(factor), root, block.width)
-
-    def fold_map(
-        self, block: Block, original: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]
-    ) -> None:
-        """Fold the best affine map from what the student's input weights read to what the teacher's read into them.
-
-        If the input weights have no biases, the map is linear.
-        """
-        d = block.hidden_size
-        squares = LeastSquares.empty(d, d, states[0].student.device)
-        for state, w in zip(states, weights, strict=True):
-            reads = block.read(state.student)[state.real]
-            squares.add(reads, original.read(state.teacher)[state.real] - reads, w[state.real])
-        affine = all(module.bias is not None for module in block.inputs)
-        change, _ = (squares.centred() if affine else squares).solve(self.input_ridge)
-        constant = squares.constant(change) if affine else None
-        for module in block.inputs:
-            weight = input_weight(module).double()
-            if constant is not None and module.bias is not None:
-                module.bias.copy_(module.bias.double() + weight @ constant)
-            input_weight(module).copy_(weight + weight @ change)
+        return remove_greedily(inverse, root, block.width)
 
     def prior(self, block: Block) -> Tensor | None:
         """Return the weights [d, columns] in float64 that the ridge draws to; None for 0."""
@@ -196,8 +221,9 @@ class KPrunePlus(Settings):
             state.teacher = state.teacher + original.update(state.teacher, state.context)
         repair = decided(self.repair)
         if repair < 1:
-            own = block.update(state.student, state.context)
-            state.target = own + repair * (state.teacher - state.student - own) if repair else own
+            student = state.student
+            own = block.update(student, state.context)
+            state.target = own + repair * (state.teacher - student - own) if repair else own
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
         """Return the student's features against what the block is asked to add.
@@ -205,7 +231,7 @@ class KPrunePlus(Settings):
         Args:
             states: `student` at X_S, `teacher` at X_T + Sub_T(X_T), before a norm that comes last.
         """
-        problem = LeastSquares.empty(block.columns, block.hidden_size, states[0].student.device)
+        problem = LeastSquares.empty(block.columns, block.hidden_size, states[0].device)
         for state, w in zip(states, weights, strict=True):
             target = state.asked()[state.real]
             if block.units:
@@ -213,6 +239,7 @@ class KPrunePlus(Settings):
             else:
                 features = target.new_zeros(len(target), 0)
             problem.add(features, target, w[state.real])
+        problem.add_up()
         return problem
 
     def select(
@@ -224,7 +251,11 @@ class KPrunePlus(Settings):
         problem = centred_if_biased(block, problem)
         optimum, _, factor = problem.solved(self.ridge, prior)
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
-        return remove_greedily(torch.cholesky_inverse(factor), root, block.width, keep=count).kept(count)
+        inverse = torch.cholesky_inverse(factor)
+        del factor, optimum
+        kept = remove_greedily(inverse, root, block.width, keep=count).kept(count)
+        processes.agree([kept])
+        return kept
 
     def refit(
         self,
@@ -250,7 +281,7 @@ class KPrunePlus(Settings):
         descend(block, states, weights, root, self.refit_epochs, decided(self.refit_lr))
         again = self.problem(block, states, weights)
         ridge = self.solve(block, again, prior)
-        if explained(block, again, root) > before:
+        if processes.first_says(explained(block, again, root) > before):
             return ridge
         for parameter, value in zip(parameters, was, strict=True):
             parameter.copy_(value)
@@ -271,7 +302,18 @@ class KPrunePlus(Settings):
         output_weight(block).copy_(weight)
         if bias is not None:
             bias.copy_(problem.constant(weight))
+        processes.agree(own_parameters(block))
         return ridge
+
+    def bar(self, items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
+        """Give items one by one; the first process shows how far it is.
+
+        If memory is small, what was freed with an item goes back to the system, and the next has to ask for it again.
+        """
+        for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
+            yield item
+            if self.small_memory:
+                give_back()
 
 
 def centred_if_biased(block: Block, problem: LeastSquares) -> LeastSquares:

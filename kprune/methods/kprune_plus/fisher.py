@@ -1,38 +1,87 @@
 """The Fisher of every block's output, from one pass over the teacher."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kprune import processes
 from kprune.memory import give_back
-from kprune.models import ModelView
+from kprune.models import Block, ModelView
 from kprune.models.masks import caught
 from kprune.models.masks import gradients as gradients_of
 from kprune.objectives import Objective
 from kprune.solve.least_squares import ridged_cholesky
-from kprune.streams import CalibrationState
+from kprune.storage import Storage
+from kprune.streams import HERE, CalibrationState
+
+# Of states whose inputs of all layers are kept at once, if the pass goes down layer by layer.
+GROUP = 8192
 
 
-@dataclass
 class OutputFisher:
     """The Fisher of the tempered KL with respect to one block's output projection, factored as A ⊗ S: all but A.
 
     g_t is the gradient of a root of the Fisher (`Objective.fisher_roots`) at the projection's output for token t.
 
     Attributes:
-        covariance: S = E_x Σ_t g_t g_tᵀ, [d, d] float64.
         energies: a_t = ‖g_t‖² per calibration batch, [B, T]; zero at padding.
         features: ‖f_t‖² of the projection's input per calibration batch, [B, T]; zero at padding.
-        energy: Σ a_t over all tokens, `tokens` of them (0 for a block without units).
+        energy: Σ a_t over all tokens, `tokens` of them; 0 for a block without units.
     """
 
-    covariance: Tensor
-    energies: list[Tensor]
-    features: list[Tensor]
-    energy: float = 0.0
-    tokens: int = 0
+    def __init__(
+        self,
+        covariance: Tensor,
+        energies: list[Tensor],
+        features: list[Tensor],
+        energy: float = 0.0,
+        tokens: int = 0,
+        storage: Storage = HERE,
+    ):
+        self._storage = storage
+        self.covariance = covariance
+        self.energies, self.features, self.energy, self.tokens = energies, features, energy, tokens
+
+    @property
+    def covariance(self) -> Tensor:
+        """Return S = E_x Σ_t g_t g_tᵀ, [d, d] float64."""
+        return self._storage.read(self._covariance)
+
+    @covariance.setter
+    def covariance(self, value: Tensor) -> None:
+        self._covariance = self._storage.keep(value)
+
+    def add(
+        self, covariance: Tensor, features: Tensor, gradients: Sequence[Tensor], real: Tensor, examples: int
+    ) -> None:
+        """Add a batch to the energies, and to S.
+
+        Args:
+            covariance: S, changed in place.
+            features: ‖f_t‖² [B, T].
+            gradients: g_t [B, T, d] per root; none for a block without units.
+            real: [B, T] bool, False at padding.
+            examples: of all batches.
+        """
+        energies = torch.zeros_like(features)
+        for g in gradients:
+            energies += g.square().sum(dim=-1) * real
+            covariance += (g[real].T @ g[real]).double() / examples
+        self.features.append(features * real)
+        self.energies.append(energies)
+        self.energy += energies[real].sum().item()
+        self.tokens += int(real.sum())
+
+    def add_up(self) -> None:
+        """Take in the tokens of all processes that share the work, but for those of single tokens."""
+        if processes.count() > 1:
+            covariance = self.covariance
+            processes.add_up([covariance])
+            self.covariance = covariance
+            self.energy, self.tokens = processes.total(self.energy), round(processes.total(self.tokens))
 
     def token_weights(self, floor: float, clip: float | None) -> list[Tensor]:
         """Return a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones if no token has energy.
@@ -58,7 +107,7 @@ class OutputFisher:
         """
         if clip is None or not self.energy:
             return [1.0] * len(self.energies)
-        most = clip * torch.cat([f[f > 0] for f in self.features]).median()
+        most = clip * processes.gathered(torch.cat([f[f > 0] for f in self.features])).median()
         return [(most / f).clamp(max=1.0) for f in self.features]
 
 
@@ -74,34 +123,107 @@ def measure_fisher(
     Returns:
         per block, S and a number per token; the features are not kept.
     """
-    d = states[0].teacher.shape[-1]
-    fishers = [OutputFisher(torch.zeros(d, d, dtype=torch.float64, device=view.device), [], []) for _ in view.blocks]
-    present = [fisher for fisher, block in zip(fishers, view.blocks, strict=True) if block.units]
-    examples = sum(len(state.real) for state in states)
+    fishers = without_batches(view, states, HERE)
+    examples = round(processes.total(sum(len(state.real) for state in states)))
     for state in states:
-        real = state.real
-        for fisher in fishers:
-            fisher.energies.append(torch.zeros_like(real, dtype=state.teacher.dtype))
-            fisher.features.append(torch.zeros_like(real, dtype=state.teacher.dtype))
         features, gradients = output_gradients(view, state, objective, temperature)
-        for fisher, energy, per_root in zip(present, features, gradients, strict=True):
-            fisher.features[-1] += energy * real
-            for g in per_root:
-                fisher.energies[-1] += g.square().sum(dim=-1) * real
-                fisher.covariance += (g[real].T @ g[real]).double() / examples
-            fisher.energy += fisher.energies[-1][real].sum().item()
-            fisher.tokens += int(real.sum())
-        del features, gradients
+        measured = zip(features, gradients, strict=True)
+        nothing = torch.zeros_like(state.real, dtype=state.teacher.dtype), ()
+        for fisher, block in zip(fishers, view.blocks, strict=True):
+            fisher.add(fisher.covariance, *(next(measured) if block.units else nothing), state.real, examples)
+        del features, gradients, measured
         give_back()
+    for fisher in fishers:
+        fisher.add_up()
     return fishers
 
 
-def output_gradients(
-    view: ModelView, state: CalibrationState, objective: Objective, temperature: float
-) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
-    """Return, for every block with units, ‖f_t‖² [B, T] and a gradient [B, T, d] per root of the Fisher."""
+@torch.no_grad()
+def measure_fisher_by_layer(
+    view: ModelView,
+    states: Sequence[CalibrationState],
+    objective: Objective,
+    temperature: float,
+    storage: Storage,
+) -> list[OutputFisher]:
+    """Measure what `measure_fisher` does with the graph of one layer at a time: a forward pass more.
+
+    The inputs of all layers are kept, of a group of states at a time; then every layer is run once more, from the top down,
+    and the gradients at its output are carried on to its input.
+    """
+    fishers = without_batches(view, states, storage)
+    examples = round(processes.total(sum(len(state.real) for state in states)))
+    for group in groups(states, GROUP):
+        inputs = [[storage.keep(state.teacher) for state in group]]
+        for layer, blocks in enumerate(view.by_layer()):
+            with view.at_work(layer):
+                inputs.append([storage.keep(run(blocks, x, s)) for x, s in read(inputs[layer], group, storage)])
+        slopes = []
+        with view.ends_at_work():
+            for x, state in read(inputs.pop(), group, storage):
+                slopes.append(storage.keep(torch.stack(slopes_of_roots(view, x, state, objective, temperature))))
+                give_back()
+        measured = list(zip(view.blocks, fishers, strict=True))
+        for layer, blocks in reversed(list(enumerate(view.by_layer()))):
+            own = [fisher for block, fisher in measured if block.layer == layer]
+            covariances = [fisher.covariance for fisher in own]
+            with view.at_work(layer):
+                for index, (x, state) in enumerate(read(inputs.pop(), group, storage)):
+                    slope, per_block = slopes_below(blocks, x, state, storage.read(slopes[index]))
+                    slopes[index] = storage.keep(slope)
+                    for fisher, covariance, (features, gradients) in zip(own, covariances, per_block, strict=True):
+                        fisher.add(covariance, features, gradients, state.real, examples)
+            for fisher, covariance in zip(own, covariances, strict=True):
+                fisher.covariance = covariance
+            give_back()
+    for fisher in fishers:
+        fisher.add_up()
+    return fishers
+
+
+def without_batches(view: ModelView, states: Sequence[CalibrationState], storage: Storage) -> list[OutputFisher]:
+    """Return a Fisher for each block to which no batch has been added."""
+    d = states[0].teacher.shape[-1]
+    # One at a time: together, on the device, they are a third of a model.
+    return [
+        OutputFisher(torch.zeros(d, d, dtype=torch.float64, device=view.device), [], [], storage=storage)
+        for _ in view.blocks
+    ]
+
+
+def groups(states: Sequence[CalibrationState], tokens: int) -> list[list[CalibrationState]]:
+    """Return the states in groups of at most so many tokens, padding counted, of one state at least."""
+    found: list[list[CalibrationState]] = [[]]
+    room = tokens
+    for state in states:
+        size = state.real.numel()
+        if found[-1] and size > room:
+            found.append([])
+            room = tokens
+        found[-1].append(state)
+        room -= size
+    return found
+
+
+def read(
+    kept: Sequence[Any], states: Sequence[CalibrationState], storage: Storage
+) -> Iterator[tuple[Tensor, CalibrationState]]:
+    """Give each state with its input of the layer at hand."""
+    for each, state in zip(kept, states, strict=True):
+        yield storage.read(each), state
+
+
+def run(blocks: Sequence[Block], x: Tensor, state: CalibrationState) -> Tensor:
+    """Return what some blocks, one after the other, make of their input."""
+    for block in blocks:
+        x = block.run(x, state.context)
+    return x
+
+
+@contextmanager
+def feature_energies(blocks: Sequence[Block]) -> Iterator[list[Tensor]]:
+    """Collect, within, ‖f_t‖² [B, T] of the output projections' inputs."""
     energies: list[Tensor] = []
-    blocks = [block for block in view.blocks if block.units]
     hooks = [
         block.output.register_forward_pre_hook(
             lambda _, inputs: energies.append(inputs[0].detach().square().sum(dim=-1))
@@ -109,14 +231,61 @@ def output_gradients(
         for block in blocks
     ]
     try:
-        with torch.enable_grad(), caught(blocks, "output") as outputs:
-            read = view.run(0, state.teacher, state.context, state.batch)
-            logits = objective.read(read, state.batch["attention_mask"])
-            roots = [root.sum() for root in objective.fisher_roots(logits, temperature, state.keys)]
+        yield energies
     finally:
         for hook in hooks:
             hook.remove()
-    return energies, gradients_of(roots, outputs)
+
+
+def output_gradients(
+    view: ModelView, state: CalibrationState, objective: Objective, temperature: float
+) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+    """Return, for every block with units, ‖f_t‖² [B, T] and a gradient [B, T, d] per root of the Fisher."""
+    blocks = [block for block in view.blocks if block.units]
+    with torch.enable_grad(), feature_energies(blocks) as energies, caught(blocks, "output") as outputs:
+        output = view.run(0, state.teacher, state.context, state.batch)
+        summed = roots(output, state, objective, temperature)
+    return energies, gradients_of(summed, outputs)
+
+
+def slopes_of_roots(
+    view: ModelView, x: Tensor, state: CalibrationState, objective: Objective, temperature: float
+) -> list[Tensor]:
+    """Return the gradient of every root of the Fisher with respect to the last block's output x, [B, T, d]."""
+    with torch.enable_grad():
+        node = x.detach().requires_grad_()
+        summed = roots(view.leave(node, state.batch), state, objective, temperature)
+    return [gradient for (gradient,) in zip(*gradients_of(summed, [node]), strict=True)]
+
+
+def slopes_below(
+    blocks: Sequence[Block], x: Tensor, state: CalibrationState, slopes: Tensor
+) -> tuple[Tensor, list[tuple[Tensor, tuple[Tensor, ...]]]]:
+    """Carry gradients with respect to the output of a layer on to its input.
+
+    Args:
+        blocks: of the layer. x: its input, [B, T, d].
+        slopes: [roots, B, T, d].
+
+    Returns:
+        the gradients with respect to x, [roots, B, T, d]; and per block, ‖f_t‖² [B, T] and a gradient [B, T, d] per root
+        with respect to its projection's output.
+    """
+    present = [block for block in blocks if block.units]
+    with torch.enable_grad(), feature_energies(present) as energies, caught(present, "output") as outputs:
+        node = x.detach().requires_grad_()
+        output = run(blocks, node, state)
+        moved = [(output * slope).sum() for slope in slopes]
+    below, *gradients = gradients_of(moved, [node, *outputs])
+    measured = zip(energies, gradients, strict=True)
+    nothing = torch.zeros_like(state.real, dtype=x.dtype), ()
+    return torch.stack(below), [next(measured) if block.units else nothing for block in blocks]
+
+
+def roots(output: Any, state: CalibrationState, objective: Objective, temperature: float) -> list[Tensor]:
+    """Return the roots of the Fisher for a model's output, each summed over the batch."""
+    logits = objective.read(output, state.batch["attention_mask"])
+    return [root.sum() for root in objective.fisher_roots(logits, temperature, state.keys)]
 
 
 def metric_root(covariance: Tensor, ridge: float) -> Tensor:

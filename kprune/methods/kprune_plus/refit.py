@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kprune import processes
 from kprune.errors import UserError
 from kprune.models import Block
 from kprune.models.surgery import output_weight
@@ -42,7 +43,7 @@ def descend(
     are given, but it does to features that are too few for their target. No gradient leaves the block.
 
     Args:
-        states: a step each, in another order in every epoch; r is what they ask of the block.
+        states: a step each, by their number, in another order in every epoch; r is what they ask of the block.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
@@ -53,23 +54,36 @@ def descend(
     parameters = own_parameters(block)
     metric = root.T @ root
     metric = (metric / metric.diagonal().mean()).to(parameters[0].dtype)
-    tokens = sum(int(state.real.sum()) for state in states)
+    tokens = processes.total(sum(int(state.real.sum()) for state in states))
+    steps = {state.number: (state, w) for state, w in zip(states, weights, strict=True)}
+    count = int(processes.gathered(torch.tensor(list(steps))).max()) + 1
     optimiser = torch.optim.Adam(parameters, lr, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * len(states))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * count)
     generator = torch.Generator().manual_seed(0)
     for parameter in parameters:
         parameter.requires_grad_(True)
     for _ in range(epochs):
-        for index in torch.randperm(len(states), generator=generator).tolist():
+        for number in torch.randperm(count, generator=generator).tolist():
             optimiser.zero_grad()
-            state = states[index]
-            differentiate(block, state, weights[index] * state.real, metric, len(states) / tokens)
+            if number in steps:
+                state, w = steps[number]
+                differentiate(block, state, w * state.real, metric, count / tokens)
+            add_up_gradients(parameters)
             optimiser.step()
             schedule.step()
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
     if not all(torch.isfinite(p).all() for p in parameters):
         raise UserError(f"the refit of a block leads to no finite weights: lower refit_lr={lr:g}")
+
+
+def add_up_gradients(parameters: Sequence[Tensor]) -> None:
+    """Set gradients to their sums over all processes that share the work; one may have no example of a step."""
+    if processes.count() > 1:
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            processes.add_up([parameter.grad])
 
 
 def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:

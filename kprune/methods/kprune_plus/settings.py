@@ -9,6 +9,7 @@ from kprune.errors import UserError, check_not_negative, check_positive, check_w
 from kprune.models import ModelView
 from kprune.models.families import Kind
 from kprune.solve.uniform import KINDS
+from kprune.storage import Where
 
 Setting = TypeVar("Setting")
 
@@ -38,6 +39,10 @@ class Settings(Method):
         map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
         tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
         kinds: units that may go, "heads" and "neurons"; "auto": as `allocation.may_go` says.
+        states: where hidden states and the blocks' Fishers lie while nothing works on them: on the "device", in memory of the
+            "cpu", or on "disk".
+        layers_on: device that a layer is on while something works on it, such as "cuda", if the model is to stay where it is,
+            on the CPU; None: all layers work where the model is.
 
     `refit_lr` and those from `repair` to `map_input` are "auto" by default, and then follow from where the norms are. If they
     come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
@@ -58,6 +63,8 @@ class Settings(Method):
     map_input: bool | Literal["auto"] = "auto"
     tune: bool = True
     kinds: Sequence[Kind] | Literal["auto"] = "auto"
+    states: Where = "device"
+    layers_on: str | None = None
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature)
@@ -78,6 +85,11 @@ class Settings(Method):
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )
+
+    @property
+    def small_memory(self) -> bool:
+        """Tell whether the Fisher pass goes down layer by layer: a forward pass more, and a graph of one layer alone."""
+        return self.states != "device" or self.layers_on is not None
 
     @property
     def follows_teacher(self) -> bool:

@@ -1,0 +1,64 @@
+"""Weights that are on another device while they are worked with, and copies that are made when they are needed."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from kprune.errors import UserError
+
+
+def place_for_layers(name: str | None, home: torch.device) -> torch.device:
+    """Return the device that layers are to work on, with its index: the model's own if none is named.
+
+    Args:
+        home: where the model is.
+
+    Raises:
+        UserError: it is unknown, not there, or where the model is anyway.
+    """
+    if name is None:
+        return home
+    try:
+        there = torch.zeros(1, device=name)
+        there.cpu()  # of "meta", nothing comes back
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"layers_on={name} is not to be had here: leave it out") from error
+    if there.device == home:
+        raise UserError(f"layers_on={name} is where the model is: leave it out, or keep the model on the CPU")
+    return there.device
+
+
+@contextmanager
+def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
+    """Hold tensors on a device, within, for who reads them: behind it they are what they were."""
+    homes = [(tensor, tensor.data) for tensor in tensors]
+    try:
+        for tensor, home in homes:
+            tensor.data = home.to(device)
+        yield
+    finally:
+        for tensor, home in homes:
+            tensor.data = home
+
+
+@contextmanager
+def moved(module: nn.Module, device: torch.device, home: torch.device) -> Iterator[None]:
+    """Hold a module on a device, within, and bring home what has become of it."""
+    try:
+        module.to(device)
+        yield
+    finally:
+        module.to(home)
+
+
+def own(tensors: Iterable[Tensor]) -> None:
+    """Give tensors memory of their own, in place."""
+    for tensor in tensors:
+        tensor.data = tensor.data.clone()
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """Return a module's parameters and buffers, each once."""
+    return [*module.parameters(), *module.buffers()]
