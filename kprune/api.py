@@ -108,7 +108,9 @@ def prune(
         objective = _objective(task, model, wrapper)
         check_model(model, objective)
         if "labels" in chosen.needs and not objective.label_keys:
-            raise UserError(f"method {chosen.name} needs labels, and {objective.name} has none: use kprune or kprune_plus")
+            raise UserError(
+                f"method {chosen.name} needs labels, and {objective.name} has none: use kprune or kprune_plus"
+            )
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)
         data = PruningData(calibration)

@@ -34,7 +34,9 @@ class Embedding(Objective):
     auto_class = "AutoModel"
     label_keys = ()
 
-    def __init__(self, pooling: str = "mean", normalise: bool = True, project: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self, pooling: str = "mean", normalise: bool = True, project: Callable[[Tensor], Tensor] | None = None
+    ):
         if pooling not in POOLINGS:
             raise UserError(f"pooling='{pooling}' is unknown: use {', '.join(POOLINGS)}")
         self.pooling, self.normalise, self.project = pooling, normalise, project

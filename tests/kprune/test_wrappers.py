@@ -112,7 +112,9 @@ def test_a_task_by_name_is_what_the_wrapper_makes_of_it(tmp_path):
 
 def test_both_open_what_was_saved_in_a_fresh_process(tmp_path):
     """To the last bit, without kprune."""
-    embedder = kprune.prune(sentence_transformer(tmp_path / "dense", "cls", [dense_layer(), Normalize()]), batches(), 0.5)
+    embedder = kprune.prune(
+        sentence_transformer(tmp_path / "dense", "cls", [dense_layer(), Normalize()]), batches(), 0.5
+    )
     reranker = kprune.prune(cross_encoder(tmp_path / "classifier"), batches(), 0.5)
     embedder.save(tmp_path / "pruned")
     reranker.save(tmp_path / "reranker")
@@ -202,7 +204,9 @@ def test_pooling_without_the_prompt_is_refused(tmp_path):
 
 
 def test_one_without_a_transformer_is_refused():
-    words = SentenceTransformer(modules=[WordEmbeddings(tiny_tokenizer(), torch.zeros(99, 8)), Pooling(8)], device="cpu")
+    words = SentenceTransformer(
+        modules=[WordEmbeddings(tiny_tokenizer(), torch.zeros(99, 8)), Pooling(8)], device="cpu"
+    )
     with pytest.raises(UserError, match="begins with a WordEmbeddings, not with a Transformer"):
         kprune.prune(words, batches(), 0.5)
 
