@@ -109,7 +109,7 @@ def prune(
         check_model(model, objective)
         if "labels" in chosen.needs and not objective.label_keys:
             raise UserError(
-                f"method {chosen.name} needs labels, and {objective.name} has none: use kprune or kprune_plus"
+                f"method {chosen.name} needs labels, and task '{objective.name}' has none: use kprune or kprune_plus"
             )
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)

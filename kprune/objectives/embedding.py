@@ -48,9 +48,8 @@ class Embedding(Objective):
         return True
 
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
-        hidden = output.last_hidden_state
-        weights = self.read_tokens(attention_mask, self.pooling == "last").to(hidden.dtype)
-        pooled = (hidden * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+        tokens = self.read_tokens(attention_mask, self.pooling == "last")[..., None]
+        pooled = output.last_hidden_state.masked_fill(~tokens, 0.0).sum(dim=1) / tokens.sum(dim=1)
         projected = pooled if self.project is None else self.project(pooled)
         return F.normalize(projected, dim=-1) if self.normalise else projected
 
