@@ -62,7 +62,7 @@ class Embedding(Objective):
         return (student - teacher).square().sum(dim=-1)
 
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
-        # Of an identity, any signs have the right square in expectation; more projections of a text came no closer.
+        # Of an identity, any signs have the right square in expectation; in a trial, more projections of a text did not help.
         signs = random_signs(keys, logits.shape[-1], 0).to(logits.dtype)
         return [2**0.5 * (signs * logits).sum(dim=-1)]
 
