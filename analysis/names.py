@@ -3,6 +3,7 @@
 TASKS = {
     "mrpc": "MRPC",
     "stsb": "STS-B",
+    "stsb_embeddings": "STS-B, embeddings",
     "sst2": "SST-2",
     "qqp": "QQP",
     "qnli": "QNLI",

@@ -20,10 +20,11 @@ from kprune.models import view_of
 from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.view import longest_input
-from kprune.objectives import OBJECTIVES, Objective, objective_of
+from kprune.objectives import OBJECTIVES, Embedding, Objective, objective_of
 from kprune.precision import full_precision
 from kprune.speedup import prune_to_speedup
 from kprune.types import Model
+from kprune.wrappers import objective_within, rewrapped, unwrapped
 
 DEFAULT_REDUCTION = 0.8
 
@@ -52,7 +53,7 @@ class Pruned(Outcome):
 
 
 def prune(
-    model: Model,
+    model: Any,
     batches: Iterable[Mapping[str, Tensor]],
     flops_reduction: float | None = None,
     method: str | Method = "kprune",
@@ -67,7 +68,8 @@ def prune(
 
     Args:
         model: a transformers model with a head for sequence classification (of one label or several), regression, token
-            classification, question answering or the next token.
+            classification, question answering or the next token, or without one, whose embeddings are kept; or a
+            SentenceTransformer or CrossEncoder of sentence-transformers around one.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
             token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
             read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, T] for token classification, -100 where there is
@@ -75,8 +77,9 @@ def prune(
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
-        task: "classification", "multi_label", "regression", "token_classification", "span" or "causal_lm", if the model's
-            head does not tell, or an Objective of your own.
+        task: "classification", "multi_label", "regression", "token_classification", "span", "causal_lm" or "embedding" (of a
+            bare model the normalised mean of its tokens, of a SentenceTransformer what it makes of them), if the model's
+            head does not tell, or an Objective of your own, such as Embedding(pooling="first").
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.
@@ -88,7 +91,8 @@ def prune(
 
     Returns:
         `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
-        as there; `outcome.save(folder)` writes it; `outcome.details` has what was measured:
+        as there, inside a SentenceTransformer or CrossEncoder if that was; `outcome.save(folder)` writes it;
+        `outcome.details` has what was measured:
         `flops_reduction`, the `sequence_length` it is counted at, `params_reduction`, and with a `speedup` the `latency`
         (within 5 % of what was asked for, unless `latency_budget` says that two corrections did not reach it).
 
@@ -97,11 +101,16 @@ def prune(
     """
     chosen = _method(method)
     _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain)
+    wrapper, model = model, unwrapped(model)
     with full_precision():
         check_class(model)
         dense = view_of(model)
-        objective = _objective(task, model)
+        objective = _objective(task, model, wrapper)
         check_model(model, objective)
+        if "labels" in chosen.needs and not objective.label_keys:
+            raise UserError(
+                f"method {chosen.name} needs labels, and task '{objective.name}' has none: use kprune or kprune_plus"
+            )
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
         length = calibration.tokens / len(calibration.examples)
         data = PruningData(calibration)
@@ -124,7 +133,8 @@ def prune(
             found["params_reduction"] = params_removed(dense, pruned)
         _set_as_in(outcome.model, model)
     details = outcome.details | {"sequence_length": length} | found
-    return Pruned(outcome.model, outcome.plan, outcome.seconds_by_stage, details, outcome.count_units)
+    wrapped = rewrapped(wrapper, outcome.model)
+    return Pruned(wrapped, outcome.plan, outcome.seconds_by_stage, details, outcome.count_units)
 
 
 def _check_request(
@@ -160,7 +170,9 @@ def _method(method: str | Method) -> Method:
     return find_method(method) if isinstance(method, str) else method
 
 
-def _objective(task: str | Objective | None, model: Model) -> Objective:
+def _objective(task: str | Objective | None, model: Model, wrapper: Any) -> Objective:
+    if task in (None, Embedding.name):
+        task = objective_within(wrapper) or task
     if task is None:
         return objective_of(model)
     if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):

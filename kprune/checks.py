@@ -96,7 +96,8 @@ def _check_weights(model: Model) -> None:
 
 def _check_padding(model: Model, objective: Objective) -> None:
     """Check that a head on the last token can tell which one that is: by the padding's number, not by the mask."""
-    if not family_of(model).reads_last_token or model.config.pad_token_id == padding_of(model):
+    bare = model.base_model is model
+    if bare or not family_of(model).reads_last_token or model.config.pad_token_id == padding_of(model):
         return
     if objective.read_tokens(torch.ones(1, 2), last=True).sum() == 1:
         raise UserError(

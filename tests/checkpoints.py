@@ -14,7 +14,7 @@ from kprune.quiet import quiet_transformers
 class StubTask:
     """As much of a task as loading asks for."""
 
-    finetuning, fine_tuned, generates, fit = None, True, False, Task.fit
+    finetuning, fine_tuned, generates, fit, architectures = None, True, False, Task.fit, Task.architectures
 
     def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
         self.name, self.max_length = name, max_length

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import tiny_model
+from sentence_transformers import SentenceTransformer
+from tiny import tiny_model, tiny_tokenizer
 from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForSequenceClassification
 
 import kprune
@@ -134,6 +135,17 @@ def test_the_family_is_added_by_its_entry(monkeypatch):
         assert torch.allclose(view.run(0, hidden, context, batch).logits, model(**batch).logits, atol=1e-5)
     outcome = kprune.prune(model, batches(), flops_reduction=0.6, method="kprune_plus")
     assert 0.6 <= outcome.details["flops_reduction"] < 0.7
+
+
+def test_a_sentence_transformer_is_pruned_and_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(dtype=torch.float32).base_model.save_pretrained("my-embedder")
+    tiny_tokenizer().save_pretrained("my-embedder")
+    (tmp_path / "texts.txt").write_text("\n".join(f"w{i} w{i * 7 % 90} w{i * i % 90}" for i in range(60)))
+    scope = {}
+    exec(snippet("docs/how_to/prune_your_own_model.md", "sentence-transformers"), scope)
+    opened = SentenceTransformer("pruned", trust_remote_code=True)
+    assert (opened.encode(scope["texts"]) == scope["outcome"].model.encode(scope["texts"])).all()
 
 
 def test_the_method_is_used_from_python():

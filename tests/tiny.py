@@ -1,6 +1,7 @@
 """Tiny random models with an initialisation large enough that a broken mask shows."""
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
@@ -14,6 +15,7 @@ from transformers import (
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
     ElectraForTokenClassification,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForQuestionAnswering,
     RobertaForSequenceClassification,
@@ -95,6 +97,14 @@ def tiny_calibration(examples: int = 12, batch_size: int = 4, seed: int = 0, lon
 
 def tiny_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return tiny_calibration(seed=seed).batches()[1]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the words w0 to w96."""
+    words = {word: index for index, word in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(97))])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
 
 
 # Heads and neurons kept per block; an attention and an FFN lose everything, and one keeps all.

@@ -8,22 +8,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 from commands import run_python
-from tiny import tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny import tiny_model, tiny_tokenizer
 
 
 def make_world(folder: Path) -> Path:
     """A tiny fine-tuned checkpoint and a data file for `task=custom`."""
-    words = {word: index for index, word in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(97))])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     model = tiny_model(dtype=torch.float32)
     model.config.id2label = {0: "bad", 1: "fine", 2: "good"}
     model.config.label2id = {"bad": 0, "fine": 1, "good": 2}
     model.save_pretrained(folder / "checkpoint")
-    tokenizer.save_pretrained(folder / "checkpoint")
+    tiny_tokenizer().save_pretrained(folder / "checkpoint")
     generator = torch.Generator().manual_seed(0)
     rows = [" ".join(f"w{i}" for i in torch.randint(97, (8,), generator=generator).tolist()) for _ in range(60)]
     labels = [("bad", "fine", "good")[i % 3] for i in range(60)]

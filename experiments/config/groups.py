@@ -27,6 +27,7 @@ from experiments.tasks import Task, build_task
 from kprune.budgets import Of
 from kprune.contract import Method
 from kprune.errors import UserError
+from kprune.objectives.embedding import POOLINGS
 from kprune.target import OPTIONS, Target
 
 
@@ -98,6 +99,8 @@ OF_TASKS = {
     "libraries": TABLE,
     "window": or_null(whole(2, "2048")),
     "windows": or_null(whole(1, "16")),
+    "pooling": one_of(*POOLINGS),
+    "normalise": FLAG,
     "documents": or_null(whole(1, "1100")),
     "separator": Kind("text", r'"\n\n"', lambda value: isinstance(value, str)),  # blanks, or none, too
     "hub_file": or_null(text("FILE")),

@@ -28,6 +28,7 @@ SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electr
 EVALUATION_TOKENS = {
     "mrpc": 22e3,
     "stsb": 47e3,
+    "stsb_embeddings": 47e3,
     "sst2": 22e3,
     "rte": 18e3,
     "cola": 12e3,

@@ -9,6 +9,7 @@ from kprune.errors import UserError
 KINDS = {
     "glue": "experiments.tasks.glue.GlueTask",
     "squad": "experiments.tasks.squad.SquadTask",
+    "similarity": "experiments.tasks.similarity.SimilarityTask",
     "custom": "experiments.tasks.custom.CustomTask",
     "tokens": "experiments.tasks.tokens.HubTokenTask",
     "custom_tokens": "experiments.tasks.tokens.FileTokenTask",

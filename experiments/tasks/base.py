@@ -70,7 +70,8 @@ class Task:
         batch_size: examples in a batch.
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.
-        fine_tuned: whether a pretrained model must be fine-tuned for it; a language model is pruned as pretrained.
+        fine_tuned: whether a pretrained model must be fine-tuned for it; a language model, or an encoder of embeddings, is
+            pruned as pretrained.
         labelled: whether its training examples have labels.
         generates: whether its models generate text, so that their speed is that of a prompt and of one token more.
         calibration_data: data that calibration texts are drawn from unless others are asked for; None: there are none.
@@ -102,8 +103,13 @@ class Task:
         return getattr(transformers, self.objective.auto_class)
 
     @property
+    def architectures(self) -> tuple[str, ...]:
+        """Return the ends of the names of the transformers classes whose checkpoints it takes."""
+        return self.objective.class_suffixes
+
+    @property
     def num_labels(self) -> int | None:
-        """Return the outputs of the head: classes, 1 for regression, None for spans."""
+        """Return the outputs of the head: classes, 1 for regression, None for spans and embeddings."""
         return None if self.label_names is None else len(self.label_names)
 
     def fit(self, positions: int | None, reader: str) -> None:

@@ -3,6 +3,7 @@
 from kprune.contract import Outcome
 from kprune.objectives import OBJECTIVES
 from kprune.types import Model
+from kprune.wrappers import PACKAGE, WRAPPERS, wrapper_of
 
 NOTES = {
     "pruned": "The layers have the pruned widths: the model is small and fast. `modeling_kprune.py` beside it builds them and "
@@ -22,8 +23,12 @@ def auto_class_of(model: Model) -> str:
     return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes)), "AutoModel")
 
 
-def loading_section(auto_class: str, format: str) -> str:
-    """Return how to load a saved model, and what its format means for its speed, in Markdown."""
+def loading_section(loader: str, format: str) -> str:
+    """Return how to load a saved model, and what its format means for its speed, in Markdown.
+
+    Args:
+        loader: an auto class of transformers, or a class of sentence-transformers.
+    """
     if format.startswith("gguf"):
         return """```
 llama-cli -m model.gguf
@@ -32,10 +37,11 @@ llama-cli -m model.gguf
 A file for llama.cpp. Its architecture is `llama` if all layers are alike, else `deci`, whose layers have widths of their own."""
     trust = ", trust_remote_code=True" if format == "pruned" else ""
     note = NOTES[format]
+    package, call = (PACKAGE, loader) if loader in WRAPPERS else ("transformers", f"{loader}.from_pretrained")
     return f"""```python
-from transformers import {auto_class}
+from {package} import {loader}
 
-model = {auto_class}.from_pretrained("this folder"{trust})
+model = {call}("this folder"{trust})
 ```
 
 {note}"""
@@ -53,7 +59,7 @@ def python_card(outcome: Outcome, format: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     return f"""# {type(outcome.model).__name__}, pruned by kprune
 
-{loading_section(auto_class_of(outcome.model), format)}
+{loading_section(wrapper_of(outcome.model) or auto_class_of(outcome.model), format)}
 
 | | |
 |---|---|

@@ -52,7 +52,8 @@ def export_onnx(model: Model, file: str | Path) -> Path:
 
     Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length].
     Outputs are named as transformers does: `logits` [batch, labels], or of a language model [batch, length, vocabulary],
-    without a cache; `start_logits` and `end_logits` [batch, length].
+    without a cache; `start_logits` and `end_logits` [batch, length]; of a model without a head, `last_hidden_state` [batch,
+    length, d] before any pooling.
 
     Args:
         file: the .onnx file, or a folder that gets a model.onnx.

@@ -17,13 +17,16 @@ from kprune.files import whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
+from kprune.wrappers import rewrapped, unwrapped, wrapper_of
 
 FORMATS = ("pruned", "uniform", "dense", *PRECISIONS)
 OURS = re.compile(
     r"config\.json|generation_config\.json|modeling_kprune\.py|README\.md|model\.onnx|model\.gguf|"
-    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
+    r"modules\.json|(config_)?sentence_\w+\.json|\d+_[A-Z]\w*"
 )
-"""Files of a saved model that must not outlive it; a tokenizer's are replaced by another one's alone."""
+"""Files of a saved model that must not outlive it, and what sentence-transformers adds to them; a tokenizer's are replaced by
+another one's alone."""
 
 
 def check_format(format: str, onnx: bool = False) -> None:
@@ -51,7 +54,7 @@ def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:
 
 
 def save(
-    model: Model,
+    model: Any,
     folder: str | Path,
     tokenizer: Any = None,
     card: str | None = None,
@@ -65,6 +68,7 @@ def save(
     before is replaced; files in it that are none of a saved model, such as a Trainer's checkpoints, stay.
 
     Args:
+        model: of transformers, or one of sentence-transformers around it, which writes its own files and its tokenizer, too.
         card: text of the model card, README.md.
         format: "pruned" (small and fast; the widths in the config and a self-contained modeling file, loaded with
             trust_remote_code=True), "uniform" (the stock class, small and fast, if all layers are alike), "dense" (the stock
@@ -78,8 +82,9 @@ def save(
             again, the folder holds something else or can't be written to.
     """
     check_format(format, onnx)
-    check_kind(model, format, tokenizer)
-    check_saveable(model)
+    inner = unwrapped(model)
+    check_kind(inner, format, tokenizer)
+    check_saveable(inner)
     folder = Path(folder)
     check_replaceable(folder)
     with whole_folder(folder, keep=_is_foreign) as temporary:
@@ -90,20 +95,26 @@ def save(
         if card is not None:
             (temporary / "README.md").write_text(card)
         if onnx:
-            export_onnx(model, temporary / "model.onnx")
+            export_onnx(inner, temporary / "model.onnx")
     return folder
 
 
-def _write(model: Model, folder: Path, tokenizer: Any, format: str, plan: Plan | None) -> None:
+def _write(model: Any, folder: Path, tokenizer: Any, format: str, plan: Plan | None) -> None:
     """Write a model's weights and config."""
+    inner = unwrapped(model)
     if format in PRECISIONS:
-        write_gguf(model, folder / GGUF, tokenizer, PRECISIONS[format])
+        write_gguf(inner, folder / GGUF, tokenizer, PRECISIONS[format])
         # It says what the model was pruned to, and that the folder is one of kprune's.
-        _as_pruned(model).config.save_pretrained(folder)
-    elif format == "uniform":
-        narrow_stock(model).save_pretrained(folder)
+        _as_pruned(inner).config.save_pretrained(folder)
+        return
+    if format == "uniform":
+        written = narrow_stock(inner)
     else:
-        (densified(model, plan) if format == "dense" else _as_pruned(model)).save_pretrained(folder)
+        written = densified(inner, plan) if format == "dense" else _as_pruned(inner)
+    if wrapper_of(model):
+        rewrapped(model, written).save_pretrained(str(folder), create_model_card=False)
+    else:
+        written.save_pretrained(folder)
 
 
 def _as_pruned(model: Model) -> Model:

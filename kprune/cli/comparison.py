@@ -18,6 +18,7 @@ from kprune.objectives import (
     OBJECTIVES,
     CausalLM,
     Classification,
+    Embedding,
     Objective,
     Regression,
     TokenClassification,
@@ -108,7 +109,7 @@ def distance(
             return Distance(divergence / tokens, "nats a token (KL)", same / tokens, prediction, texts, tokens)
     if isinstance(objective, Classification):
         return Distance(divergence / texts, "nats (KL)", same / texts, "predicted class", texts, tokens)
-    unit = "squared difference" if isinstance(objective, Regression) else "nats (KL)"
+    unit = "squared difference" if isinstance(objective, (Regression, Embedding)) else "nats (KL)"
     return Distance(divergence / texts, unit, None, "", texts, tokens)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from kprune.errors import UserError, one_line
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.gguf")
+MODULES = "modules.json"
+"""Of sentence-transformers: what is made of the model's output."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ def find_checkpoint(folder: Path) -> Checkpoint:
         raise UserError(f"{file} is damaged ({one_line(error)}): save the checkpoint again") from error
     if not architecture:
         raise UserError(f"{file} does not say its model's class (architectures): save the checkpoint again")
+    if (folder / MODULES).is_file():
+        raise UserError(
+            f"{folder} holds a model of sentence-transformers ({MODULES}), of which this command reads the encoder alone: prune it "
+            "from Python, kprune.prune(SentenceTransformer(FOLDER), batches), or so a CrossEncoder"
+        )
     if not _weights(folder):
         raise UserError(f"{folder} has no weights (model.safetensors): save the checkpoint again")
     return Checkpoint(folder, architecture, config)

@@ -4,6 +4,7 @@ from kprune.errors import UserError
 from kprune.objectives.base import Objective
 from kprune.objectives.causal_lm import CausalLM
 from kprune.objectives.classification import Classification
+from kprune.objectives.embedding import Embedding
 from kprune.objectives.multi_label import MultiLabel
 from kprune.objectives.regression import Regression
 from kprune.objectives.span import Span
@@ -14,6 +15,7 @@ __all__ = [
     "OBJECTIVES",
     "CausalLM",
     "Classification",
+    "Embedding",
     "MultiLabel",
     "Objective",
     "Regression",
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (MultiLabel, Regression, Classification, TokenClassification, Span, CausalLM)
+    kind.name: kind for kind in (MultiLabel, Regression, Classification, TokenClassification, Span, CausalLM, Embedding)
 }
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 

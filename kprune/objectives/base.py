@@ -25,7 +25,7 @@ class Objective(ABC):
         name: as in `task=`.
         class_suffixes: ends of the names of the transformers classes that have this head, the usual one first.
         auto_class: name of the transformers auto class that loads a model with this head.
-        label_keys: names under which transformers' batches carry the labels.
+        label_keys: names under which transformers' batches carry the labels; () if there are none.
         problem_type: what transformers' config calls the problem, for classes with several kinds of heads; None elsewhere.
         labels_of: what each number of the labels is of: the whole example, a token ([B, T]) or an output of the head ([B,
             outputs]).

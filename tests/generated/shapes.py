@@ -114,11 +114,11 @@ HEADS = {
     "tokens": ("AutoModelForTokenClassification", {"num_labels": 5}),
     "span": ("AutoModelForQuestionAnswering", {}),
     "next token": ("AutoModelForCausalLM", {}),
+    "embedding": ("AutoModel", {}),
 }
 
 
 REFUSED_HEADS = {
     "masked words": ("AutoModelForMaskedLM", {}),
     "choices": ("AutoModelForMultipleChoice", {}),
-    "none": ("AutoModel", {}),
 }

@@ -12,12 +12,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, KEPT_UNITS, narrowed, tiny_batch, tiny_calibration, tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny import FAMILIES, KEPT_UNITS, narrowed, tiny_batch, tiny_calibration, tiny_model, tiny_tokenizer
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
 )
@@ -126,10 +124,7 @@ TAMPERED = {
 
 @pytest.fixture
 def tokenizer():
-    words = {word: index for index, word in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(97))])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    return tiny_tokenizer()
 
 
 def plan_of(model, kept_units, layers_left_out=()):

@@ -131,6 +131,16 @@ def test_heads_without_classes(world, tmp_path, capsys, head, shown):
     assert kprune.load(tmp_path / "small")
 
 
+def test_a_bare_encoder(world, texts, tmp_path, capsys):
+    tiny_model(dtype=torch.float32).base_model.save_pretrained(tmp_path / "encoder")
+    AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(tmp_path / "encoder")
+    succeeds("prune", tmp_path / "encoder", texts, "--output", tmp_path / "small", "--flops-reduction", "0.5")
+    out, _ = capsys.readouterr()
+    assert 0 < number(out, r"dense model: ([\d.e-]+) squared difference") < 4
+    assert f'AutoModel.from_pretrained("{tmp_path / "small"}", trust_remote_code=True)' in out
+    assert type(kprune.load(tmp_path / "small")).__name__ == "PrunedBertModel"
+
+
 def test_a_language_model(world, texts, tmp_path, capsys):
     torch.manual_seed(0)
     shape = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -347,6 +357,10 @@ def without_tokenizer(folder: Path):
         (edited(architectures=[{}]), "config.json is damaged"),
         (edited(architectures=["BertForMaskedLM"]), "BertForMaskedLM"),
         (edited(model_type="gpt9"), "does not load"),
+        (
+            lambda folder: (folder / "modules.json").write_text("[]"),
+            "kprune.prune(SentenceTransformer(FOLDER), batches)",
+        ),
     ],
 )
 def test_what_is_no_checkpoint(checkpoint, texts, tmp_path, capsys, damage, words):

@@ -88,7 +88,7 @@ def answers(model, batches):
                 if n in ("input_ids", "attention_mask", "token_type_ids")
             }
             output = model(**inputs)
-            for name in ("logits", "start_logits", "end_logits"):
+            for name in ("logits", "start_logits", "end_logits", "last_hidden_state"):
                 if name in output:
                     tensor, mask = output[name], batch.get("attention_mask")
                     per_token = tensor.shape[:2] == batch["input_ids"].shape and (tensor.dim() == 3 or name != "logits")

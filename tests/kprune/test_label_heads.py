@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_batch, tiny_calibration, tiny_labelled, tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
+from tiny import FAMILIES, tiny_batch, tiny_calibration, tiny_labelled, tiny_model, tiny_tokenizer
+from transformers import AutoModelForTokenClassification, pipeline
 
 import kprune
 from baselines.kwon import Kwon
@@ -137,10 +136,7 @@ def test_it_is_pruned_saved_and_loaded(head, method, tmp_path):
 
 
 def test_a_pipeline_opens_a_pruned_token_classifier(tmp_path):
-    words = {word: index for index, word in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(97))])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    tokenizer = tiny_tokenizer()
     model = tiny_model(head="token_classification", dtype=torch.float32)
     model.config.id2label = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
     outcome = kprune.prune(model, tiny_calibration(24).batches(), 0.5)

@@ -216,14 +216,11 @@ def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> No
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     """Check the config's family, head and positions against the task's."""
     _check_family(folder, config)
-    wanted = task.objective.class_suffixes
+    wanted = task.architectures
     architecture = _architecture(config)
     if not architecture.endswith(wanted):
-        remedy = (
-            "give model.checkpoint=FOLDER of a model fine-tuned on it"
-            if task.fine_tuned
-            else "give a language model, such as model=smollm2"
-        )
+        pretrained = "a language model, such as model=smollm2" if task.generates else "an encoder, such as model=minilm"
+        remedy = f"give {'model.checkpoint=FOLDER of a model fine-tuned on it' if task.fine_tuned else pretrained}"
         raise UserError(
             f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one {wanted[0]}: {remedy}"
         )

@@ -69,7 +69,6 @@ class KPrune(Method):
     name: str = "kprune"
 
     uniform = True
-    version = 2
 
     def __post_init__(self) -> None:
         check_words(self)
@@ -83,6 +82,11 @@ class KPrune(Method):
             measure_every=1 if self.measure_every is None else self.measure_every,
             measure_examples=self.measure_examples,
         )
+
+    @property
+    def version(self) -> int:
+        """Return the version: 2 if knowledge is measured on some of the examples, which were others in version 1."""
+        return 1 if self.measure_examples == 1 else 2
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model, by the best of the λ given."""

@@ -1,0 +1,97 @@
+"""Models of sentence-transformers: the transformers model inside them, what they make of it, and one inside them again."""
+
+import copy
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from kprune.errors import UserError
+from kprune.objectives import Embedding, Objective
+from kprune.types import Model
+
+PACKAGE = "sentence_transformers"
+WRAPPERS = ("SentenceTransformer", "CrossEncoder")
+POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last"}
+"""The pooling of an `Embedding` by the name that sentence-transformers has for it."""
+OF_ONE_VECTOR = ("Dense", "LayerNorm", "Normalize", "Dropout")
+"""Modules of sentence-transformers that make another vector of an embedding."""
+VECTOR = "sentence_embedding"
+REMEDY = "prune the model inside it, model.transformers_model, with a task of your own"
+
+
+def wrapper_of(model: Any) -> str | None:
+    """Return which of `WRAPPERS` a model is; None if it is none."""
+    # Whoever has such a model has imported the package, which kprune does not need.
+    package = sys.modules.get(PACKAGE)
+    return next((name for name in WRAPPERS if package and isinstance(model, getattr(package, name))), None)
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the transformers model inside a model of sentence-transformers; any other model as it is.
+
+    Raises:
+        UserError: its first module is none of a transformers model, or it has a head that is not transformers' own.
+    """
+    name = wrapper_of(model)
+    if name is None:
+        return model
+    first, *others = model.children()
+    inner = getattr(first, "model", None)
+    if type(first).__name__ != "Transformer" or not isinstance(inner, nn.Module):
+        raise UserError(
+            f"the {name} begins with a {type(first).__name__}, not with a Transformer: give one of a model of transformers"
+        )
+    if name == "CrossEncoder" and others:
+        raise UserError(
+            f"the CrossEncoder makes its scores by a {type(others[0]).__name__}, which kprune does not know: give one whose model is "
+            "a ...ForSequenceClassification"
+        )
+    return inner
+
+
+def objective_within(model: Any) -> Objective | None:
+    """Return how a SentenceTransformer makes embeddings of its tokens; None for any other model.
+
+    Raises:
+        UserError: by modules that kprune does not know.
+    """
+    if wrapper_of(model) != "SentenceTransformer":
+        return None
+    _, *others = model.children()
+    pooling, *rest = others or [None]
+    mode = getattr(pooling, "pooling_mode", None)
+    if mode not in POOLINGS or not getattr(pooling, "include_prompt", True):
+        by = "no module" if pooling is None else " ".join(str(pooling).split())[:120]
+        raise UserError(
+            f"the SentenceTransformer pools its tokens by {by}, and kprune knows {', '.join(POOLINGS)} of all tokens: {REMEDY}"
+        )
+    for module in rest:
+        kind = type(module).__name__
+        if kind not in OF_ONE_VECTOR or getattr(module, "module_input_name", VECTOR) != VECTOR:
+            raise UserError(
+                f"the SentenceTransformer has a {kind} behind its pooling, and kprune knows {', '.join(OF_ONE_VECTOR)} of the "
+                f"embedding there: {REMEDY}"
+            )
+    normalise = model.similarity_fn_name == "cosine" or any(type(module).__name__ == "Normalize" for module in rest)
+    return Embedding(POOLINGS[mode], normalise, Projection(rest) if rest else None)
+
+
+def rewrapped(wrapper: Any, model: Model) -> Any:
+    """Return a copy of a model of sentence-transformers with this transformers model inside; the model itself without one."""
+    if wrapper_of(wrapper) is None:
+        return model
+    return copy.deepcopy(wrapper, {id(unwrapped(wrapper)): model})
+
+
+class Projection:
+    """What modules of sentence-transformers make of a pooled vector [B, d], without dropout."""
+
+    def __init__(self, modules: list[nn.Module]):
+        self.modules = [copy.deepcopy(module).eval().requires_grad_(False) for module in modules]
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        features = {VECTOR: pooled}
+        for module in self.modules:
+            features = module(features)
+        return features[VECTOR]
