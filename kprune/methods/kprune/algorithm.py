@@ -84,7 +84,7 @@ class KPrune(Method):
         )
 
     @property
-    def version(self) -> int:
+    def version(self) -> int:  # type: ignore[override]  # settings decide it
         """Return the version: 2 if knowledge is measured on some of the examples, which were others in version 1."""
         return 1 if self.measure_examples == 1 else 2
 
