@@ -21,8 +21,8 @@ from kprune.streams import CalibrationState, calibration_states
 from kprune.target import Target
 from kprune.types import Model
 
-TOKENS = 4096
-"""Of a batch, one text at least: its features are all that is held of more than one layer's width."""
+TOKENS = 1024
+"""Of a batch, of one text at least: the logits that a language model computes on its way take as many rows, a vocabulary wide."""
 
 
 class Inputs(ABC):
@@ -42,7 +42,7 @@ class Masking(Method):
 
     All linear modules of the layers lose as much; embeddings, norms, biases, pooler and head stay. A layer's inputs come from
     the pruned layers below it; within a layer, all inputs are those of the layer while it is still dense. Padding does not
-    count.
+    count, nor do DeBERTa's positions, which its query and key modules read, too.
     """
 
     budgets = MASKS
