@@ -69,6 +69,6 @@ def test_a_finished_cell_of_zeros_is_found_and_a_pattern_is_another_cell(run, ca
 
 
 def test_groups_that_do_not_fit_are_told_before_the_dense_model_is_scored(run, monkeypatch):
-    monkeypatch.setattr(subject.Subject, "dense_score", property(lambda _: pytest.fail("the dense model was scored")))
+    monkeypatch.setattr(subject.Subject, "dense", property(lambda _: pytest.fail("the dense model was scored")))
     with pytest.raises(UserError, match=r"sparsity=2:5 is of groups of 5 inputs, .* has 32: give a share"):
         run("method=wanda", "sparsity=2:5")
