@@ -51,7 +51,8 @@ class Pruned(Outcome):
         Raises:
             UserError: the format is unknown, the folder holds something else or can't be written to.
         """
-        format = format or natural_format(unwrapped(self.model), self.plan)
+        if format is None:
+            format = natural_format(unwrapped(self.model), self.plan)
         check_format(format, onnx)
         return save(self.model, folder, tokenizer, card or python_card(self, format), format, self.plan, onnx)
 
