@@ -19,7 +19,9 @@ from kprune.models.flops import flops_reduction, layer_parameters, model_flops, 
 from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
 
-BY_FLOPS = [name for name in METHODS if "classification" in find_method(name).heads and "flops" in find_method(name).budgets]
+BY_FLOPS = [
+    name for name in METHODS if "classification" in find_method(name).heads and "flops" in find_method(name).budgets
+]
 OTHERWISE = ("llm_pruner", "shortgpt")
 """For language models alone, and by whole layers: tests/baselines/test_on_decoders.py."""
 TO_ANY_BUDGET = [name for name in METHODS if find_method(name).budgets == ANY_BUDGET and name not in OTHERWISE]

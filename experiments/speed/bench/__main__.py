@@ -60,8 +60,12 @@ BESIDE_METHODS = ("floor", "whole_model")
 
 def default_methods() -> list[str]:
     """Return every method that removes FLOPs of a classifier in one go and costs something, and the two that they are compared with."""
-    in_one_go = {name: find_method(name) for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")}
-    able = [name for name, method in in_one_go.items() if "classification" in method.heads and "flops" in method.budgets]
+    in_one_go = {
+        name: find_method(name) for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")
+    }
+    able = [
+        name for name, method in in_one_go.items() if "classification" in method.heads and "flops" in method.budgets
+    ]
     return [*BESIDE_METHODS, *able]
 
 
