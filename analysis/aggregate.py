@@ -19,6 +19,7 @@ MEANS = [
     "flops_reduction",
     "params_reduction",
     "params_reduction_of_model",
+    "sparsity",
     "pruning_seconds",
     "calibration_tokens",
     *TRAINING,
@@ -155,6 +156,11 @@ def with_budget(cell) -> str:
     if not set(settings) & {"tokens", "examples"} and not pd.isna(cell.tokens):
         settings["tokens"] = f"{cell.tokens:g}"
     return variant_text(settings)
+
+
+def masked(table: pd.DataFrame) -> pd.Series:
+    """Return which rows set single weights to zero, and so remove no FLOPs and no unit."""
+    return table["target"].map(lambda target: Target.parse(target).masks).astype(bool)
 
 
 def target_order(target: str) -> tuple[int, float, int]:

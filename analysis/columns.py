@@ -24,6 +24,7 @@ LATER = (
     "evaluation_first_token",
     "params_reduction_of_model",
     "device",
+    "sparsity",
     *GENERATION,
 )
 """Columns that older CSV files do not have."""
@@ -57,6 +58,7 @@ COLUMNS = (
     "flops_reduction",
     "params_reduction",
     "params_reduction_of_model",
+    "sparsity",
     "kept_heads",
     "kept_neurons",
     "device",
@@ -79,7 +81,7 @@ COLUMNS = (
     *DIFFERENCE,
 )
 """`method_version` is the algorithm's, `variant` is "key=value,..." ("" if there is none), `target` the request as in the cell's path
-("0.8", "p0.2", "2x");
+("0.8", "p0.2", "2x", "s0.5", "2:4"); `sparsity` is the share of zeros among the layers' weights, of methods that mask single ones;
 `lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
 `kept_neurons` are a number per layer, bottom to top, with spaces between. `device` is what was pruned on. Scores are in
 percent, reductions shares.
@@ -108,6 +110,7 @@ OPTIONAL = (
     "evaluation_majority",
     "evaluation_window",
     "params_reduction_of_model",
+    "sparsity",
     *GENERATION,
     "lambda",
     "mu",

@@ -50,10 +50,16 @@ def signed(value: float) -> str:
 
 
 def target_label(target: str) -> str:
-    """Return "80 %" for 0.8 of the FLOPs, "20 % of parameters" for p0.2; 2x and 2:4 stay as they are."""
+    """Return "80 %" for 0.8 of the FLOPs, "20 % of parameters" for p0.2, "50 % zeros" for s0.5, "2:4 zeros"; 2x stays as it is."""
     asked = Target.parse(target)
-    shares = {"flops": f"{100 * asked.amount:g} %", "parameters": f"{100 * asked.amount:g} % of parameters"}
-    return shares.get(asked.kind, target)
+    share = f"{100 * asked.amount:g} %"
+    labels = {
+        "flops": share,
+        "parameters": f"{share} of parameters",
+        "sparsity": f"{share} zeros",
+        "pattern": f"{target} zeros",
+    }
+    return labels.get(asked.kind, target)
 
 
 def task_label(task: str) -> str:

@@ -16,6 +16,8 @@ METHODS: ChainMap[str, Entry] = ChainMap(
         "llm_pruner": Entry("LLM-Pruner", "retraining-free", "baselines.llm_pruner:LLMPruner"),
         "oscar": Entry("OSSCAR", "retraining-free", "baselines.oscar:Oscar"),
         "shortgpt": Entry("ShortGPT", "retraining-free", "baselines.shortgpt:ShortGPT"),
+        "sparsegpt": Entry("SparseGPT", "retraining-free", "baselines.sparsegpt:SparseGPT"),
+        "wanda": Entry("Wanda", "retraining-free", "baselines.wanda:Wanda"),
         "magnitude": Entry("magnitude", "floor", "baselines.magnitude:Magnitude"),
         "random": Entry("random", "floor", "baselines.random:Random"),
         "dynabert_w": Entry("DynaBERT-w", "retrained", DYNABERT, {"depths": (1.0,)}),

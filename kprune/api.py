@@ -11,7 +11,7 @@ from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
 from kprune.budgets.costs import check_grain
 from kprune.budgets.latency import STANDARD, Point, check_speedup
-from kprune.checkpoint import become_pruned, check_format, python_card, save
+from kprune.checkpoint import become_pruned, check_format, natural_format, python_card, save
 from kprune.checks import check_class, check_model
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.errors import UserError
@@ -19,10 +19,12 @@ from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
+from kprune.models.flops import sparsity as zeros
 from kprune.models.view import longest_input
 from kprune.objectives import OBJECTIVES, Embedding, Objective, objective_of
 from kprune.precision import full_precision
 from kprune.speedup import prune_to_speedup
+from kprune.target import Target
 from kprune.types import Model
 from kprune.wrappers import objective_within, rewrapped, unwrapped
 
@@ -37,17 +39,20 @@ class Pruned(Outcome):
         folder: str | Path,
         tokenizer: Any = None,
         card: str | None = None,
-        format: str = "pruned",
+        format: str | None = None,
         onnx: bool = False,
     ) -> Path:
         """Write the model to a folder that plain transformers loads, as `kprune.checkpoint.save` does.
 
         Args:
             card: text of the model card; without it, one is written from what this outcome knows.
+            format: without it, "pruned", and "dense" of a model with zeros alone.
 
         Raises:
             UserError: the format is unknown, the folder holds something else or can't be written to.
         """
+        if format is None:
+            format = natural_format(unwrapped(self.model), self.plan)
         check_format(format, onnx)
         return save(self.model, folder, tokenizer, card or python_card(self, format), format, self.plan, onnx)
 
@@ -63,6 +68,7 @@ def prune(
     params_reduction: float | None = None,
     uniform: bool = False,
     grain: int = 1,
+    sparsity: float | str | None = None,
 ) -> Pruned:
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
@@ -88,19 +94,22 @@ def prune(
             fewer.
         grain: keep a multiple of so many columns in every attention and feed-forward network, such as 32, for the hardware's
             sake, or for a quantised GGUF file.
+        sparsity: in place of `flops_reduction`, the share of the layers' weights to set to zero, or a pattern such as "2:4" (two
+            of each four stay), with method "sparsegpt" or "wanda". Nothing gets smaller or faster.
 
     Returns:
         `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
         as there, inside a SentenceTransformer or CrossEncoder if that was; `outcome.save(folder)` writes it;
         `outcome.details` has what was measured:
         `flops_reduction`, the `sequence_length` it is counted at, `params_reduction`, and with a `speedup` the `latency`
-        (within 5 % of what was asked for, unless `latency_budget` says that two corrections did not reach it).
+        (within 5 % of what was asked for, unless `latency_budget` says that two corrections did not reach it); with a `sparsity`
+        the share of zeros. Of a model with zeros alone, `outcome.model` stays of its class.
 
     Raises:
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
     """
     chosen = _method(method)
-    _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain)
+    _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain, sparsity)
     wrapper, model = model, unwrapped(model)
     with full_precision():
         check_class(model)
@@ -116,19 +125,25 @@ def prune(
         data = PruningData(calibration)
         found: dict[str, Any] = {}
         if speedup is None:
-            budget: Budget = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, grain, uniform)
+            asked: Budget | Target = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, grain, uniform)
             if params_reduction is not None:
-                budget = ParametersBudget(params_reduction, grain, uniform)
-            chosen.check(model, budget)
-            outcome = chosen.prune(Job(model, objective, data, budget))
+                asked = ParametersBudget(params_reduction, grain, uniform)
+            if sparsity is not None:
+                asked = Target.of_sparsity(sparsity)
+            chosen.check(model, asked)
+            outcome = chosen.prune(Job(model, objective, data, asked))
         else:
             longest = min(STANDARD.sequence_length, longest_input(model))
             point = speedup_at or replace(STANDARD, sequence_length=longest)
             outcome, found["latency"] = prune_to_speedup(
                 chosen, model, objective, data, speedup, length, point, grain, uniform
             )
+        if outcome.plan.masks:
+            found["sparsity"] = zeros(view_of(outcome.model))
+        elif not outcome.count_units:
+            become_pruned(outcome.model)
         if not outcome.count_units:
-            pruned = view_of(become_pruned(outcome.model))
+            pruned = view_of(outcome.model)
             found["flops_reduction"] = flops_removed(dense, pruned, length)
             found["params_reduction"] = params_removed(dense, pruned)
         _set_as_in(outcome.model, model)
@@ -144,11 +159,17 @@ def _check_request(
     speedup_at: Point | None,
     uniform: bool,
     grain: int,
+    sparsity: float | str | None,
 ) -> None:
     check_grain(grain)
     if not isinstance(uniform, bool):
         raise UserError(f"uniform={uniform!r} is neither True nor False: give one of them")
-    asked = {"flops_reduction": flops_reduction, "speedup": speedup, "params_reduction": params_reduction}
+    asked = {
+        "flops_reduction": flops_reduction,
+        "speedup": speedup,
+        "params_reduction": params_reduction,
+        "sparsity": sparsity,
+    }
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} ask for different things: give one of them")
@@ -156,7 +177,12 @@ def _check_request(
         raise UserError("speedup_at goes with speedup: give a speedup, or leave speedup_at out")
     if speedup_at is not None and not isinstance(speedup_at, Point):
         raise UserError(f"speedup_at={speedup_at!r} is no point: give a kprune.budgets.latency.Point(32, 128)")
-    if speedup is not None:
+    if sparsity is not None:
+        Target.of_sparsity(sparsity)
+        if uniform or grain != 1:
+            name = "uniform=True" if uniform else f"grain={grain}"
+            raise UserError(f"{name} is about widths, which a sparsity leaves as they are: leave it out")
+    elif speedup is not None:
         check_speedup(speedup)
     elif params_reduction is not None:
         ParametersBudget(params_reduction)

@@ -18,10 +18,15 @@ from kprune.plan import Plan
 from kprune.precision import full_precision
 from kprune.processes import check_alone
 from kprune.solve.uniform import check_uniform
+from kprune.target import SPARSITY, Target
 from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
 """The budgets of a method that reads of a budget its costs and its limit alone."""
+MASKS = frozenset({SPARSITY})
+"""What a method prunes to that sets single weights to zero: a target of weights, and no budget."""
+MEASURED = {"flops": "FLOPs", "parameters": "parameters", "latency": "time"}
+"""What the budgets measure, in words."""
 ANY_HEAD = frozenset(OBJECTIVES)
 """The heads of a method that knows of a head what its objective says; an objective of a user's own is one, too."""
 
@@ -76,13 +81,25 @@ class Job:
         model: the dense model.
         objective: reads and compares what the model's head predicts.
         data: calibration and training examples.
-        budget: what the pruned model may cost.
+        asked: what the pruned model may cost or, of a method that sets single weights to zero, which share or pattern of them.
     """
 
     model: Model
     objective: Objective
     data: PruningData
-    budget: Budget
+    asked: Budget | Target
+
+    @property
+    def budget(self) -> Budget:
+        """Return what the pruned model may cost, for a method that removes units."""
+        assert not isinstance(self.asked, Target), "Method.check refuses it"
+        return self.asked
+
+    @property
+    def sparsity(self) -> Target:
+        """Return the share or the pattern of zeros, for a method that sets single weights to zero."""
+        assert isinstance(self.asked, Target), "Method.check refuses a budget"
+        return self.asked
 
 
 @dataclass
@@ -128,7 +145,7 @@ class Method(ABC):
         name: as in `method=` and in results.
         needs: "labels" if the calibration examples carry theirs; "training" if it trains on the whole training set.
         budgets: measures that it prunes to: `ANY_BUDGET` if it reads a budget's costs and limit alone, and so rounds
-            widths to whole grains, too.
+            widths to whole grains, too; `MASKS` if it sets single weights to zero.
         heads: names of the objectives whose models it prunes.
         uniform: whether it keeps all layers alike if a budget asks for it.
         several_processes: whether several processes can share its work (`kprune.processes.together`).
@@ -162,16 +179,27 @@ class Method(ABC):
         return 1.0
 
     def check_measure(self, measure: str) -> None:
-        """Check that the method prunes to what a budget measures.
+        """Check that the method prunes to what a budget measures, or to zeros among the weights.
 
         Raises:
             UserError: it does not.
         """
-        if measure not in self.budgets:
+        if measure in self.budgets:
+            return
+        if measure == SPARSITY:
             raise UserError(
-                f"method {self.name} prunes by {' or '.join(sorted(self.budgets))} alone, not by {measure}: ask for a share "
-                "of FLOPs, or use kprune"
+                f"method {self.name} removes whole heads and neurons, not single weights: ask for a share of FLOPs, or use "
+                "wanda or sparsegpt"
             )
+        if self.budgets == MASKS:
+            raise UserError(
+                f"method {self.name} sets single weights to zero, which saves no {MEASURED[measure]}: give sparsity=0.5 or "
+                "sparsity='2:4', or use kprune"
+            )
+        raise UserError(
+            f"method {self.name} prunes by {' or '.join(sorted(self.budgets))} alone, not by {measure}: ask for a share "
+            "of FLOPs, or use kprune"
+        )
 
     def check_head(self, model: Model) -> None:
         """Check that the method prunes models with the head of this one.
@@ -203,8 +231,8 @@ class Method(ABC):
         if not self.several_processes:
             check_alone(f"method {self.name}", "start one, or use kprune_plus")
 
-    def check(self, model: Model, budget: Budget) -> None:
-        """Check that a budget is one that the method can prune this model to.
+    def check(self, model: Model, asked: Budget | Target) -> None:
+        """Check that a budget, or a target of weights, is one that the method can prune this model to.
 
         Raises:
             OutOfReach: it asks for more than the method can remove.
@@ -213,6 +241,11 @@ class Method(ABC):
                 are several processes, and the method needs one.
         """
         self.check_head(model)
+        if isinstance(asked, Target):
+            self.check_measure(SPARSITY)
+            self.check_processes()
+            return
+        budget = asked
         self.check_measure(budget.measure)
         self.check_processes()
         if budget.uniform:

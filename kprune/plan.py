@@ -1,11 +1,12 @@
 """What of a model a method keeps, as data."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kprune.models.families import Kind
 from kprune.models.view import ModelView
+from kprune.target import Target
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Plan:
         units: number of units kept of each block; a mean if it depends on the input.
         kept: indices of the kept units of each block, in the dense model's numbering; None if they depend on the input.
         layers_left_out: layers of the dense model that are gone whole, norms and residual connections included.
+        masks: which share or pattern of the weights of every linear module of the layers is zero; None if none was masked.
     """
 
     kinds: Mapping[str, Kind]
     units: Mapping[str, float]
     kept: Mapping[str, Sequence[int]] | None
     layers_left_out: tuple[int, ...] = field(default=())
+    masks: Target | None = None
 
     @classmethod
     def of(cls, view: ModelView, kept: Iterable[Sequence[int]], layers_left_out: Iterable[int] = ()) -> "Plan":
@@ -37,6 +40,11 @@ class Plan:
         names = [block.name for block in view.blocks]
         return cls({block.name: block.kind for block in view.blocks}, dict(zip(names, units, strict=True)), None)
 
+    @classmethod
+    def of_masks(cls, view: ModelView, masks: Target) -> "Plan":
+        """Return the plan that keeps every unit, and sets weights of the layers' linear modules to zero."""
+        return replace(cls.of(view, [range(block.units) for block in view.blocks]), masks=masks)
+
     def per_layer(self, kind: Kind) -> list[float]:
         """Return the number of heads, or of neurons, that each layer keeps, bottom to top."""
         return [count for name, count in self.units.items() if self.kinds[name] == kind]
@@ -48,9 +56,17 @@ class Plan:
             "units": dict(self.units),
             "kept": None if self.kept is None else {name: list(units) for name, units in self.kept.items()},
             "layers_left_out": list(self.layers_left_out),
+            "masks": None if self.masks is None else str(self.masks),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
         """Return the plan of such values."""
-        return cls(values["kinds"], values["units"], values["kept"], tuple(values["layers_left_out"]))
+        masks = values.get("masks")
+        return cls(
+            values["kinds"],
+            values["units"],
+            values["kept"],
+            tuple(values["layers_left_out"]),
+            None if masks is None else Target.parse(masks),
+        )

@@ -1,4 +1,4 @@
-"""What is asked of a pruned model, as it is typed, stored and named: "0.8", "p0.2", "3x" or "2:4"."""
+"""What is asked of a pruned model, as it is typed, stored and named: "0.8", "p0.2", "3x", "s0.5" or "2:4"."""
 
 import math
 import re
@@ -8,9 +8,11 @@ from typing import Any, Literal, get_args
 
 from kprune.errors import UserError
 
-Kind = Literal["flops", "parameters", "latency", "pattern"]
+Kind = Literal["flops", "parameters", "latency", "sparsity", "pattern"]
 OPTIONS: dict[str, str] = {"flops": "flops_reduction", "parameters": "params_reduction", "latency": "speedup"}
 """The option that gives the amount of each budget, in Python and on the command line."""
+SPARSITY = "sparsity"
+"""The option that asks for zeros among the weights, of which no budget counts anything: a share, or a pattern."""
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 """What `number_text` writes of a number that is not negative."""
 
@@ -18,7 +20,13 @@ _FORMS: dict[Kind, re.Pattern[str]] = {
     "flops": re.compile(f"({NUMBER})"),
     "parameters": re.compile(f"p({NUMBER})"),
     "latency": re.compile(f"({NUMBER})x"),
+    "sparsity": re.compile(f"s({NUMBER})"),
     "pattern": re.compile(r"(\d+):(\d+)"),
+}
+_SHARES: dict[Kind, str] = {
+    "flops": "FLOPs to remove, such as 0.8",
+    "parameters": "parameters to remove, such as 0.2",
+    "sparsity": "weights to set to zero, such as 0.5, or a pattern such as 2:4",
 }
 
 
@@ -28,7 +36,8 @@ class Target:
 
     Attributes:
         kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the encoder's; "latency" ("3x") makes the measured
-            model so many times as fast; "pattern" ("2:4") keeps so many weights of each group.
+            model so many times as fast; "sparsity" ("s0.5") sets a share of the layers' weights to zero, "pattern" ("2:4")
+            all but so many of each group of weights.
         amount: the share to remove, the factor, or the number of weights to keep in a group.
         group: weights in a group of a pattern; None for the other kinds.
 
@@ -53,12 +62,9 @@ class Target:
                 f"the mask pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
                 "than a group has, such as 2:4"
             )
-        if self.kind in ("flops", "parameters") and not 0 < amount < 1:
-            what, such = ("FLOPs", 0.8) if self.kind == "flops" else ("parameters", 0.2)
+        if self.kind in _SHARES and not 0 < amount < 1:
             wrong = "is outside (0, 1)" if self.amount is None or _is_number(self.amount) else "is not a number"
-            raise UserError(
-                f"{self.option}={_shown(self.amount)} {wrong}: give the share of {what} to remove, such as {such}"
-            )
+            raise UserError(f"{self.option}={_shown(self.amount)} {wrong}: give the share of {_SHARES[self.kind]}")
 
     @classmethod
     def parse(cls, text: str) -> "Target":
@@ -72,16 +78,30 @@ class Target:
                 amount, *group = found.groups()
                 return cls(kind, float(amount), *map(int, group))
         raise UserError(
-            f"target {text!r} is unknown: give 0.8 (share of FLOPs), p0.2 (share of parameters), 3x (speed-up) or 2:4 (mask)"
+            f"target {text!r} is unknown: give 0.8 (share of FLOPs), p0.2 (share of parameters), 3x (speed-up), s0.5 (share of "
+            "weights that are zero) or 2:4 (mask)"
         )
 
     @classmethod
+    def of_sparsity(cls, asked: Any) -> "Target":
+        """Return the target of a share of the weights, 0.5, or of a pattern, "2:4".
+
+        Raises:
+            UserError: it is neither.
+        """
+        found = _FORMS["pattern"].fullmatch(asked) if isinstance(asked, str) else None
+        return cls("pattern", float(found[1]), int(found[2])) if found else cls("sparsity", asked)
+
+    @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Target":
-        """Read a target from named options, as a record's config has them: `budget` (FLOPs without it) and its amount.
+        """Read a target from named options, as a record's config has them: `sparsity`, else `budget` (FLOPs without it) and
+        its amount.
 
         Raises:
             UserError: the budget is unknown, or its amount is missing or out of range.
         """
+        if options.get(SPARSITY) is not None:
+            return cls.of_sparsity(options[SPARSITY])
         budget = options.get("budget", "flops")
         if budget not in OPTIONS:
             *others, last = OPTIONS
@@ -92,11 +112,18 @@ class Target:
     @property
     def option(self) -> str:
         """Return the name of the option that gives the amount."""
-        return OPTIONS[self.kind]
+        return SPARSITY if self.masks else OPTIONS[self.kind]
+
+    @property
+    def masks(self) -> bool:
+        """Tell whether single weights are to be zero, so that nothing gets smaller."""
+        return self.kind in ("sparsity", "pattern")
 
     def options(self) -> dict[str, Any]:
-        """Return what `from_options` reads; FLOPs are told by their option alone."""
-        return ({} if self.kind == "flops" else {"budget": self.kind}) | {self.option: self.amount}
+        """Return what `from_options` reads; FLOPs and zeros among the weights are told by their option alone."""
+        if self.kind == "pattern":
+            return {self.option: str(self)}
+        return ({"budget": self.kind} if self.kind in ("parameters", "latency") else {}) | {self.option: self.amount}
 
     def requested(self, kind: Kind) -> float | None:
         """Return the amount if it is one of this kind, else None."""
@@ -104,14 +131,14 @@ class Target:
 
     @property
     def order(self) -> tuple[int, float, int]:
-        """Return the key to sort by: FLOPs, parameters, speed-ups, patterns, each by size."""
+        """Return the key to sort by: FLOPs, parameters, speed-ups, shares of zeros, patterns, each by size."""
         return get_args(Kind).index(self.kind), self.amount, self.group or 0
 
     def __str__(self) -> str:
         if self.kind == "pattern":
             return f"{self.amount:.0f}:{self.group}"
         text = number_text(self.amount)
-        return {"flops": text, "parameters": f"p{text}", "latency": f"{text}x"}[self.kind]
+        return {"flops": text, "parameters": f"p{text}", "latency": f"{text}x", "sparsity": f"s{text}"}[self.kind]
 
 
 def number_text(number: float) -> str:

@@ -21,12 +21,13 @@ from kprune import checkpoint
 from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
-from kprune.contract import Job, PruningData
+from kprune.contract import MASKS, Job, PruningData
 from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.models.view import on_device
 from kprune.objectives import objective_of
+from kprune.target import Target
 
 pytestmark = pytest.mark.gpu
 UNSTABLE = ("kprune_official", "kprune_official_two_lambdas")
@@ -38,12 +39,15 @@ BATCH = tiny_batch()
 
 
 def pruned(pruner, device, head="classification", dtype=torch.float64, workspace=None):
-    """A tiny model, pruned there by 60 % of its FLOPs; by 30 % by KCM, which keeps all heads."""
+    """A tiny model, pruned there by 60 % of its FLOPs; by 30 % by KCM, which keeps all heads; half of its weights zero."""
     model = tiny_model("bert", head, dtype=dtype).to(device)
     torch.manual_seed(0)
     calibration = tiny_labelled(head, examples=48, batch_size=8)
     data = PruningData(calibration, lambda: calibration.examples, workspace)
-    return pruner.prune(Job(model, objective_of(model), data, FlopsBudget(0.3 if pruner.name == "kcm" else 0.6, 8.0)))
+    asked = FlopsBudget(0.3 if pruner.name == "kcm" else 0.6, 8.0)
+    if pruner.budgets == MASKS:
+        asked = Target("sparsity", 0.5)
+    return pruner.prune(Job(model, objective_of(model), data, asked))
 
 
 @pytest.mark.parametrize("states", ["device", "cpu", "disk"])

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.aggregate import settings, target_order
+from analysis.aggregate import masked, settings, target_order
 from analysis.figures.style import label, methods_of
 from analysis.render import target_label, task_label
 from analysis.tables.accuracy import compared
@@ -15,10 +15,11 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
     """Draw two maps per method, heads and neurons: a column per layer, a row per target, the mean over seeds in each.
 
     Shades are shares of the most that any method keeps in a layer here, the same in all maps of a kind; the numbers say
-    how many. `cells` are rows of `analysis.records`, of one model.
+    how many. Cells of zeros among the weights, which keep all units, are not drawn. `cells` are rows of `analysis.records`, of one
+    model.
     """
     cells = cells[cells["task"] == task].assign(settings=settings)
-    cells = cells[compared(cells)]
+    cells = cells[compared(cells) & ~masked(cells)]
     if cells.empty:
         return None
     methods = methods_of(cells)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from analysis import paper
+from analysis.aggregate import masked
 from analysis.figures.style import (
     Method,
     at_least,
@@ -26,9 +27,10 @@ def score_against_flops(table: pd.DataFrame) -> Figure | None:
     """Draw a panel per task, the dense score as a dashed line; `table` are the rows of `aggregate` of one model.
 
     The paper's own curve stands beside a method's, in grey with open markers, if it has one for the same model and
-    task. Cells that were asked for a speed-up are drawn at the share they removed.
+    task. Cells that were asked for a speed-up are drawn at the share they removed; those of zeros among the weights, which
+    removed none, are not drawn.
     """
-    table = table[compared(table)]
+    table = table[compared(table) & ~masked(table)]
     if table.empty:
         return None
     tasks = list(dict.fromkeys(table["task"]))

@@ -49,12 +49,13 @@ def measurements(table: pd.DataFrame) -> pd.DataFrame:
             "FLOPs removed": table["flops_reduction"].map(percent),
             "Params removed": table["params_reduction"].map(percent),
             "Of the model": table["params_reduction_of_model"].map(percent),
+            "Zeros": table["sparsity"].map(percent),
             "Calibration tokens": table["calibration_tokens"].map(lambda value: number(value, "{:,.0f}")),
             "Pruning": table["pruning_seconds"].map(seconds),
             "Speed-up": table["latency_speedup"].map(times),
         }
     )
-    optional = {"Paper": "paper", "Of the model": "params_reduction_of_model"}
+    optional = {"Paper": "paper", "Of the model": "params_reduction_of_model", "Zeros": "sparsity"}
     return shown.drop(columns=[name for name, column in optional.items() if table[column].isna().all()])
 
 

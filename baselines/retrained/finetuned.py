@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from baselines.retrained.distillation import logit_loss, see
 from baselines.retrained.stages import Stages, weights_sha256
 from kprune.clock import Clock
-from kprune.contract import Job, Method, Outcome
+from kprune.contract import MASKS, Job, Method, Outcome
+from kprune.errors import UserError
 from kprune.methods.kprune import KPrune
 from kprune.models.copies import frozen_view
 from kprune.objectives import Objective
@@ -37,6 +38,13 @@ class FineTuned(Method):
     max_examples: int | None = None
     bf16: bool = False
     name: str = "kprune_finetuned"
+
+    def __post_init__(self) -> None:
+        if self.pruner.budgets == MASKS:
+            raise UserError(
+                f"pruner={self.pruner.name} sets single weights to zero, which training would fill again: use a pruner that "
+                "removes units, such as kprune"
+            )
 
     @property
     def needs(self) -> frozenset[str]:

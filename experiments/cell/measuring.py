@@ -9,18 +9,19 @@ from kprune.budgets.latency import measure_generation, measure_latency
 from kprune.contract import Outcome
 from kprune.data import CalibrationSet
 from kprune.models import view_of
-from kprune.models.flops import flops_reduction, model_flops, params_reduction, params_reduction_of_model
+from kprune.models.flops import flops_reduction, model_flops, params_reduction, params_reduction_of_model, sparsity
 from kprune.plan import Plan
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shares that were removed, and what is kept."""
+    """Shares that were removed, and what is kept; the share of zeros if single weights were masked."""
 
     flops_reduction: float
     params_reduction: float
     params_reduction_of_model: float
     plan: Plan
+    sparsity: float | None = None
 
 
 def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:
@@ -34,7 +35,7 @@ def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:
         return Sizes(1 - left / model_flops(dense, length), 0.0, 0.0, plan)
     pruned = view_of(outcome.model)
     shares = params_reduction(dense, pruned), params_reduction_of_model(dense, pruned)
-    return Sizes(flops_reduction(dense, pruned, length), *shares, plan)
+    return Sizes(flops_reduction(dense, pruned, length), *shares, plan, sparsity(pruned) if plan.masks else None)
 
 
 def latency_of(
@@ -42,10 +43,12 @@ def latency_of(
 ) -> Latency | None:
     """Measure the pruned model's latency, and a generating one's speed; None without a point to measure at, or a smaller model.
 
+    Zeros are multiplied like other weights: what a model with the dense one's shapes was measured to gain would be noise.
+
     Args:
         measured: the latency, if it was the budget.
     """
-    if point is None or outcome.count_units:
+    if point is None or outcome.count_units or outcome.plan.masks:
         return None
     models, shape = (subject.model, outcome.model), (point.batch_size, point.sequence_length)
     latency = measured or Latency(**measure_latency(*models, *shape))

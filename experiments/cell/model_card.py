@@ -6,7 +6,8 @@ from kprune.checkpoint.card import loading_section
 
 def model_card(record: Record, auto_class: str, format: str, command: str) -> str:
     """Write scores, FLOPs, latency, how to load the model and the command that made it, in Markdown."""
-    latency = record.latency
+    latency, masked = record.latency, record.sparsity is not None
+    zeros = f"| weights of the layers that are zero | | {100 * (record.sparsity or 0):.1f} % |\n" if masked else ""
     speed = (
         f"{latency.speedup:.2f}x faster than the dense model ({latency.dense_ms:.1f} ms to {latency.pruned_ms:.1f} ms; "
         f"{latency.device}, batch {latency.batch_size}, length {latency.sequence_length}, {latency.threads} threads)"
@@ -18,15 +19,15 @@ def model_card(record: Record, auto_class: str, format: str, command: str) -> st
 
 Pruned {how} by the method `{record.method}` of kprune.
 
-{loading_section(auto_class, format)}
+{loading_section(auto_class, format, masked)}
 
 | | dense | pruned |
 |---|---|---|
 | {record.metric} ({record.evaluation.split}, {record.evaluation.examples} examples) | {record.dense_score:.2f} | {record.score:.2f} |
 | FLOPs removed | | {100 * record.flops_reduction:.1f} % |
 | encoder parameters removed | | {100 * record.params_reduction:.1f} % |
-
-Latency{" of the pruned model, not of this dense copy" if format == "dense" else ""}: {speed}.
+{zeros}
+Latency{" of the pruned model, not of this dense copy" if format == "dense" and not masked else ""}: {speed}.
 
 Made by
 

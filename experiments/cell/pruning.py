@@ -31,9 +31,9 @@ def prune_within(
     """
     model, objective = subject.model, subject.task.objective
     if target.kind != "latency":
-        budget = counted_budget(target, of, length, grain, uniform)
-        method.check(model, budget)
-        return method.prune(Job(model, objective, data, budget)), None
+        asked = target if target.masks else counted_budget(target, of, length, grain, uniform)
+        method.check(model, asked)
+        return method.prune(Job(model, objective, data, asked)), None
     point = Point(latency.batch_size, latency.sequence_length)
     outcome, measured = prune_to_speedup(method, model, objective, data, target.amount, length, point, grain, uniform)
     if not outcome.details["latency_budget"]["reached"]:

@@ -114,6 +114,7 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
             config=identity,
             target=config.target,
             device=device_name(subject.device),
+            sparsity=sizes.sparsity,
             plan=kept and {block: list(units) for block, units in kept.items()},
             details=outcome.details
             | {
@@ -181,9 +182,12 @@ def origin(calibration: CalibrationSet) -> dict[str, Any]:
 
 def summary(record: Record) -> str:
     """Describe a cell in one line."""
+    removed = f"{100 * record.flops_reduction:.1f} % of FLOPs removed"
+    if record.sparsity is not None:
+        removed = f"{100 * record.sparsity:.1f} % of the layers' weights are zero, no parameter and no FLOP less"
     speed = f", {record.latency.speedup:.2f}x faster" if record.latency else ""
     return (
         f"{record.task} {record.model} {record.method}: {record.metric} {record.dense_score:.2f} dense, "
-        f"{record.score:.2f} pruned; {100 * record.flops_reduction:.1f} % of FLOPs removed{speed}, "
+        f"{record.score:.2f} pruned; {removed}{speed}, "
         f"{record.pruning_seconds:.0f} s on {record.calibration.tokens} calibration tokens"
     )

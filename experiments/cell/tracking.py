@@ -19,6 +19,7 @@ NUMBERS = (
     "flops_reduction_requested",
     "params_reduction",
     "params_reduction_requested",
+    "sparsity",
     "pruning_seconds",
     "peak_memory_mb",
 )

@@ -28,7 +28,7 @@ from experiments.store.variant import variant_of
 from experiments.tasks import Task
 from kprune.budgets import Of
 from kprune.checkpoint import check_format
-from kprune.contract import ANY_BUDGET
+from kprune.contract import ANY_BUDGET, MASKS, MEASURED, Method
 from kprune.errors import UserError
 from kprune.target import Target
 
@@ -51,11 +51,11 @@ class Saving:
     """Whether the pruned model is written (`save_model`; null: for a single run, not in a sweep), and how."""
 
     save_model: bool | None = setting(or_null(FLAG))
-    format: str = setting(text("pruned"))
+    format: str | None = setting(or_null(text("pruned")))
     onnx: bool = setting(FLAG)
 
     def __post_init__(self) -> None:
-        check_format(self.format, self.onnx)
+        check_format(self.format or "pruned", self.onnx)
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,11 @@ def cell_config(
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
-    if saving and not saves and not (run and run.evaluate) and (saving.format != "pruned" or saving.onnx):
+    if saving and not saves and not (run and run.evaluate) and (saving.format not in (None, "pruned") or saving.onnx):
         given = "onnx=true" if saving.onnx else f"format={saving.format}"
         found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
+    if request and request.sparsity is not None and saving and saving.format == "pruned":
+        found.add("format=pruned is of narrower layers, and a sparsity narrows none: leave it out")
     found.tell()
     tracking, latency = closed["tracking"], closed.get("latency")
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
@@ -188,7 +190,7 @@ def cell_config(
         latency=latency and latency.point(*(built or Task).latency_point),
         seed=numbers.seed,
         save_model=saves,
-        format=saving.format,
+        format=saving.format or ("dense" if request.target.masks else "pruned"),
         onnx=saving.onnx,
         tracking=tracking.mode,
         given=given_options(overrides, config) if run.evaluate else (),
@@ -289,9 +291,8 @@ def _method(
         for message in [*_mistakes_of_single_settings(given), str(error)]:
             found.add(_as_option(message, given))
         return None
-    if request and request.budget not in method.budgets:
-        able = " or ".join(sorted(method.budgets))
-        found.add(f"method {method.name} prunes by {able} alone: leave budget={able} or use method=kprune")
+    if request:
+        _check_measure(method, request, found)
     if numbers and numbers.grain > 1 and method.budgets != ANY_BUDGET:
         found.add(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")
     if numbers and numbers.uniform and not method.uniform:
@@ -299,6 +300,24 @@ def _method(
             f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
         )
     return replace(settings, version=method.version)
+
+
+def _check_measure(method: Method, request: Request, found: Collected) -> None:
+    if request.measure in method.budgets:
+        return
+    if request.sparsity is not None:
+        found.add(
+            f"method {method.name} removes whole heads and neurons, not single weights: leave sparsity out, or use "
+            "method=wanda or method=sparsegpt"
+        )
+    elif method.budgets == MASKS:
+        found.add(
+            f"method {method.name} sets single weights to zero, which saves no {MEASURED[request.budget]}: give sparsity=0.5 or "
+            "sparsity=2:4 alone, or use method=kprune"
+        )
+    else:
+        able = " or ".join(sorted(method.budgets))
+        found.add(f"method {method.name} prunes by {able} alone: leave budget={able} or use method=kprune")
 
 
 def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from kprune.budgets import Of
 from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.objectives.embedding import POOLINGS
-from kprune.target import OPTIONS, Target
+from kprune.target import OPTIONS, SPARSITY, Target
 
 
 def setting(kind: Kind) -> Any:
@@ -200,7 +200,8 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: `budget` says which of the three amounts counts, `of` whose parameters are.
+    """What is asked for: `budget` says which of the three amounts counts, `of` whose parameters are; or `sparsity`, zeros among
+    the weights, of which no budget counts anything.
 
     Raises:
         UserError: the budget is unknown, its amount out of range, or another budget's amount is given.
@@ -211,11 +212,16 @@ class Request:
     params_reduction: float | None = setting(or_null(number("0.2")))
     speedup: float | None = setting(or_null(number("3")))
     of: Of = setting(one_of(*get_args(Of)))
+    sparsity: float | str | None = setting(or_null(either(number("0.5"), text("2:4"))))
 
     def __post_init__(self) -> None:
         found = Collected()
         with found.catching():
             self.target  # noqa: B018 (raises)
+        if self.sparsity is not None:
+            self._check_alone(found)
+            found.tell()
+            return
         for budget, option in OPTIONS.items() if self.budget in OPTIONS else ():
             value, default = getattr(self, option), default_of(option)
             if budget != self.budget and value != default:
@@ -224,6 +230,18 @@ class Request:
         if self.of != "layers" and self.budget != "parameters":
             found.add(f"of={self.of} says which parameters are counted: add budget=parameters, or leave it out")
         found.tell()
+
+    def _check_alone(self, found: Collected) -> None:
+        for name in ("budget", *OPTIONS.values(), "of"):
+            value, default = getattr(self, name), default_of(name)
+            if value != default:
+                instead = "leave it out" if default is None else f"leave it at {default}"
+                found.add(f"{name}={value} asks for fewer units, and sparsity for zeros among the weights: {instead}")
+
+    @property
+    def measure(self) -> str:
+        """Return what a method must prune to."""
+        return self.budget if self.sparsity is None else SPARSITY
 
     @property
     def target(self) -> Target:

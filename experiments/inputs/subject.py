@@ -65,7 +65,7 @@ def subject_for(config: CellConfig) -> Subject:
 
     Raises:
         UserError: the device is not there, data or checkpoint are wrong, the model reads less than latency asks for, or it is
-            to be saved in a format that it can't have.
+            to be saved in a format that it can't have, or masked in groups that its modules do not have.
         OutOfReach: more parameters are to go than the model's units have.
     """
     subject = subject_unscored(config)
@@ -74,6 +74,8 @@ def subject_for(config: CellConfig) -> Subject:
         check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
+    if config.target.masks:
+        config.method.build().check(subject.model, config.target)
     subject.dense  # noqa: B018 (computes)
     return subject
 

@@ -56,6 +56,8 @@ def measure(
     if config.calibration.file:
         raise UserError("calibration.file can't be held out from: leave it out, examples are drawn here")
     pruners = [method_with(method) for method in methods]
+    for pruner in pruners:
+        pruner.check_measure("flops")
     task = config.task.build()
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)

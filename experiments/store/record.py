@@ -90,9 +90,11 @@ class Record:
     Attributes:
         params_reduction, params_reduction_of_model: of the layers' parameters, and of all; the latter is None in records from
             before it was told.
+        sparsity: share of zeros among the weights of the layers' linear modules, which takes nothing from parameters, FLOPs or
+            time; None if whole units were removed.
         kept_heads, kept_neurons: a number per layer, bottom to top (means if they depend on the input).
         peak_memory_mb: the GPU's or, on a CPU, the process's while the cell was run; None if the system can't tell.
-        latency: None if it was not measured.
+        latency: None if it was not measured, as of a model with the dense one's shapes.
         config: what identifies the cell, as `experiments.cell.identity` has it.
         target: what was asked for.
         device: what the model was pruned on; None in records from before it was told. Seconds of two devices don't compare.
@@ -130,6 +132,7 @@ class Record:
     params_reduction_of_model: float | None = None
     plan: dict[str, list[int]] | None = None
     device: str | None = None
+    sparsity: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record":

@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
                 changes[name] = [getattr(arguments, f"{name}_kind")(entry) for entry in given]
             except ValueError as error:
                 raise UserError(f"--{name} {getattr(arguments, name)}: {error}: give numbers, as 0.6,0.8") from error
-    other = next((o for o in arguments.overrides if o.startswith("budget=") and o != "budget=flops"), None)
+    others = (o for o in arguments.overrides if o.startswith(("budget=", "sparsity=")))
+    other = next((o for o in others if o not in ("budget=flops", "sparsity=null")), None)
     if other and "reductions" in changes:
         raise UserError(f"--reductions {arguments.reductions} are shares of FLOPs: leave it or {other} out")
     grid = Grid.read(arguments.name, arguments.small, **changes)

@@ -160,7 +160,8 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
         composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             axes = {"seed": seed}
-            if settings.get("budget") == "flops":  # another budget's amount is an override, the same for all cells
+            # Another budget's amount, or a sparsity, is an override, the same for all cells.
+            if settings.get("budget") == "flops" and settings.get("sparsity") is None:
                 axes["flops_reduction"] = reduction
             with found.catching():
                 config = cell_config(settings | axes, defaults, sweep=True)

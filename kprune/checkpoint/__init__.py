@@ -4,7 +4,7 @@ from kprune.checkpoint.card import python_card
 from kprune.checkpoint.classes import become_pruned, check_saveable
 from kprune.checkpoint.loading import load
 from kprune.checkpoint.onnx import export_onnx
-from kprune.checkpoint.saving import FORMATS, check_format, check_kind, check_replaceable, save
+from kprune.checkpoint.saving import FORMATS, check_format, check_kind, check_replaceable, natural_format, save
 
 __all__ = [
     "FORMATS",
@@ -15,6 +15,7 @@ __all__ = [
     "check_saveable",
     "export_onnx",
     "load",
+    "natural_format",
     "python_card",
     "save",
 ]

@@ -15,6 +15,12 @@ NOTES = {
     "save with `format=pruned` for that.",
 }
 """What a format means for a model that transformers loads."""
+MASKED = (
+    "The stock architecture with zeros among the weights of its layers. It loads everywhere without trusting code, and it has "
+    "**as many parameters as the dense model and is no faster**: what makes use of the zeros, such as a GPU's kernels for 2:4, "
+    "was not measured."
+)
+"""What `format=dense` means for a model of which single weights were set to zero."""
 
 
 def auto_class_of(model: Model) -> str:
@@ -23,11 +29,12 @@ def auto_class_of(model: Model) -> str:
     return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes)), "AutoModel")
 
 
-def loading_section(loader: str, format: str) -> str:
+def loading_section(loader: str, format: str, masked: bool = False) -> str:
     """Return how to load a saved model, and what its format means for its speed, in Markdown.
 
     Args:
         loader: an auto class of transformers, or a class of sentence-transformers.
+        masked: whether single weights were set to zero, and no unit was removed.
     """
     if format.startswith("gguf"):
         return """```
@@ -36,7 +43,7 @@ llama-cli -m model.gguf
 
 A file for llama.cpp. Its architecture is `llama` if all layers are alike, else `deci`, whose layers have widths of their own."""
     trust = ", trust_remote_code=True" if format == "pruned" else ""
-    note = NOTES[format]
+    note = MASKED if masked and format == "dense" else NOTES[format]
     package, call = (PACKAGE, loader) if loader in WRAPPERS else ("transformers", f"{loader}.from_pretrained")
     return f"""```python
 from {package} import {loader}
@@ -49,8 +56,9 @@ model = {call}("this folder"{trust})
 
 def python_card(outcome: Outcome, format: str) -> str:
     """Return the card of an outcome that is saved from Python, where nothing was scored."""
-    reduction = outcome.details.get("flops_reduction")
+    reduction, zeros = (outcome.details.get(name) for name in ("flops_reduction", "sparsity"))
     rows = {
+        "weights of the layers that are zero": f"{100 * zeros:.1f} %" if zeros is not None else None,
         "FLOPs removed": f"{100 * reduction:.1f} %" if reduction is not None else None,
         "heads kept per layer": _listed(outcome.kept_heads),
         "neurons kept per layer": _listed(outcome.kept_neurons),
@@ -59,7 +67,7 @@ def python_card(outcome: Outcome, format: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     return f"""# {type(outcome.model).__name__}, pruned by kprune
 
-{loading_section(wrapper_of(outcome.model) or auto_class_of(outcome.model), format)}
+{loading_section(wrapper_of(outcome.model) or auto_class_of(outcome.model), format, outcome.plan.masks is not None)}
 
 | | |
 |---|---|

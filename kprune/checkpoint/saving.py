@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kprune.checkpoint.classes import DENSE, UNIFORM, become_pruned, check_saveable
+from kprune.checkpoint.classes import DENSE, UNIFORM, become_pruned, check_saveable, is_pruned
 from kprune.checkpoint.dense import densified
 from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_gguf
@@ -41,6 +41,11 @@ def check_format(format: str, onnx: bool = False) -> None:
         require_gguf()
     if onnx:
         require_onnx()
+
+
+def natural_format(model: Model, plan: Plan) -> str:
+    """Return the format of a model for which none is given: "dense" if it has zeros among its weights and all of its units."""
+    return "dense" if plan.masks and not is_pruned(type(model)) else "pruned"
 
 
 def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:

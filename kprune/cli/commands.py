@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import kprune
-from kprune.checkpoint import check_format, check_kind, check_replaceable
+from kprune.checkpoint import check_format, check_kind, check_replaceable, natural_format
 from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
 from kprune.cli.drawing import cut_at, draw, held_out
@@ -26,6 +26,7 @@ from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of
 from kprune.objectives import Objective, Span
+from kprune.target import SPARSITY
 
 BATCH_SIZE = 32
 
@@ -36,12 +37,12 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     Raises:
         UserError: something that was given can't be used; nothing is written then.
     """
-    check_method(options.method)
-    check_format(options.format, options.onnx)
+    check_method(options)
+    check_format(options.format or "pruned", options.onnx)
     check_replaceable(options.output)
     device = started(options)
     dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
-    check_kind(dense, options.format, tokenizer)
+    check_kind(dense, options.format or "pruned", tokenizer)
     objective = comparison.objective_for(dense, options.task)
     examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
     say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
@@ -57,25 +58,30 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     seconds = time.perf_counter() - start
     if not options.onnx:  # runtimes have few operators in half precision
         convert_to_stored(outcome.model, checkpoint)
-    outcome.save(options.output, tokenizer, format=options.format, onnx=options.onnx)
+    format = options.format or natural_format(outcome.model, outcome.plan)
+    outcome.save(options.output, tokenizer, format=format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
     # What is measured is what was saved, if torch can run it.
     saved = find_checkpoint(options.output)
-    pruned = outcome.model.float() if options.format.startswith("gguf") else load_model(saved, device)
+    pruned = outcome.model.float() if format.startswith("gguf") else load_model(saved, device)
     distance = comparison.distance(dense, pruned, objective, unseen)
-    latency = outcome.details.get("latency") or measured(dense, pruned)
+    latency = None if outcome.plan.masks else outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
     print(comparison.table([*units(dense, outcome), *size]))
-    print(
-        f"\nremoved: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
-        f"{outcome.details['sequence_length']:.1f} tokens, in {seconds:.0f} s"
+    removed = (
+        f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
+        "faster"
+        if outcome.plan.masks
+        else f"removed: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
+        f"{outcome.details['sequence_length']:.1f} tokens"
     )
+    print(f"\n{removed}, in {seconds:.0f} s")
     search = outcome.details.get("latency_budget")
     if search and not search["reached"]:
         print(
             f"a speed-up of {options.speedup:g}x was not met: this is the closest of {len(search['attempts'])} attempts"
         )
-    print(f"{distance.sentence('held-out texts')}\n\n{how_to_load(options, pruned)}")
+    print(f"{distance.sentence('held-out texts')}\n\n{how_to_load(options.output, format, pruned)}")
 
 
 def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second: Checkpoint) -> None:
@@ -96,16 +102,20 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     print(f"\n{distance.sentence()}")
 
 
-def check_method(name: str) -> None:
-    """Check that a method prunes on texts alone.
+def check_method(options: argparse.Namespace) -> None:
+    """Check that a method prunes on texts alone, and to what is asked for.
 
     Raises:
-        UserError: it is unknown, or needs more.
+        UserError: it is unknown, needs more, or does not.
     """
-    needs = find_method(name).needs
+    method = find_method(options.method)
+    measures = {"params_reduction": "parameters", "speedup": "latency", "sparsity": SPARSITY}
+    asked = (measure for name, measure in measures.items() if getattr(options, name) is not None)
+    method.check_measure(next(asked, "flops"))
+    needs = method.needs
     if needs:
         raise UserError(
-            f"--method {name} needs {' and '.join(sorted(needs))}, and texts are all there is: use {', '.join(METHODS)}, or "
+            f"--method {method.name} needs {' and '.join(sorted(needs))}, and texts are all there is: use {', '.join(METHODS)}, or "
             "run.py of the repository"
         )
 
@@ -168,7 +178,7 @@ def batches(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[dic
 
 def target(options: argparse.Namespace) -> dict[str, Any]:
     """Return how much to remove, as an argument of `kprune.prune`."""
-    asked = {name: getattr(options, name) for name in ("flops_reduction", "params_reduction", "speedup")}
+    asked = {name: getattr(options, name) for name in ("flops_reduction", "params_reduction", "speedup", "sparsity")}
     return {name: value for name, value in asked.items() if value is not None} or {"flops_reduction": FLOPS_REDUCTION}
 
 
@@ -187,18 +197,17 @@ def measured(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:
     return comparison.latency(dense, pruned)
 
 
-def how_to_load(options: argparse.Namespace, model: PreTrainedModel) -> str:
+def how_to_load(folder: Path, format: str, model: PreTrainedModel) -> str:
     """Return where the pruned model is, and the Python that loads it."""
-    folder: Path = options.output
     auto = auto_class_of(model)
-    if options.format.startswith("gguf"):
+    if format.startswith("gguf"):
         return f"{folder}/model.gguf is for llama.cpp:\n    llama-cli -m {folder}/model.gguf"
-    if options.format == "uniform":
+    if format == "uniform":
         return (
             f"{folder} holds a model of the stock class, narrower in every layer alike (--format uniform). Load it with\n"
             f'    {auto}.from_pretrained("{folder}")'
         )
-    if options.format == "dense":
+    if format == "dense":
         return (
             f"{folder} holds the stock architecture with zeros in place of what was removed (--format dense). Load it with\n"
             f'    {auto}.from_pretrained("{folder}")'

@@ -123,17 +123,25 @@ Line = tuple[str, str, str, str]
 
 
 def size_and_speed(
-    dense: PreTrainedModel, pruned: PreTrainedModel, checkpoints: tuple[Checkpoint, Checkpoint], time: dict[str, Any]
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
+    checkpoints: tuple[Checkpoint, Checkpoint],
+    time: dict[str, Any] | None,
 ) -> list[Line]:
-    """Return the lines of a table: parameters, megabytes and milliseconds of the dense and the pruned model."""
+    """Return the lines of a table: parameters, megabytes and, if they were measured, milliseconds of both models."""
     parameters = [sum(weight.numel() for weight in model.parameters()) for model in (dense, pruned)]
     size = [checkpoint.bytes for checkpoint in checkpoints]
+    lines = [
+        ("parameters", f"{parameters[0]:,}", f"{parameters[1]:,}", fewer(*parameters)),
+        ("megabytes on disk", f"{size[0] / MEGA:.1f}", f"{size[1] / MEGA:.1f}", fewer(*size)),
+    ]
+    if time is None:
+        return lines
     slowest, fastest = time["speedup_range"]
     threads = f"{time['threads']} thread{'' if time['threads'] == 1 else 's'} of "
     device = time["device"] if dense.device.type == "cuda" else threads + time["device"]
     return [
-        ("parameters", f"{parameters[0]:,}", f"{parameters[1]:,}", fewer(*parameters)),
-        ("megabytes on disk", f"{size[0] / MEGA:.1f}", f"{size[1] / MEGA:.1f}", fewer(*size)),
+        *lines,
         (
             "ms a forward pass",
             f"{time['dense_ms']:.1f}",

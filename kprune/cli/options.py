@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kprune.errors import UserError
+from kprune.target import Target
 
 TOKENS = 100_000
 METHOD = "kprune_plus"
@@ -83,6 +84,13 @@ def _parser() -> Parser:
     )
     target.add_argument("--params-reduction", type=share, metavar="SHARE", help="share of the layers' parameters")
     target.add_argument("--speedup", type=factor, metavar="FACTOR", help="how much faster to be, as measured here")
+    target.add_argument(
+        "--sparsity",
+        type=zeros,
+        metavar="SHARE",
+        help="share of the layers' weights to set to zero, or a pattern such as 2:4, with --method wanda or sparsegpt of a clone: "
+        "no smaller and no faster",
+    )
     how = prune.add_argument_group("what to write")
     how.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the pruned model goes")
     how.add_argument(
@@ -94,10 +102,9 @@ def _parser() -> Parser:
     how.add_argument(
         "--format",
         choices=FORMATS,
-        default="pruned",
-        help="pruned: small and fast (default); uniform: small and fast in the stock class, all layers alike; dense: the stock "
-        "architecture with zeros, no smaller and no faster; gguf, gguf-f32: a language model for llama.cpp, in float16 or float32 "
-        "(pip install 'kprune[gguf]')",
+        help="pruned: small and fast (default; with a sparsity, dense); uniform: small and fast in the stock class, all layers "
+        "alike; dense: the stock architecture with zeros, no smaller and no faster; gguf, gguf-f32: a language model for "
+        "llama.cpp, in float16 or float32 (pip install 'kprune[gguf]')",
     )
     how.add_argument(
         "--uniform",
@@ -175,6 +182,18 @@ def share(text: str) -> float:
 def factor(text: str) -> float:
     """Return a number above 1."""
     return _number(text, float, lambda value: 1 < value < float("inf"), "a factor above 1, such as 3")
+
+
+def zeros(text: str) -> float | str:
+    """Return a share of the weights, or a pattern such as "2:4"."""
+    try:
+        asked = text if ":" in text else float(text)
+        Target.of_sparsity(asked)
+    except (ValueError, UserError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is neither a share of the weights, such as 0.5, nor a pattern, such as 2:4"
+        ) from error
+    return asked
 
 
 def count(text: str) -> int:

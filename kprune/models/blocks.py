@@ -66,6 +66,11 @@ class Block:
         return cast(Linear, self.module.get_submodule(self.site.output))
 
     @property
+    def linears(self) -> list[Linear]:
+        """Return all linear modules of the block, inputs first; none if no unit is left."""
+        return [*self.inputs, self.output] if self.units else []
+
+    @property
     def norm(self) -> nn.Module:
         """Return the norm, for `read` and `settle` alone."""
         return self.module.get_submodule(self.site.norm)

@@ -33,6 +33,13 @@ def params_reduction(dense: ModelView, pruned: ModelView) -> float:
     return 1 - layer_parameters(pruned) / layer_parameters(dense)
 
 
+def sparsity(view: ModelView) -> float:
+    """Return the share of zeros among the weights of the layers' linear modules."""
+    weights = [module.weight for block in view.blocks for module in block.linears]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    return zeros / max(sum(weight.numel() for weight in weights), 1)
+
+
 def params_reduction_of_model(dense: ModelView, pruned: ModelView) -> float:
     """Return the share of all parameters removed, embeddings and head included."""
     return 1 - model_parameters(pruned) / model_parameters(dense)

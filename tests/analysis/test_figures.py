@@ -9,6 +9,7 @@ from analysis import report
 from analysis.aggregate import aggregate
 from analysis.figures import figures, score_against_flops, score_against_seconds, sensitivity
 from analysis.figures.__main__ import main
+from analysis.figures.kept_units import kept_units
 from analysis.figures.style import styles
 from analysis.records import load
 from baselines.registry import METHODS
@@ -72,6 +73,15 @@ def test_cells_of_one_reduction_are_not_pulled_apart(write_cell, outputs):
     (panel,) = score_against_seconds(table).axes
     low, high = panel.get_xlim()
     assert high / low == pytest.approx(100)
+
+
+def test_zeros_among_the_weights_are_at_no_share_of_flops_and_keep_no_units(write_cell, outputs):
+    masked = {"flops_reduction_requested": None, "flops_reduction": 0.0, "latency": None, "sparsity": 0.5}
+    write_cell(method="wanda", target="s0.5", **masked)
+    assert score_against_flops(aggregate(load(outputs))) is None and kept_units(load(outputs), "mrpc") is None
+    write_cell()
+    (panel,) = score_against_flops(aggregate(load(outputs))).axes
+    assert labels(panel) == ["dense", "K-prune"]
 
 
 def test_sensitivity_has_the_method_as_it_is_among_its_points(cells):

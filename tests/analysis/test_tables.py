@@ -44,6 +44,26 @@ def test_scores_by_target(cells, outputs):
     assert len(table) == 2, "no method has both tasks, and so none has a mean"
 
 
+def test_zeros_among_the_weights_stand_apart_from_what_is_removed(write_cell, outputs):
+    """A share of zeros has columns of its own, no speed-up, and its own share beside the FLOPs that all stayed."""
+    write_cell(flops_reduction_requested=0.5)
+    masked = {"flops_reduction_requested": None, "flops_reduction": 0.0, "params_reduction": 0.0, "latency": None}
+    for target, share in (("s0.5", 0.5), ("2:4", 0.5)):
+        write_cell(method="wanda", score=77.0, target=target, sparsity=share, **masked)
+    table = shown("accuracy", outputs).set_index("Method")
+    assert list(table.columns) == ["Task", "Majority", "Dense", "50 %", "50 % zeros", "2:4 zeros"]
+    assert table.loc["Wanda"].tolist()[3:] == ["–", "**77.00**", "**77.00**"]
+    assert table.loc["K-prune"].tolist()[3:] == ["**74.51**", "–", "–"]
+    every = shown("measurements", outputs).set_index("Asked")
+    assert every.loc["50 % zeros", ["FLOPs removed", "Params removed", "Zeros", "Speed-up"]].tolist() == [
+        "0.0 %",
+        "0.0 %",
+        "50.0 %",
+        "–",
+    ]
+    assert every.loc["50 %", "Zeros"] == "–" and list(shown("latency", outputs)["Method"]) == ["K-prune"]
+
+
 def test_a_mean_is_of_a_method_that_has_every_task(write_cell, outputs):
     for task, score in (("mrpc", 70.0), ("rte", 60.0)):
         write_cell(task=task, score=score)

@@ -30,6 +30,15 @@ def test_a_cell_by_parameters():
     assert not {"flops_reduction", "speedup"} & set(identity) and folder_of(config).parts[-2] == "p0.2"
 
 
+@pytest.mark.parametrize("typed, asked", [("0.5", 0.5), ("2:4", "2:4")])
+def test_a_cell_by_sparsity(typed, asked):
+    config = configured(["method=wanda", f"sparsity={typed}"])
+    identity = identity_of(config)
+    assert identity["sparsity"] == asked and not {"flops_reduction", "budget"} & set(identity)
+    assert folder_of(config).parts[-3:-1] == ("wanda", "s0.5" if typed == "0.5" else "2:4")
+    assert config.format == "dense" and configured([]).format == "pruned"
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
@@ -47,6 +56,23 @@ def test_a_cell_by_parameters():
         (["grain=16", "method=cofi"], "method cofi does not round widths"),
         (["uniform=true", "method=kwon"], "method kwon does not keep the layers alike"),
         (["format=uniform", "method=kcm"], "method kcm does not keep the layers alike"),
+        (
+            ["method=wanda"],
+            "wanda sets single weights to zero, which saves no FLOPs: give sparsity=0.5 or sparsity=2:4 alone",
+        ),
+        (["method=sparsegpt", "flops_reduction=0.5"], "sparsegpt sets single .* no FLOPs: give sparsity=0.5"),
+        (["method=wanda", "budget=parameters", "params_reduction=0.5"], "wanda sets single .* no parameters"),
+        (["sparsity=0.5"], "kprune removes whole heads and neurons, .*: leave sparsity out, or use method=wanda"),
+        (["method=wanda", "sparsity=0.5", "flops_reduction=0.7"], "flops_reduction=0.7 asks for .*: leave it at 0.8"),
+        (["method=wanda", "sparsity=0.5", "budget=latency"], "budget=latency asks for .*: leave it at flops"),
+        (["method=wanda", "sparsity=0.5", "of=model"], "of=model asks for .*: leave it at layers"),
+        (["method=wanda", "sparsity=1.5"], r"sparsity=1.5 is outside \(0, 1\)"),
+        (["method=wanda", "sparsity=half"], "sparsity=half is not a number: .*such as 0.5, or a pattern such as 2:4"),
+        (["method=wanda", "sparsity=4:4"], "4:4 removes nothing or everything"),
+        (["method=wanda", "sparsity=[1]"], "sparsity=.* is not a finite number or text, or null"),
+        (["method=wanda", "sparsity=0.5", "format=pruned"], "format=pruned is of narrower layers"),
+        (["method=wanda", "sparsity=0.5", "format=uniform"], "wanda does not keep the layers alike"),
+        (["method=wanda", "sparsity=0.5", "grain=16"], "wanda does not round widths"),
         (["grain=0"], "grain=0"),
         (["grain=1.5"], "grain=1.5"),
         (["flops_reduction=1.5"], "outside"),

@@ -50,6 +50,14 @@ def test_cells_that_share_something_are_neighbours(tmp_path):
     assert places == [("mrpc", 0), ("mrpc", 1), ("stsb", 0), ("stsb", 1)]
 
 
+def test_a_sparsity_takes_the_place_of_the_reductions(tmp_path):
+    grid = Grid.read("accuracy", small=True, models=["minilm"], tasks=["mrpc"], methods=["wanda"])
+    cells = cells_of(grid, str(tmp_path), ["sparsity=2:4"])
+    assert [cell.folder.parts[-2] for cell in cells] == ["2:4"] and "flops_reduction" not in cells[0].command
+    with pytest.raises(UserError, match="give sparsity=0.5 or sparsity=2:4 alone"):
+        cells_of(grid, str(tmp_path))
+
+
 def test_the_command_lines_settings_go_before_the_grids_and_a_variants_own_before_both(tmp_path):
     assert merged(["a=1", "b=1"], ["a=2"], ["b=3"]) == ["a=2", "b=3"]
     cells = cells_of(small("sensitivity"), str(tmp_path))

@@ -26,7 +26,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         *((f"calibration.tokens={value}", "number above 0") for value in ("abc", "null", "-5", "inf")),
         *((f"calibration.examples={value}", "whole number from 1") for value in ("abc", "0", "2.5")),
         ("'calibration.file=set.json' 'calibration.examples=3'", "calibration.file has its examples already"),
-        *((f"{name}=null", f"{name}=") for name in ("device", "outputs", "format", "budget", "grain", "force")),
+        *((f"{name}=null", f"{name}=") for name in ("device", "outputs", "budget", "grain", "force")),
         *((f"latency.batch_size={value}", "whole number from 1") for value in ("0", "abc")),
         ("latency.sequence_length=abc", "whole number from 1"),
         *((f"latency={value}", "latency.batch_size=32") for value in ("3", "false")),

@@ -215,6 +215,7 @@ def test_what_the_benchmark_runs_on():
     method = method_with("kprune:measure_every=4:knowledge.temperature=3.0")
     assert method.measure_every == 4 and method.knowledge.temperature == 3.0
     methods = command.default_methods()
+    assert not {"sparsegpt", "wanda"} & set(methods), "no share of FLOPs is theirs to remove"
     assert methods[:2] == ["floor", "whole_model"] and {"kwon", "kcm", "kprune", "kprune_plus", "kprune_fast"} <= set(
         methods
     )

@@ -548,7 +548,7 @@ def test_settings_of_a_model_that_are_one_line():
 def test_an_unknown_format_is_one_line(tmp_path):
     model = tiny_model(dtype=torch.float32)
     outcome = kprune.prune(model, batches(model), 0.5, method="kprune_fast")
-    for format in ("GGUF", None):
+    for format in ("GGUF", ""):
         with pytest.raises(UserError, match=f"format={format} is unknown: use pruned, uniform, dense"):
             outcome.save(tmp_path / "model", format=format)
 

@@ -19,6 +19,9 @@ from kprune.models.flops import flops_reduction, layer_parameters, model_flops, 
 from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
 
+BY_FLOPS = [
+    name for name in METHODS if "classification" in find_method(name).heads and "flops" in find_method(name).budgets
+]
 OTHERWISE = ("llm_pruner", "shortgpt")
 """For language models alone, and by whole layers: tests/baselines/test_on_decoders.py."""
 TO_ANY_BUDGET = [name for name in METHODS if find_method(name).budgets == ANY_BUDGET and name not in OTHERWISE]
@@ -133,7 +136,7 @@ def test_a_method_that_prunes_by_flops_alone(name):
         find_method(name).check(tiny_model(), ParametersBudget(0.5))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if "classification" in find_method(name).heads])
+@pytest.mark.parametrize("name", BY_FLOPS)
 def test_a_flops_budget_within_reach_is_taken_and_beyond_is_told(name):
     model, method = tiny_model(), find_method(name)
     reach = method.reach(model, 8.0)

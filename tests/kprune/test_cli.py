@@ -76,6 +76,23 @@ def fails(capsys, *arguments) -> str:
     return line
 
 
+def test_zeros_among_the_weights_are_saved_in_the_stock_class_and_save_no_time(checkpoint, texts, tmp_path, capsys):
+    given = (checkpoint, texts, "--output", tmp_path / "masked", "--sparsity")
+    succeeds("prune", *given, "2:4", "--method", "wanda")
+    out, _ = capsys.readouterr()
+    assert "zero: 50.0 % of the weights of the layers, which makes the model no smaller and no faster" in out
+    assert "ms a forward pass" not in out and "trust_remote_code" not in out
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "masked")
+    weight = loaded.bert.encoder.layer[2].attention.self.key.weight
+    assert ((weight == 0).unflatten(1, (-1, 4)).sum(dim=2) == 2).all()
+    assert "kprune_plus removes whole heads and neurons" in fails(capsys, "prune", *given, "0.5")
+    assert "wanda sets single weights to zero" in fails(capsys, "prune", *given[:-1], "--method", "wanda")
+    for wrong in ("half", "1.5", "4:4"):
+        assert f"{wrong} is neither a share of the weights" in fails(
+            capsys, "prune", *given, wrong, "--method", "wanda"
+        )
+
+
 def test_prune_says_what_it_saved(checkpoint, texts, tmp_path, capsys):
     before = {file: file.read_bytes() for file in checkpoint.iterdir()}
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "small", "--flops-reduction", "0.6")

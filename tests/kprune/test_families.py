@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from kprune import prune
 from kprune.batches import calibration_set
@@ -252,3 +253,10 @@ def test_token_types_of_models_that_have_no_table_of_them():
     assert read.examples[0]["token_type_ids"] == [7] * 8
     with pytest.raises(UserError, match="token type 99"):
         calibration_set(gpt2, [{"input_ids": ids, "token_type_ids": words + 92}], objective_of(gpt2), False)
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_the_blocks_have_every_linear_module_of_the_layers(case):
+    view = view_of(tiny(case))
+    modules = [module for module in view.layers.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    assert {id(module) for module in modules} == {id(module) for block in view.blocks for module in block.linears}

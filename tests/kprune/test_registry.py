@@ -63,6 +63,11 @@ def test_a_method_within_a_method_is_settings_too():
         ("cofi", {"recipe": {"rate": 1}}, ["cofi has no setting recipe.rate", "recipe.epochs, recipe.lr"]),
         ("random", {"x": 1}, ["random has no setting x: it has none"]),
         ("kprune_finetuned", {"pruner": {"lamda": 1}}, ["kprune has no setting lamda"]),
+        (
+            "kprune_finetuned",
+            {"pruner": {"name": "wanda"}},
+            ["pruner=wanda sets single weights to zero", "such as kprune"],
+        ),
         ("kprune_finetuned", {"pruner": 3}, ["pruner=3 is no group of settings"]),
         ("cofi", {"recipe": 3}, ["recipe=3 is no group of settings", "recipe.epochs"]),
         ("kprune", {"mu": "abc"}, ["mu=abc is not a number", "default is 1.0"]),

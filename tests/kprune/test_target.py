@@ -18,25 +18,30 @@ from kprune.target import Target, number_text
         ("p0.2", Target("parameters", 0.2)),
         ("3x", Target("latency", 3.0)),
         ("2.5x", Target("latency", 2.5)),
+        ("s0.5", Target("sparsity", 0.5)),
         ("2:4", Target("pattern", 2, 4)),
     ],
 )
 def test_what_is_written_reads_back(text, target):
     assert Target.parse(text) == target and str(target) == text
-    if target.kind != "pattern":
-        assert Target.from_options(target.options()) == target
+    assert Target.from_options(target.options()) == target
+    assert target.masks == (text in ("s0.5", "2:4"))
 
 
 def test_the_option_of_a_budget_says_its_amount_and_flops_need_no_budget():
     assert Target("flops", 0.8).options() == {"flops_reduction": 0.8}
     assert Target("latency", 3).options() == {"budget": "latency", "speedup": 3}
     assert Target.from_options({"flops_reduction": 0.7, "speedup": None}) == Target("flops", 0.7)
+    assert Target("sparsity", 0.5).options() == {"sparsity": 0.5} and Target("pattern", 2, 4).options() == {
+        "sparsity": "2:4"
+    }
+    assert Target.from_options({"flops_reduction": 0.8, "sparsity": 0.5}) == Target("sparsity", 0.5)
     assert Target("parameters", 0.2).requested("parameters") == 0.2
     assert Target("parameters", 0.2).requested("flops") is None
 
 
 def test_targets_are_sorted_by_kind_and_size():
-    texts = ["3x", "0.8", "p0.5", "2:4", "0.45", "10x", "p0.2"]
+    texts = ["3x", "0.8", "p0.5", "2:4", "s0.6", "0.45", "10x", "p0.2", "s0.5"]
     assert sorted(texts, key=lambda text: Target.parse(text).order) == [
         "0.45",
         "0.8",
@@ -44,6 +49,8 @@ def test_targets_are_sorted_by_kind_and_size():
         "p0.5",
         "3x",
         "10x",
+        "s0.5",
+        "s0.6",
         "2:4",
     ]
 
@@ -59,6 +66,11 @@ def test_targets_are_sorted_by_kind_and_size():
         (lambda: Target.parse("1x"), ["speedup=1 asks for no speed-up"]),
         (lambda: Target.parse("4:4"), ["4:4", "such as 2:4"]),
         (lambda: Target.parse("0:4"), ["0:4"]),
+        (lambda: Target.parse("s1"), ["sparsity=1 is outside (0, 1)", "such as 0.5, or a pattern such as 2:4"]),
+        (lambda: Target.of_sparsity("half"), ["sparsity=half is not a number", "such as 2:4"]),
+        (lambda: Target.of_sparsity("0.5"), ["sparsity=0.5 is not a number"]),
+        (lambda: Target.of_sparsity(True), ["sparsity=True is not a number"]),
+        (lambda: Target.of_sparsity("3:2"), ["3:2 removes nothing"]),
         (lambda: Target("flops", "0.8"), ["flops_reduction=0.8 is not a number"]),
         (lambda: Target("flops", float("nan")), ["flops_reduction=nan"]),
         (lambda: Target("latency", None), ["speedup=null asks for no speed-up"]),

@@ -59,9 +59,14 @@ BESIDE_METHODS = ("floor", "whole_model")
 
 
 def default_methods() -> list[str]:
-    """Return every method that prunes a classifier in one go and costs something, and the two that they are compared with."""
-    in_one_go = [name for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")]
-    return [*BESIDE_METHODS, *(name for name in in_one_go if "classification" in find_method(name).heads)]
+    """Return every method that removes FLOPs of a classifier in one go and costs something, and the two that they are compared with."""
+    in_one_go = {
+        name: find_method(name) for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")
+    }
+    able = [
+        name for name, method in in_one_go.items() if "classification" in method.heads and "flops" in method.budgets
+    ]
+    return [*BESIDE_METHODS, *able]
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
@@ -109,7 +114,7 @@ def check_options(options: argparse.Namespace) -> None:
     pick_device(options.device)
     for method in options.methods:
         if method not in BESIDE_METHODS:
-            method_with(method)
+            method_with(method).check_measure("flops")
     measurements.make_room(options.output, COLUMNS)
 
 

@@ -1,0 +1,137 @@
+"""Single weights set to zero, a layer at a time: the frame of SparseGPT and Wanda."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kprune.budgets import Budget
+from kprune.clock import Clock
+from kprune.contract import MASKS, Job, Method, Outcome
+from kprune.errors import UserError
+from kprune.models import Block, view_of
+from kprune.models.copies import frozen_copy
+from kprune.models.modeling_kprune import sizes
+from kprune.models.surgery import input_weight
+from kprune.plan import Plan
+from kprune.streams import CalibrationState, calibration_states
+from kprune.target import Target
+from kprune.types import Model
+
+TOKENS = 1024
+"""Of a batch, of one text at least: the logits that a language model computes on its way take as many rows, a vocabulary wide."""
+
+
+class Inputs(ABC):
+    """What a rule reads of the inputs of a linear module, summed over tokens."""
+
+    @abstractmethod
+    def add(self, inputs: Tensor) -> None:
+        """Add tokens [N, columns]."""
+
+    @abstractmethod
+    def masked(self, weight: Tensor) -> Tensor:
+        """Return the weights [rows, columns] of a module with these inputs, some of them zero; in float64."""
+
+
+class Masking(Method):
+    """Set a share, or a pattern, of the weights of every linear module of the layers to zero.
+
+    All linear modules of the layers lose as much; embeddings, norms, biases, pooler and head stay. A layer's inputs come from
+    the pruned layers below it; within a layer, all inputs are those of the layer while it is still dense. Padding does not
+    count, nor do DeBERTa's positions, which its query and key modules read, too.
+    """
+
+    budgets = MASKS
+
+    @abstractmethod
+    def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
+        """Return sums over no tokens, for a module of so many inputs."""
+
+    def check(self, model: Model, asked: Budget | Target) -> None:
+        """Check that a request is one that the method can prune this model to.
+
+        Raises:
+            UserError: it is a budget, or a pattern whose groups do not fit into the modules.
+        """
+        super().check(model, asked)
+        assert isinstance(asked, Target), "a budget was refused"
+        for block in view_of(model).blocks:
+            for module in block.linears:
+                columns = sizes(module)[0]
+                if columns % (asked.group or 1):
+                    raise UserError(
+                        f"sparsity={asked} is of groups of {asked.group} inputs, and a linear module of {block.name} has "
+                        f"{columns}: give a share, such as sparsity=0.5"
+                    )
+
+    def prune(self, job: Job) -> Outcome:
+        """Prune a copy of the job's model; the objective is not read.
+
+        Raises:
+            UserError: the model's family is not supported, or the inputs of a module are not finite.
+        """
+        clock, view = Clock(), view_of(frozen_copy(job.model))
+        with torch.no_grad():
+            with clock("embeddings"):
+                states = calibration_states(view, job.data.calibration.steps(TOKENS))
+            layers = [list(blocks) for _, blocks in groupby(view.blocks, key=lambda block: block.layer)]
+            for blocks in tqdm(layers, desc=self.name, unit="layer", disable=None):
+                with clock("statistics"):
+                    found = self.read(blocks, states, job.sparsity, view.device)
+                with clock("masks"):
+                    for block, (first, last) in zip(blocks, found, strict=True):
+                        for module in block.linears:
+                            weight = input_weight(module)
+                            weight.copy_((last if module is block.output else first).masked(weight))
+                with clock("student"):
+                    for state in states:
+                        for block in blocks:
+                            state.student = block.run(state.student, state.context)
+                        state.teacher = state.student
+        plan = Plan.of_masks(view, job.sparsity)
+        return Outcome(view.model.requires_grad_(True), plan, dict(clock.seconds), {})
+
+    def read(
+        self, blocks: Sequence[Block], states: Sequence[CalibrationState], sparsity: Target, device: torch.device
+    ) -> list[tuple[Inputs, Inputs]]:
+        """Return what a layer's linear modules read: per block, what its input modules do, and what its output projection does.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        found = [
+            (self.inputs(block.hidden_size, sparsity, device), self.inputs(block.columns, sparsity, device))
+            for block in blocks
+        ]
+        for state in states:
+            x = state.student
+            for block, (first, last) in zip(blocks, found, strict=True):
+                if not block.units:
+                    x = block.run(x, state.context)
+                    continue
+                features = block.features(x, state.context)
+                first.add(finite(block.read(x)[state.real], block))
+                last.add(finite(features[state.real], block))
+                x = block.join(x, block.output(features))
+        return found
+
+
+def finite(values: Tensor, block: Block) -> Tensor:
+    """Return the values if they are finite.
+
+    Raises:
+        UserError: one is not.
+    """
+    if not torch.isfinite(values).all():
+        raise UserError(f"the features of {block.name} hold NaN or infinity: check the checkpoint's weights")
+    return values
+
+
+def smallest(scores: Tensor, count: int) -> Tensor:
+    """Return the mask of the `count` smallest scores of each row, [..., n] bool; of equal ones, the first."""
+    order = scores.argsort(dim=-1, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order[..., :count], True)

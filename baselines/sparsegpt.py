@@ -1,0 +1,121 @@
+"""SparseGPT: weights by what their loss costs a layer's output, made up for by those behind them (Frantar, Alistarh, ICML 2023)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from baselines.masking import Inputs, Masking, smallest
+from kprune.errors import UserError, check_count, check_positive
+from kprune.solve.least_squares import add_lower, ridged_cholesky
+from kprune.target import Target
+
+
+@dataclass(frozen=True)
+class SparseGPT(Masking):
+    """Set the weights to zero that a module's output misses least, and move those to the right of them to make up for it.
+
+    Algorithm 1 of Frantar & Alistarh 2023, with the choices of the authors' code: a share is met in each block of columns,
+    all rows together; a pattern in each group of consecutive inputs of a row, as soon as the sweep gets there; all modules of
+    a layer are solved with its inputs while it was still dense. What is left out: their code sets the weights of inputs
+    that are always zero to zero whatever the share, where here they are the first to go within it; it drops one weight
+    more than the share in each block, and solves in float32, here it is float64. The factor 2/n of its Hessian moves nothing.
+
+    Attributes:
+        damping: added to the Gram matrix's diagonal, relative to the diagonal's mean.
+        columns: inputs whose weights are compared with one another.
+    """
+
+    name: str = "sparsegpt"
+    damping: float = 0.01
+    columns: int = 128
+
+    def __post_init__(self) -> None:
+        check_positive(damping=self.damping)
+        check_count(columns=self.columns)
+
+    def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
+        """Return a Gram matrix of no tokens."""
+        lower = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        return Gram(lower, sparsity, self.damping, self.columns)
+
+
+@dataclass
+class Gram(Inputs):
+    """H = Σ x xᵀ over tokens: its lower triangle [columns, columns] in float64."""
+
+    lower: Tensor
+    sparsity: Target
+    damping: float
+    columns: int
+
+    def add(self, inputs: Tensor) -> None:
+        """Add tokens [N, columns]; products in their precision."""
+        add_lower(self.lower, inputs, inputs)
+
+    def masked(self, weight: Tensor) -> Tensor:
+        """Return the weights [rows, columns] after the sweep."""
+        alive = self.lower.diagonal() > 0
+        return swept(weight.double(), self.root, alive, self.sparsity, self.columns)
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Return U of `inverse_root`, for all modules with these inputs."""
+        return inverse_root(self.lower, self.damping)
+
+
+def inverse_root(lower: Tensor, damping: float) -> Tensor:
+    """Return the upper triangular U with UᵀU = (H + damping · mean(diag H) · I)⁻¹ (Frantar & Alistarh 2023, 3.3).
+
+    U_jj · U[j, j:] is the first row of the inverse of what is left of the damped H from column j on.
+
+    Args:
+        lower: the lower triangle of H [columns, columns] in float64.
+
+    Raises:
+        UserError: the damping is too little for a solution.
+    """
+    # The factor V with V Vᵀ = H is upper triangular from the last column backwards; its inverse is U.
+    factor, used = ridged_cholesky(lower.tril().T.flip(0, 1), damping)
+    if used > damping:
+        raise UserError(f"SparseGPT has no solution with damping={damping:g}: give {used:g}")
+    return torch.linalg.solve_triangular(factor.flip(0, 1), torch.eye(len(lower)).to(lower), upper=True)
+
+
+def swept(weight: Tensor, root: Tensor, alive: Tensor, sparsity: Target, together: int) -> Tensor:
+    """Return weights [rows, columns] after a sweep from left to right (Frantar & Alistarh 2023, Algorithm 1).
+
+    Where a weight w of column j goes, those to the right of it move by −w / U_jj · U[j, j+1:].
+
+    Args:
+        weight: in float64; stays as it is.
+        root: U of `inverse_root`.
+        alive: [columns] bool; inputs that are always zero are False, and their weights are the first to go.
+        together: columns of which a share is taken together; a pattern's groups are not parted.
+    """
+    weight, columns, group = weight.clone(), weight.shape[1], sparsity.group
+    step = together if group is None else max(together // group, 1) * group
+    for start in range(0, columns, step):
+        here = slice(start, min(start + step, columns))
+        part, corner = weight[:, here], root[here, here]
+        gone, errors = torch.zeros_like(part, dtype=torch.bool), torch.zeros_like(part)
+        if group is None:
+            scores = saliency(part, corner, alive[here])
+            gone = smallest(scores.flatten(), round(sparsity.amount * scores.numel())).view_as(scores)
+        for column in range(part.shape[1]):
+            if group is not None and column % group == 0:
+                among = slice(column, column + group)
+                scores = saliency(part[:, among], corner[among, among], alive[here][among])
+                gone[:, among] = smallest(scores, group - int(sparsity.amount))
+            errors[:, column] = torch.where(gone[:, column], part[:, column], 0) / corner[column, column]
+            part[:, column:] -= torch.outer(errors[:, column], corner[column, column:])
+            # But for rounding, it is already.
+            part[gone[:, column], column] = 0
+        weight[:, here.stop :] -= errors @ root[here, here.stop :]
+    return weight
+
+
+def saliency(weight: Tensor, root: Tensor, alive: Tensor) -> Tensor:
+    """Return the squared error that the loss of each weight costs, those to the right made up for: w² / U_jj², [rows, columns]."""
+    return torch.where(alive, weight.square() / root.diagonal().square(), 0)
