@@ -61,6 +61,7 @@ RECORD: dict[str, Any] = {
     "target": "0.8",
     "params_reduction_requested": None,
     "params_reduction_of_model": None,
+    "device": None,
     "sparsity": None,
     "plan": {"0.attention": [3], "0.ffn": [0, 7], "1.attention": [], "1.ffn": [5]},
 }
