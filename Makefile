@@ -15,7 +15,7 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
 RETRAINED := $(if $(SMALL),retrained,retrained_published)
 PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(RETRAINED)) figures report
-.PHONY: help install demo demo-decoder test lint format hooks docs table-accuracy table-speedup ablation sensitivity \
+.PHONY: help install demo demo-decoder test lint format hooks docs table-accuracy table-speedup table-decoders ablation sensitivity \
 	table-retrained table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu clean
 .DEFAULT_GOAL := help
 
@@ -64,6 +64,9 @@ table-accuracy: .venv/installed ## run the main comparison and show its scores
 
 table-speedup: .venv/installed ## run the main comparison and show the fastest models within 3 points
 	$(call TABLE,accuracy,speedup latency)
+
+table-decoders: .venv/installed ## prune a language model by every method made for one; OVERRIDES="task.windows=16"
+	$(call TABLE,decoders,accuracy measurements)
 
 ablation: .venv/installed ## run K-prune with its parts left out
 	$(call TABLE,ablation,ablation)

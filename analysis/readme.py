@@ -18,7 +18,7 @@ from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
 from analysis.tables.accuracy import compared
-from analysis.tables.measured import bench, decoder_curves, decoder_steps, held_out, latency_grid
+from analysis.tables.measured import bench, decoder_curves, decoder_steps, embedding_roots, held_out, latency_grid
 from kprune.errors import UserError
 from kprune.files import write_text
 
@@ -29,6 +29,9 @@ STUDIES = {
     "shares": ("shares.csv", "accuracy"),
     "shares-speedup": ("shares.csv", "speedup"),
     "shares-cost": ("shares.csv", "cost"),
+    "embeddings": ("embeddings.csv", "measurements"),
+    "decoders": ("decoders.csv", "accuracy"),
+    "decoders-measured": ("decoders.csv", "measurements"),
     "retrained-cpu": ("retrained.csv", "retrained"),
     "ablation": ("studies.csv", "ablation"),
     "sensitivity": ("studies.csv", "sensitivity"),
@@ -48,6 +51,7 @@ FILES = {
     "bench": ("bench.csv", bench),
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
+    "embedding-roots": ("embedding_roots.csv", embedding_roots),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
     "latency-goal-gpu": (

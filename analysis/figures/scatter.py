@@ -71,7 +71,17 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
 
 def score_against_speedup(table: pd.DataFrame) -> Figure | None:
     """Draw score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
-    table = table[compared(table) & table["latency_speedup"].notna()]
+    return curves(table, "latency_speedup", "Measured speed-up (×)")
+
+
+def score_against_tokens_per_second(table: pd.DataFrame) -> Figure | None:
+    """Draw score by the tokens of a prompt that a language model reads in a second: a panel per task, a curve per method."""
+    return curves(table, "latency_prefill_pruned", "Tokens of a prompt per second")
+
+
+def curves(table: pd.DataFrame, column: str, name: str) -> Figure | None:
+    """Draw score by a measurement, perplexities on a logarithmic axis and other scores with a line three points below dense."""
+    table = table[compared(table) & table[column].notna()]
     if table.empty:
         return None
     tasks = list(dict.fromkeys(table["task"]))
@@ -80,19 +90,16 @@ def score_against_speedup(table: pd.DataFrame) -> Figure | None:
     for axis, task in zip(axes, tasks, strict=True):
         of_task = table[table["task"] == task]
         dense_line(axis, of_task)
-        axis.axhline(of_task["dense_score"].mean() - 3, color="0.35", linestyle=":", linewidth=1, label="dense − 3")
+        if of_task["higher_is_better"].iloc[0]:
+            axis.axhline(of_task["dense_score"].mean() - 3, color="0.35", linestyle=":", linewidth=1, label="dense − 3")
+        else:
+            axis.set_yscale("log")
         for (method, settings), look in looks.items():
-            curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)]
-            curve = curve.sort_values("latency_speedup")
+            curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)].sort_values(column)
             if not curve.empty:
                 axis.plot(
-                    curve["latency_speedup"],
-                    curve["score"],
-                    markersize=5,
-                    linewidth=1.4,
-                    label=label((method, settings)),
-                    **look,
+                    curve[column], curve["score"], markersize=5, linewidth=1.4, label=label((method, settings)), **look
                 )
-        dress(axis, task_label(task), "Measured speed-up (×)", score_label(of_task))
+        dress(axis, task_label(task), name, score_label(of_task))
     legend_below(figure, axes)
     return figure

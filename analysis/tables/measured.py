@@ -105,3 +105,16 @@ def decoder_curves(rows: pd.DataFrame) -> pd.DataFrame:
     quartiles = {"Lowest": 0.0, "First quartile": 0.25, "Median": 0.5, "Third quartile": 0.75, "Highest": 1.0}
     by_kind = {label: ratios.groupby(kinds).quantile(share).map("{:.2f}".format) for label, share in quartiles.items()}
     return pd.DataFrame(by_kind).rename_axis("Units").reset_index()
+
+
+def embedding_roots(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/embedding_roots.csv: how the Fisher of embeddings was sampled, and what came out."""
+    return pd.DataFrame(
+        {
+            "Roots of the Fisher for each text": rows["roots"],
+            "Squared distance": rows["squared_distance"].map("{:.3f}".format),
+            "Error of the cosines": rows["cosine_error"].map("{:.4f}".format),
+            "Spearman × 100, training pairs": rows["spearman"].map("{:.2f}".format),
+            "Seconds for the Fisher": rows["fisher_seconds"].map("{:.0f}".format),
+        }
+    )

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from experiments.cell.tracking import track_sweep
 from experiments.sweep import work
 from experiments.sweep.plan import Grid, Plan, cells_of, estimate, plan_of
+from kprune.contract import MEASURED
 from kprune.errors import UserError
 
 
@@ -50,11 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
                 changes[name] = [getattr(arguments, f"{name}_kind")(entry) for entry in given]
             except ValueError as error:
                 raise UserError(f"--{name} {getattr(arguments, name)}: {error}: give numbers, as 0.6,0.8") from error
-    others = (o for o in arguments.overrides if o.startswith(("budget=", "sparsity=")))
-    other = next((o for o in others if o not in ("budget=flops", "sparsity=null")), None)
-    if other and "reductions" in changes:
-        raise UserError(f"--reductions {arguments.reductions} are shares of FLOPs: leave it or {other} out")
     grid = Grid.read(arguments.name, arguments.small, **changes)
+    others = (o for o in arguments.overrides if o.startswith(("budget=", "sparsity=")))
+    other = next((o for o in others if o not in (f"budget={grid.budget}", "sparsity=null")), None)
+    if other and "reductions" in changes:
+        raise UserError(
+            f"--reductions {arguments.reductions} are shares of {MEASURED[grid.budget]}: leave it or {other} out"
+        )
     plan = plan_of(cells_of(grid, arguments.outputs, arguments.overrides))
     seconds = estimate(plan)
     print(announcement(arguments.name, plan, seconds), flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+from typing import Literal
 
 import yaml
 
@@ -17,6 +18,7 @@ from experiments.config.mistakes import Collected
 from experiments.store import results
 from experiments.store.record import Record
 from kprune.errors import UserError
+from kprune.target import OPTIONS
 
 TOKENS_PER_EXAMPLE = 50
 """Where a task does not say."""
@@ -44,11 +46,10 @@ AXES = {
     "model": "--models",
     "task": "--tasks",
     "method": "--methods",
-    "flops_reduction": "--reductions",
     "seed": "--seeds",
     "outputs": "--outputs",
 }
-"""What a grid sets for each of its cells, and the option that changes it."""
+"""What a grid sets for each of its cells beside the share that its budget removes, and the option that changes it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Grid:
         rules: overrides (`settings`) of some `methods`, on some `tasks` where these are given.
         settings: overrides of every cell, before the rules'. Those of the command line go before both, and a variant's, which it
             is about, before all.
+        budget: what `reductions` are shares of: "flops" or "parameters". A cell whose overrides ask for another budget, or
+            for a sparsity, has no share of it.
     """
 
     models: Sequence[str]
@@ -70,6 +73,7 @@ class Grid:
     variants: Sequence[Sequence[str]] = ((),)
     rules: Sequence[dict[str, Sequence[str]]] = ()
     settings: Sequence[str] = ()
+    budget: Literal["flops", "parameters"] = "flops"
 
     @classmethod
     def read(cls, name: str, small: bool, **changes) -> "Grid":
@@ -101,7 +105,7 @@ class Grid:
         ruled = [
             rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])
         ]
-        return merged(*ruled, self.settings)
+        return merged([f"budget={self.budget}"] if self.budget != "flops" else [], *ruled, self.settings)
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,8 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
     """
     for override in overrides:
         name = override.partition("=")[0].lstrip("+~")
-        if name in AXES:
-            raise UserError(f"{override}: a grid sets {name} for each cell: give {AXES[name]} in its place")
+        if option := (AXES | {OPTIONS[grid.budget]: "--reductions"}).get(name):
+            raise UserError(f"{override}: a grid sets {name} for each cell: give {option} in its place")
     cells, found = {}, Collected()
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [
@@ -161,8 +165,8 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             axes = {"seed": seed}
             # Another budget's amount, or a sparsity, is an override, the same for all cells.
-            if settings.get("budget") == "flops" and settings.get("sparsity") is None:
-                axes["flops_reduction"] = reduction
+            if settings.get("budget") == grid.budget and settings.get("sparsity") is None:
+                axes[OPTIONS[grid.budget]] = reduction
             with found.catching():
                 config = cell_config(settings | axes, defaults, sweep=True)
                 said = [f"{name}={value}" for name, value in reversed(axes.items())]

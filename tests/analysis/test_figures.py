@@ -202,3 +202,33 @@ def test_the_report_opens_in_a_browser_without_a_network(cells, outputs, tmp_pat
         [*command, folder, file.as_uri()], capture_output=True, text=True, timeout=120, check=True
     ).stdout
     assert "<title>6 drawn, 13 links, 0 requests</title>" in seen
+
+
+def test_perplexities_are_drawn_by_the_share_of_parameters_and_by_speed(write_cell, outputs):
+    window = {
+        "split": "test",
+        "examples": 16,
+        "majority": None,
+        "sha256": "ab",
+        "window": 2048,
+        "data": "d",
+        "first_token": "none",
+    }
+    for method, factor in (("kprune_plus", 1.2), ("flap", 2.0)):
+        for share in (0.1, 0.2):
+            speed = {"dense": 100.0, "pruned": 100.0 / (1 - share)}
+            point = {"device": "a CPU", "batch_size": 1, "sequence_length": 512, "threads": 2}
+            times = {"dense_ms": 100.0, "pruned_ms": 90.0, "speedup": 1.1}
+            latency = point | times | {"prefill": speed, "decoding": speed}
+            rest = {"metric": "perplexity", "higher_is_better": False, "dense_score": 18.0, "evaluation": window}
+            asked = {"target": f"p{share}", "flops_reduction_requested": None, "params_reduction": share}
+            score = 18.0 * factor ** (10 * share)
+            write_cell(task="wikitext2", method=method, score=score, latency=latency, **rest, **asked)
+    drawn = dict(figures(load(outputs)))
+    assert "score_against_flops" not in drawn
+    for name, places in (("score_against_parameters", [10, 20]), ("score_against_tokens_per_second", [111.1, 125])):
+        (panel,) = [axis for axis in drawn[name].axes if axis.get_title()]
+        assert panel.get_yscale() == "log"
+        drawn_through = [line for line in panel.get_lines() if line.get_linestyle() != "None"]
+        lines = [line for line in drawn_through if len(line.get_xdata()) == 2 and line.get_xdata()[0] > 1]
+        assert len(lines) == 2 and all(list(line.get_xdata()) == pytest.approx(places, rel=1e-3) for line in lines)

@@ -37,8 +37,9 @@ def test_every_grid_composes(name, is_small, tmp_path):
     assert methods <= set(METHODS)
     grid = Grid.read(name, is_small, methods=sorted(methods & KNOWN))
     cells = cells_of(grid, str(tmp_path))
-    shape = (grid.models, grid.tasks, grid.methods, grid.variants, grid.reductions, grid.seeds)
-    product = 1
+    shape = (grid.models, grid.tasks, grid.variants, grid.seeds)
+    masks = {name for rule in grid.rules for name in rule["methods"] if "sparsity=0.5" in rule["settings"]}
+    product = sum(1 if method in masks else len(grid.reductions) for method in grid.methods)
     for entries in shape:
         product *= len(entries)
     assert len(cells) == product and len({cell.folder for cell in cells}) == product
@@ -56,6 +57,16 @@ def test_a_sparsity_takes_the_place_of_the_reductions(tmp_path):
     assert [cell.folder.parts[-2] for cell in cells] == ["2:4"] and "flops_reduction" not in cells[0].command
     with pytest.raises(UserError, match="give sparsity=0.5 or sparsity=2:4 alone"):
         cells_of(grid, str(tmp_path))
+
+
+def test_shares_of_parameters_are_a_grids_own_and_a_rule_may_ask_for_a_sparsity(tmp_path):
+    cells = cells_of(Grid.read("decoders", False, methods=["flap", "wanda"]), str(tmp_path))
+    targets = {
+        name: [str(c.config.target) for c in cells if c.config.method.name == name] for name in ("flap", "wanda")
+    }
+    assert targets == {"flap": ["p0.05", "p0.1", "p0.15", "p0.2", "p0.3", "p0.5"], "wanda": ["s0.5"]}
+    with pytest.raises(UserError, match="sets params_reduction for each cell: give --reductions"):
+        cells_of(Grid.read("decoders", False), str(tmp_path), ["params_reduction=0.2"])
 
 
 def test_the_command_lines_settings_go_before_the_grids_and_a_variants_own_before_both(tmp_path):
