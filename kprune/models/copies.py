@@ -19,8 +19,9 @@ def frozen_copy(model: Model) -> Model:
 
 def frozen_view(model: Model) -> Model:
     """Return such a copy with the model's own weights in memory, for what is only read."""
-    shared = {id(p): nn.Parameter(trackable(p.detach()), requires_grad=False) for p in model.parameters()}
-    return copy.deepcopy(model, shared | {id(b): trackable(b).detach() for b in model.buffers()}).eval()
+    # `data` and no `detach`, which would count changes of a copy that `copied_blocks` makes as changes of the model's own.
+    shared = {id(p): nn.Parameter(trackable(p.data), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, shared | {id(b): trackable(b.data) for b in model.buffers()}).eval()
 
 
 def copied_blocks(view: ModelView) -> Iterator[Block]:
