@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kprune.batches import calibration_set
-from kprune.budgets import Budget, FlopsBudget, ParametersBudget
+from kprune.budgets import Budget, FlopsBudget, Of, ParametersBudget
 from kprune.budgets.costs import check_grain
 from kprune.budgets.latency import STANDARD, Point, check_speedup
 from kprune.checkpoint import become_pruned, check_format, natural_format, python_card, save
@@ -69,6 +69,7 @@ def prune(
     uniform: bool = False,
     grain: int = 1,
     sparsity: float | str | None = None,
+    of: Of = "layers",
 ) -> Pruned:
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
@@ -88,7 +89,7 @@ def prune(
             head does not tell, or an Objective of your own, such as Embedding(pooling="first").
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
-        params_reduction: in place of `flops_reduction`, the share of the layers' parameters to remove.
+        params_reduction: in place of `flops_reduction`, the share of the parameters to remove, of those that `of` says.
         uniform: keep as many heads, and as many neurons, in every layer, so that `save(format="uniform")` can write a model of
             the stock class. Heads (of grouped queries: groups) all stay if the family's config can't say that there are
             fewer.
@@ -96,6 +97,7 @@ def prune(
             sake, or for a quantised GGUF file.
         sparsity: in place of `flops_reduction`, the share of the layers' weights to set to zero, or a pattern such as "2:4" (two
             of each four stay), with method "sparsegpt" or "wanda". Nothing gets smaller or faster.
+        of: whose parameters `params_reduction` is a share of: the "layers", or the whole "model", embeddings included.
 
     Returns:
         `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
@@ -109,7 +111,7 @@ def prune(
         UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
     """
     chosen = _method(method)
-    _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain, sparsity)
+    _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain, sparsity, of)
     wrapper, model = model, unwrapped(model)
     with full_precision():
         check_class(model)
@@ -127,7 +129,7 @@ def prune(
         if speedup is None:
             asked: Budget | Target = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, grain, uniform)
             if params_reduction is not None:
-                asked = ParametersBudget(params_reduction, grain, uniform)
+                asked = ParametersBudget(params_reduction, grain, uniform, of)
             if sparsity is not None:
                 asked = Target.of_sparsity(sparsity)
             chosen.check(model, asked)
@@ -160,6 +162,7 @@ def _check_request(
     uniform: bool,
     grain: int,
     sparsity: float | str | None,
+    of: Of,
 ) -> None:
     check_grain(grain)
     if not isinstance(uniform, bool):
@@ -173,6 +176,8 @@ def _check_request(
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} ask for different things: give one of them")
+    if of != "layers" and params_reduction is None:
+        raise UserError(f"of={of!r} goes with params_reduction: give one, or leave of out")
     if speedup_at is not None and speedup is None:
         raise UserError("speedup_at goes with speedup: give a speedup, or leave speedup_at out")
     if speedup_at is not None and not isinstance(speedup_at, Point):
@@ -185,7 +190,7 @@ def _check_request(
     elif speedup is not None:
         check_speedup(speedup)
     elif params_reduction is not None:
-        ParametersBudget(params_reduction)
+        ParametersBudget(params_reduction, of=of)
     else:
         FlopsBudget(DEFAULT_REDUCTION if flops_reduction is None else flops_reduction, 1.0)
 

@@ -53,6 +53,8 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
         method=options.method,
         task=options.task,
         uniform=options.uniform or options.format == "uniform",
+        grain=options.grain,
+        of=options.of,
         **target(options),
     )
     seconds = time.perf_counter() - start
@@ -109,6 +111,10 @@ def check_method(options: argparse.Namespace) -> None:
         UserError: it is unknown, needs more, or does not.
     """
     method = find_method(options.method)
+    if options.of != "layers" and options.params_reduction is None:
+        raise UserError(f"--of {options.of} goes with --params-reduction: give one, or leave --of out")
+    if options.grain != 1 and options.sparsity is not None:
+        raise UserError(f"--grain {options.grain} is about widths, which --sparsity leaves as they are: leave it out")
     measures = {"params_reduction": "parameters", "speedup": "latency", "sparsity": SPARSITY}
     asked = (measure for name, measure in measures.items() if getattr(options, name) is not None)
     method.check_measure(next(asked, "flops"))

@@ -91,6 +91,16 @@ def _parser() -> Parser:
         help="share of the layers' weights to set to zero, or a pattern such as 2:4, with --method wanda or sparsegpt of a clone: "
         "no smaller and no faster",
     )
+    more = prune.add_argument_group("what that is a share of, and how widths are rounded")
+    more.add_argument(
+        "--of",
+        choices=("layers", "model"),
+        default="layers",
+        help="whose parameters --params-reduction is a share of (default: layers)",
+    )
+    more.add_argument(
+        "--grain", type=count, default=1, metavar="N", help="widths are multiples of so many columns, such as 32"
+    )
     how = prune.add_argument_group("what to write")
     how.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the pruned model goes")
     how.add_argument(

@@ -583,3 +583,15 @@ def test_all_stays_as_it_was_and_comes_back_as_it_went_in(method, dtype):
     changes = {"kprune", "architectures", "auto_map"}
     pruned = {name: value for name, value in outcome.model.config.to_dict().items() if name not in changes}
     assert pruned == {name: value for name, value in config.items() if name not in changes}
+
+
+def test_a_share_of_the_whole_models_parameters():
+    model, batches = tiny_model(dtype=torch.float32), [tiny_batch()]
+    outcomes = [kprune.prune(model, batches, params_reduction=0.2, of=of) for of in ("layers", "model")]
+    layers, whole = ([p for p in outcome.model.parameters()] for outcome in outcomes)
+    left = [sum(p.numel() for p in parameters) for parameters in (model.parameters(), layers, whole)]
+    assert left[2] <= 0.8 * left[0] < left[1]
+    with pytest.raises(UserError, match="of='model' goes with params_reduction"):
+        kprune.prune(model, batches, of="model")
+    with pytest.raises(UserError, match="of='all' is unknown: give one of layers, model"):
+        kprune.prune(model, batches, params_reduction=0.2, of="all")

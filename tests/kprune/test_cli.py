@@ -204,6 +204,8 @@ def test_the_same_seed_gives_the_same_model(checkpoint, texts, tmp_path):
         (["--flops-reduction", "0.25", "--method", "kprune"], {"method": "kprune", "flops_reduction": 0.25}),
         (["--speedup", "3"], {"speedup": 3.0}),
         (["--params-reduction", "0.3"], {"params_reduction": 0.3}),
+        (["--params-reduction", "0.3", "--of", "model"], {"params_reduction": 0.3, "of": "model"}),
+        (["--grain", "4"], {"grain": 4, "flops_reduction": 0.8}),
         (["--uniform"], {"uniform": True, "flops_reduction": 0.8}),
         (["--task", "classification"], {"task": "classification", "flops_reduction": 0.8}),
     ],
@@ -220,7 +222,8 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(kprune, "prune", recorder, raising=False)
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "small", *options)
-    assert given == {"method": "kprune_plus", "task": None, "uniform": False} | arguments
+    usual = {"method": "kprune_plus", "task": None, "uniform": False, "grain": 1, "of": "layers"}
+    assert given == usual | arguments
     missed = "a speed-up of 3x was not met: this is the closest of 3 attempts"
     assert (missed in capsys.readouterr().out) == ("--speedup" in options)
 
@@ -314,6 +317,8 @@ def test_an_interruption_leaves_nothing(checkpoint, texts, tmp_path, monkeypatch
         (["--speedup", "inf"], "not a factor above 1"),
         (["--speedup", "3", "--flops-reduction", "0.8"], "not allowed with argument --speedup"),
         (["--params-reduction", "-1"], "not a share between 0 and 1"),
+        (["--of", "model"], "--of model goes with --params-reduction"),
+        (["--grain", "4", "--sparsity", "0.5", "--method", "wanda"], "--grain 4 is about widths"),
         (["--tokens", "1e5"], "--tokens: 1e5 is not a whole number above 0"),
         (["--tokens", "1"], "within --tokens 1 is too few"),
         (["--seed", "-1"], "--seed: -1 is not a whole number, 0 or above"),
