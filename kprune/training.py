@@ -65,6 +65,7 @@ class Training:
             group's rate is constant and its gradient not clipped.
         notes: plain values that belong to the run; a state on disk brings its own.
         adjust: what to lower if the loss is not finite, for the message.
+        dropout: whether the learner drops features while it is trained, as its config says.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class Training:
         groups: list[dict[str, Any]] | None = None,
         notes: dict[str, Any] | None = None,
         adjust: str = "method.recipe.lr",
+        dropout: bool = True,
     ):
         self.learner, self.losses, self.examples, self.pad_token_id = learner, losses, examples, pad_token_id
         self.recipe, self.seed, self.notes, self.adjust = recipe, seed, notes or {}, adjust
+        self.dropout = dropout
         self.device = next(learner.parameters()).device
         self.per_epoch = math.ceil(len(examples) / recipe.batch_size)
         self.steps = recipe.epochs * self.per_epoch
@@ -95,7 +98,7 @@ class Training:
 
     def train(self, description: str, state: Path | None = None) -> None:
         """Train to the end; the state is written once a minute and after each epoch."""
-        self.learner.train()
+        self.learner.train(self.dropout)
         pause = SAVE_SECONDS
         saved = clock = time.perf_counter()
         before = self.seconds

@@ -13,6 +13,7 @@ from torch import nn
 from kprune.clock import Clock
 from kprune.contract import Method, PruningData
 from kprune.data import Example
+from kprune.errors import UserError
 from kprune.training import Losses, Recipe, Training
 
 
@@ -62,6 +63,19 @@ class Stages:
         self.examples = first_of_shuffled(everything, max_examples, data.seed)
         self.done: dict[str, Trained] = {}
 
+    def hold_out(self, every: int) -> list[Example]:
+        """Take every so-manieth of the examples out of those that are trained on, the first among them, and return them.
+
+        Raises:
+            UserError: none is left to train on.
+        """
+        held_out = list(self.examples[::every])
+        self.examples = [example for index, example in enumerate(self.examples) if index % every]
+        self.available -= len(held_out)
+        if not self.examples:
+            raise UserError("one training example is too few to hold out a tenth: give more (method.max_examples)")
+        return held_out
+
     def train(
         self,
         name: str,
@@ -70,9 +84,10 @@ class Stages:
         recipe: Recipe,
         state: Path | None,
         groups: list[dict[str, Any]] | None = None,
+        dropout: bool = True,
     ) -> None:
-        """Train `learner` in place; `groups` are the optimizer's, as `Training` has them."""
-        self.done[name] = self._run(name, learner, losses, recipe, state, groups, None)
+        """Train `learner` in place; `groups` and `dropout` are as `Training` has them."""
+        self.done[name] = self._run(name, learner, losses, recipe, state, groups, None, dropout)
         self.clock.seconds[name] = self.done[name].seconds
 
     def train_once(
@@ -115,9 +130,9 @@ class Stages:
             "losses": {name: trained.losses for name, trained in self.done.items()},
         }
 
-    def _run(self, name, learner, losses, recipe, state, groups, notes) -> Trained:
+    def _run(self, name, learner, losses, recipe, state, groups, notes, dropout=True) -> Trained:
         pad, seed = self.data.calibration.pad_token_id, self.data.seed
-        run = Training(learner, losses, self.examples, pad, recipe, seed, groups, notes)
+        run = Training(learner, losses, self.examples, pad, recipe, seed, groups, notes, dropout=dropout)
         if state and self.data.anew:
             state.unlink(missing_ok=True)
         return train(run, f"{self.method.name}: {name.replace('_', ' ')}", state, self.available)

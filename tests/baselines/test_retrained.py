@@ -60,8 +60,9 @@ def test_every_family_and_head(name, family, head, data_for):
     assert len(outcome.kept_heads) == len(outcome.kept_neurons) == 3
     assert not outcome.model.training
     assert sum(outcome.seconds_by_stage.values()) > 0
-    for stage in outcome.details["training"].values():
-        assert stage == {"steps": 3 * stage["epochs"], "epochs": stage["epochs"], "examples": 48, "capped": False}
+    for stage_name, stage in outcome.details["training"].items():
+        examples = 43 if stage_name == "fine_tuning" else 48  # a tenth is held out
+        assert stage == {"steps": 3 * stage["epochs"], "epochs": stage["epochs"], "examples": examples, "capped": False}
 
 
 @pytest.mark.parametrize("name", RETRAINED)
@@ -157,9 +158,9 @@ def test_trainings_are_done_anew_if_asked_for(name, data_for, tmp_path, monkeypa
 
 
 def test_fine_tuning_is_another_version_if_its_pruner_is(monkeypatch):
-    assert FineTuned().version == 1
+    assert FineTuned().version == 2
     monkeypatch.setattr(KPrune, "version", 3)
-    assert FineTuned().version == 3
+    assert FineTuned().version == 4
 
 
 def test_one_training_of_dynabert_serves_all_reductions_and_counts_in_full(data_for, tmp_path):
@@ -234,4 +235,26 @@ def test_a_cap_is_on_record(data_for):
     method = FineTuned(KPrune(), recipe=RECIPE, max_examples=20)
     model = tiny_model(dtype=torch.float32)
     outcome = method.prune(Job(model, objective_of(model), data_for(), FlopsBudget(0.5, 8.0)))
-    assert outcome.details["training"]["fine_tuning"] == {"steps": 4, "epochs": 2, "examples": 20, "capped": True}
+    assert outcome.details["training"]["fine_tuning"] == {"steps": 4, "epochs": 2, "examples": 18, "capped": True}
+
+
+@pytest.mark.parametrize("lr, better", [(1e-3, True), (0.5, False)])
+def test_fine_tuning_that_does_not_help_on_held_out_examples_is_undone(data_for, lr, better):
+    model, data = tiny_model(dtype=torch.float32), data_for()
+    job = Job(model, objective_of(model), data, FlopsBudget(0.5, 8.0))
+    pruned = KPrune().prune(job).model.state_dict()
+    outcome = FineTuned(recipe=replace(RECIPE, lr=lr)).prune(job)
+    held_out = outcome.details["held_out_loss"]
+    assert (held_out["trained"] < held_out["pruned"]) == better
+    same = [torch.equal(weight, pruned[name]) for name, weight in outcome.model.state_dict().items()]
+    assert all(same) != better
+
+
+def test_nothing_is_dropped_out_in_fine_tuning(data_for, monkeypatch):
+    modes, backward = set(), Training.backward
+    monkeypatch.setattr(
+        Training, "backward", lambda run, batch: modes.add(run.learner.training) or backward(run, batch)
+    )
+    model = tiny_model(dtype=torch.float32)
+    FineTuned(recipe=RECIPE).prune(Job(model, objective_of(model), data_for(), FlopsBudget(0.5, 8.0)))
+    assert modes == {False}
