@@ -69,6 +69,7 @@ class KPrunePlus(Settings):
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own, storage)
         )
         counts = allocate_units(teacher, curves, job.budget, self.kinds)
+        give_back()
         student = view_of(frozen_view(job.model), device)
         kept_units: list[list[int]] = []
         ridges: list[float | None] = []
