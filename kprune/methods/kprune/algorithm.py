@@ -155,7 +155,8 @@ class KPrune(Method):
         """Return the calibration set in batches: as many tokens as a pass may measure, if it does not matter which they are."""
         if self.drawn_batches or self.knowledge.gradient == "batch":
             return calibration.batches(by_length=not self.drawn_batches)
-        return calibration.steps(pass_tokens(view) * self.measure_examples)
+        # Of examples that are not measured, there is no graph: twice as many tokens need no more memory.
+        return calibration.steps(pass_tokens(view) * min(self.measure_examples, 2))
 
     def measured(self, states: Sequence[CalibrationState]) -> list[CalibrationState]:
         """Return the calibration states that knowledge is measured on: every k-th example of all, whatever the batches are."""
