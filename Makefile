@@ -16,7 +16,7 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 RETRAINED := $(if $(SMALL),retrained,retrained_published)
 PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(RETRAINED)) figures report
 .PHONY: help install demo demo-decoder test lint format hooks docs table-accuracy table-speedup table-decoders ablation sensitivity \
-	table-retrained table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu clean
+	table-retrained table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu speed-ups clean
 .DEFAULT_GOAL := help
 
 # MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
@@ -86,12 +86,15 @@ figures: .venv/installed ## draw every figure of the finished cells
 report: .venv/installed ## one HTML page of every table and figure of the finished cells
 	.venv/bin/python -m analysis.report $(OUTPUTS)
 
-# The machine must be otherwise idle for these two.
+# The machine must be otherwise idle for these three.
 latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; again to go on; LATENCY="--grain 16"
 	.venv/bin/python -m experiments.speed.latency_table $(LATENCY)
 
 bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="--shapes minilm --tokens 1000"
 	.venv/bin/python -m experiments.speed.bench $(BENCH)
+
+speed-ups: .venv/installed ## time every distinct shape among the committed cells, in minutes, in place of what each cell measured
+	for part in cells shares; do .venv/bin/python -m analysis.timing results/$$part.csv || exit; done
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
 	for grid in accuracy ablation sensitivity $(RETRAINED); do $(call GRID,$$grid) --dry-run; done

@@ -1,0 +1,70 @@
+"""The speed-up of every distinct shape of a file of cells, timed in one run."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from analysis import timing
+from analysis.collect import collect
+from analysis.records import command, load
+from experiments.speed.shapes import SHAPES, flops_ratio, pruned_to, random_model
+
+SHAPE = SHAPES["tiny"]
+WHOLE = {"kept_heads": [SHAPE.heads] * SHAPE.layers, "kept_neurons": [SHAPE.neurons] * SHAPE.layers}
+SMALL = {"kept_heads": [1] * SHAPE.layers, "kept_neurons": [16] * SHAPE.layers}
+
+
+@pytest.fixture
+def time_again(tmp_path, monkeypatch):
+    """time_again() collects the cells that were written, times their shapes, and returns exit code, file before and after."""
+    monkeypatch.setattr(timing, "REPEATS", 1)
+
+    def run(*options):
+        file = tmp_path / "cells.csv"
+        collect(tmp_path / "outputs", file)
+        before = load(file)
+        monkeypatch.setattr(sys, "argv", ["timing", str(file), *options])
+        return command(timing.main), before, load(file)
+
+    return run
+
+
+def test_cells_of_one_shape_share_a_timing_and_nothing_else_changes(write_cell, time_again):
+    write_cell(model="tiny", task="mrpc", **SMALL)
+    write_cell(model="tiny", task="stsb", **SMALL)
+    write_cell(model="tiny", task="sst2", **WHOLE)
+    code, before, after = time_again("--threads", "1")
+    assert not code
+    one, other, whole = (after[after["task"] == task].iloc[0] for task in ("mrpc", "stsb", "sst2"))
+    names = [name for name in after if name.startswith("latency_")]
+    assert one[names].equals(other[names]) and one["latency_device"] != "a CPU"
+    assert one["latency_threads"] == 1 and one["latency_batch_size"] == 32 and one["latency_sequence_length"] == 128
+    assert one["latency_pruned_ms"] != whole["latency_pruned_ms"]
+    assert one["latency_speedup"] == pytest.approx(one["latency_dense_ms"] / one["latency_pruned_ms"], rel=1e-4)
+    pd.testing.assert_frame_equal(before.drop(columns=names), after.drop(columns=names))
+
+
+def test_a_timed_model_has_the_widths_of_its_cell(monkeypatch):
+    timed = []
+    monkeypatch.setattr(timing, "pruned_to", lambda dense, *kept: timed.append(pruned_to(dense, *kept)) or timed[-1])
+    monkeypatch.setattr(timing, "REPEATS", 1)
+    heads, neurons = " ".join(["3"] * SHAPE.layers), " ".join(["192"] * SHAPE.layers)
+    list(timing.time_shapes("tiny", [(heads, neurons)]))
+    assert flops_ratio(random_model(SHAPE), timed[0], 128) == pytest.approx(4)
+
+
+def test_what_has_no_shape_to_time_has_no_latency(write_cell, time_again):
+    write_cell(model="tiny", **SMALL)
+    write_cell(model="tiny", task="stsb", method="ebert", kept_heads=[1.5] * 6, kept_neurons=[10.5] * 6)
+    write_cell(model="bert_base_of_mine", task="sst2")
+    code, _, after = time_again()
+    assert not code
+    assert after.set_index("task")["latency_speedup"].notna().to_dict() == {"mrpc": True, "stsb": False, "sst2": False}
+
+
+def test_a_file_without_a_shape_to_time_stays_as_it_is(write_cell, time_again, capsys):
+    write_cell(model="bert_base_of_mine")
+    code, before, after = time_again()
+    assert code == 2 and "no cell here has a shape to time" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(before, after)
