@@ -16,6 +16,9 @@ METHODS: ChainMap[str, Entry] = ChainMap(
         "llm_pruner": Entry("LLM-Pruner", "retraining-free", "baselines.llm_pruner:LLMPruner"),
         "oscar": Entry("OSSCAR", "retraining-free", "baselines.oscar:Oscar"),
         "shortgpt": Entry("ShortGPT", "retraining-free", "baselines.shortgpt:ShortGPT"),
+        "kprune_plus_search": Entry(
+            "K-prune+, evolutionary search", "ours", "baselines.kprune_plus_search:KPrunePlusSearch"
+        ),
         "sparsegpt": Entry("SparseGPT", "retraining-free", "baselines.sparsegpt:SparseGPT"),
         "wanda": Entry("Wanda", "retraining-free", "baselines.wanda:Wanda"),
         "magnitude": Entry("magnitude", "floor", "baselines.magnitude:Magnitude"),

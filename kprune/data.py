@@ -80,8 +80,8 @@ class CalibrationSet:
         return [collate(batch, self.pad_token_id) for batch in batches]
 
 
-def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
-    """Return nine tenths of the different examples to fit, and one tenth held out: every tenth as drawn.
+def split(calibration: CalibrationSet, every: int = 10) -> tuple[CalibrationSet, CalibrationSet]:
+    """Return most of the different examples to fit, and one part held out: every tenth as drawn, or every so many-th.
 
     Examples are drawn with replacement; all copies of one fall on the same side.
 
@@ -92,10 +92,11 @@ def split(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
     sides: tuple[list[Example], list[Example]] = [], []
     for example in calibration.examples:
         number = numbers.setdefault(tuple(example["input_ids"]), len(numbers))
-        sides[number % 10 == 0].append(example)
+        sides[number % every == 0].append(example)
     if len(numbers) == 1:
         raise UserError(
-            "λ is chosen on examples that are held out, and there is one example: give more, or one λ (method.lambdas)"
+            "a choice is made on examples that are held out, and there is one example: give more, or leave nothing to choose "
+            "(one λ; kprune_plus without a search)"
         )
     fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)

@@ -75,6 +75,13 @@ class Objective(ABC):
         """Return one example's logits without those of its padding; only a head that predicts per token has any."""
         return logits
 
+    def most_likely(self, logits: Tensor, count: int) -> Tensor | None:
+        """Return the indices [..., count] of the largest logits, if a comparison may leave the others out; None if it may not.
+
+        Those of a vocabulary are what it costs to compare, and all but a few have no probability.
+        """
+        return None
+
     def with_padding(self, keep: bool) -> "Objective":
         """Return the same objective with padded positions in its softmax, or without; only a span has any there."""
         return self

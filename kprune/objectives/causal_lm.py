@@ -32,6 +32,9 @@ class CausalLM(Objective):
     def crop(self, logits: Tensor, length: int) -> Tensor:
         return logits[:length].clone()
 
+    def most_likely(self, logits: Tensor, count: int) -> Tensor | None:
+        return logits.topk(count).indices if count < logits.shape[-1] else None
+
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         pairs = zip(student.split(CHUNK, dim=1), teacher.split(CHUNK, dim=1), strict=True)
         return torch.stack([kl_divergence(s, t, temperature).sum(dim=1) for s, t in pairs]).sum(dim=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class KPrunePlus(Settings):
         fishers, curves = job.data.once(
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own, storage)
         )
-        counts = allocate_units(teacher, curves, job.budget, self.kinds)
+        counts, details = self.allocation(job, teacher, curves, clock)
         give_back()
         student = view_of(frozen_view(job.model), device)
         kept_units: list[list[int]] = []
@@ -92,7 +92,13 @@ class KPrunePlus(Settings):
             kept_units.append(kept)
             ridges.append(ridge)
             below = fisher
-        return Outcome.of(student, kept_units, clock, {"ridge": ridges})
+        return Outcome.of(student, kept_units, clock, {"ridge": ridges, **details})
+
+    def allocation(
+        self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Return the units to keep per block, and what is to go on record of how they were found."""
+        return allocate_units(teacher, curves, job.budget, self.kinds), {}
 
     def pruned(
         self,
@@ -156,20 +162,12 @@ class KPrunePlus(Settings):
             per block, its Fisher, and its errors by units kept [units + 1].
         """
         with clock("fisher"):
-            if self.small_memory:
-                fishers = measure_fisher_by_layer(teacher, states, objective, self.temperature, storage)
-            else:
-                fishers = measure_fisher(teacher, states, objective, self.temperature)
+            fishers = self.fishers(teacher, states, objective, storage)
         curves, inputs = [], [storage.keep(state.teacher) for state in states]
         blocks = self.bar(teacher.blocks_at_work(), "curves", len(fishers))
         for block, fisher in zip(blocks, fishers, strict=True):
             with clock("fisher_gram"):
-                squares = LeastSquares.empty(block.columns, 0, teacher.device)
-                weighted = zip(states, fisher.clipped_energies(decided(self.clip)), strict=True)
-                for index, (state, energies) in enumerate(weighted):
-                    above = self.add_features(squares, block, state, storage.read(inputs[index]), energies)
-                    inputs[index] = storage.keep(above)
-                squares.add_up()
+                squares = self.gram(block, fisher, states, inputs, storage)
             with clock("curves"):
                 features = squares.centred()
                 del squares
@@ -177,6 +175,36 @@ class KPrunePlus(Settings):
                 del features
                 processes.agree(curves[-1:])
         return fishers, curves
+
+    def fishers(
+        self, teacher: ModelView, states: Sequence[CalibrationState], objective: Objective, storage: Storage
+    ) -> list[OutputFisher]:
+        """Return the Fisher of every block, states at the input of the first one."""
+        if self.small_memory:
+            return measure_fisher_by_layer(teacher, states, objective, self.temperature, storage)
+        return measure_fisher(teacher, states, objective, self.temperature)
+
+    def gram(
+        self,
+        block: Block,
+        fisher: OutputFisher,
+        states: Sequence[CalibrationState],
+        inputs: list[Any],
+        storage: Storage,
+    ) -> LeastSquares:
+        """Return A of a block's Fisher, and move what each state gives the teacher's block up to the next.
+
+        Args:
+            inputs: a tensor [B, T, d] per state, in the storage; changed in place.
+        """
+        squares = LeastSquares.empty(block.columns, 0, states[0].device)
+        for index, (state, energies) in enumerate(
+            zip(states, fisher.clipped_energies(decided(self.clip)), strict=True)
+        ):
+            above = self.add_features(squares, block, state, storage.read(inputs[index]), energies)
+            inputs[index] = storage.keep(above)
+        squares.add_up()
+        return squares
 
     @staticmethod
     def add_features(

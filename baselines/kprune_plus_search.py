@@ -1,0 +1,258 @@
+"""K-prune+ with its widths found by an evolutionary search, as Týr-the-Pruner finds them (AMD, NeurIPS 2025)."""
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kprune.clock import Clock
+from kprune.contract import Job
+from kprune.data import CalibrationSet, split
+from kprune.errors import UserError, check_count, check_positive
+from kprune.methods.kprune_plus.algorithm import TOKENS, KPrunePlus, centred_if_biased
+from kprune.methods.kprune_plus.allocation import allocate_units, may_go
+from kprune.models import Block, ModelView, view_of
+from kprune.models.copies import frozen_view
+from kprune.models.offload import own
+from kprune.models.surgery import output_weight, unit_columns
+from kprune.objectives import Objective
+from kprune.solve.least_squares import LeastSquares, ridged_cholesky
+from kprune.solve.mask_search import ROUNDING
+from kprune.storage import Storage, storage_at
+from kprune.streams import calibration_states
+
+MOVES = 3
+"""Of cost from a block to another, that an offspring differs from its parent in, at most."""
+Counts = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KPrunePlusSearch(KPrunePlus):
+    """Decide the widths by a search that begins with those of the error curves, then walk as K-prune+ does.
+
+    A candidate is a number of units for each block. Its model is the dense one with other output projections: a block's units
+    go in the order of its error curve, and the projection on those that stay is the optimum for the dense block's own update
+    of the dense model's features, in the metric of the curve's Gram matrix. Its fitness is the mean K_pred, of a vocabulary
+    over the teacher's `top_logits` largest logits alone, on a part of the calibration set that no order and no projection has
+    seen. The best of each generation's offspring takes its parent's place if it is fitter.
+
+    As in Týr, every round of the search moves half as much at once as the one before. Other than there, units go by K-prune+'s
+    order and metric; cost may go from heads to neurons and back; any width can be had, not nine; each offspring is compared
+    on all that is held out (there, many on little of it, then few on more); and what is found decides the widths alone.
+
+    It costs one more Fisher pass and one more walk up the teacher, and for each candidate the solution of a triangular system
+    for each block that differs from the candidate before, and one forward pass of the dense model over what is held out. A
+    block's Cholesky factor stays, columns² numbers of four bytes, where `states` says.
+
+    Attributes:
+        rounds, generations, offspring: as many rounds, generations in each, and candidates in each of these.
+        step: share of a block's units that the first round moves at once.
+        held_out: share of the calibration examples that candidates are compared on.
+        top_logits: of a token, that are compared.
+    """
+
+    rounds: int = 4
+    generations: int = 10
+    offspring: int = 16
+    step: float = 0.125
+    held_out: float = 0.1
+    top_logits: int = 8192
+    name: str = "kprune_plus_search"
+
+    uniform = False
+    several_processes = False
+    version = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(generations=self.generations, offspring=self.offspring, rounds=self.rounds)
+        check_count(top_logits=self.top_logits)
+        check_positive(step=self.step)
+        if not (isinstance(self.held_out, int | float) and 0 < self.held_out <= 0.5):
+            raise UserError(f"held_out={self.held_out} is out of range: give a share above 0, up to 0.5")
+
+    def allocation(
+        self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Return the units to keep per block; on record go the fitness of the first and the last candidate, and how many there were."""
+        start = tuple(allocate_units(teacher, curves, job.budget, self.kinds))
+        fit, held_out = split(job.data.calibration, every=round(1 / self.held_out))
+        storage = storage_at(self.states, teacher.device)
+        with clock("supernet"):
+            solutions = self.solutions(teacher, fit, job.objective, storage)
+            candidate = Candidate(teacher, solutions, held_out, job.objective, self.temperature, self.top_logits)
+        kinds = may_go(teacher, job.budget) if self.kinds == "auto" else self.kinds
+        moves = Moves(teacher, job, [index for index, block in enumerate(teacher.blocks) if block.kind in kinds])
+        with clock("search"):
+            found, fitness = self.search(start, moves, candidate.divergence, random.Random(job.data.seed))
+        told = {"start": fitness[start], "found": fitness[found], "candidates": len(fitness), "units": list(start)}
+        return list(found), {"search": told}
+
+    def search(
+        self, start: Counts, moves: "Moves", divergence: Callable[[Counts], float], draw: random.Random
+    ) -> tuple[Counts, dict[Counts, float]]:
+        """Return the fittest allocation, and the divergence of every candidate."""
+        best, known = start, {start: divergence(start)}
+        with tqdm(total=self.rounds * self.generations, desc="search", unit="generation", disable=None) as bar:
+            for number in range(self.rounds):
+                for _ in range(self.generations):
+                    for _ in range(self.offspring):
+                        child = best
+                        for _ in range(draw.randint(1, MOVES)):
+                            child = moves.one(child, self.step / 2**number, draw)
+                        if child not in known:
+                            known[child] = divergence(child)
+                    # Of equally fit ones, the parent, which came first.
+                    best = min(known, key=lambda counts: known[counts])
+                    bar.update()
+        return best, known
+
+    def solutions(
+        self, teacher: ModelView, calibration: CalibrationSet, objective: Objective, storage: Storage
+    ) -> list["Solutions | None"]:
+        """Return the output projections of every block for any number of units; None for one without any.
+
+        Args:
+            calibration: without what is held out.
+        """
+        states = calibration_states(teacher, calibration.steps(TOKENS), storage)
+        fishers = self.fishers(teacher, states, objective, storage)
+        found: list[Solutions | None] = []
+        inputs = [storage.keep(state.teacher) for state in states]
+        blocks = self.bar(teacher.blocks_at_work(), "supernet", len(fishers))
+        for block, fisher in zip(blocks, fishers, strict=True):
+            squares = self.gram(block, fisher, states, inputs, storage)
+            order = self.removal(block, fisher, squares.centred()).order.flip(0)
+            found.append(Solutions(block, squares, order, self.ridge, storage) if block.units else None)
+        return found
+
+
+class Solutions:
+    """The output projections of a block on its first k units in some order, for every k, each the optimum of one problem.
+
+    For the dense projection W₀ and the ridged Gram matrix H of the features, W_K = W₀_K + W₀_R H_RK (H_KK)⁻¹, with R the units
+    that are gone. In the order of the units H = L Lᵀ, and of any first units L_KK is the factor of H_KK, H_RK = L_RK L_KKᵀ.
+    So W_K = W₀_K + (W₀_R L_RK) L_KK⁻¹: a triangular system, and no factor of its own for any k.
+
+    Args:
+        squares: sums over tokens of the dense features.
+        order: the units [units], in which the first stay longest.
+        ridge: relative to the mean of the Gram matrix's diagonal.
+    """
+
+    def __init__(self, block: Block, squares: LeastSquares, order: Tensor, ridge: float, storage: Storage):
+        self.width, self.storage = block.width, storage
+        self.columns = unit_columns(order, block.width)
+        gram = centred_if_biased(block, squares).gram[self.columns[:, None], self.columns]
+        self.factor = storage.keep(ridged_cholesky(gram, ridge)[0].to(output_weight(block).dtype))
+        self.mean = squares.features / squares.weight if squares.weight else squares.features
+
+    def set(self, block: Block, dense: Block, count: int) -> None:
+        """Give a block, which has all its units, the projection on `count` of them, zeros for the others, and its bias.
+
+        Args:
+            dense: the same block with W₀.
+        """
+        kept, gone = self.columns[: count * self.width], self.columns[count * self.width :]
+        factor, weight = self.storage.read(self.factor), output_weight(dense).to(self.columns.device)
+        repaired = torch.zeros_like(weight)
+        missing = weight[:, gone] @ factor[len(kept) :, : len(kept)]
+        lower = factor[: len(kept), : len(kept)]
+        repaired[:, kept] = weight[:, kept] + torch.linalg.solve_triangular(lower, missing, upper=False, left=False)
+        output_weight(block).copy_(repaired)
+        bias, of_dense = block.bias(), dense.bias()
+        if bias is not None and of_dense is not None:
+            lost = (weight - repaired).double() @ self.mean
+            bias.copy_(of_dense.to(lost) + lost)
+
+
+class Candidate:
+    """A model of any allocation, on examples that are held out.
+
+    Args:
+        solutions: per block; None for one without units.
+    """
+
+    def __init__(
+        self,
+        teacher: ModelView,
+        solutions: Sequence[Solutions | None],
+        held_out: CalibrationSet,
+        objective: Objective,
+        temperature: float,
+        top_logits: int,
+    ):
+        self.teacher, self.solutions, self.objective, self.temperature = teacher, solutions, objective, temperature
+        self.view = view_of(frozen_view(teacher.model), teacher.device)
+        own(parameter for block in self.view.blocks for parameter in block.output.parameters())
+        self.states = calibration_states(teacher, held_out.steps(TOKENS))
+        self.examples = len(held_out.examples)
+        self.counts: Sequence[int] = [block.units for block in teacher.blocks]
+        self.compared = [self.largest(logits, top_logits) for logits in self.logits()]
+
+    def largest(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return the teacher's logits that are compared, and their indices; None if all are."""
+        indices = self.objective.most_likely(logits, count)
+        return (logits, None) if indices is None else (logits.gather(-1, indices), indices.int())
+
+    def logits(self) -> Iterator[Tensor]:
+        """Give what the objective reads of the model, a batch at a time."""
+        hidden = [state.student for state in self.states]
+        for block in self.view.blocks_at_work():
+            hidden = [block.run(x, state.context) for x, state in zip(hidden, self.states, strict=True)]
+        with self.view.ends_at_work():
+            for x, state in zip(hidden, self.states, strict=True):
+                yield self.objective.read(self.view.leave(x, state.batch), state.batch["attention_mask"])
+
+    def divergence(self, counts: Counts) -> float:
+        """Return the mean K_pred of an allocation."""
+        blocks = zip(self.view.blocks, self.teacher.blocks, self.solutions, self.counts, counts, strict=True)
+        for block, dense, solutions, was, count in blocks:
+            if solutions and count != was:
+                solutions.set(block, dense, count)
+        self.counts = counts
+        total = 0.0
+        for student, (teacher, indices) in zip(self.logits(), self.compared, strict=True):
+            student = student if indices is None else student.gather(-1, indices.long())
+            total += self.objective.divergence(student, teacher, self.temperature).sum().item()
+        return total / self.examples
+
+
+class Moves:
+    """Moves of cost from one block to another that leave a budget no more than it was.
+
+    Args:
+        free: indices of the blocks that may lose and gain.
+    """
+
+    def __init__(self, view: ModelView, job: Job, free: Sequence[int]):
+        costs = job.budget.costs(view)
+        self.free, self.limit = free, job.budget.limit(view) * (1 + ROUNDING)
+        self.totals = [[0.0, *costs[block.name].steps(block.units).cumsum(0).tolist()] for block in view.blocks]
+
+    def one(self, counts: Counts, step: float, draw: random.Random) -> Counts:
+        """Return an allocation in which a block has lost a share of its units, one at least, and another has gained what that buys.
+
+        If a unit of the other costs more, so many more are lost. What is then left of the budget goes back to the first. If
+        there is nothing to lose or no room to gain, the allocation is as it was.
+        """
+        if len(self.free) < 2:
+            return counts
+        giver, taker = draw.sample(list(self.free), 2)
+        given, taken = self.totals[giver], self.totals[taker]
+        has, had = given[counts[giver]], taken[counts[taker]]
+        dearer = bisect_right(taken, had)
+        if not has or dearer == len(taken):
+            return counts
+        spare = self.limit - sum(total[count] for total, count in zip(self.totals, counts, strict=True))
+        moved = max(step * given[-1], taken[dearer] - had - spare)
+        left = bisect_right(given, max(has - moved, 0.0)) - 1
+        found = list(counts)
+        found[taker] = bisect_right(taken, had + spare + has - given[left]) - 1
+        found[giver] = bisect_right(given, has + spare + had - taken[found[taker]]) - 1
+        return tuple(found)
