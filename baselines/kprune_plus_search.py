@@ -18,8 +18,7 @@ from kprune.methods.kprune_plus.algorithm import TOKENS, KPrunePlus, centred_if_
 from kprune.methods.kprune_plus.allocation import allocate_units, may_go
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_view
-from kprune.models.offload import own
-from kprune.models.surgery import output_weight, unit_columns
+from kprune.models.surgery import empty, output_weight, take_units, unit_columns
 from kprune.objectives import Objective
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.mask_search import ROUNDING
@@ -35,19 +34,19 @@ Counts = tuple[int, ...]
 class KPrunePlusSearch(KPrunePlus):
     """Decide the widths by a search that begins with those of the error curves, then walk as K-prune+ does.
 
-    A candidate is a number of units for each block. Its model is the dense one with other output projections: a block's units
-    go in the order of its error curve, and the projection on those that stay is the optimum for the dense block's own update
-    of the dense model's features, in the metric of the curve's Gram matrix. Its fitness is the mean K_pred, of a vocabulary
-    over the teacher's `top_logits` largest logits alone, on a part of the calibration set that no order and no projection has
-    seen. The best of each generation's offspring takes its parent's place if it is fitter.
+    A candidate is a number of units for each block. Its model keeps, of every block, the units that go last in the order of the
+    error curve, and has the output projection on them that is the optimum for the dense block's own update, of the dense
+    model's features, under the curve's Gram matrix. Its fitness is the mean K_pred, of a vocabulary over the teacher's
+    `top_logits` largest logits alone, on a part of the calibration set that no order and no projection has seen. The best of
+    each generation's offspring takes its parent's place if it is fitter.
 
     As in Týr, every round of the search moves half as much at once as the one before. Other than there, units go by K-prune+'s
     order and metric; cost may go from heads to neurons and back; any width can be had, not nine; each offspring is compared
     on all that is held out (there, many on little of it, then few on more); and what is found decides the widths alone.
 
-    It costs one more Fisher pass and one more walk up the teacher, and for each candidate the solution of a triangular system
-    for each block that differs from the candidate before, and one forward pass of the dense model over what is held out. A
-    block's Cholesky factor stays, columns² numbers of four bytes, where `states` says.
+    It costs one more Fisher pass and one more walk up the teacher; and for each candidate, a triangular system for each block
+    and a forward pass of the pruned model over what is held out. Of each block, the Cholesky factor of its Gram matrix is
+    kept, as many numbers as the block's columns squared, where `states` says.
 
     Attributes:
         rounds, generations, offspring: as many rounds, generations in each, and candidates in each of these.
@@ -85,12 +84,12 @@ class KPrunePlusSearch(KPrunePlus):
         storage = storage_at(self.states, teacher.device)
         with clock("supernet"):
             solutions = self.solutions(teacher, fit, job.objective, storage)
-            candidate = Candidate(teacher, solutions, held_out, job.objective, self.temperature, self.top_logits)
+            fitness = Fitness(teacher, solutions, held_out, job.objective, self.temperature, self.top_logits)
         kinds = may_go(teacher, job.budget) if self.kinds == "auto" else self.kinds
         moves = Moves(teacher, job, [index for index, block in enumerate(teacher.blocks) if block.kind in kinds])
         with clock("search"):
-            found, fitness = self.search(start, moves, candidate.divergence, random.Random(job.data.seed))
-        told = {"start": fitness[start], "found": fitness[found], "candidates": len(fitness), "units": list(start)}
+            found, known = self.search(start, moves, fitness.divergence, random.Random(job.data.seed))
+        told = {"start": known[start], "found": known[found], "candidates": len(known), "units": list(start)}
         return list(found), {"search": told}
 
     def search(
@@ -146,33 +145,39 @@ class Solutions:
     """
 
     def __init__(self, block: Block, squares: LeastSquares, order: Tensor, ridge: float, storage: Storage):
-        self.width, self.storage = block.width, storage
+        self.order, self.width, self.storage = order, block.width, storage
         self.columns = unit_columns(order, block.width)
         gram = centred_if_biased(block, squares).gram[self.columns[:, None], self.columns]
         self.factor = storage.keep(ridged_cholesky(gram, ridge)[0].to(output_weight(block).dtype))
         self.mean = squares.features / squares.weight if squares.weight else squares.features
 
-    def set(self, block: Block, dense: Block, count: int) -> None:
-        """Give a block, which has all its units, the projection on `count` of them, zeros for the others, and its bias.
-
-        Args:
-            dense: the same block with W₀.
-        """
+    def prune(self, block: Block, count: int) -> None:
+        """Make a dense block one of its first units in the order, with the projection and the bias that are best for them."""
         kept, gone = self.columns[: count * self.width], self.columns[count * self.width :]
-        factor, weight = self.storage.read(self.factor), output_weight(dense).to(self.columns.device)
-        repaired = torch.zeros_like(weight)
+        factor, weight, bias = (
+            self.storage.read(self.factor),
+            output_weight(block).to(self.columns.device),
+            block.bias(),
+        )
         missing = weight[:, gone] @ factor[len(kept) :, : len(kept)]
         lower = factor[: len(kept), : len(kept)]
-        repaired[:, kept] = weight[:, kept] + torch.linalg.solve_triangular(lower, missing, upper=False, left=False)
-        output_weight(block).copy_(repaired)
-        bias, of_dense = block.bias(), dense.bias()
-        if bias is not None and of_dense is not None:
-            lost = (weight - repaired).double() @ self.mean
-            bias.copy_(of_dense.to(lost) + lost)
+        fitted = weight[:, kept] + torch.linalg.solve_triangular(lower, missing, upper=False, left=False)
+        if bias is not None:
+            lost = weight.double() @ self.mean - fitted.double() @ self.mean[kept]
+            bias = (bias.to(lost) + lost).to(bias)
+        if count:
+            take_units(block, self.order[:count])
+            output_weight(block).copy_(fitted)
+        else:
+            empty(block)
+        own = block.bias()
+        if bias is not None and own is not None:
+            # Not copied into: its memory may be the dense model's.
+            own.data = bias
 
 
-class Candidate:
-    """A model of any allocation, on examples that are held out.
+class Fitness:
+    """How far a model of any allocation is from the teacher, on examples that are held out.
 
     Args:
         solutions: per block; None for one without units.
@@ -188,36 +193,36 @@ class Candidate:
         top_logits: int,
     ):
         self.teacher, self.solutions, self.objective, self.temperature = teacher, solutions, objective, temperature
-        self.view = view_of(frozen_view(teacher.model), teacher.device)
-        own(parameter for block in self.view.blocks for parameter in block.output.parameters())
         self.states = calibration_states(teacher, held_out.steps(TOKENS))
         self.examples = len(held_out.examples)
-        self.counts: Sequence[int] = [block.units for block in teacher.blocks]
-        self.compared = [self.largest(logits, top_logits) for logits in self.logits()]
+        self.compared = [self.largest(logits, top_logits) for logits in self.logits(teacher)]
 
     def largest(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
         """Return the teacher's logits that are compared, and their indices; None if all are."""
         indices = self.objective.most_likely(logits, count)
         return (logits, None) if indices is None else (logits.gather(-1, indices), indices.int())
 
-    def logits(self) -> Iterator[Tensor]:
-        """Give what the objective reads of the model, a batch at a time."""
+    def candidate(self, counts: Counts) -> ModelView:
+        """Return the model of an allocation, physically pruned."""
+        view = view_of(frozen_view(self.teacher.model), self.teacher.device)
+        for block, solutions, count in zip(view.blocks, self.solutions, counts, strict=True):
+            if solutions and count < block.units:
+                solutions.prune(block, count)
+        return view
+
+    def logits(self, view: ModelView) -> Iterator[Tensor]:
+        """Give what the objective reads of a model, a batch at a time."""
         hidden = [state.student for state in self.states]
-        for block in self.view.blocks_at_work():
+        for block in view.blocks_at_work():
             hidden = [block.run(x, state.context) for x, state in zip(hidden, self.states, strict=True)]
-        with self.view.ends_at_work():
+        with view.ends_at_work():
             for x, state in zip(hidden, self.states, strict=True):
-                yield self.objective.read(self.view.leave(x, state.batch), state.batch["attention_mask"])
+                yield self.objective.read(view.leave(x, state.batch), state.batch["attention_mask"])
 
     def divergence(self, counts: Counts) -> float:
         """Return the mean K_pred of an allocation."""
-        blocks = zip(self.view.blocks, self.teacher.blocks, self.solutions, self.counts, counts, strict=True)
-        for block, dense, solutions, was, count in blocks:
-            if solutions and count != was:
-                solutions.set(block, dense, count)
-        self.counts = counts
         total = 0.0
-        for student, (teacher, indices) in zip(self.logits(), self.compared, strict=True):
+        for student, (teacher, indices) in zip(self.logits(self.candidate(counts)), self.compared, strict=True):
             student = student if indices is None else student.gather(-1, indices.long())
             total += self.objective.divergence(student, teacher, self.temperature).sum().item()
         return total / self.examples

@@ -10,7 +10,7 @@ from decoders import block_features, prune, tiny_decoder
 from tiny import tiny_calibration, tiny_model
 
 import kprune
-from baselines.kprune_plus_search import Candidate, KPrunePlusSearch, Moves
+from baselines.kprune_plus_search import Fitness, KPrunePlusSearch, Moves
 from kprune.budgets import FlopsBudget, ParametersBudget
 from kprune.contract import Job, PruningData
 from kprune.data import split
@@ -18,8 +18,8 @@ from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune_plus import KPrunePlus
 from kprune.models import view_of
-from kprune.models.copies import frozen_view
-from kprune.models.surgery import keep_units, output_weight, unit_columns
+from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.surgery import output_weight
 from kprune.objectives import objective_of
 from kprune.streams import HERE
 
@@ -34,12 +34,12 @@ def model(request):
 
 @torch.no_grad()
 def supernet(model, calibration, top_logits=8192):
-    """The solutions on most examples, and the candidate on the others."""
+    """The solutions on most examples, and the fitness on the others."""
     method = KPrunePlusSearch().settled(view_of(model))
     teacher, objective = view_of(frozen_view(model)), objective_of(model)
     fit, held_out = split(calibration, 4)
     solutions = method.solutions(teacher, fit, objective, HERE)
-    return method, solutions, Candidate(teacher, solutions, held_out, objective, 2.0, top_logits), (fit, held_out)
+    return method, solutions, Fitness(teacher, solutions, held_out, objective, 2.0, top_logits), (fit, held_out)
 
 
 def halves(model):
@@ -50,14 +50,14 @@ def halves(model):
 def test_a_projection_is_the_optimum_for_the_dense_update_of_the_dense_features(model):
     """As a least squares over all tokens' features, ridge and intercept included: no factor, no Gram matrix in an order."""
     calibration = tiny_calibration(24)
-    method, solutions, candidate, (fit, _) = supernet(model, calibration)
+    method, solutions, fitness, (fit, _) = supernet(model, calibration)
     teacher = view_of(model)
     states = kprune.streams.calibration_states(teacher, fit.steps(1024))
     fishers = method.fishers(teacher, states, objective_of(model), HERE)
-    counts = (1, 20, 0, 48, 1, 7)
-    candidate.divergence(counts)
+    counts = (1, 20, 0, 40, 1, 7)
+    candidate = fitness.candidate(counts)
     for index, (count, fisher) in enumerate(zip(counts, fishers, strict=True)):
-        dense, found = teacher.blocks[index], candidate.view.blocks[index]
+        dense, found = teacher.blocks[index], candidate.blocks[index]
         x = block_features(model, [], index, fit.steps(1024))
         real = [state.real for state in states]
         clip = method.clip
@@ -69,32 +69,33 @@ def test_a_projection_is_the_optimum_for_the_dense_update_of_the_dense_features(
         ridge = method.ridge * rows.square().sum() / x.shape[1]
         rows = torch.cat([rows, ridge.sqrt() * torch.eye(x.shape[1])])
         optimum = torch.linalg.lstsq(rows[:, columns], rows @ weight.T, driver="gelsd").solution.T
-        torch.testing.assert_close(output_weight(found)[:, columns], optimum, rtol=1e-5, atol=1e-6)
-        assert (output_weight(found).abs().sum(dim=0) > 0).sum() == len(columns)
+        assert found.units == count
+        if count:
+            torch.testing.assert_close(output_weight(found), optimum, rtol=1e-5, atol=1e-6)
         if bias is not None:
-            constant = bias + (weight - output_weight(found)) @ mean
+            constant = bias + weight @ mean - optimum @ mean[columns]
             torch.testing.assert_close(found.bias(), constant, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
-def test_a_candidates_fitness_is_that_of_the_model_that_is_physically_pruned(model):
-    _, solutions, candidate, (_, held_out) = supernet(model, tiny_calibration(24))
+def test_a_candidates_fitness_is_that_of_the_dense_model_with_masks_and_other_projections(model):
+    """Masked is physically pruned, here by hand: projections at their places in the stock model, and zeros elsewhere."""
+    _, solutions, fitness, (_, held_out) = supernet(model, tiny_calibration(24))
     objective = objective_of(model)
     whole = tuple(block.units for block in view_of(model).blocks)
-    assert candidate.divergence(whole) == pytest.approx(0, abs=1e-12)
+    assert fitness.divergence(whole) == 0
     counts = halves(model)
-    fitness = candidate.divergence(counts)
-    narrow = kprune.models.copies.frozen_copy(candidate.view.model)
-    for block, of, count in zip(view_of(narrow).blocks, solutions, counts, strict=True):
-        columns = of.columns[: count * block.width]
-        keep_units(block, (columns[:: block.width] // block.width).sort().values)
-    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
-    assert fitness == pytest.approx(held_out_divergence(narrow, model, objective, held_out, 2.0), rel=1e-9)
-    assert fitness > 1e-3
-    # Whatever was between, and the dense model is as it was.
-    candidate.divergence((0,) * len(counts))
-    assert candidate.divergence(counts) == pytest.approx(fitness, rel=1e-12)
-    assert held_out_divergence(model, candidate.teacher.model, objective, held_out, 2.0) == 0
+    candidate, wide = fitness.candidate(counts), frozen_copy(model)
+    for narrow, block, of in zip(candidate.blocks, view_of(wide).blocks, solutions, strict=True):
+        weight = torch.zeros_like(output_weight(block))
+        weight[:, of.columns[: narrow.columns]] = output_weight(narrow)
+        output_weight(block).copy_(weight)
+        if block.bias() is not None:
+            block.bias().copy_(narrow.bias())
+    assert sum(p.numel() for p in candidate.model.parameters()) < sum(p.numel() for p in model.parameters())
+    expected = held_out_divergence(wide, model, objective, held_out, 2.0)
+    assert fitness.divergence(counts) == pytest.approx(expected, rel=1e-6) and expected > 1e-3
+    assert held_out_divergence(model, fitness.teacher.model, objective, held_out, 2.0) == 0, "the dense one stays"
 
 
 @torch.no_grad()
@@ -102,9 +103,9 @@ def test_of_a_vocabulary_the_teachers_largest_logits_are_compared():
     model, counts = tiny_decoder(), (1, 24, 1, 24, 1, 24)
     few, all_of_them = (supernet(model, tiny_calibration(24), k)[2] for k in (5, 99))
     expected, examples = 0.0, 0
-    few.divergence(counts)
+    pruned = few.candidate(counts).model
     for state in few.states:
-        ours, theirs = (m(**state.batch).logits for m in (few.view.model, model))
+        ours, theirs = (m(**state.batch).logits for m in (pruned, model))
         for row, (student, teacher) in enumerate(zip(ours, theirs, strict=True)):
             for s, t in zip(student[state.real[row]], teacher[state.real[row]], strict=True):
                 top = t.argsort(descending=True)[:5]
@@ -123,7 +124,9 @@ def moves_of(model, budget, free=None):
 
 
 @pytest.mark.parametrize(
-    "budget", [FlopsBudget(0.6, 8.0), ParametersBudget(0.6), ParametersBudget(0.6, grain=8)], ids=["flops", "p", "grain"]
+    "budget",
+    [FlopsBudget(0.6, 8.0), ParametersBudget(0.6), ParametersBudget(0.6, grain=8)],
+    ids=["flops", "p", "grain"],
 )
 def test_moves_hold_the_budget_and_leave_nothing_of_it(model, budget):
     view, moves = moves_of(model, budget)
@@ -197,9 +200,7 @@ def test_the_same_seed_finds_the_same():
     model, budget = tiny_model(), FlopsBudget(0.6, 8.0)
     plans = []
     for seed in (0, 0, 1):
-        outcome = prune(
-            "kprune_plus_search", model, budget, data=PruningData(tiny_calibration(24), seed=seed), **QUICK
-        )
+        outcome = prune("kprune_plus_search", model, budget, data=PruningData(tiny_calibration(24), seed=seed), **QUICK)
         plans.append((outcome.plan, outcome.details["search"]))
     assert plans[0] == plans[1] != plans[2]
 
