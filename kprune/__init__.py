@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kprune.contract import Job, Method, Outcome
     from kprune.errors import UserError
     from kprune.models.copies import unshared
+    from kprune.models.semi_structured import with_sparse_kernels
     from kprune.plan import Plan
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "prune",
     "unshared",
+    "with_sparse_kernels",
 ]
 
 _WHERE = {
@@ -38,6 +40,7 @@ _WHERE = {
     "ParametersBudget": "kprune.budgets",
     "UserError": "kprune.errors",
     "unshared": "kprune.models.copies",
+    "with_sparse_kernels": "kprune.models.semi_structured",
 }
 
 
