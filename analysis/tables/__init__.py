@@ -9,6 +9,7 @@ from analysis.render import model_label, task_label
 from analysis.tables.accuracy import accuracy
 from analysis.tables.loss import loss
 from analysis.tables.measurements import cost, latency, measurements, retrained
+from analysis.tables.perplexity import perplexity
 from analysis.tables.settings import ablation, sensitivity
 from analysis.tables.speedup import speedup
 from analysis.tables.summary import summary
@@ -41,6 +42,11 @@ TABLES = {
         "Dense score minus pruned, mean ± standard deviation over seeds; one seed if there is no deviation. Methods that "
         "have every task, without tasks whose dense model is within 5 points of the majority's score.",
         summary,
+    ),
+    "perplexity": Table(
+        "Perplexities against K-prune+'s",
+        "Ratios of perplexities. In brackets, the 95 % interval by a paired bootstrap over the windows of the evaluation text.",
+        perplexity,
     ),
     "speedup": Table(
         "Speed-up within 3 points",

@@ -1,5 +1,6 @@
 """A perplexity is better if it is lower, and is no loss in points."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -89,3 +90,63 @@ def test_windows_and_data_are_not_mixed(write_cell, outputs, change, told):
     write_cell(**WINDOWS | {"model": "other", "evaluation": WINDOWS["evaluation"] | change})
     with pytest.raises(UserError, match=told):
         aggregate(load(outputs))
+
+
+def losses(ours=2.0, theirs=2.2, windows=16):
+    rng = np.random.default_rng(0)
+    base = rng.normal(ours, 0.5, windows)
+    return base, base + (theirs - ours) + rng.normal(0, 0.05, windows)
+
+
+def of_windows(values, method, **changes):
+    return WINDOWS | {"method": method, "score": float(np.exp(values.mean())), **changes}
+
+
+def against(source):
+    return TABLES["perplexity"].make(aggregate(load(source))).set_index("Method")["Over K-prune+, fast's"]
+
+
+def test_a_ratio_of_perplexities_has_an_interval_over_windows(write_cell, outputs, tmp_path):
+    """Against resampling windows one by one; what the windows share in difficulty falls out of it."""
+    ours, theirs = losses()
+    write_cell({"values": ours}, **of_windows(ours, "kprune_plus_fast"))
+    write_cell({"values": theirs}, **of_windows(theirs, "flap"))
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(16, size=16) for _ in range(1000)]
+    ratios = [np.exp(theirs[rows].mean()) / np.exp(ours[rows].mean()) for rows in drawn]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    ratio = np.exp(theirs.mean() - ours.mean())
+    shown = against(outputs)
+    assert shown["FLAP"] == f"{ratio:.2f} [{low:.2f}, {high:.2f}]" and low < ratio < high < 1.3
+    assert shown["K-prune+, fast"] == "–"
+    # By the committed files alone, which hold the rival's windows, too.
+    collect(outputs, tmp_path / "decoders.csv")
+    for file in outputs.rglob("predictions.npz"):
+        file.unlink()
+    assert against(tmp_path / "decoders.csv").equals(shown)
+
+
+def test_a_ratio_without_windows_has_no_interval(write_cell, outputs):
+    ours, theirs = losses()
+    write_cell({"values": ours}, **of_windows(ours, "kprune_plus_fast"))
+    write_cell(**of_windows(theirs, "flap"))
+    write_cell(
+        {"values": theirs}, **of_windows(theirs, "oscar", target="p0.1")
+    )  # nothing to compare with at this target
+    shown = against(outputs)
+    assert shown["FLAP"] == f"{np.exp(theirs.mean() - ours.mean()):.2f}" and shown["OSSCAR"] == "–"
+
+
+def test_a_mean_of_seeds_draws_them_and_other_seeds_have_no_interval(write_cell, outputs):
+    ours, theirs = losses()
+    for seed in range(2):
+        write_cell({"values": ours + seed}, **of_windows(ours + seed, "kprune_plus_fast", seed=seed))
+        write_cell({"values": theirs + seed}, **of_windows(theirs + seed, "flap", seed=seed))
+    write_cell({"values": theirs}, **of_windows(theirs, "oscar"))
+    shown = against(outputs)
+    assert shown["FLAP"].startswith(f"{np.exp(theirs.mean() - ours.mean()):.2f} [") and "[" not in shown["OSSCAR"]
+
+
+def test_scores_in_percent_are_no_perplexities(write_cell, outputs):
+    write_cell()
+    assert TABLES["perplexity"].make(aggregate(load(outputs))).empty

@@ -1,0 +1,55 @@
+"""How many times K-prune+'s perplexity the others' are, with intervals over the windows that all were scored on."""
+
+import numpy as np
+import pandas as pd
+
+from analysis import bootstrap
+from analysis.pairing import predictions
+from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
+
+REFERENCES = ("kprune_plus", "kprune_plus_fast")
+"""A column for each of them that was scored, with its settings."""
+
+
+def perplexity(table: pd.DataFrame) -> pd.DataFrame:
+    """Make a row per task, model, target and method: its perplexity, and what that is over K-prune+'s at the same target.
+
+    In brackets, the 95 % interval of the ratio, by a paired bootstrap over windows of the difference of their losses: of a row
+    whose windows' losses were kept, and of as many seeds. `table` comes from `aggregate`.
+    """
+    table = table[table["metric"] == "perplexity"]
+    rows = []
+    for (task, model, target), cells in table.groupby(["task", "model", "target"], sort=False):
+        references = cells[cells["method"].isin(REFERENCES)]
+        for _, cell in cells.iterrows():
+            row = {"Task": task_label(task), "Model": model_label(model), "Removed": target_label(target)}
+            row |= {"Method": method_label(cell["method"], cell["settings"]), "Perplexity": number(cell["score"])}
+            for _, reference in references.iterrows():
+                name = method_label(reference["method"], reference["settings"])
+                row[f"Over {name}'s"] = MISSING if reference.equals(cell) else over(cell, reference)
+            rows.append(row)
+    return without_one_model(pd.DataFrame(rows).fillna(MISSING))
+
+
+def over(cell: pd.Series, reference: pd.Series) -> str:
+    """Write the ratio of two perplexities, with its interval if there is one: 1.22 [1.18, 1.26]."""
+    draws = ratios(cell["predictions"], reference["predictions"])
+    if draws is None:
+        return number(cell["score"] / reference["score"])
+    measured, low, high = bootstrap.interval(draws)
+    return f"{number(measured)} [{number(low)}, {number(high)}]"
+
+
+def ratios(theirs: tuple, ours: tuple) -> np.ndarray | None:
+    """Return the ratio of two perplexities, the geometric mean over seeds, and that of each resample of windows and seeds.
+
+    Args:
+        theirs, ours: paths of the losses of windows, a seed each; None comes of another number of seeds, or if one is not there.
+    """
+    losses = [[predictions(path) for path in paths] for paths in (theirs, ours)]
+    if len(theirs) != len(ours) or any(arrays is None for arrays in (*losses[0], *losses[1])):
+        return None
+    pairs = zip(*losses, strict=True)
+    draws = [bootstrap.differences("perplexity", a["values"], b["values"]) / 100 for a, b in pairs]
+    with np.errstate(over="ignore"):
+        return np.exp(bootstrap.over_seeds(np.stack(draws)))
