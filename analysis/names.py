@@ -4,6 +4,7 @@ TASKS = {
     "mrpc": "MRPC",
     "stsb": "STS-B",
     "stsb_embeddings": "STS-B, embeddings",
+    "squad_retrieval": "SQuAD 1.1, search",
     "sst2": "SST-2",
     "qqp": "QQP",
     "qnli": "QNLI",

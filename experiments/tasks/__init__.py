@@ -10,6 +10,7 @@ KINDS = {
     "glue": "experiments.tasks.glue.GlueTask",
     "squad": "experiments.tasks.squad.SquadTask",
     "similarity": "experiments.tasks.similarity.SimilarityTask",
+    "retrieval": "experiments.tasks.retrieval.RetrievalTask",
     "custom": "experiments.tasks.custom.CustomTask",
     "tokens": "experiments.tasks.tokens.HubTokenTask",
     "custom_tokens": "experiments.tasks.tokens.FileTokenTask",

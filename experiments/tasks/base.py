@@ -63,7 +63,7 @@ class Task:
     """A data set with its head, loss and metric.
 
     Attributes:
-        metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman" or "perplexity".
+        metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman", "ndcg@10" or "perplexity".
         max_length: tokens an example is cut to.
         average_length: tokens of a mean training example, for the FLOPs and the size of the calibration set; None
             if it is to be measured.
