@@ -15,6 +15,7 @@ TASKS = {
     "squad_v2": "SQuAD 2.0",
     "docstrings": "docstrings",
     "wikitext2": "WikiText-2",
+    "wikitext2_masked": "WikiText-2, masked",
     "c4": "C4",
 }
 MODELS = {

@@ -10,6 +10,8 @@ import numpy as np
 from experiments.scoring import counts, metrics
 from kprune.errors import UserError
 
+PERPLEXITIES = ("perplexity", "masked_perplexity")
+"""Metrics that are the exponential of a mean loss; lower is better."""
 OPTIONAL = ("gold", "groups", "dense")
 """Arrays that not all predictions have."""
 
@@ -46,7 +48,7 @@ class Predictions:
             score = metrics.spearman(self.values, self.gold)
         elif self.values.ndim == 3:
             score = float(counts.score_of(self.metric, self.values.sum(axis=0), len(self.values)))
-        elif self.metric == "perplexity":
+        elif self.metric in PERPLEXITIES:
             with np.errstate(over="ignore"):
                 score = float(np.exp(np.mean(self.values, dtype=np.float64)))
         else:

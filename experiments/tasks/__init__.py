@@ -17,6 +17,8 @@ KINDS = {
     "docstrings": "experiments.tasks.docstrings.DocstringsTask",
     "language": "experiments.tasks.language.HubTextTask",
     "custom_text": "experiments.tasks.language.FileTextTask",
+    "masked": "experiments.tasks.masked.HubMaskedTask",
+    "custom_masked": "experiments.tasks.masked.FileMaskedTask",
 }
 """Class of each `kind`, imported when asked for."""
 

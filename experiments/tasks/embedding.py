@@ -18,6 +18,7 @@ class EmbeddingTask(Task):
 
     label_names = None
     fine_tuned = False
+    wanted_model = "an encoder, such as model=minilm"
     labelled = False
 
     def __init__(
