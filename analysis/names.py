@@ -4,6 +4,7 @@ TASKS = {
     "mrpc": "MRPC",
     "stsb": "STS-B",
     "stsb_embeddings": "STS-B, embeddings",
+    "squad_retrieval": "SQuAD 1.1, search",
     "sst2": "SST-2",
     "qqp": "QQP",
     "qnli": "QNLI",
@@ -14,6 +15,7 @@ TASKS = {
     "squad_v2": "SQuAD 2.0",
     "docstrings": "docstrings",
     "wikitext2": "WikiText-2",
+    "wikitext2_masked": "WikiText-2, masked",
     "c4": "C4",
 }
 MODELS = {

@@ -217,7 +217,7 @@ class Fitness:
             hidden = [block.run(x, state.context) for x, state in zip(hidden, self.states, strict=True)]
         with view.ends_at_work():
             for x, state in zip(hidden, self.states, strict=True):
-                yield self.objective.read(view.leave(x, state.batch), state.batch["attention_mask"])
+                yield self.objective.answers(view.leave(x, state.batch), state.batch)
 
     def divergence(self, counts: Counts) -> float:
         """Return the mean K_pred of an allocation."""

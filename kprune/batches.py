@@ -27,7 +27,7 @@ def calibration_set(
     `token_type_ids` are left out if the model has none, and 0 for batches that have none.
 
     Args:
-        labels: whether to keep the labels that the objective reads.
+        labels: whether to keep the labels; they are kept if they say what the objective compares.
 
     Raises:
         UserError: there is no batch, or one that the model can't read.
@@ -72,6 +72,11 @@ def _examples(
                 f"batch {number} has an attention_mask of more than zeros and ones: give 1 for tokens, 0 for padding"
             )
     mask = mask.bool()
+    if objective.reads_labels and batch.get("labels") is None:
+        raise UserError(
+            f"batch {number} has no labels, which say at which tokens the model is asked for what was masked: make batches by "
+            "transformers' DataCollatorForLanguageModeling(tokenizer)"
+        )
     inputs = {"input_ids": ids}
     if batch.get("token_type_ids") is not None and token_types(model):
         inputs["token_type_ids"] = _tensor(number, batch, "token_type_ids")
@@ -95,7 +100,7 @@ def _examples(
         {name: value[row, start : start + length].tolist() for name, value in inputs.items()}
         for row, (start, length) in enumerate(spans)
     ]
-    if labels:
+    if labels or objective.reads_labels:
         _add_labels(number, batch, rows, starts, objective, model)
     return rows
 

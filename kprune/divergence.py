@@ -18,6 +18,6 @@ def held_out_divergence(
     models = [frozen_view(model) for model in (student, teacher)]
     for batch in calibration.batches():
         batch = on_device(batch, teacher.device)
-        s, t = (objective.read(call(model, batch), batch["attention_mask"]) for model in models)
+        s, t = (objective.answers(call(model, batch), batch) for model in models)
         total += objective.divergence(s, t, temperature).sum().item()
     return total / len(calibration.examples)

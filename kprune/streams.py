@@ -3,7 +3,7 @@
 Nothing here grows with the number of blocks: of every token, one hidden state of the student and one of the teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -116,10 +116,31 @@ def calibration_states(
     return states
 
 
-@torch.no_grad()
-def teacher_logits(view: ModelView, states: Sequence[CalibrationState], objective: Objective) -> list[Tensor]:
-    """Return what the objective reads of the whole, unpruned model, for states at the input of its first block."""
-    return [
-        objective.read(view.run(0, state.teacher, state.context, state.batch), state.batch["attention_mask"])
-        for state in states
-    ]
+class TeacherLogits(Iterable[Tensor]):
+    """What the objective reads of the whole, unpruned model, for states at the input of its first block, one by one.
+
+    Of each state, the smaller is kept: these logits or, of a vocabulary, the last hidden state that they are made of again
+    whenever they are asked for.
+    """
+
+    def __init__(self, view: ModelView, states: Sequence[CalibrationState], objective: Objective):
+        self.view, self.objective = view, objective
+        self._kept = [self._smaller(state) for state in states]
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[Tensor]:
+        for kept, whole, batch in self._kept:
+            yield kept if whole else self._logits(kept, batch)
+
+    @torch.no_grad()
+    def _smaller(self, state: CalibrationState) -> tuple[Tensor, bool, dict[str, Tensor]]:
+        """Return the logits of a state or its last hidden state, whether it is the logits, and the batch."""
+        hidden = state.teacher
+        for block in self.view.blocks:
+            hidden = block.run(hidden, state.context)
+        logits = self._logits(hidden, state.batch)
+        whole = logits.numel() <= hidden.numel()
+        return logits if whole else hidden, whole, state.batch
+
+    def _logits(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return self.objective.answers(self.view.leave(hidden, batch), batch)

@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from masked_lm import masking_tokenizer, sentences, tiny_masked_lm
 from sentence_transformers import SentenceTransformer
 from tiny import tiny_model, tiny_tokenizer
-from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForSequenceClassification,
+)
 
 import kprune
 from baselines.registry import METHODS
@@ -146,6 +151,16 @@ def test_a_sentence_transformer_is_pruned_and_opened(tmp_path, monkeypatch):
     exec(snippet("docs/how_to/prune_your_own_model.md", "sentence-transformers"), scope)
     opened = SentenceTransformer("pruned", trust_remote_code=True)
     assert (opened.encode(scope["texts"]) == scope["outcome"].model.encode(scope["texts"])).all()
+
+
+def test_a_masked_language_model_is_pruned_and_opened_with_another_head(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_masked_lm().save_pretrained("my-encoder")
+    masking_tokenizer().save_pretrained("my-encoder")
+    (tmp_path / "texts.txt").write_text("\n".join(sentences(60)))
+    exec(snippet("docs/how_to/prune_your_own_model.md", "masked"), {})
+    opened = AutoModelForSequenceClassification.from_pretrained("pruned", num_labels=2, trust_remote_code=True)
+    assert opened.num_labels == 2 and view_of(opened).blocks[1].units < 48
 
 
 def test_the_method_is_used_from_python():

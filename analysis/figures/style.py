@@ -26,6 +26,7 @@ METRICS = {
     "macro_f1": "Macro F1 (%)",
     "entity_f1": "Entity F1 (%)",
     "spearman": "Spearman × 100",
+    "ndcg@10": "nDCG@10 × 100",
     "matthews": "Matthews × 100",
 }
 PANEL = (3.3, 2.7)  # inches

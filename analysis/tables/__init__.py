@@ -66,7 +66,11 @@ TABLES = {
 def protocols(cells: pd.DataFrame) -> list[str]:
     """Return what each perplexity of a table is of, a sentence each."""
     columns = ["model", "task", "evaluation_examples", "evaluation_window", "evaluation_data", "evaluation_first_token"]
-    rules = {"once": "the tokenizer's first token stands once, before the text", "none": "no first token"}
+    rules = {
+        "once": "the tokenizer's first token stands once, before the text",
+        "none": "no first token",
+        "each": "special tokens around each",
+    }
     return [
         f"Perplexity of {model_label(model)} on {task_label(task)}: {count:,.0f} disjoint windows of {window:,.0f} tokens of "
         f"{data}, {rules[rule]}."

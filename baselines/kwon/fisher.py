@@ -30,7 +30,7 @@ def mask_gradients_by_batch(view: ModelView, calibration: CalibrationSet, object
         batch = on_device(batch, view.device)
 
         def loss(output, batch=batch):
-            return [objective.loss(objective.read(output, batch["attention_mask"]), batch["labels"])]
+            return [objective.loss(objective.answers(output, batch), batch["labels"])]
 
         with torch.no_grad():
             hidden, context = view.enter(batch)

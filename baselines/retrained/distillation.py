@@ -26,13 +26,13 @@ class Seen:
 def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Seen:
     """Run a model (or anything that is called like one); linear layers in bfloat16 if asked for."""
     output = _run(model, batch, bf16, output_hidden_states=True)
-    logits = objective.read(output, batch["attention_mask"])
+    logits = objective.answers(output, batch)
     return Seen(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
 
 
 def task_loss(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Tensor:
     """Return the loss on a batch's labels."""
-    logits = objective.read(_run(model, batch, bf16), batch["attention_mask"])
+    logits = objective.answers(_run(model, batch, bf16), batch)
     return objective.loss(at_least_float32(logits), batch["labels"])
 
 

@@ -86,6 +86,7 @@ OF_TASKS = {
     "evaluation_file": or_null(text("FILE")),
     "text": either(text("[sentence]"), texts("[sentence]")),
     "label": text("label"),
+    "group": or_null(text("title")),
     "problem": text("classification"),
     "metric": or_null(text("accuracy")),
     "train_split": text("train"),

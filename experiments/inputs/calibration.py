@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from experiments.config.groups import CalibrationSettings
 from experiments.inputs.checkpoints import positions_of
-from experiments.inputs.drawing import Amount, DrawnTexts, draw_texts
+from experiments.inputs.drawing import Amount, DrawnTexts
 from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
@@ -29,14 +29,7 @@ def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed:
     texts = task.calibration_texts(settings.data)
     if texts is None:
         return draw_training(task, tokenizer, settings, seed, labels)
-    amount, draw = Amount(settings.examples, settings.tokens), "documents"
-    if task.generates:
-        drawn, draw = draw_texts(texts, tokenizer, task.max_length, amount, seed)
-        examples: list[Example] = [{"input_ids": ids} for ids in drawn]
-    else:
-        order = np.random.default_rng(seed).permutation(len(texts.documents))
-        examples = task.tokenise_texts(tokenizer, [texts.documents[row] for row in order])
-        examples = examples[: amount.taken([len(example["input_ids"]) for example in examples])]
+    examples, draw = task.draw(texts, tokenizer, Amount(settings.examples, settings.tokens), seed)
     origin = {"data": texts.source, "texts": len(texts.documents), "window": task.max_length, "draw": draw}
     return DrawnTexts(examples, task.batch_size, tokenizer.pad_token_id or 0, **origin)
 
@@ -94,20 +87,21 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
         ) from error
     _check_tokens(examples, len(tokenizer), positions_of(model.config.to_dict()), file)
     _check_token_types(examples, token_types(model), file)
-    if task.num_labels and task.num_labels > 1:
+    values = len(tokenizer) if task.objective.reads_labels else task.num_labels or 1
+    if values > 1:
         for row, example in enumerate(examples):
-            if "label" in example and (wanted := _wrong_label(example, task)):
+            if "label" in example and (wanted := _wrong_label(example, task.objective.labels_of, values)):
                 raise UserError(
                     f"calibration.file={file}: example {row} has label {example['label']}, {wanted}: mend it"
                 )
-    if labels and any("label" not in example for example in examples):
+    if (labels or task.objective.reads_labels) and any("label" not in example for example in examples):
         raise UserError(f"calibration.file={file} has examples without a label, which this method needs: add them")
     return calibration_set(examples, task, tokenizer, labels, batch_size)
 
 
 def calibration_set(examples, task: Task, tokenizer, labels: bool, batch_size: int | None = None) -> CalibrationSet:
-    """Return a calibration set, labels left out unless the method declares that it needs them."""
-    if not labels:
+    """Return a calibration set, labels left out unless the method declares that it needs them, or the objective reads them."""
+    if not labels and not task.objective.reads_labels:
         examples = [{key: value for key, value in example.items() if key != "label"} for example in examples]
     return CalibrationSet(examples, batch_size or task.batch_size, tokenizer.pad_token_id or 0)
 
@@ -127,14 +121,21 @@ def mean_length(examples: Sequence[Example]) -> float:
     return sum(len(example["input_ids"]) for example in examples) / len(examples)
 
 
-def _wrong_label(example: Example, task: Task) -> str | None:
-    """Return in words what an example's label is not; None if it is one of the task's."""
-    label, kind, most = example["label"], task.objective.labels_of, task.num_labels - 1
+def _wrong_label(example: Example, kind: str, values: int) -> str | None:
+    """Return in words what an example's label is not; None if it is one of so many values, or a list of them.
+
+    Args:
+        kind: what each number of a label is of, as `Objective.labels_of` has it.
+    """
+    label = example["label"]
     if kind == "example":
-        return None if isinstance(label, int) and 0 <= label <= most else f"outside 0 to {most}"
-    size, values = (len(example["input_ids"]), [IGNORED, *range(most + 1)]) if kind == "token" else (most + 1, [0, 1])
-    fits = isinstance(label, list) and len(label) == size and all(entry in values for entry in label)
-    return None if fits else f"not a list of {size} numbers from {values[0]} to {values[-1]}, one for each {kind}"
+        return None if isinstance(label, int) and 0 <= label < values else f"outside 0 to {values - 1}"
+    tokens = kind == "token"
+    size, known = (len(example["input_ids"]), range(values)) if tokens else (values, range(2))
+    fits = isinstance(label, list) and len(label) == size
+    if fits and all(entry in known or (tokens and entry == IGNORED) for entry in label):
+        return None
+    return f"not a list of {size} numbers from {IGNORED if tokens else 0} to {known[-1]}, one for each {kind}"
 
 
 def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int, file: str) -> None:

@@ -1,6 +1,6 @@
 """Calibration examples drawn from running texts, as in the codes of SparseGPT and Wanda."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,42 +48,67 @@ class Amount:
         return int((ends <= self.tokens).sum()) if len(ends) and ends[-1] > self.tokens else None
 
 
-def draw_texts(texts: Texts, tokenizer: Any, window: int, amount: Amount, seed: int) -> tuple[list[list[int]], Draw]:
+@dataclass(frozen=True)
+class Around:
+    """Special tokens that stand before each example, and behind it."""
+
+    before: Sequence[int] = ()
+    behind: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.behind)
+
+    def put(self, ids: Sequence[int]) -> list[int]:
+        """Return an example of these tokens of a text."""
+        return [*self.before, *ids, *self.behind]
+
+
+def draw_texts(
+    texts: Texts, tokenizer: Any, window: int, amount: Amount, seed: int, around: Around | None = None
+) -> tuple[list[list[int]], Draw]:
     """Draw token sequences: a window at a random place of each document that is longer than it, as SparseGPT and Wanda do.
 
     Documents come in a random order, each once. If fewer than are wanted are longer than a window, whole documents are
     taken instead, in the same order, cut to the window. Of one text alone, windows lie at random places, as in SparseGPT's
     draw of WikiText-2, and may overlap.
 
+    Args:
+        window: tokens of an example, those around it included.
+        around: what stands around each example; None: the tokenizer puts its special tokens around each document.
+
     Raises:
         UserError: the one text is shorter than a window, no document has two tokens, or not even one example is wanted.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(texts.documents))
+    special, around = around is None, around or Around()
+    room = window - len(around)
     windows, whole = [], []
     if len(order) == 1:
-        windows, draw = _of_one(texts, tokenizer, window, amount, random), "running text"
-        return windows, draw
-    for ids in _tokenised(texts, tokenizer, order):
-        if len(ids) > window:
-            windows.append(_window(ids, window, random))
+        (ids,) = _tokenised(texts, tokenizer, order, special)
+        return _of_one(texts, ids, window, amount, random, around), "running text"
+    for ids in _tokenised(texts, tokenizer, order, special):
+        if len(ids) > room:
+            windows.append(around.put(_window(ids, room, random)))
             if (count := amount.taken(list(map(len, windows)))) is not None:
                 return _some(windows[:count], texts, window, amount), "windows"
         if len(ids) > 1:
-            whole.append(ids[:window])
+            whole.append(around.put(ids[:room]))
     count = amount.taken(list(map(len, whole)))
     return _some(whole if count is None else whole[:count], texts, window, amount), "documents"
 
 
-def _of_one(texts: Texts, tokenizer: Any, window: int, amount: Amount, random: np.random.Generator) -> list[list[int]]:
-    (ids,) = _tokenised(texts, tokenizer, np.array([0]))
-    if len(ids) < window:
+def _of_one(
+    texts: Texts, ids: list[int], window: int, amount: Amount, random: np.random.Generator, around: Around
+) -> list[list[int]]:
+    room = window - len(around)
+    if len(ids) < room:
         raise UserError(
             f"{texts.source} is one text of {len(ids)} tokens, less than a window of {window}: give more text, documents as "
             "JSON lines, or a smaller task.window"
         )
     count = amount.examples if amount.examples is not None else int(amount.tokens // window)
-    return _some([_window(ids, window, random) for _ in range(count)], texts, window, amount)
+    return _some([around.put(_window(ids, room, random)) for _ in range(count)], texts, window, amount)
 
 
 def _window(ids: list[int], window: int, random: np.random.Generator) -> list[int]:
@@ -102,7 +127,7 @@ def _some(drawn: list[list[int]], texts: Texts, window: int, amount: Amount) -> 
     return drawn
 
 
-def _tokenised(texts: Texts, tokenizer: Any, order: np.ndarray) -> Iterator[list[int]]:
+def _tokenised(texts: Texts, tokenizer: Any, order: np.ndarray, special: bool) -> Iterator[list[int]]:
     for start in range(0, len(order), CHUNK):
         chunk = [texts.documents[row] for row in order[start : start + CHUNK]]
-        yield from tokenizer(chunk, verbose=False)["input_ids"]
+        yield from tokenizer(chunk, verbose=False, add_special_tokens=special)["input_ids"]

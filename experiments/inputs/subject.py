@@ -20,7 +20,7 @@ from experiments.inputs.checkpoints import (
     positions_of,
 )
 from experiments.scoring.dense import dense_predictions
-from experiments.scoring.predictions import Predictions
+from experiments.scoring.predictions import PERPLEXITIES, Predictions
 from experiments.tasks import Task
 from kprune.budgets import ParametersBudget
 from kprune.checkpoint import check_kind
@@ -125,7 +125,7 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
 
 def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
     """Warn if a language model foresees tokens worse than by guessing: its tokenizer may be another model's."""
-    if task.metric == "perplexity" and dense_score > vocabulary:
+    if task.metric in PERPLEXITIES and dense_score > vocabulary:
         print(
             f"warning: the dense model's perplexity is above {vocabulary}, its vocabulary: is the tokenizer beside it its own?"
         )

@@ -57,7 +57,7 @@ def predict(
     description: str | None = None,
     reduce: Callable[[Tensor, Example], Tensor] = lambda logits, example: logits,
 ) -> list[Tensor]:
-    """Return what `objective.read` reads of each example, in the order of `examples`, on the CPU.
+    """Return what `objective.answers` reads of each example, in the order of `examples`, on the CPU.
 
     Logits of positions are cut to the example's own length. Examples are batched by length, so that
     little is padded; the longest go first, so that a batch that does not fit in memory fails at once.
@@ -76,8 +76,8 @@ def predict(
         with torch.inference_mode(), tqdm(total=len(examples), desc=description, disable=None) as bar:
             for start in range(0, len(order), batch_size):
                 indices = order[start : start + batch_size]
-                batch = model_inputs(on_device(collate([examples[i] for i in indices], pad_token_id), device))
-                read = objective.read(model(**batch), batch["attention_mask"]).float().cpu()
+                batch = on_device(collate([examples[i] for i in indices], pad_token_id), device)
+                read = objective.answers(model(**model_inputs(batch)), batch).float().cpu()
                 if not torch.isfinite(read).all():
                     raise UserError(
                         "the model's logits are not finite: its weights are damaged or overflow on "

@@ -20,6 +20,26 @@ def spearman(values: np.ndarray, labels: np.ndarray) -> float:
     return 100 * float(stats.spearmanr(values, labels).statistic)
 
 
+def ndcg(scores: np.ndarray, relevant: Sequence[Sequence[int]], depth: int) -> np.ndarray:
+    """Return the nDCG of each query's ranking, cut at a depth: [N] in [0, 1] (Järvelin and Kekäläinen, 2002).
+
+    A document is relevant or not. Of documents with the same score, the relevant ones are taken to come last, so that a
+    model that tells nothing apart finds nothing.
+
+    Args:
+        scores: of every document for every query, [N, documents].
+        relevant: the documents that are relevant, of each query; one at least.
+    """
+    discounts = 1 / np.log2(np.arange(2, depth + 2))
+    found = []
+    for row, own in zip(scores, relevant, strict=True):
+        others = np.delete(row, own)
+        # Of each relevant document, from the highest down: all others as high or higher, and the relevant ones above it.
+        ranks = [(others >= score).sum() + above for above, score in enumerate(sorted(row[own], reverse=True))]
+        found.append(sum(discounts[rank] for rank in ranks if rank < depth) / discounts[: len(own)].sum())
+    return np.array(found)
+
+
 def squad(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool
 ) -> tuple[np.ndarray, np.ndarray]:

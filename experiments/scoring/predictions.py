@@ -10,6 +10,8 @@ import numpy as np
 from experiments.scoring import counts, metrics
 from kprune.errors import UserError
 
+PERPLEXITIES = ("perplexity", "masked_perplexity")
+"""Metrics that are the exponential of a mean loss; lower is better."""
 OPTIONAL = ("gold", "groups", "dense")
 """Arrays that not all predictions have."""
 
@@ -20,9 +22,9 @@ class Predictions:
 
     Attributes:
         metric: as a task's.
-        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, the value predicted (spearman), or the loss of a
-            window (perplexity). [N, K, 3] for a metric of counts (`counts.counted`): F1 of classes, labels or entities,
-            and Matthews' correlation.
+        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, nDCG in [0, 1] of a query, the value predicted
+            (spearman), or the loss of a window (perplexity). [N, K, 3] for a metric of counts (`counts.counted`): F1 of
+            classes, labels or entities, and Matthews' correlation.
         gold: [N] the values that should have been predicted, for spearman; None elsewhere.
         groups: [N] a number for each article that questions are asked of: those of one are no independent draws, and a
             bootstrap draws them together. None if every item stands for itself.
@@ -46,7 +48,7 @@ class Predictions:
             score = metrics.spearman(self.values, self.gold)
         elif self.values.ndim == 3:
             score = float(counts.score_of(self.metric, self.values.sum(axis=0), len(self.values)))
-        elif self.metric == "perplexity":
+        elif self.metric in PERPLEXITIES:
             with np.errstate(over="ignore"):
                 score = float(np.exp(np.mean(self.values, dtype=np.float64)))
         else:

@@ -18,7 +18,7 @@ class Evaluation:
     """What was scored: the split, its number of items, the share of the most frequent class in percent, its tokens' hash.
 
     A perplexity's items are windows. `data` is what they are of, `window` their tokens, and `first_token` says whether the
-    tokenizer's first token stands "once", before the whole text, or "none" does.
+    tokenizer's first token stands "once", before the whole text, or "none" does; "each" if special tokens are around each window.
     """
 
     split: str

@@ -10,12 +10,15 @@ KINDS = {
     "glue": "experiments.tasks.glue.GlueTask",
     "squad": "experiments.tasks.squad.SquadTask",
     "similarity": "experiments.tasks.similarity.SimilarityTask",
+    "retrieval": "experiments.tasks.retrieval.RetrievalTask",
     "custom": "experiments.tasks.custom.CustomTask",
     "tokens": "experiments.tasks.tokens.HubTokenTask",
     "custom_tokens": "experiments.tasks.tokens.FileTokenTask",
     "docstrings": "experiments.tasks.docstrings.DocstringsTask",
     "language": "experiments.tasks.language.HubTextTask",
     "custom_text": "experiments.tasks.language.FileTextTask",
+    "masked": "experiments.tasks.masked.HubMaskedTask",
+    "custom_masked": "experiments.tasks.masked.FileMaskedTask",
 }
 """Class of each `kind`, imported when asked for."""
 

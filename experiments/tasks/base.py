@@ -7,9 +7,11 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import transformers
 from torch import Tensor
 
+from experiments.inputs.drawing import Amount, Draw
 from experiments.inputs.texts import Texts
 from experiments.scoring.predictions import Predictions
 from kprune.data import Example
@@ -27,7 +29,7 @@ class EvaluationSet:
         size: number of scored items.
         majority: score of always predicting the most frequent class, in percent; None if there are no classes.
         data: what a perplexity is of; None for other metrics, as `window` (tokens of an item) and `first_token` ("once",
-            before the whole text, or "none") are.
+            before the whole text, "each", in every window, or "none") are.
     """
 
     majority: float | None = None
@@ -63,7 +65,8 @@ class Task:
     """A data set with its head, loss and metric.
 
     Attributes:
-        metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman" or "perplexity".
+        metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman", "ndcg@10", "perplexity" or
+            "masked_perplexity".
         max_length: tokens an example is cut to.
         average_length: tokens of a mean training example, for the FLOPs and the size of the calibration set; None
             if it is to be measured.
@@ -72,6 +75,7 @@ class Task:
         label_names: the classes, ["score"] for regression, None for spans.
         fine_tuned: whether a pretrained model must be fine-tuned for it; a language model, or an encoder of embeddings, is
             pruned as pretrained.
+        wanted_model: what to give in the place of a model with another head, for messages.
         labelled: whether its training examples have labels.
         generates: whether its models generate text, so that their speed is that of a prompt and of one token more.
         calibration_data: data that calibration texts are drawn from unless others are asked for; None: there are none.
@@ -83,6 +87,7 @@ class Task:
     metric: str
     higher_is_better = True
     fine_tuned = True
+    wanted_model = "model.checkpoint=FOLDER of a model fine-tuned on it"
     labelled = True
     generates = False
     calibration_data: str | None = None
@@ -147,8 +152,18 @@ class Task:
         """
         return None
 
+    def draw(self, texts: Texts, tokenizer, amount: Amount, seed: int) -> tuple[list[Example], Draw]:
+        """Draw examples of `calibration_texts`: a document each, in a random order; and say what an example is.
+
+        Raises:
+            UserError: there are too few texts, or tokens, for one.
+        """
+        order = np.random.default_rng(seed).permutation(len(texts.documents))
+        examples = self.tokenise_texts(tokenizer, [texts.documents[row] for row in order])
+        return examples[: amount.taken([len(example["input_ids"]) for example in examples])], "documents"
+
     def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
-        """Return an unlabelled example of each of `calibration_texts`."""
+        """Return an unlabelled example of each text."""
         raise NotImplementedError
 
     def training(self, tokenizer) -> Sequence[Example]:

@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiments.inputs.drawing import Amount, Draw, draw_texts
 from experiments.inputs.texts import CALIBRATION, SUFFIXES, HubTexts, Texts, check_file, read_file
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from kprune.data import Example
 from kprune.errors import UserError
-from kprune.objectives import CausalLM
-
-WINDOW = 2048
-"""Tokens of a window, of a model that reads as many: the protocol's."""
+from kprune.objectives import CausalLM, Objective
 
 
 class LanguageTask(Task):
@@ -31,10 +29,12 @@ class LanguageTask(Task):
 
     Attributes:
         window: tokens of a window; settled by `fit` if None was given.
+        usual_window: tokens of a window of a model that reads as many, if none are given: the protocol's.
+        objective_kind: the head's.
         calibration_option: what names the calibration data, for messages.
 
     Args:
-        window: tokens of a window; None: 2,048, or what the model reads if that is less.
+        window: tokens of a window; None: the usual ones, or what the model reads if that is less.
         windows: at most so many windows are scored, from the start; None for all.
         separator: what joins the documents.
         average_length: tokens that FLOPs are counted at; None: the window.
@@ -44,11 +44,14 @@ class LanguageTask(Task):
     higher_is_better = False
     label_names = None
     fine_tuned = False
+    wanted_model = "a language model, such as model=smollm2"
     labelled = False
     generates = True
     latency_point = (1, 512)
     calibration_data = "c4"
     calibration_option = "calibration.data"
+    usual_window = 2048
+    objective_kind: ClassVar[type[Objective]] = CausalLM
 
     def __init__(
         self,
@@ -63,10 +66,10 @@ class LanguageTask(Task):
         if window is not None and window < 2:
             raise UserError(f"task.window={window} predicts no token: give 2 or more")
         self.name = name
-        self.window_asked, self.window = window, window or WINDOW
+        self.window_asked, self.window = window, window or self.usual_window
         self.windows, self.separator = windows, separator
         self.length_asked, self.batch_size = average_length, batch_size
-        self.objective = CausalLM()
+        self.objective = self.objective_kind()
 
     @property
     def max_length(self) -> int:
@@ -120,6 +123,10 @@ class LanguageTask(Task):
         name = data or self.calibration_data
         return CALIBRATION[name] if name in CALIBRATION else Path(name).expanduser()
 
+    def draw(self, texts: Texts, tokenizer: Any, amount: Amount, seed: int) -> tuple[list[Example], Draw]:
+        drawn, draw = draw_texts(texts, tokenizer, self.window, amount, seed)
+        return [{"input_ids": ids} for ids in drawn], draw
+
     def tokenise_training(self, tokenizer: Any) -> list[Example]:
         """Return the documents of the task's own calibration data, cut to a window; those of fewer than two tokens are left out."""
         documents = self.calibration_texts(None).documents
@@ -127,25 +134,29 @@ class LanguageTask(Task):
         return [{"input_ids": ids} for ids in encoded["input_ids"] if len(ids) > 1]
 
     def tokenise_evaluation(self, tokenizer: Any) -> "WindowEvaluation":
-        """Return the windows of the text.
+        texts = self.evaluation_texts()
+        windows = self.windows_of(texts, tokenizer, self.window, special=True)
+        first_token = "once" if windows[0][0] in tokenizer.all_special_ids else "none"
+        examples = [{"input_ids": ids} for ids in windows]
+        return WindowEvaluation(self.evaluation_split, examples, texts.source, self.window, first_token)
+
+    def windows_of(self, texts: Texts, tokenizer: Any, tokens: int, special: bool) -> list[list[int]]:
+        """Return the disjoint windows of the joined documents, of so many tokens each.
+
+        Args:
+            special: the tokenizer puts its special tokens around the whole text.
 
         Raises:
             UserError: the text is shorter than a window.
         """
-        texts = self.evaluation_texts()
         text = self.separator.join(texts.documents)
-        ids = tokenizer(text, verbose=False)["input_ids"]
-        count = len(ids) // self.window
-        if not count:
+        ids = tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"]
+        if len(ids) < tokens:
             raise UserError(
-                f"{texts.source} has {len(ids)} tokens, less than a window of {self.window}: give a smaller task.window"
+                f"{texts.source} has {len(ids)} tokens, less than a window of {tokens}: give a smaller task.window"
             )
-        if self.windows is not None:
-            count = min(count, self.windows)
-        windows = [ids[start : start + self.window] for start in range(0, count * self.window, self.window)]
-        examples = [{"input_ids": window} for window in windows]
-        first_token = "once" if ids[0] in tokenizer.all_special_ids else "none"
-        return WindowEvaluation(self.evaluation_split, examples, texts.source, self.window, first_token)
+        windows = [ids[start : start + tokens] for start in range(0, len(ids) - tokens + 1, tokens)]
+        return windows[: self.windows]
 
 
 class HubTextTask(LanguageTask):
@@ -228,8 +239,10 @@ class WindowEvaluation(EvaluationSet):
     Attributes:
         data: what the windows are of.
         window: their tokens.
-        first_token: "once", before the whole text, or "none".
+        first_token: "once", before the whole text, or "none"; "each" if special tokens are around each window.
     """
+
+    metric = LanguageTask.metric
 
     def __init__(self, split: str, examples: Sequence[Example], data: str, window: int, first_token: str):
         super().__init__(split, examples, range(len(examples)))
@@ -241,4 +254,4 @@ class WindowEvaluation(EvaluationSet):
         return F.cross_entropy(logits[:-1].float(), labels)
 
     def predictions(self, logits: list[Tensor]) -> Predictions:
-        return Predictions("perplexity", np.array([float(loss) for loss in logits]))
+        return Predictions(self.metric, np.array([float(loss) for loss in logits]))

@@ -176,14 +176,14 @@ class TextTask(Task):
 
 
 class LazyExamples(Sequence[Example]):
-    """Labelled examples of one column of texts or of two, each tokenised once, when it is asked for."""
+    """Examples of one column of texts or of two, each tokenised once, when it is asked for; labelled if there are labels."""
 
-    def __init__(self, tokenizer, texts: Sequence[Sequence[str]], labels: Sequence[Label], max_length: int):
+    def __init__(self, tokenizer, texts: Sequence[Sequence[str]], labels: Sequence[Label] | None, max_length: int):
         self.tokenizer, self.texts, self.labels, self.max_length = tokenizer, texts, labels, max_length
         self._made: dict[int, Example] = {}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.texts[0])
 
     @overload
     def __getitem__(self, row: int) -> Example: ...
@@ -207,7 +207,7 @@ class LazyExamples(Sequence[Example]):
             self.tokenizer, [[column[row] for row in missing] for column in self.texts], self.max_length
         )
         for row, example in zip(missing, examples, strict=True):
-            self._made[row] = {**example, "label": self.labels[row]}
+            self._made[row] = example if self.labels is None else {**example, "label": self.labels[row]}
         return [self._made[row] for row in rows]
 
 

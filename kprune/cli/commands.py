@@ -22,6 +22,7 @@ from kprune.cli.options import FLOPS_REDUCTION
 from kprune.cli.texts import Texts
 from kprune.data import Example, collate
 from kprune.errors import UserError
+from kprune.masking import check_mask_token, masked
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of
@@ -148,8 +149,8 @@ def drawn(
     """Return tokenised texts, drawn until the budget of tokens is full.
 
     Raises:
-        UserError: the model answers questions and the texts are no pairs, --max-length does not suit the model, or there is no
-            token.
+        UserError: the model answers questions and the texts are no pairs, the model is asked for masked tokens and the tokenizer
+            masks none, --max-length does not suit the model, or there is no token.
     """
     pairs = len(texts.columns) == 2
     if not pairs and isinstance(objective, Span):
@@ -157,11 +158,13 @@ def drawn(
             f"the model answers questions on a context, and {texts.file} has no pairs: give a .csv or .jsonl file with "
             f"both, and --text-column question --second-column context"
         )
+    if objective.reads_labels:
+        check_mask_token(tokenizer)
     length = cut_at(options.max_length, longest_input(model), tokenizer, pairs)
     examples = draw(texts, tokenizer, needs_token_types(model), length, options.tokens, options.seed)
     if not examples:
         raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")
-    return examples
+    return [masked(example, tokenizer) for example in examples] if objective.reads_labels else examples
 
 
 def described(texts: Texts) -> str:

@@ -19,14 +19,19 @@ from kprune.objectives import (
     CausalLM,
     Classification,
     Embedding,
+    MaskedLM,
     Objective,
     Regression,
     TokenClassification,
     objective_of,
 )
 
-OF_TOKENS = {CausalLM: "likeliest next token", TokenClassification: "class of a token"}
-"""Heads that answer for every token, and what they predict."""
+OF_TOKENS = {
+    CausalLM: "likeliest next token",
+    MaskedLM: "likeliest masked token",
+    TokenClassification: "class of a token",
+}
+"""Heads that answer for tokens, and what they predict."""
 TOKENS = 1024
 """Of a batch: the logits of a language model take as many rows, a vocabulary wide."""
 MEGA = 1_000_000
@@ -94,19 +99,20 @@ def distance(
 ) -> Distance:
     """Run both models on examples and compare what they predict."""
     data = CalibrationSet(examples, len(examples), dense.config.pad_token_id or 0)
-    divergence, same = 0.0, 0
+    divergence, same, asked = 0.0, 0, 0
     for batch in tqdm(data.steps(TOKENS), desc="comparing", unit="batch", disable=None):
         batch = on_device(batch, dense.device)
-        mask = batch["attention_mask"]
-        teacher, student = (objective.read(model(**model_inputs(batch)), mask) for model in (dense, pruned))
+        teacher, student = (objective.answers(model(**model_inputs(batch)), batch) for model in (dense, pruned))
         divergence += objective.divergence(student, teacher, 1.0).sum().item()
         if isinstance(objective, (Classification, *OF_TOKENS)):
             agree = student.argmax(dim=-1) == teacher.argmax(dim=-1)
-            same += int((agree[mask.bool()] if isinstance(objective, tuple(OF_TOKENS)) else agree).sum())
+            answered = objective.answered(batch) if isinstance(objective, tuple(OF_TOKENS)) else torch.ones_like(agree)
+            same, asked = same + int(agree[answered].sum()), asked + int(answered.sum())
     texts, tokens = len(examples), data.tokens
     for kind, prediction in OF_TOKENS.items():
         if isinstance(objective, kind):
-            return Distance(divergence / tokens, "nats a token (KL)", same / tokens, prediction, texts, tokens)
+            unit = f"nats a {'masked ' if objective.reads_labels else ''}token (KL)"
+            return Distance(divergence / asked, unit, same / asked, prediction, texts, tokens)
     if isinstance(objective, Classification):
         return Distance(divergence / texts, "nats (KL)", same / texts, "predicted class", texts, tokens)
     unit = "squared difference" if isinstance(objective, (Regression, Embedding)) else "nats (KL)"

@@ -149,7 +149,7 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
         "--task",
         metavar="NAME",
         help="what the head does, if the checkpoint does not say: classification, multi_label, regression, "
-        "token_classification, span, causal_lm or embedding",
+        "token_classification, span, causal_lm, masked_lm or embedding",
     )
 
 

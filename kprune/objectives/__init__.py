@@ -5,6 +5,7 @@ from kprune.objectives.base import Objective
 from kprune.objectives.causal_lm import CausalLM
 from kprune.objectives.classification import Classification
 from kprune.objectives.embedding import Embedding
+from kprune.objectives.masked_lm import MaskedLM
 from kprune.objectives.multi_label import MultiLabel
 from kprune.objectives.regression import Regression
 from kprune.objectives.span import Span
@@ -16,6 +17,7 @@ __all__ = [
     "CausalLM",
     "Classification",
     "Embedding",
+    "MaskedLM",
     "MultiLabel",
     "Objective",
     "Regression",
@@ -25,7 +27,8 @@ __all__ = [
 ]
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (MultiLabel, Regression, Classification, TokenClassification, Span, CausalLM, Embedding)
+    kind.name: kind
+    for kind in (MultiLabel, Regression, Classification, TokenClassification, Span, CausalLM, MaskedLM, Embedding)
 }
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 

@@ -18,7 +18,7 @@ IGNORED = -100
 class Objective(ABC):
     """One kind of head, and all that it implies.
 
-    The rest of the library never asks which kind it has: it reads the head's logits with `read` and compares them with
+    The rest of the library never asks which kind it has: it reads the head's logits with `answers` and compares them with
     `divergence`. Labels are a tensor [B], or [B, k] if there are k `label_keys`, or one number for each of what `labels_of` says.
 
     Attributes:
@@ -30,6 +30,7 @@ class Objective(ABC):
         labels_of: what each number of the labels is of: the whole example, a token ([B, T]) or an output of the head ([B,
             outputs]).
         labels_are_positions: whether labels are positions of tokens, which move with the padding before an example.
+        reads_labels: whether labels say which tokens are compared, so that every method reads them.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,7 @@ class Objective(ABC):
     problem_type: ClassVar[str | None] = None
     labels_of: ClassVar[Literal["example", "token", "output"]] = "example"
     labels_are_positions: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -51,7 +53,19 @@ class Objective(ABC):
 
     @abstractmethod
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """Return the logits of a transformers model output that `divergence` and `loss` compare, batch first."""
+        """Return the logits of a transformers model output that `divergence` and `loss` compare, batch first.
+
+        Args:
+            attention_mask: [B, T], zero where there is padding.
+        """
+
+    def answers(self, output: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the logits that are compared, of a transformers model output for a collated batch."""
+        return self.read(output, batch["attention_mask"])
+
+    def answered(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return which entries [B, P] of `answers` [B, P, ...] are a token's, of a head that answers for tokens; bool."""
+        return batch["attention_mask"].bool()
 
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
         """Return which of the last layer's tokens the head reads: [B, T] bool. A classifier reads one alone.
@@ -88,7 +102,7 @@ class Objective(ABC):
 
     @abstractmethod
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `read`."""
+        """Return K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `answers`."""
 
     @abstractmethod
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:

@@ -1,23 +1,16 @@
 """Language models: every token predicts the next one."""
 
-import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kprune.objectives.base import Objective, kl_divergence
-
-CHUNK = 256
-"""Tokens whose logits are compared at once: a vocabulary is wide."""
+from kprune.objectives.base import IGNORED
+from kprune.objectives.vocabulary import Vocabulary
 
 
-class CausalLM(Objective):
-    """Compare next-token logits [B, T, vocabulary] by the KL, summed over an example's real tokens.
-
-    Logits at padding are zeros, so that they neither differ nor have a gradient. Labels are the input tokens, -100 at padding.
-    """
+class CausalLM(Vocabulary):
+    """Compare next-token logits at all real tokens. Labels are the input tokens, -100 at padding."""
 
     name = "causal_lm"
     class_suffixes = ("ForCausalLM", "LMHeadModel")
@@ -26,50 +19,8 @@ class CausalLM(Objective):
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
         return output.logits.masked_fill(attention_mask[..., None] == 0, 0.0)
 
-    def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
-        return attention_mask.bool()
-
     def crop(self, logits: Tensor, length: int) -> Tensor:
         return logits[:length].clone()
 
-    def most_likely(self, logits: Tensor, count: int) -> Tensor | None:
-        return logits.topk(count).indices if count < logits.shape[-1] else None
-
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        pairs = zip(student.split(CHUNK, dim=1), teacher.split(CHUNK, dim=1), strict=True)
-        return torch.stack([kl_divergence(s, t, temperature).sum(dim=1) for s, t in pairs]).sum(dim=0)
-
-    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
-        """Return one root per example: a random sign vector for every token, drawn with the example's key."""
-        roots = []
-        for example, key in zip(logits, keys.tolist(), strict=True):
-            generator = torch.Generator().manual_seed(key)
-            parts = [
-                self._root(z, temperature, vocabulary_signs(len(z), z.shape[-1], generator))
-                for z in example.split(CHUNK)
-            ]
-            roots.append(torch.stack(parts).sum())
-        return [torch.stack(roots)]
-
-    @staticmethod
-    def _root(logits: Tensor, temperature: float, signs: Tensor) -> Tensor:
-        """Return Σ_t v_tᵀ z_t of some tokens' logits [T, V], with v_t = √p ∘ s − p (√p · s) for signs s [T, V]."""
-        p = F.softmax(logits.detach() / temperature, dim=-1)
-        signed = p.sqrt().mul_(signs.to(p))
-        v = signed - p.mul_(signed.sum(dim=-1, keepdim=True))
-        return (v * logits).sum()
-
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-
-
-def vocabulary_signs(tokens: int, classes: int, generator: torch.Generator) -> Tensor:
-    """Return ±1 [tokens, classes], int8, of which any two classes' signs are independent: all that the Fisher asks for.
-
-    Of classes laid out in a square, each has the product of its row's and its column's sign, so that a vocabulary of 50,000
-    takes some 450 draws a token.
-    """
-    rows = math.isqrt(classes - 1) + 1
-    # A token after the other, so that padding behind them changes no draw.
-    of_row, of_column = (2 * torch.randint(2, (tokens, 2, rows), dtype=torch.int8, generator=generator) - 1).unbind(1)
-    return (of_row[:, :, None] * of_column[:, None, :]).flatten(1)[:, :classes]
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)

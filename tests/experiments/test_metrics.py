@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, rankdata
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, ndcg_score
 
 from experiments.scoring import counts, metrics
 from experiments.scoring.predictions import Predictions
@@ -18,6 +18,30 @@ def test_spearman_is_pearson_of_mean_ranks():
 
 def test_constant_values_rank_nothing():
     assert metrics.spearman(np.full(5, 2.5), np.arange(5)) == 0
+
+
+def test_ndcg_is_that_of_the_sorted_ranking():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(40, 30))
+    relevant = [sorted(rng.choice(30, size=rng.integers(1, 14), replace=False).tolist()) for _ in range(40)]
+    gains = np.array([[float(place in own) for place in range(30)] for own in relevant])
+    found = metrics.ndcg(scores, relevant, 10)
+    assert 0 == found.min() < found.max() < 1
+    np.testing.assert_allclose(found, [ndcg_score(gains[[i]], scores[[i]], k=10) for i in range(40)])
+
+
+@pytest.mark.parametrize(
+    "scores, relevant, expected",
+    [
+        ([0.9, 0.5, 0.1], [0], 1.0),
+        ([0.9, 0.5, 0.1], [1], 1 / np.log2(3)),  # second
+        ([0.9, 0.5, 0.1], [2], 0.0),  # third, behind the depth of two
+        ([0.9, 0.5, 0.1], [2, 1], (1 / np.log2(3)) / (1 + 1 / np.log2(3))),
+        ([0.5, 0.5, 0.5], [0], 0.0),  # nothing is told apart
+    ],
+)
+def test_ndcg_by_hand(scores, relevant, expected):
+    assert metrics.ndcg(np.array([scores]), [relevant], 2) == pytest.approx([expected])
 
 
 # Worked out by hand from the rules of the official evaluate-v1.1.py and evaluate-v2.0.py.

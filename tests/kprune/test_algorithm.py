@@ -22,7 +22,7 @@ from kprune.models.flops import flops_reduction
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units, unit_columns
 from kprune.objectives import objective_of
-from kprune.streams import calibration_states, teacher_logits
+from kprune.streams import TeacherLogits, calibration_states
 
 OFFICIAL = build("kprune_official", {})
 
@@ -278,7 +278,7 @@ def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
     model = frozen_copy(tiny_model())
     view, objective, calibration = view_of(model), objective_of(model), tiny_calibration(4, 2)
     states = calibration_states(view, calibration.batches())
-    logits = teacher_logits(view, states, objective)
+    logits = TeacherLogits(view, states, objective)
     measured = measure(view, 0, states, logits, objective, KnowledgeSettings(predictive="fisher")).predictive
     expected = [torch.zeros(s.units, dtype=torch.float64) for s in view.blocks]
     for example in calibration.examples:

@@ -17,7 +17,7 @@ from kprune.models.copies import frozen_copy
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units
 from kprune.objectives import Span, objective_of
-from kprune.streams import calibration_states, teacher_logits
+from kprune.streams import TeacherLogits, calibration_states
 
 OFFICIAL = KnowledgeSettings(kl="teacher_student", gradient="batch", head="mean_of_dimensions")
 
@@ -33,7 +33,7 @@ def student_and_teacher(family="bert", head="classification"):
 def states_of(student, teacher, objective, batches, start=1):
     """Both models' states at the input of block `start`, and the teacher's logits."""
     states = calibration_states(teacher, batches)
-    logits = teacher_logits(teacher, states, objective)
+    logits = TeacherLogits(teacher, states, objective)
     with torch.no_grad():
         for state in states:
             for index in range(start):
@@ -174,7 +174,7 @@ def test_no_predictive_signal_where_the_student_is_the_teacher():
     model = view_of(frozen_copy(tiny_model()))
     objective = objective_of(model.model)
     states = calibration_states(model, tiny_calibration().batches())
-    knowledge = measure(model, 0, states, teacher_logits(model, states, objective), objective, KnowledgeSettings())
+    knowledge = measure(model, 0, states, TeacherLogits(model, states, objective), objective, KnowledgeSettings())
     assert max(k.max() for k in knowledge.predictive) < 1e-20
     assert min(k.min() for k in knowledge.representational) > 0
 
@@ -196,6 +196,7 @@ def test_knowledge_that_is_not_finite_is_an_error():
     student, teacher = student_and_teacher()
     objective = objective_of(student.model)
     states, logits = states_of(student, teacher, objective, tiny_calibration().batches())
+    logits = list(logits)
     logits[1][2, 0] = float("nan")
     with pytest.raises(UserError, match="knowledge of the neurons of layer 0 is not finite"):
         measure(student, 1, states, logits, objective, KnowledgeSettings())

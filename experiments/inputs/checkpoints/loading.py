@@ -63,7 +63,7 @@ def _load_dense(folder: Path, task: Task) -> nn.Module:
     if missing:
         raise UserError(
             f"{folder}: the weights lack {missing[0]} or have it in another shape, so the head is not "
-            f"one for {task.name}: give model.checkpoint=FOLDER of a model fine-tuned on it"
+            f"one for {task.name}: give {task.wanted_model}"
         )
     return model
 
@@ -219,10 +219,9 @@ def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
     wanted = task.architectures
     architecture = _architecture(config)
     if not architecture.endswith(wanted):
-        pretrained = "a language model, such as model=smollm2" if task.generates else "an encoder, such as model=minilm"
-        remedy = f"give {'model.checkpoint=FOLDER of a model fine-tuned on it' if task.fine_tuned else pretrained}"
         raise UserError(
-            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one {wanted[0]}: {remedy}"
+            f"{folder} holds {architecture or 'a model without a named head'}, {task.name} needs one {wanted[0]}: give "
+            f"{task.wanted_model}"
         )
     task.fit(positions_of(config), str(folder))
     if task.generates:

@@ -57,7 +57,7 @@ class WholeModel(Method):
                 moved = hidden + block.update(hidden, context)
                 seen.append(moved.flatten(0, 1))
                 hidden = block.settle(moved)
-            logits.append(objective.read(view.leave(hidden, batch), batch["attention_mask"]))
+            logits.append(objective.answers(view.leave(hidden, batch), batch))
         return logits, [torch.cat(seen) for seen in outputs]
 
     def measure(self, view: ModelView, at: int, batches, logits, objective: Objective):
@@ -78,7 +78,7 @@ class WholeModel(Method):
                     features.append(f.detach().flatten(0, 1))
                     residuals.append(hidden.detach().flatten(0, 1))
                 hidden = block.join(hidden, update)
-            read = objective.read(view.leave(hidden, batch), batch["attention_mask"])
+            read = objective.answers(view.leave(hidden, batch), batch)
             objective.divergence(read, target, self.temperature).mean().backward()
             for block, mask, score in zip(view.blocks, masks, scores, strict=True):
                 if block.units:

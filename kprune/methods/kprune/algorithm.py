@@ -24,7 +24,7 @@ from kprune.objectives import Objective
 from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
 from kprune.solve.uniform import best_units, lost, uniform_counts
-from kprune.streams import CalibrationState, calibration_states, teacher_logits
+from kprune.streams import CalibrationState, TeacherLogits, calibration_states
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class KPrune(Method):
         student, teacher = view_of(frozen_copy(job.model)), view_of(frozen_view(job.model))
         with clock("teacher"):
             states = calibration_states(student, self.batches(calibration, student))
-            logits = teacher_logits(teacher, self.measured(states), objective)
+            logits = TeacherLogits(teacher, self.measured(states), objective)
         remaining, costs = job.budget.limit(student), list(job.budget.costs(student).values())
         kept_units, thresholds, ridges = [], [], []
         for index, block in enumerate(tqdm(student.blocks, desc="K-prune", unit="block", disable=None)):
@@ -173,7 +173,7 @@ class KPrune(Method):
         teacher: ModelView,
         index: int,
         states: Sequence[CalibrationState],
-        logits: Sequence[Tensor],
+        logits: TeacherLogits,
         objective: Objective,
     ) -> Knowledge:
         """Return the knowledge of the units of block `index` and of all above it."""

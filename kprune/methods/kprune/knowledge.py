@@ -1,6 +1,6 @@
 """Knowledge measurement: what the model would lose with each head and neuron (K-prune paper, section 3.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ def measure(
     view: ModelView,
     start: int,
     states: Sequence[CalibrationState],
-    teacher: Sequence[Tensor] | None,
+    teacher: Iterable[Tensor] | None,
     objective: Objective,
     settings: KnowledgeSettings,
 ) -> Knowledge:
@@ -79,13 +79,13 @@ def measure(
     predictive = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in blocks]
     moments = [torch.zeros(s.units, s.width, s.width, dtype=torch.float64, device=view.device) for s in blocks]
     examples = tokens = 0
-    targets: Sequence[Tensor | None] = teacher or [None] * len(states)
+    targets: Iterable[Tensor | None] = [None] * len(states) if teacher is None else teacher
     for state, target in zip(states, targets, strict=True):
 
         def losses(output: Any, state: CalibrationState = state, target: Tensor | None = target) -> list[Tensor]:
             if target is None:
                 return []
-            logits = objective.read(output, state.batch["attention_mask"])
+            logits = objective.answers(output, state.batch)
             if settings.predictive == "fisher":
                 return [root.sum() for root in objective.fisher_roots(logits, settings.temperature, state.keys)]
             pair = (logits, target) if settings.kl == "student_teacher" else (target, logits)

@@ -284,7 +284,7 @@ def slopes_below(
 
 def roots(output: Any, state: CalibrationState, objective: Objective, temperature: float) -> list[Tensor]:
     """Return the roots of the Fisher for a model's output, each summed over the batch."""
-    logits = objective.read(output, state.batch["attention_mask"])
+    logits = objective.answers(output, state.batch)
     return [root.sum() for root in objective.fisher_roots(logits, temperature, state.keys)]
 
 

@@ -1,0 +1,63 @@
+"""Embeddings of texts: what tasks on a pretrained encoder without a head have in common."""
+
+from functools import cached_property
+
+from datasets import Dataset, DatasetDict
+
+from experiments.inputs.hub import find_dataset, split_with_columns
+from experiments.tasks.base import Task
+from kprune.objectives import Embedding
+
+
+class EmbeddingTask(Task):
+    """Texts of a hub data set; the pretrained encoder is pruned as it is, and no label is read for it.
+
+    Args:
+        pooling, normalise: how the encoder makes its embeddings, as `Embedding` has it.
+    """
+
+    label_names = None
+    fine_tuned = False
+    wanted_model = "an encoder, such as model=minilm"
+    labelled = False
+
+    def __init__(
+        self,
+        name: str,
+        hub_id: str,
+        config: str,
+        evaluation_split: str,
+        pooling: str,
+        normalise: bool,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        train_split: str,
+    ):
+        super().__init__()
+        self.name, self.hub_id, self.config = name, hub_id, config
+        self.train_split, self.evaluation_split = train_split, evaluation_split
+        self.max_length, self.average_length, self.batch_size = max_length, average_length, batch_size
+        self.objective = Embedding(pooling, normalise)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        # Pretrained encoders are named by what they were pretrained as.
+        return (*super().architectures, "ForMaskedLM", "ForPreTraining")
+
+    @property
+    def source(self) -> str:
+        """Return the data's name, for messages."""
+        return f"{self.hub_id} ({self.config})"
+
+    @cached_property
+    def data(self) -> DatasetDict:
+        return find_dataset(self.hub_id, self.config)
+
+    def rows(self, split: str, columns: list[str]) -> Dataset:
+        """Return a split.
+
+        Raises:
+            UserError: there is no such split or column.
+        """
+        return split_with_columns(self.data, self.source, split, columns)

@@ -1,0 +1,95 @@
+"""Embeddings of questions and paragraphs, by how high a question's own paragraphs come among all of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.inputs.texts import Texts
+from experiments.scoring.metrics import ndcg
+from experiments.scoring.predictions import Predictions
+from experiments.tasks.base import EvaluationSet
+from experiments.tasks.embedding import EmbeddingTask
+from experiments.tasks.text import LazyExamples, tokenise
+from kprune.data import Example
+from kprune.errors import UserError
+
+DEPTH = 10
+"""Documents of a ranking that count."""
+CHUNK = 512
+"""Queries whose cosines with all documents are held at once."""
+
+
+class RetrievalTask(EmbeddingTask):
+    """Rows of a query and a document that answers it; every different document of the split is searched for every query.
+
+    Its training examples are the queries and documents of the training split, each once.
+
+    Args:
+        text: the columns of queries and of documents.
+        group: the column of what queries share (an article, say), so that they are no independent draws; None for nothing.
+    """
+
+    metric = f"ndcg@{DEPTH}"
+
+    def __init__(self, text: list[str], group: str | None = None, train_split: str = "train", **settings: Any):
+        super().__init__(train_split=train_split, **settings)
+        if len(text) != 2:
+            raise UserError(
+                f"task.text has {len(text)} columns, and retrieval is of queries and documents: give task.text=[query,document]"
+            )
+        self.text, self.group = text, group
+
+    def tokenise_training(self, tokenizer) -> LazyExamples:
+        queries, documents = self._columns(self.train_split)
+        return LazyExamples(tokenizer, [list(dict.fromkeys([*queries, *documents]))], None, self.max_length)
+
+    def tokenise_evaluation(self, tokenizer) -> "RetrievalEvaluation":
+        queries, documents = self._columns(self.evaluation_split)
+        places = {document: place for place, document in enumerate(dict.fromkeys(documents))}
+        relevant: dict[str, list[int]] = {}
+        for query, document in zip(queries, documents, strict=True):
+            own = relevant.setdefault(query, [])
+            if places[document] not in own:
+                own.append(places[document])
+        examples = [
+            example
+            for texts in (list(relevant), list(places))
+            for example in tokenise(tokenizer, [texts], self.max_length)
+        ]
+        return RetrievalEvaluation(self.evaluation_split, examples, list(relevant.values()), self._groups(queries))
+
+    def _columns(self, split: str) -> Sequence[Sequence[str]]:
+        rows = self.rows(split, self.text)
+        return [Texts(f"{self.source}, {split}, {name}", list(rows[name])).documents for name in self.text]
+
+    def _groups(self, queries: Sequence[str]) -> np.ndarray | None:
+        """Return the number of each different query's group, that of the row in which it stands first."""
+        if self.group is None:
+            return None
+        names = self.rows(self.evaluation_split, [self.group])[self.group]
+        of_query = dict(zip(reversed(queries), reversed(list(names)), strict=True))
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return np.array([numbers[of_query[query]] for query in dict.fromkeys(queries)])
+
+
+class RetrievalEvaluation(EvaluationSet):
+    """The nDCG of each query: `examples` are all queries, then all documents; `gold` the places of each query's documents."""
+
+    def __init__(
+        self, split: str, examples: Sequence[Example], relevant: Sequence[Sequence[int]], groups: np.ndarray | None
+    ):
+        super().__init__(split, examples, relevant)
+        self.groups = groups
+
+    def predictions(self, logits: list[Tensor]) -> Predictions:
+        vectors = F.normalize(torch.stack(logits), dim=-1)
+        queries, documents = vectors[: self.size], vectors[self.size :]
+        values = [
+            ndcg((queries[start : start + CHUNK] @ documents.T).numpy(), self.gold[start : start + CHUNK], DEPTH)
+            for start in range(0, self.size, CHUNK)
+        ]
+        return Predictions(f"ndcg@{DEPTH}", np.concatenate(values), groups=self.groups)
