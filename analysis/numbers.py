@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.aggregate import aggregate, calibration_budget, informative
 from analysis.records import load, read_csv
 from analysis.render import MISSING, number
+from analysis.slicegpt import SHAPES, dense_parameters, skip_parameters, sliced_parameters
 from analysis.tables.loss import mean_draws, ratio, with_interval
 from analysis.variants import without_calibration
 from kprune.errors import UserError
@@ -85,6 +86,14 @@ class Numbers:
             rows = rows[rows[column].isin(values.split(","))]
         return MISSING if rows.empty else number(extreme(end, rows["speedup"].astype(float)), "{:.1f}")
 
+    def slicegpt(self, model: str, *which: str) -> str:
+        """Return the millions of parameters of a dense model ("dense"), of what SliceGPT leaves ("0.2"), or of its skips ("skips 0.2")."""
+        shape = SHAPES[model]
+        if which == ("dense",):
+            return number(dense_parameters(shape) / 1e6, "{:.1f}")
+        *skips, slicing = which
+        return number((skip_parameters if skips else sliced_parameters)(shape, float(slicing)) / 1e6, "{:.1f}")
+
     def losses(self, method: str, target: str, tokens: str) -> pd.Series:
         """Return the points lost on each task, means over seeds."""
         rows = self.table[(self.table["method"] == method) & (self.table["target"] == target)]
@@ -104,6 +113,7 @@ NUMBERS = {
     "tasks": Numbers.tasks,
     "cost": Numbers.cost,
     "speedup": Numbers.speedup,
+    "slicegpt": Numbers.slicegpt,
 }
 
 

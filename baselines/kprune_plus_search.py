@@ -154,11 +154,8 @@ class Solutions:
     def prune(self, block: Block, count: int) -> None:
         """Make a dense block one of its first units in the order, with the projection and the bias that are best for them."""
         kept, gone = self.columns[: count * self.width], self.columns[count * self.width :]
-        factor, weight, bias = (
-            self.storage.read(self.factor),
-            output_weight(block).to(self.columns.device),
-            block.bias(),
-        )
+        factor, weight = self.storage.read(self.factor), output_weight(block).to(self.columns.device)
+        bias = block.bias()
         missing = weight[:, gone] @ factor[len(kept) :, : len(kept)]
         lower = factor[: len(kept), : len(kept)]
         fitted = weight[:, kept] + torch.linalg.solve_triangular(lower, missing, upper=False, left=False)

@@ -30,11 +30,12 @@ def losses(model, calibration):
 
 def members(block, unit):
     """(weight, index) of every number that a unit owns, of a group of a tiny Llama two query heads and a key and a value head."""
+    hidden = range(block.hidden_size)
     for module in block.inputs:
         own = len(module.weight) // block.units
-        yield from ((module.weight, (r, c)) for r in range(unit * own, (unit + 1) * own) for c in range(32))
+        yield from ((module.weight, (r, c)) for r in range(unit * own, (unit + 1) * own) for c in hidden)
     columns = range(unit * block.width, (unit + 1) * block.width)
-    yield from ((block.output.weight, (row, column)) for row in range(32) for column in columns)
+    yield from ((block.output.weight, (row, column)) for row in hidden for column in columns)
 
 
 def gradients(model, calibration, weight, index):
@@ -63,6 +64,36 @@ def test_a_units_score_is_that_of_finite_differences(block, unit, mixed):
         first, second = gradients(model, calibration, weight, index)
         expected += abs(first - second / 2) if mixed else abs(first)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+class ExactNorm(torch.nn.Module):
+    """A Llama's norm in the precision of its input, where transformers' own has float32, too coarse for small differences."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_groups_score_is_that_of_finite_differences(mixed):
+    """Two query heads with the key and the value head that they share."""
+    model = tiny_decoder(hidden_size=8, intermediate_size=6).requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if name.endswith("norm"):
+            model.set_submodule(name, ExactNorm(module))
+    calibration = tiny_calibration(examples=2)
+    view = view_of(model)
+    block = view.blocks[2]
+    found = taylor_scores(view, calibration, mixed)[2].tolist()
+    for unit in range(2):
+        places = list(members(block, unit))
+        assert len(places) == 8 * (4 + 2 + 2 + 4)
+        terms = [gradients(model, calibration, weight, index) for weight, index in places]
+        expected = sum(abs(first - second / 2) if mixed else abs(first) for first, second in terms)
+        assert found[unit] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_groups_score_is_the_sum_over_its_query_heads_and_its_key_head():

@@ -10,11 +10,13 @@ from baselines.kwon import Kwon
 from baselines.magnitude import squared_weights
 from baselines.random import Random
 from kprune.budgets import FlopsBudget
+from kprune.checkpoint.dense import densified
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
 from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
+from kprune.models.masks import masked
 from kprune.objectives import objective_of
 
 NAMES = ("kwon", "kcm", "wanda_sp", "flap", "oscar", "magnitude", "random")
@@ -62,6 +64,26 @@ def test_the_budget_is_met_by_less_than_a_head(name, head, family):
         assert outcome.kept_neurons == [s.units for s in pruned.of_kind("neurons")]
         assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ("bert", "distilbert"))
+@pytest.mark.parametrize("name", (*NAMES, "shortgpt"))
+def test_masked_is_physically_pruned(name, family):
+    """The same weights at their places in the stock model, zeros elsewhere, are the same function."""
+    model, batch = tiny_model(family), tiny_batch()
+    outcome = prune(name, model, 0.35)
+    found = outcome.model(**batch).logits
+    wide = densified(outcome.model, outcome.plan)
+    torch.testing.assert_close(found, wide(**batch).logits, rtol=1e-9, atol=1e-9)
+    assert (found - model(**batch).logits).abs().max() > 1e-2
+    if name in ("wanda_sp", "magnitude", "random"):  # whose weights stay as they were
+        view = view_of(model)
+        masks = [torch.zeros(block.units, dtype=torch.float64) for block in view.blocks]
+        for mask, units in zip(masks, outcome.plan.kept.values(), strict=True):
+            mask[list(units)] = 1
+        with masked(view, masks):
+            torch.testing.assert_close(found, model(**batch).logits, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,92 @@
+"""Parameters that SliceGPT leaves of a decoder: `python -m analysis.slicegpt`.
+
+Ashkboos, Croci, do Nascimento, Hoefler, Hensman, "SliceGPT: Compress Large Language Models by Deleting Rows and Columns" (ICLR 2024,
+arXiv 2401.15024), with the choices of the authors' code.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+MULTIPLE = 8
+"""The width that is left is a multiple of it, rounded down."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder whose head is its embedding.
+
+    Attributes:
+        hidden: width of the residual stream.
+        queries, keys: columns of all query heads, and of all key heads.
+        first: matrices that a feed-forward network reads with, two if it is gated.
+        positions: learned ones.
+        biases: whether linear modules and norms have them.
+    """
+
+    layers: int
+    hidden: int
+    queries: int
+    keys: int
+    neurons: int
+    first: int
+    vocabulary: int
+    positions: int
+    biases: bool
+
+
+SHAPES = {
+    "smollm2": Shape(30, 576, 576, 192, 1536, 2, 49152, 0, biases=False),
+    "opt_125m": Shape(12, 768, 768, 768, 3072, 1, 50272, 2050, biases=True),
+}
+
+
+def dense_parameters(shape: Shape) -> int:
+    """Return the parameters of the whole model."""
+    d, norms = shape.hidden, (2 if shape.biases else 1) * (2 * shape.layers + 1) * shape.hidden
+    return d * (shape.vocabulary + shape.positions) + norms + shape.layers * layer_parameters(shape, d)
+
+
+def layer_parameters(shape: Shape, width: int) -> int:
+    """Return the parameters of one layer's linear modules between streams of this width."""
+    rows = shape.queries + 2 * shape.keys + shape.first * shape.neurons
+    biases = rows + 2 * width if shape.biases else 0
+    return width * (rows + shape.queries + shape.neurons) + biases
+
+
+def skip_parameters(shape: Shape, slicing: float) -> int:
+    """Return the parameters of the matrices on the skip connections, two in a layer; the last one leads to the whole width."""
+    width = sliced_width(shape, slicing)
+    return (2 * shape.layers - 1) * width**2 + width * shape.hidden
+
+
+def sliced_parameters(shape: Shape, slicing: float) -> int:
+    """Return the parameters of the whole model after slicing.
+
+    Norms have none of their own any more. The head reads the whole width, and is no longer the embedding; it takes up the bias
+    of the last norm.
+    """
+    width = sliced_width(shape, slicing)
+    last = (shape.hidden - width) * (shape.neurons + shape.biases)
+    layers = shape.layers * layer_parameters(shape, width) + last
+    ends = width * (shape.vocabulary + shape.positions) + (shape.hidden + shape.biases) * shape.vocabulary
+    return layers + ends + skip_parameters(shape, slicing)
+
+
+def sliced_width(shape: Shape, slicing: float) -> int:
+    """Return the width of the residual stream that is left."""
+    return int((1 - slicing) * shape.hidden) // MULTIPLE * MULTIPLE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.slicegpt", description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", choices=SHAPES, default="smollm2")
+    shape = SHAPES[parser.parse_args().model]
+    print(f"dense: {dense_parameters(shape):,} parameters")
+    for slicing in (0.1, 0.2, 0.25, 0.3, 0.4):
+        total, skips = sliced_parameters(shape, slicing), skip_parameters(shape, slicing)
+        print(f"{slicing:.0%} sliced: {total:,}, {skips:,} of them on skip connections")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
