@@ -9,7 +9,13 @@ import torch.nn.functional as F
 import transformers
 import yaml
 from tiny import SHAPE, tiny_batch, tiny_labelled, tiny_model
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForNextSentencePrediction,
+)
 from world import environment, overrides
 
 import kprune
@@ -92,31 +98,25 @@ class First(Ranking):
         return self.keep_best(job, lambda view: [sign * torch.arange(block.units).double() for block in view.blocks])
 
 
-class MaskedWords(Objective):
-    """Compare the words [B, T, V] that are foreseen for every token that is no padding."""
+class NextSentence(Objective):
+    """Compare whether one text follows another, [B, 2]."""
 
-    name = "masked_words"
-    class_suffixes = ("ForMaskedLM",)
-    auto_class = "AutoModelForMaskedLM"
+    name = "next_sentence"
+    class_suffixes = ("ForNextSentencePrediction",)
+    auto_class = "AutoModelForNextSentencePrediction"
 
     def read(self, output, attention_mask):
-        return output.logits * attention_mask[..., None]
-
-    def read_tokens(self, attention_mask, last):
-        return attention_mask.bool()
-
-    def crop(self, logits, length):
-        return logits[:length]
+        return output.logits
 
     def divergence(self, student, teacher, temperature):
-        return kl_divergence(student, teacher, temperature).sum(dim=-1)
+        return kl_divergence(student, teacher, temperature)
 
     def fisher_roots(self, logits, temperature, keys):
-        signs = random_signs(keys, logits[0].numel(), 0).reshape(logits.shape).to(logits.dtype)
-        return [softmax_roots(logits, temperature, signs[..., None]).sum(dim=(1, 2))]
+        signs = random_signs(keys, 2, 0).to(logits.dtype)
+        return [softmax_roots(logits, temperature, signs[..., None])[..., 0]]
 
     def loss(self, logits, labels):
-        return F.cross_entropy(logits.transpose(1, 2), labels)
+        return F.cross_entropy(logits, labels)
 
 
 MEGATRON = Family(
@@ -179,16 +179,16 @@ def test_a_task_is_a_config(places, run, world, tmp_path):
 
 @pytest.mark.parametrize("method", ("kprune", "kprune_plus"))
 def test_a_head_is_a_file_and_an_entry(places, tmp_path, method):
-    places.code(MaskedWords)
-    places.entry(OBJECTIVES, "masked_words", MaskedWords)
+    places.code(NextSentence)
+    places.entry(OBJECTIVES, "next_sentence", NextSentence)
     torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(**SHAPE)).eval()
+    model = BertForNextSentencePrediction(BertConfig(**SHAPE)).eval()
     pruned = pruned_and_loaded(model, tmp_path / "model", method)
-    auto = getattr(transformers, MaskedWords.auto_class)
+    auto = getattr(transformers, NextSentence.auto_class)
     anywhere = auto.from_pretrained(tmp_path / "model", trust_remote_code=True).eval()
     torch.testing.assert_close(anywhere(**tiny_batch()).logits, pruned(**tiny_batch()).logits, rtol=0, atol=1e-6)
-    assert MaskedWords.auto_class in (tmp_path / "model" / "README.md").read_text()
-    # Scored as the laboratory does: padded batches, each example's own positions.
+    assert NextSentence.auto_class in (tmp_path / "model" / "README.md").read_text()
+    # Scored as the laboratory does, in padded batches.
     examples = tiny_labelled(examples=5).examples
     for logits, example in zip(predict(pruned, examples, objective_of(pruned), 1), examples, strict=True):
         alone = pruned(input_ids=torch.tensor([example["input_ids"]])).logits[0]

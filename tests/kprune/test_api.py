@@ -15,7 +15,7 @@ from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_m
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
-from transformers import BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertForPreTraining, BertForSequenceClassification, PreTrainedTokenizerFast
 
 import kprune
 from baselines.retrained.cofi import CoFi
@@ -277,7 +277,7 @@ def test_models_and_settings_that_do_not_work():
     with pytest.raises(UserError, match=r"outside \(0, 1\)"):
         kprune.prune(model, batches(model), flops_reduction=80)
     with pytest.raises(UserError, match="no head K-prune can compare"):
-        kprune.prune(BertForMaskedLM(model.config), batches(model))
+        kprune.prune(BertForPreTraining(model.config), batches(model))
     with pytest.raises(UserError, match="'Linear' is not supported"):
         kprune.prune(torch.nn.Linear(2, 2), batches(model), task="classification")
     model.bert.encoder.layer[1].output.dense.weight.data[3, 4] = float("nan")

@@ -377,7 +377,7 @@ def without_tokenizer(folder: Path):
         (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), "does not load"),
         (edited(architectures=None), "does not say its model's class"),
         (edited(architectures=[{}]), "config.json is damaged"),
-        (edited(architectures=["BertForMaskedLM"]), "BertForMaskedLM"),
+        (edited(architectures=["BertForPreTraining"]), "BertForPreTraining"),
         (edited(model_type="gpt9"), "does not load"),
         (
             lambda folder: (folder / "modules.json").write_text("[]"),
