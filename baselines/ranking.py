@@ -18,6 +18,7 @@ class Ranking(Method):
     less is left than one unit costs."""
 
     uniform = True
+    passes = False
 
     def keep_best(self, job: Job, scores: Callable[[ModelView], list[Tensor]]) -> Outcome:
         """Prune a copy of the job's model.

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView, view_of
 from kprune.objectives import OBJECTIVES, Objective
 from kprune.plan import Plan
-from kprune.precision import full_precision
+from kprune.precision import PRECISIONS, Precision, full_precision, linear_layers
 from kprune.processes import check_alone
 from kprune.solve.uniform import check_uniform
 from kprune.target import SPARSITY, Target
@@ -48,6 +49,7 @@ class PruningData:
             this model, task and seed; a method names its files by whatever else they depend on.
         seed: of whatever a method draws at random.
         anew: what the workspace holds of earlier processes is not taken up, but made again.
+        precision: of the products of linear layers while a method prunes (`kprune.precision.linear_layers`).
         shared: what methods found out that no budget changes, by key; `once` fills and reads it.
     """
 
@@ -56,6 +58,7 @@ class PruningData:
     workspace: Path | None = None
     seed: int = 0
     anew: bool = False
+    precision: Precision = "full"
     shared: dict[Hashable, tuple[Any, dict[str, float]]] = field(default_factory=dict)
 
     def once(self, key: Hashable, clock: Clock, compute: Callable[[Clock], Any]) -> Any:
@@ -150,6 +153,7 @@ class Method(ABC):
         uniform: whether it keeps all layers alike if a budget asks for it.
         several_processes: whether several processes can share its work (`kprune.processes.together`).
         version: raised whenever the same settings give another result; part of a cell's identity.
+        passes: whether it runs the model on the calibration set.
     """
 
     name: str
@@ -159,16 +163,17 @@ class Method(ABC):
     uniform: ClassVar[bool] = False
     several_processes: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    passes: ClassVar[bool] = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Make `prune` run in full precision, so that no method can forget to."""
+        """Make `prune` run in the job's precision, so that no method can forget to."""
         super().__init_subclass__(**arguments)
         if "prune" in vars(cls):
-            cls.prune = full_precision()(cls.prune)  # type: ignore[method-assign]  # each subclass's own, wrapped
+            cls.prune = _in_its_precision(cls.prune)  # type: ignore[method-assign, assignment]  # each subclass's own, wrapped
 
     @abstractmethod
     def prune(self, job: Job) -> Outcome:
-        """Prune a copy of the job's model. It runs in full precision, whatever the caller has set.
+        """Prune a copy of the job's model. It runs in the precision that the job's data say, whatever the caller has set.
 
         Raises:
             UserError: the model's family is not supported, or something measured is not finite.
@@ -212,6 +217,18 @@ class Method(ABC):
                 f"method {self.name} prunes models with a head for {' or '.join(sorted(self.heads))} alone, and this is a "
                 f"{type(model).__name__}: use kprune"
             )
+
+    def check_precision(self, precision: Precision) -> None:
+        """Check that the method can compute its passes in a precision.
+
+        Raises:
+            UserError: the precision is unknown, or the method has no passes that it is about.
+        """
+        if precision not in PRECISIONS:
+            raise UserError(f"precision='{precision}' is unknown: use {' or '.join(PRECISIONS)}")
+        if precision == "reduced" and (not self.passes or "training" in self.needs):
+            does = "trains" if self.passes else "does not run the model"
+            raise UserError(f"method {self.name} {does}, and precision='reduced' is about passes: leave it out")
 
     def check_uniform(self) -> None:
         """Check that the method can keep all layers alike.
@@ -260,3 +277,12 @@ class Method(ABC):
                     f"method {self.name} reaches a FLOPs reduction of {reach:.3f} on this model, not "
                     f"{budget.flops_reduction:g}: ask for less"
                 )
+
+
+def _in_its_precision(prune: Callable[[Method, Job], Outcome]) -> Callable[[Method, Job], Outcome]:
+    @wraps(prune)
+    def wrapped(self: Method, job: Job) -> Outcome:
+        with full_precision(), linear_layers(job.data.precision):
+            return prune(self, job)
+
+    return wrapped

@@ -1,10 +1,20 @@
-"""Full precision for what is measured and solved, whatever the caller has set."""
+"""Precision of what is measured and solved, whatever the caller has set."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from kprune.errors import UserError
+
+Precision = Literal["full", "reduced"]
+"""Of the products of linear layers, see `linear_layers`."""
+PRECISIONS: tuple[Precision, ...] = "full", "reduced"
 
 
 @contextmanager
@@ -48,3 +58,84 @@ def _exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
         for backend, setting in zip(backends, own, strict=True):
             backend.fp32_precision = setting
+
+
+def linear_layers(precision: Precision) -> AbstractContextManager[Any]:
+    """Compute, within, the products of linear layers, forward and backward, as they are or in reduced precision.
+
+    Reduced, their factors are rounded to what the processor multiplies fastest, bfloat16 on a CPU and TF32 on a GPU. Sums and what
+    comes out are float32, the residual stream among it. Linear layers are what passes through a model consist of, and nothing that
+    is solved has one: Gram matrices and all that is made of them stay in full precision, and so do attention and norms.
+    """
+    return _ReducedLayers() if precision == "reduced" else nullcontext()
+
+
+def check_reduced(device: torch.device, dtype: torch.dtype) -> None:
+    """Check that reduced precision means something for models of a type on a device.
+
+    Raises:
+        UserError: the model is not float32, or the processor multiplies nothing coarser any faster.
+    """
+    if dtype != torch.float32:
+        raise UserError(f"precision='reduced' is for models in float32, and this one is in {dtype}: leave it out")
+    with full_precision():
+        x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).to(device)
+        exact = x @ x
+        with _coarse_products():
+            same = torch.equal(x @ x, exact)  # torch takes a coarser product only if the processor has one
+    if same:
+        raise UserError(
+            f"precision='reduced' is not faster on this {device.type.upper()}, which does not multiply in bfloat16 or TF32: "
+            "leave it out"
+        )
+
+
+@contextmanager
+def _coarse_products() -> Iterator[None]:
+    """Let torch take bfloat16 or TF32 for float32 products, within; `full_precision` is around it."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+class _ReducedLayers(TorchFunctionMode):
+    """Send the products of linear layers, and those alone, to `_ReducedLinear`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            return _reduced_linear(*args, **kwargs or {})
+        if func is torch.addmm:  # what GPT-2's Conv1D computes
+            bias, x, weight = args
+            return _reduced_linear(x, weight.T, bias)
+        return func(*args, **kwargs or {})
+
+
+def _reduced_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _ReducedLinear.apply(input, weight, bias)
+
+
+class _ReducedLinear(torch.autograd.Function):
+    """A linear layer whose products, those of the backward pass included, are in reduced precision.
+
+    With the flag set for a whole pass, attention takes up to ten times as long on a CPU: torch's fused kernel multiplies small pieces.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+        with _coarse_products():
+            return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        with _coarse_products():
+            return (
+                gradient @ weight if ctx.needs_input_grad[0] else None,
+                rows.T @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None,
+                rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
+            )

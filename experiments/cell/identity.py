@@ -35,8 +35,8 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
     A metric that is left to the problem, an algorithm's first version, widths that are not rounded, layers that are not kept
-    alike, parameters of the layers, FLOPs as the budget, and layers and states that lie where they work go unsaid, as in records
-    from before there was a choice.
+    alike, full precision, parameters of the layers, FLOPs as the budget, and layers and states that lie where they work go unsaid,
+    as in records from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
@@ -56,6 +56,8 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
         settings["grain"] = config.grain
     if config.uniform:
         settings["uniform"] = True
+    if config.precision != "full":
+        settings["precision"] = config.precision
     if config.method.version != 1:
         settings["method_version"] = config.method.version
     files = contents(config)

@@ -143,7 +143,8 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
         the outcome, its latency if that was the budget, what the method read, and the length that FLOPs are counted at.
     """
     method = config.method.build()
-    data = pruning_data(config.calibration, config.seed, subject, "labels" in method.needs, config.force)
+    labels = "labels" in method.needs
+    data = pruning_data(config.calibration, config.seed, subject, labels, config.force, config.precision)
     length = flops_length(bool(config.calibration.file), subject.task, subject.tokenizer, data.calibration)
     asked = (config.target, config.of, config.grain, config.uniform, config.latency)
     return *prune_within(*asked, method, subject, data, length), data, length

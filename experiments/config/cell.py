@@ -21,7 +21,7 @@ from experiments.config.groups import (
     Tracking,
     setting,
 )
-from experiments.config.kinds import FLAG, THREADS, Kind, check, or_null, shown, text, whole
+from experiments.config.kinds import FLAG, THREADS, Kind, check, one_of, or_null, shown, text, whole
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
 from experiments.store.variant import variant_of
@@ -30,6 +30,7 @@ from kprune.budgets import Of
 from kprune.checkpoint import check_format
 from kprune.contract import ANY_BUDGET, MASKS, MEASURED, Method
 from kprune.errors import UserError
+from kprune.precision import PRECISIONS, Precision
 from kprune.target import Target
 
 Part = TypeVar("Part")
@@ -60,11 +61,12 @@ class Saving:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What draws the calibration examples, how many columns widths are multiples of, and whether all layers are alike."""
+    """What draws the calibration examples, how widths are rounded, whether all layers are alike, and the precision of passes."""
 
     seed: int = setting(whole(0, "0"))
     grain: int = setting(whole(1, "16"))
     uniform: bool = setting(FLAG)
+    precision: Precision = setting(one_of(*PRECISIONS))
 
 
 GROUPS: dict[str, type] = {
@@ -100,6 +102,7 @@ class CellConfig:
         of: whose parameters a share of them is counted of.
         grain: columns that widths are multiples of.
         uniform: every layer keeps as many heads, and as many neurons; `format=uniform` implies it.
+        precision: of the passes of the calibration set through the model.
         latency: None: it is not measured.
         save_model: the pruned model is written.
         evaluate: folder of a saved model that is scored, and nothing else is done.
@@ -115,6 +118,7 @@ class CellConfig:
     of: Of
     grain: int
     uniform: bool
+    precision: Precision
     latency: LatencyPoint | None
     seed: int
     device: str
@@ -177,7 +181,7 @@ def cell_config(
     tracking, latency = closed["tracking"], closed.get("latency")
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
     usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
-    variant = variant_of(named, usual, numbers.grain, numbers.uniform, request.of)
+    variant = variant_of(named, usual, numbers.grain, numbers.uniform, request.of, numbers.precision)
     return CellConfig(
         task=task,
         model=closed["model"],
@@ -187,6 +191,7 @@ def cell_config(
         of=request.of,
         grain=numbers.grain,
         uniform=numbers.uniform,
+        precision=numbers.precision,
         latency=latency and latency.point(*(built or Task).latency_point),
         seed=numbers.seed,
         save_model=saves,
@@ -299,6 +304,9 @@ def _method(
         found.add(
             f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
         )
+    if numbers:
+        with found.catching():
+            method.check_precision(numbers.precision)
     return replace(settings, version=method.version)
 
 

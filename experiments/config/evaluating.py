@@ -26,7 +26,15 @@ ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "tracking.mode": ("disabled",),
 }
 """Values of options that have no use here, by which nothing is missed."""
-UNSAID = {"budget": "flops", "of": "layers", "grain": 1, "uniform": False, "calibration.data": None, "sparsity": None}
+UNSAID = {
+    "budget": "flops",
+    "of": "layers",
+    "grain": 1,
+    "uniform": False,
+    "calibration.data": None,
+    "sparsity": None,
+    "precision": "full",
+}
 """Settings of a cell that its record has only if they are others."""
 FROM_FOLDER = (
     "name",

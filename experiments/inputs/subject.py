@@ -28,6 +28,7 @@ from kprune.contract import PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.models import view_of
+from kprune.precision import Precision, check_reduced
 
 
 @dataclass
@@ -132,10 +133,16 @@ def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
 
 
 def pruning_data(
-    calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool, anew: bool
+    calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool, anew: bool, precision: Precision
 ) -> PruningData:
-    """Return what a method reads; one object for all cells with the same calibration set, so that they share what they can."""
-    key = (calibration, seed, labels, anew)
+    """Return what a method reads; one object for all cells with the same calibration set, so that they share what they can.
+
+    Raises:
+        UserError: the precision means nothing on the subject's device, or the calibration set can't be drawn or read.
+    """
+    if precision == "reduced":
+        check_reduced(subject.device, torch.float32)
+    key = (calibration, seed, labels, anew, precision)
     if key not in subject.data:
         fingerprinted = fingerprint(subject.task, subject.checkpoint.digest, seed)
         subject.data[key] = PruningData(
@@ -144,6 +151,7 @@ def pruning_data(
             cache_folder() / "trainings" / f"{subject.task.name}-{fingerprinted}",
             seed,
             anew,
+            precision,
         )
     return subject.data[key]
 

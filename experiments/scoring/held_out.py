@@ -64,7 +64,7 @@ def measure(
     labels = any("labels" in pruner.needs for pruner in pruners)
     calibration = draw_calibration(task, tokenizer, config.calibration, config.seed, labels)
     tokens = calibration.tokens if config.calibration.examples else config.calibration.tokens
-    fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration)
+    fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration, precision=config.precision)
     budget = FlopsBudget(reduction, flops_length(False, task, tokenizer, calibration))
     for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
         outcome = pruner.prune(Job(model, task.objective, data, budget))

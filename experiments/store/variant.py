@@ -16,6 +16,7 @@ def variant_of(
     grain: int = 1,
     uniform: bool = False,
     of: str = "layers",
+    precision: str = "full",
 ) -> dict[str, Any]:
     """Return the settings that differ from their config files' own.
 
@@ -24,13 +25,14 @@ def variant_of(
         grain: columns that widths are multiples of; told if it is not 1.
         uniform: whether all layers are kept alike; told if they are.
         of: whose parameters are counted; told if it is not the layers'.
+        precision: of passes; told if it is not full.
     """
     ours, theirs = leaves(settings), leaves(defaults)
     variant = {key: value for key, value in ours.items() if value != theirs.get(key)}
     for name in ("file", "data"):
         if variant.get(name):
             variant[name] = Path(variant[name]).stem
-    told = {"grain": (grain, 1), "uniform": (uniform, False), "of": (of, "layers")}
+    told = {"grain": (grain, 1), "uniform": (uniform, False), "of": (of, "layers"), "precision": (precision, "full")}
     return variant | {name: value for name, (value, usual) in told.items() if value != usual}
 
 

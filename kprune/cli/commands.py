@@ -56,6 +56,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
         uniform=options.uniform or options.format == "uniform",
         grain=options.grain,
         of=options.of,
+        precision=options.precision,
         **target(options),
     )
     seconds = time.perf_counter() - start
@@ -119,6 +120,7 @@ def check_method(options: argparse.Namespace) -> None:
     measures = {"params_reduction": "parameters", "speedup": "latency", "sparsity": SPARSITY}
     asked = (measure for name, measure in measures.items() if getattr(options, name) is not None)
     method.check_measure(next(asked, "flops"))
+    method.check_precision(options.precision)
     needs = method.needs
     if needs:
         raise UserError(

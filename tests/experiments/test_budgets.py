@@ -11,7 +11,7 @@ def test_a_cell_by_flops_is_what_it_was_before_there_was_a_choice():
     config = configured(["flops_reduction=0.7"])
     identity = identity_of(config)
     assert identity["flops_reduction"] == 0.7
-    assert not {"budget", "speedup", "params_reduction", "grain", "method_version"} & set(identity)
+    assert not {"budget", "speedup", "params_reduction", "grain", "method_version", "precision"} & set(identity)
     assert folder_of(config).parts[-3:-1] == ("kprune", "0.7") and config.variant.plain() == {}
 
 
@@ -28,6 +28,12 @@ def test_a_cell_by_parameters():
     identity = identity_of(config)
     assert (identity["budget"], identity["params_reduction"]) == ("parameters", 0.2)
     assert not {"flops_reduction", "speedup"} & set(identity) and folder_of(config).parts[-2] == "p0.2"
+
+
+def test_a_cell_in_reduced_precision():
+    config = configured(["precision=reduced"])
+    assert identity_of(config)["precision"] == "reduced" and config.variant.plain() == {"precision": "reduced"}
+    assert folder_of(config).parts[-3] == "kprune+precision=reduced"
 
 
 @pytest.mark.parametrize("typed, asked", [("0.5", 0.5), ("2:4", "2:4")])
@@ -74,6 +80,9 @@ def test_a_cell_by_sparsity(typed, asked):
         (["method=wanda", "sparsity=0.5", "format=uniform"], "wanda does not keep the layers alike"),
         (["method=wanda", "sparsity=0.5", "grain=16"], "wanda does not round widths"),
         (["grain=0"], "grain=0"),
+        (["precision=half"], "precision=half"),
+        (["precision=reduced", "method=random"], "method random does not run the model"),
+        (["precision=reduced", "method=cofi"], "method cofi trains"),
         (["grain=1.5"], "grain=1.5"),
         (["flops_reduction=1.5"], "outside"),
         (["format=dense", "save_model=false"], "format=dense is about a saved model"),

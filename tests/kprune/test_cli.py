@@ -207,6 +207,7 @@ def test_the_same_seed_gives_the_same_model(checkpoint, texts, tmp_path):
         (["--params-reduction", "0.3", "--of", "model"], {"params_reduction": 0.3, "of": "model"}),
         (["--grain", "4"], {"grain": 4, "flops_reduction": 0.8}),
         (["--uniform"], {"uniform": True, "flops_reduction": 0.8}),
+        (["--precision", "reduced"], {"precision": "reduced", "flops_reduction": 0.8}),
         (["--task", "classification"], {"task": "classification", "flops_reduction": 0.8}),
     ],
 )
@@ -222,7 +223,7 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(kprune, "prune", recorder, raising=False)
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "small", *options)
-    usual = {"method": "kprune_plus", "task": None, "uniform": False, "grain": 1, "of": "layers"}
+    usual = {"method": "kprune_plus", "task": None, "uniform": False, "grain": 1, "of": "layers", "precision": "full"}
     assert given == usual | arguments
     missed = "a speed-up of 3x was not met: this is the closest of 3 attempts"
     assert (missed in capsys.readouterr().out) == ("--speedup" in options)

@@ -13,9 +13,9 @@ from kprune.objectives import objective_of
 from kprune.precision import full_precision
 
 
-def pruned(name):
-    model = tiny_model(dtype=torch.float32)
-    return build(name, {}).prune(Job(model, objective_of(model), PruningData(tiny_labelled()), FlopsBudget(0.5, 8.0)))
+def pruned(name, precision="full"):
+    model, data = tiny_model(dtype=torch.float32), PruningData(tiny_labelled(), precision=precision)
+    return build(name, {}).prune(Job(model, objective_of(model), data, FlopsBudget(0.5, 8.0)))
 
 
 def same(one, other):
@@ -58,15 +58,18 @@ def setting(set_coarse):
             matmul.fp32_precision = precision
 
 
-@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon", "flap", "oscar"])
+@pytest.mark.parametrize(
+    "name, precision",
+    [*((name, "full") for name in ("kprune", "kprune_plus", "kwon", "flap", "oscar")), ("kprune_plus", "reduced")],
+)
 @pytest.mark.parametrize("set_coarse", [set_legacy, set_backend])
-def test_a_precision_that_the_caller_set(name, set_coarse):
-    expected, exact = pruned(name), product()
+def test_a_precision_that_the_caller_set(name, precision, set_coarse):
+    expected, exact = pruned(name, precision), product()
     with setting(set_coarse):
         coarse = product()
         if torch.equal(coarse, exact):
             pytest.skip("this processor has no coarser float32 products")
-        same(pruned(name), expected)
+        same(pruned(name, precision), expected)
         assert torch.equal(product(), coarse), "the caller's setting is gone"
 
 

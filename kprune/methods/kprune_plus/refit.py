@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kprune import processes
@@ -89,7 +90,8 @@ def add_up_gradients(parameters: Sequence[Tensor]) -> None:
 def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
     """Add the gradient of `factor` times Σ_t w_t mᵀ M m of a state's tokens to those of the block's weights.
 
-    With respect to what is missing, m, it is 2 w M m; autograd through the sum would multiply by M once more.
+    With respect to what is missing, m, it is 2 w M m; autograd through the sum would multiply by M once more. M is symmetric, and
+    multiplied by as a linear layer, since a step may be coarse where a sum that is solved may not.
 
     Args:
         weights: w_t [B, T], 0 at padding.
@@ -97,7 +99,7 @@ def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric
     """
     with torch.enable_grad():
         m = missing(block, state)
-    m.backward(2 * factor * weights[..., None] * (m.detach() @ metric))
+    m.backward(2 * factor * weights[..., None] * F.linear(m.detach(), metric))
 
 
 def missing(block: Block, state: CalibrationState) -> Tensor:
