@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import names, paper, registry
-from analysis.columns import GENERATION, TRAINING
+from analysis.columns import GENERATION, SIZE, TRAINING, VOCABULARY
 from analysis.pairing import DIFFERENCE
 from analysis.records import cell_name
 from analysis.variants import only_calibration, without_budget
@@ -27,6 +27,8 @@ MEANS = [
     "latency_pruned_ms",
     "latency_speedup",
     *GENERATION,
+    *SIZE,
+    *VOCABULARY,
     *DIFFERENCE,
 ]
 ALIKE = {

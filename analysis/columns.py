@@ -18,6 +18,8 @@ GENERATION = (
     "latency_decoding_pruned",
 )
 """Tokens per second of a language model."""
+SIZE = ("size_parameters_dense", "size_parameters_pruned", "size_megabytes_dense", "size_megabytes_pruned")
+VOCABULARY = ("vocabulary_kept", "vocabulary_of", "vocabulary_missing", "vocabulary_growth")
 LATER = (
     "evaluation_data",
     "evaluation_window",
@@ -26,6 +28,8 @@ LATER = (
     "device",
     "sparsity",
     *GENERATION,
+    *SIZE,
+    *VOCABULARY,
 )
 """Columns that older CSV files do not have."""
 
@@ -59,6 +63,8 @@ COLUMNS = (
     "params_reduction",
     "params_reduction_of_model",
     "sparsity",
+    *SIZE,
+    *VOCABULARY,
     "kept_heads",
     "kept_neurons",
     "device",
@@ -82,6 +88,8 @@ COLUMNS = (
 )
 """`method_version` is the algorithm's, `variant` is "key=value,..." ("" if there is none), `target` the request as in the cell's path
 ("0.8", "p0.2", "2x", "s0.5", "2:4"); `sparsity` is the share of zeros among the layers' weights, of methods that mask single ones;
+`SIZE` is of the weights in float32, tied ones once; `VOCABULARY` is of cells that keep some tokens alone, its shares those of the
+evaluation set's tokens.
 `lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
 `kept_neurons` are a number per layer, bottom to top, with spaces between. `device` is what was pruned on. Scores are in
 percent, reductions shares.
@@ -112,6 +120,8 @@ OPTIONAL = (
     "params_reduction_of_model",
     "sparsity",
     *GENERATION,
+    *SIZE,
+    *VOCABULARY,
     "lambda",
     "mu",
     "temperature",

@@ -120,7 +120,7 @@ def row(record: Record) -> dict[str, Any]:
     """
     nested = {
         f"{group}_{name}": value
-        for group in ("evaluation", "checkpoint", "calibration", "latency")
+        for group in ("evaluation", "checkpoint", "calibration", "latency", "size", "vocabulary")
         if (part := getattr(record, group)) is not None
         for name, value in flat(asdict(part)).items()
     }

@@ -21,6 +21,7 @@ METHODS: ChainMap[str, Entry] = ChainMap(
         ),
         "sparsegpt": Entry("SparseGPT", "retraining-free", "baselines.sparsegpt:SparseGPT"),
         "wanda": Entry("Wanda", "retraining-free", "baselines.wanda:Wanda"),
+        "none": Entry("no pruning", "floor", "baselines.none:Unpruned"),
         "magnitude": Entry("magnitude", "floor", "baselines.magnitude:Magnitude"),
         "random": Entry("random", "floor", "baselines.random:Random"),
         "dynabert_w": Entry("DynaBERT-w", "retrained", DYNABERT, {"depths": (1.0,)}),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kprune.models.copies import unshared
     from kprune.models.semi_structured import with_sparse_kernels
     from kprune.plan import Plan
+    from kprune.vocabulary import prune_vocabulary
 
 __all__ = [
     "FlopsBudget",
@@ -24,6 +25,7 @@ __all__ = [
     "UserError",
     "load",
     "prune",
+    "prune_vocabulary",
     "unshared",
     "with_sparse_kernels",
 ]
@@ -31,6 +33,7 @@ __all__ = [
 _WHERE = {
     "prune": "kprune.api",
     "Pruned": "kprune.api",
+    "prune_vocabulary": "kprune.vocabulary",
     "load": "kprune.checkpoint",
     "Job": "kprune.contract",
     "Method": "kprune.contract",

@@ -1,7 +1,7 @@
 """Prune a user's own model on a user's own batches, in one call."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,15 @@ from kprune.wrappers import objective_within, rewrapped, unwrapped
 DEFAULT_REDUCTION = 0.8
 
 
+@dataclass
 class Pruned(Outcome):
-    """What `kprune.prune` gives back: an outcome that can be saved."""
+    """What `kprune.prune` and `kprune.prune_vocabulary` give back: an outcome that can be saved.
+
+    Attributes:
+        tokenizer: that of the tokens which are left, if the vocabulary was cut; else None.
+    """
+
+    tokenizer: Any = None
 
     def save(
         self,
@@ -45,16 +52,23 @@ class Pruned(Outcome):
         """Write the model to a folder that plain transformers loads, as `kprune.checkpoint.save` does.
 
         Args:
+            tokenizer: is left out if the vocabulary was cut, since that has one of its own.
             card: text of the model card; without it, one is written from what this outcome knows.
-            format: without it, "pruned", and "dense" of a model with zeros alone.
+            format: without it, "pruned"; "dense" of a model with zeros alone, "uniform" of one that has lost tokens alone.
 
         Raises:
-            UserError: the format is unknown, the folder holds something else or can't be written to.
+            UserError: the format is unknown, the folder holds something else or can't be written to, or the tokenizer is another
+                one than that of the tokens which are left.
         """
+        if self.tokenizer is not None and tokenizer not in (None, self.tokenizer):
+            raise UserError("the vocabulary was cut, and the tokenizer given has other tokens: leave it out")
         if format is None:
             format = natural_format(unwrapped(self.model), self.plan)
         check_format(format, onnx)
-        return save(self.model, folder, tokenizer, card or python_card(self, format), format, self.plan, onnx)
+        card = card or python_card(self, format)
+        return save(
+            self.model, folder, self.tokenizer if tokenizer is None else tokenizer, card, format, self.plan, onnx
+        )
 
 
 def prune(

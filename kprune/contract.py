@@ -19,7 +19,7 @@ from kprune.plan import Plan
 from kprune.precision import PRECISIONS, Precision, full_precision, linear_layers
 from kprune.processes import check_alone
 from kprune.solve.uniform import check_uniform
-from kprune.target import SPARSITY, Target
+from kprune.target import NOTHING, SPARSITY, Target
 from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
@@ -151,6 +151,7 @@ class Method(ABC):
             widths to whole grains, too; `MASKS` if it sets single weights to zero.
         heads: names of the objectives whose models it prunes.
         uniform: whether it keeps all layers alike if a budget asks for it.
+        one_model: whether what comes out is the same model for every input, which has weights of its own.
         several_processes: whether several processes can share its work (`kprune.processes.together`).
         version: raised whenever the same settings give another result; part of a cell's identity.
         passes: whether it runs the model on the calibration set.
@@ -161,6 +162,7 @@ class Method(ABC):
     budgets: ClassVar[frozenset[str]] = ANY_BUDGET
     heads: ClassVar[frozenset[str]] = ANY_HEAD
     uniform: ClassVar[bool] = False
+    one_model: ClassVar[bool] = True
     several_processes: ClassVar[bool] = False
     version: ClassVar[int] = 1
     passes: ClassVar[bool] = True
@@ -191,6 +193,14 @@ class Method(ABC):
         """
         if measure in self.budgets:
             return
+        if self.budgets == {NOTHING}:
+            raise UserError(
+                f"method {self.name} removes nothing: ask for a share of 0 of the FLOPs in run.py, or use kprune"
+            )
+        if measure == NOTHING:
+            raise UserError(
+                f"flops_reduction=0 is outside (0, 1), and method {self.name} prunes: ask for a share of FLOPs, or use none"
+            )
         if measure == SPARSITY:
             raise UserError(
                 f"method {self.name} removes whole heads and neurons, not single weights: ask for a share of FLOPs, or use "
@@ -259,7 +269,7 @@ class Method(ABC):
         """
         self.check_head(model)
         if isinstance(asked, Target):
-            self.check_measure(SPARSITY)
+            self.check_measure(SPARSITY if asked.masks else NOTHING)
             self.check_processes()
             return
         budget = asked

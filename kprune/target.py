@@ -15,6 +15,8 @@ SPARSITY = "sparsity"
 """The option that asks for zeros among the weights, of which no budget counts anything: a share, or a pattern."""
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 """What `number_text` writes of a number that is not negative."""
+NOTHING = "nothing"
+"""What a share of 0 of the FLOPs asks to remove."""
 
 _FORMS: dict[Kind, re.Pattern[str]] = {
     "flops": re.compile(f"({NUMBER})"),
@@ -35,8 +37,8 @@ class Target:
     """One request.
 
     Attributes:
-        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the encoder's; "latency" ("3x") makes the measured
-            model so many times as fast; "sparsity" ("s0.5") sets a share of the layers' weights to zero, "pattern" ("2:4")
+        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the encoder's, "0" nothing; "latency" ("3x") makes the
+            measured model so many times as fast; "sparsity" ("s0.5") sets a share of the layers' weights to zero, "pattern" ("2:4")
             all but so many of each group of weights.
         amount: the share to remove, the factor, or the number of weights to keep in a group.
         group: weights in a group of a pattern; None for the other kinds.
@@ -62,7 +64,7 @@ class Target:
                 f"the mask pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
                 "than a group has, such as 2:4"
             )
-        if self.kind in _SHARES and not 0 < amount < 1:
+        if self.kind in _SHARES and not 0 < amount < 1 and not self.keeps_all:
             wrong = "is outside (0, 1)" if self.amount is None or _is_number(self.amount) else "is not a number"
             raise UserError(f"{self.option}={_shown(self.amount)} {wrong}: give the share of {_SHARES[self.kind]}")
 
@@ -118,6 +120,11 @@ class Target:
     def masks(self) -> bool:
         """Tell whether single weights are to be zero, so that nothing gets smaller."""
         return self.kind in ("sparsity", "pattern")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Tell whether nothing is to be removed."""
+        return self.kind == "flops" and _is_number(self.amount) and self.amount == 0
 
     def options(self) -> dict[str, Any]:
         """Return what `from_options` reads; FLOPs and zeros among the weights are told by their option alone."""

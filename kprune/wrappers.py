@@ -77,11 +77,18 @@ def objective_within(model: Any) -> Objective | None:
     return Embedding(POOLINGS[mode], normalise, Projection(rest) if rest else None)
 
 
-def rewrapped(wrapper: Any, model: Model) -> Any:
-    """Return a copy of a model of sentence-transformers with this transformers model inside; the model itself without one."""
+def rewrapped(wrapper: Any, model: Model, tokenizer: Any = None) -> Any:
+    """Return a copy of a model of sentence-transformers with this transformers model inside; the model itself without one.
+
+    Args:
+        tokenizer: goes inside, too, if it is another one.
+    """
     if wrapper_of(wrapper) is None:
         return model
-    return copy.deepcopy(wrapper, {id(unwrapped(wrapper)): model})
+    wrapped = copy.deepcopy(wrapper, {id(unwrapped(wrapper)): model})
+    if tokenizer is not None:
+        next(wrapped.children()).processor = tokenizer
+    return wrapped
 
 
 class Projection:

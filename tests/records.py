@@ -63,6 +63,8 @@ RECORD: dict[str, Any] = {
     "params_reduction_of_model": None,
     "device": None,
     "sparsity": None,
+    "size": None,
+    "vocabulary": None,
     "plan": {"0.attention": [3], "0.ffn": [0, 7], "1.attention": [], "1.ffn": [5]},
 }
 """As in result.json."""

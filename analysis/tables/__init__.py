@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.render import model_label, task_label
 from analysis.tables.accuracy import accuracy
 from analysis.tables.loss import loss
-from analysis.tables.measurements import cost, latency, measurements, retrained
+from analysis.tables.measurements import cost, latency, measurements, retrained, size
 from analysis.tables.perplexity import perplexity
 from analysis.tables.settings import ablation, sensitivity
 from analysis.tables.speedup import speedup
@@ -59,6 +59,12 @@ TABLES = {
     "retrained": Table("Retrained methods", SCORES, retrained),
     "latency": Table("Latency", "Median of alternating forward passes of the dense and the pruned model.", latency),
     "cost": Table("Cost", "Wall-clock seconds of pruning; measured speed-up.", cost),
+    "size": Table(
+        "Size",
+        "Parameters, tied ones once, and megabytes of the weights on disk, in float32. If the vocabulary was cut: the tokens kept, the "
+        "share of the evaluation set's tokens that others spell, and the tokens that there are now for each before.",
+        size,
+    ),
     "measurements": Table("Every measurement", "Means over seeds.", measurements),
 }
 

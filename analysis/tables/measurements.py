@@ -67,6 +67,44 @@ def cost(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def size(table: pd.DataFrame) -> pd.DataFrame:
+    """Show parameters and megabytes on disk beside the FLOPs removed and the score; of cut vocabularies, what they keep.
+
+    Rows from before sizes were recorded are left out.
+    """
+    table = table[table["size_parameters_dense"].notna()]
+    shown = pd.DataFrame(
+        identified(table)
+        | {
+            "Dense": table["dense_score"].map(number),
+            "Pruned": [mean_and_deviation(row.score, row.score_std) for row in table.itertuples()],
+            "FLOPs removed": table["flops_reduction"].map(percent),
+            "Parameters": list(map(millions, table["size_parameters_dense"], table["size_parameters_pruned"])),
+            "MB on disk": list(map(from_to, table["size_megabytes_dense"], table["size_megabytes_pruned"])),
+            "Tokens kept": list(map(kept_of, table["vocabulary_kept"], table["vocabulary_of"])),
+            "Spelled by others": table["vocabulary_missing"].map(percent),
+            "Tokens for each": table["vocabulary_growth"].map(lambda value: number(value, "{:.3f}")),
+        }
+    )
+    whole = table["vocabulary_kept"].isna().all()
+    return without_one_model(shown.drop(columns=list(shown.columns[-3:]) if whole else []))
+
+
+def millions(dense: float, pruned: float) -> str:
+    """Write numbers of parameters: 22.7 to 5.1 million."""
+    return f"{from_to(dense / 1e6, pruned / 1e6)} million"
+
+
+def from_to(dense: float, pruned: float) -> str:
+    """Write an amount of the dense and of the pruned model: 90.9 to 20.3."""
+    return f"{number(dense, '{:,.1f}')} to {number(pruned, '{:,.1f}')}"
+
+
+def kept_of(kept: float, of: float) -> str:
+    """Write how many tokens are kept: 7,012 of 30,522."""
+    return MISSING if pd.isna(kept) else f"{kept:,.0f} of {of:,.0f}"
+
+
 def latency(table: pd.DataFrame) -> pd.DataFrame:
     """Show measured latencies with the machine, the batch and the length they were measured at."""
     table = table[table["latency_dense_ms"].notna()]

@@ -58,6 +58,7 @@ class EBERT(Method):
     max_examples: int | None = None
     bf16: bool = False
     name: str = "ebert"
+    one_model = False
 
     needs = frozenset({"training"})
     budgets = frozenset({"flops"})

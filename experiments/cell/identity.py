@@ -35,8 +35,8 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
     A metric that is left to the problem, an algorithm's first version, widths that are not rounded, layers that are not kept
-    alike, full precision, parameters of the layers, FLOPs as the budget, and layers and states that lie where they work go unsaid,
-    as in records from before there was a choice.
+    alike, full precision, parameters of the layers, FLOPs as the budget, the whole vocabulary, and layers and states that lie where
+    they work go unsaid, as in records from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
@@ -58,6 +58,8 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
         settings["uniform"] = True
     if config.precision != "full":
         settings["precision"] = config.precision
+    if config.vocabulary is not None:
+        settings["vocabulary"] = config.vocabulary
     if config.method.version != 1:
         settings["method_version"] = config.method.version
     files = contents(config)
@@ -72,6 +74,7 @@ def contents(config: CellConfig) -> dict[str, str]:
         "task.evaluation_file": task.get("evaluation_file"),
         "calibration.file": config.calibration.file,
         "calibration.data": config.calibration.data,
+        "vocabulary": config.vocabulary,
     }
     found = {name: sha256_of(path) for name, path in _files(named)}
     checkpoint = local_checkpoint(config.task.name, config.model.encoder, config.model.checkpoint)

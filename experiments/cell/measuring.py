@@ -4,23 +4,33 @@ from dataclasses import dataclass, replace
 
 from experiments.config.groups import LatencyPoint
 from experiments.inputs.subject import Subject
-from experiments.store.record import Latency, TokensPerSecond
+from experiments.store.record import Latency, Size, TokensPerSecond, VocabularyUsed
 from kprune.budgets.latency import measure_generation, measure_latency
 from kprune.contract import Outcome
 from kprune.data import CalibrationSet
-from kprune.models import view_of
-from kprune.models.flops import flops_reduction, model_flops, params_reduction, params_reduction_of_model, sparsity
+from kprune.models import ModelView, view_of
+from kprune.models.flops import (
+    flops_reduction,
+    megabytes,
+    model_flops,
+    model_parameters,
+    params_reduction,
+    params_reduction_of_model,
+    sparsity,
+)
 from kprune.plan import Plan
+from kprune.vocabulary import Spelling, Vocabulary
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shares that were removed, and what is kept; the share of zeros if single weights were masked."""
+    """Shares that were removed, what is kept and what it takes; the share of zeros if single weights were masked."""
 
     flops_reduction: float
     params_reduction: float
     params_reduction_of_model: float
     plan: Plan
+    size: Size
     sparsity: float | None = None
 
 
@@ -32,10 +42,28 @@ def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:
         batches = CalibrationSet(inputs, subject.task.batch_size, subject.tokenizer.pad_token_id or 0).batches()
         plan = Plan.of_means(dense, outcome.count_units(batches))
         left = sum(plan.units[block.name] * block.unit_flops(length) for block in dense.blocks)
-        return Sizes(1 - left / model_flops(dense, length), 0.0, 0.0, plan)
+        return Sizes(1 - left / model_flops(dense, length), 0.0, 0.0, plan, size_of(dense, dense))
     pruned = view_of(outcome.model)
     shares = params_reduction(dense, pruned), params_reduction_of_model(dense, pruned)
-    return Sizes(flops_reduction(dense, pruned, length), *shares, plan, sparsity(pruned) if plan.masks else None)
+    zeros = sparsity(pruned) if plan.masks else None
+    return Sizes(flops_reduction(dense, pruned, length), *shares, plan, size_of(dense, pruned), zeros)
+
+
+def size_of(dense: ModelView, pruned: ModelView) -> Size:
+    """Count parameters and megabytes of two models."""
+    return Size(model_parameters(dense), model_parameters(pruned), megabytes(dense), megabytes(pruned))
+
+
+def vocabulary_used(vocabulary: Vocabulary | None, subject: Subject) -> VocabularyUsed | None:
+    """Return how many tokens are kept, and how the evaluation set is spelled by them; None if all are."""
+    if vocabulary is None:
+        return None
+    before, after = (
+        [example["input_ids"] for example in subject.task.evaluation(tokenizer).examples]
+        for tokenizer in (vocabulary.whole, vocabulary.tokenizer)
+    )
+    spelled = Spelling.of(before, after, vocabulary.kept)
+    return VocabularyUsed(len(vocabulary.kept), vocabulary.of, spelled.missing, spelled.growth)
 
 
 def latency_of(

@@ -9,23 +9,31 @@ from typing import Any
 import torch
 
 from experiments.cell.identity import folder_of, identity_of
-from experiments.cell.measuring import latency_of, measure_sizes
+from experiments.cell.measuring import latency_of, measure_sizes, vocabulary_used
 from experiments.cell.memory import PeakMemory
 from experiments.cell.pruning import prune_within
 from experiments.cell.saved import missing_of, save_model
 from experiments.cell.tracking import track
 from experiments.config.cell import CellConfig
 from experiments.inputs.drawing import DrawnTexts
-from experiments.inputs.subject import Subject, flops_length, pruning_data, subject_for, subject_unscored
+from experiments.inputs.subject import (
+    Subject,
+    flops_length,
+    pruning_data,
+    subject_for,
+    subject_unscored,
+    vocabulary_for,
+)
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
 from experiments.store import results
 from experiments.store.provenance import commit, versions
-from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Latency, Record
+from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Latency, Record, VocabularyUsed
 from kprune import processes
 from kprune.budgets.latency.timing import device_name
 from kprune.contract import Outcome, PruningData
 from kprune.data import CalibrationSet
+from kprune.vocabulary import cut_vocabulary
 
 
 def run_cell(config: CellConfig, group: str, command: str) -> Record | None:
@@ -63,12 +71,15 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
             return record
 
         subject = subject_for(config)
+        vocabulary = vocabulary_for(config, subject)
         begin()
-        task, tokenizer = subject.task, subject.tokenizer
+        task, tokenizer = subject.task, vocabulary.tokenizer if vocabulary else subject.tokenizer
 
         start, peak = time.perf_counter(), PeakMemory(subject.device)
         torch.manual_seed(config.seed)
         outcome, latency, data, length = pruned(config, subject)
+        if vocabulary:
+            cut_vocabulary(outcome.model, vocabulary.kept)
         calibration, labels = data.calibration, "labels" in config.method.build().needs
 
         sizes = measure_sizes(subject, outcome, length)
@@ -76,7 +87,8 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
         predicted = replace(predictions_of(outcome.model, task, tokenizer, subject.device), dense=dense.values)
         latency = latency_of(config.latency, subject, outcome, latency)
 
-        evaluation, kept = task.evaluation(tokenizer), sizes.plan.kept
+        # As the dense model reads it: the same set in every cell.
+        evaluation, kept = task.evaluation(subject.tokenizer), sizes.plan.kept
         record = Record(
             task=task.name,
             model=config.model.name,
@@ -115,6 +127,8 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
             target=config.target,
             device=device_name(subject.device),
             sparsity=sizes.sparsity,
+            size=sizes.size,
+            vocabulary=vocabulary_used(vocabulary, subject),
             plan=kept and {block: list(units) for block, units in kept.items()},
             details=outcome.details
             | {
@@ -125,7 +139,7 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
 
         files = {"predictions.npz": lambda file: results.write_bytes(file, predictions.packed(predicted))}
         if config.save_model:
-            saving = (record, outcome, subject, config.format, config.onnx, command)
+            saving = (record, outcome, subject, tokenizer, config.format, config.onnx, command)
             files["model"] = lambda model: save_model(model, *saving)
         results.write(folder, record, files)
     track(record, group, config.tracking, config.outputs)
@@ -181,11 +195,21 @@ def origin(calibration: CalibrationSet) -> dict[str, Any]:
     return {name: getattr(calibration, name) for name in ("data", "texts", "window", "draw")}
 
 
+def kept_tokens(used: VocabularyUsed) -> str:
+    """Describe a vocabulary in words."""
+    return (
+        f"{used.kept:,} of {used.of:,} tokens kept, without which {100 * used.missing:.1f} % of the evaluation set's tokens are spelled "
+        f"by others ({used.growth:.3f} times as many tokens)"
+    )
+
+
 def summary(record: Record) -> str:
     """Describe a cell in one line."""
     removed = f"{100 * record.flops_reduction:.1f} % of FLOPs removed"
     if record.sparsity is not None:
         removed = f"{100 * record.sparsity:.1f} % of the layers' weights are zero, no parameter and no FLOP less"
+    if record.vocabulary:
+        removed += f", {kept_tokens(record.vocabulary)}"
     speed = f", {record.latency.speedup:.2f}x faster" if record.latency else ""
     return (
         f"{record.task} {record.model} {record.method}: {record.metric} {record.dense_score:.2f} dense, "

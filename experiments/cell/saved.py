@@ -26,9 +26,16 @@ RECORD = "kprune.json"
 
 
 def save_model(
-    folder: Path, record: Record, outcome: Outcome, subject: Subject, format: str, onnx: bool, command: str
+    folder: Path,
+    record: Record,
+    outcome: Outcome,
+    subject: Subject,
+    tokenizer: Any,
+    format: str,
+    onnx: bool,
+    command: str,
 ) -> None:
-    """Write the pruned model, with its card and what is needed to score it again."""
+    """Write the pruned model and its tokenizer, with its card and what is needed to score it again."""
     if outcome.count_units:
         print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
         return
@@ -37,7 +44,7 @@ def save_model(
     if outputs:  # in the checkpoint's order, so that it can stand in the checkpoint's place
         model = copy.deepcopy(model)
         reorder(model, inverse(outputs))
-    save(model, folder, subject.tokenizer, card, format, outcome.plan, onnx)
+    save(model, folder, tokenizer, card, format, outcome.plan, onnx)
     cell = {name: value for name, value in record.config.items() if name != "task"}
     task = _with_names(record.config["task"], subject.task)
     content = {"task": task, "score": record.score, "cell": cell, "format": format}

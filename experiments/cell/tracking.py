@@ -103,6 +103,8 @@ def numbers(record: Record) -> dict[str, float | None]:
         | {f"seconds/{stage}": seconds for stage, seconds in record.seconds_by_stage.items()}
         | _flat("latency", record.latency)
         | _flat("calibration", record.calibration)
+        | _flat("size", record.size)
+        | _flat("vocabulary", record.vocabulary)
     )
 
 

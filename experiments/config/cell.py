@@ -31,7 +31,7 @@ from kprune.checkpoint import check_format
 from kprune.contract import ANY_BUDGET, MASKS, MEASURED, Method
 from kprune.errors import UserError
 from kprune.precision import PRECISIONS, Precision
-from kprune.target import Target
+from kprune.target import NOTHING, Target
 
 Part = TypeVar("Part")
 
@@ -99,6 +99,7 @@ class CellConfig:
     """One cell.
 
     Attributes:
+        vocabulary: the texts whose tokens alone are kept: "calibration", "training" or a file; None: every token is.
         of: whose parameters a share of them is counted of.
         grain: columns that widths are multiples of.
         uniform: every layer keeps as many heads, and as many neurons; `format=uniform` implies it.
@@ -115,6 +116,7 @@ class CellConfig:
     method: MethodSettings
     calibration: CalibrationSettings
     target: Target
+    vocabulary: str | None
     of: Of
     grain: int
     uniform: bool
@@ -171,6 +173,12 @@ def cell_config(
             calibration = checked_data(calibration, built, method)
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
+    if request and request.vocabulary is not None:
+        if built:
+            with found.catching():
+                built.check_vocabulary(request.vocabulary)
+        if method and not method.build().one_model:
+            found.add(f"method {method.name} has no model whose vocabulary could be cut: leave vocabulary out")
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
     if saving and not saves and not (run and run.evaluate) and (saving.format not in (None, "pruned") or saving.onnx):
         given = "onnx=true" if saving.onnx else f"format={saving.format}"
@@ -181,13 +189,15 @@ def cell_config(
     tracking, latency = closed["tracking"], closed.get("latency")
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
     usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
-    variant = variant_of(named, usual, numbers.grain, numbers.uniform, request.of, numbers.precision)
+    told = (numbers.grain, numbers.uniform, request.of, numbers.precision, request.vocabulary)
+    variant = variant_of(named, usual, *told)
     return CellConfig(
         task=task,
         model=closed["model"],
         method=method,
         calibration=calibration,
         target=request.target,
+        vocabulary=request.vocabulary,
         of=request.of,
         grain=numbers.grain,
         uniform=numbers.uniform,
@@ -195,7 +205,7 @@ def cell_config(
         latency=latency and latency.point(*(built or Task).latency_point),
         seed=numbers.seed,
         save_model=saves,
-        format=saving.format or ("dense" if request.target.masks else "pruned"),
+        format=saving.format or _natural_format(request.target),
         onnx=saving.onnx,
         tracking=tracking.mode,
         given=given_options(overrides, config) if run.evaluate else (),
@@ -313,7 +323,14 @@ def _method(
 def _check_measure(method: Method, request: Request, found: Collected) -> None:
     if request.measure in method.budgets:
         return
-    if request.sparsity is not None:
+    if method.budgets == {NOTHING}:
+        found.add(f"method {method.name} removes nothing: give flops_reduction=0 alone, or use method=kprune")
+    elif request.measure == NOTHING:
+        found.add(
+            "flops_reduction=0 is outside (0, 1): give the share of FLOPs to remove, such as 0.8, or method=none, which removes "
+            "nothing"
+        )
+    elif request.sparsity is not None:
         found.add(
             f"method {method.name} removes whole heads and neurons, not single weights: leave sparsity out, or use "
             "method=wanda or method=sparsegpt"
@@ -326,6 +343,13 @@ def _check_measure(method: Method, request: Request, found: Collected) -> None:
     else:
         able = " or ".join(sorted(method.budgets))
         found.add(f"method {method.name} prunes by {able} alone: leave budget={able} or use method=kprune")
+
+
+def _natural_format(target: Target) -> str:
+    """Return the format of a saved model for which none is given."""
+    if target.keeps_all:
+        return "uniform"
+    return "dense" if target.masks else "pruned"
 
 
 def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from kprune.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 PATHS = re.compile(
-    r"[+]*(evaluate|outputs|calibration\.(?:file|data)|model\.(checkpoint|pretrained)|task\.(train|evaluation)_file)"
+    r"[+]*(evaluate|outputs|vocabulary|calibration\.(?:file|data)|model\.(checkpoint|pretrained)|task\.(train|evaluation)_file)"
 )
 """Options that are paths, or names of the hub."""
 ODD = re.compile(r"[^\w/.+:%@-]|^[^\w/.]", re.ASCII)

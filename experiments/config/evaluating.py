@@ -34,6 +34,7 @@ UNSAID = {
     "calibration.data": None,
     "sparsity": None,
     "precision": "full",
+    "vocabulary": None,
 }
 """Settings of a cell that its record has only if they are others."""
 FROM_FOLDER = (

@@ -28,7 +28,7 @@ from kprune.budgets import Of
 from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.objectives.embedding import POOLINGS
-from kprune.target import OPTIONS, SPARSITY, Target
+from kprune.target import NOTHING, OPTIONS, SPARSITY, Target
 
 
 def setting(kind: Kind) -> Any:
@@ -202,7 +202,7 @@ class Tracking:
 @dataclass(frozen=True)
 class Request:
     """What is asked for: `budget` says which of the three amounts counts, `of` whose parameters are; or `sparsity`, zeros among
-    the weights, of which no budget counts anything.
+    the weights, of which no budget counts anything. Beside them, `vocabulary` names texts whose tokens alone are kept.
 
     Raises:
         UserError: the budget is unknown, its amount out of range, or another budget's amount is given.
@@ -214,6 +214,7 @@ class Request:
     speedup: float | None = setting(or_null(number("3")))
     of: Of = setting(one_of(*get_args(Of)))
     sparsity: float | str | None = setting(or_null(either(number("0.5"), text("2:4"))))
+    vocabulary: str | None = setting(or_null(text("calibration")))
 
     def __post_init__(self) -> None:
         found = Collected()
@@ -242,7 +243,9 @@ class Request:
     @property
     def measure(self) -> str:
         """Return what a method must prune to."""
-        return self.budget if self.sparsity is None else SPARSITY
+        if self.sparsity is not None:
+            return SPARSITY
+        return NOTHING if self.target.keeps_all else self.budget
 
     @property
     def target(self) -> Target:

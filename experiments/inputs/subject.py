@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from experiments.inputs.checkpoints import (
     load_tokenizer,
     positions_of,
 )
+from experiments.inputs.texts import read_file
 from experiments.scoring.dense import dense_predictions
 from experiments.scoring.predictions import PERPLEXITIES, Predictions
 from experiments.tasks import Task
+from experiments.tasks.base import CALIBRATION, TRAINING
 from kprune.budgets import ParametersBudget
 from kprune.checkpoint import check_kind
 from kprune.contract import PruningData
@@ -29,6 +32,8 @@ from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.precision import Precision, check_reduced
+from kprune.vocabulary import Vocabulary, vocabulary_of
+from kprune.vocabulary.tokens import Text
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Subject:
     settings: TaskSettings
     anew: bool = False
     data: dict[tuple, PruningData] = field(default_factory=dict)
+    vocabularies: dict[tuple, Vocabulary] = field(default_factory=dict)
 
     @cached_property
     def dense(self) -> Predictions:
@@ -66,7 +72,8 @@ def subject_for(config: CellConfig) -> Subject:
 
     Raises:
         UserError: the device is not there, data or checkpoint are wrong, the model reads less than latency asks for, or it is
-            to be saved in a format that it can't have, or masked in groups that its modules do not have.
+            to be saved in a format that it can't have, masked in groups that its modules do not have, or to keep the tokens of
+            texts that are not to be had.
         OutOfReach: more parameters are to go than the model's units have.
     """
     subject = subject_unscored(config)
@@ -75,6 +82,7 @@ def subject_for(config: CellConfig) -> Subject:
         check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
+    vocabulary_for(config, subject)
     if config.target.masks:
         config.method.build().check(subject.model, config.target)
     subject.dense  # noqa: B018 (computes)
@@ -154,6 +162,32 @@ def pruning_data(
             precision,
         )
     return subject.data[key]
+
+
+def vocabulary_for(config: CellConfig, subject: Subject) -> Vocabulary | None:
+    """Return the vocabulary that a cell cuts its pruned model to, one object for all cells with the same; None for the whole one.
+
+    Raises:
+        UserError: the texts are not to be had, or model and tokenizer can't be cut.
+    """
+    if config.vocabulary is None:
+        return None
+    key = (config.vocabulary, config.calibration, config.seed)
+    if key not in subject.vocabularies:
+        texts = vocabulary_texts(config.vocabulary, config, subject)
+        subject.vocabularies[key] = vocabulary_of(subject.model, subject.tokenizer, texts)
+    return subject.vocabularies[key]
+
+
+def vocabulary_texts(name: str, config: CellConfig, subject: Subject) -> list[Text]:
+    """Return the texts of a file, or the tokens of the calibration set or of all training examples."""
+    if name == CALIBRATION:
+        labels = "labels" in config.method.build().needs
+        data = pruning_data(config.calibration, config.seed, subject, labels, config.force)
+        return [example["input_ids"] for example in data.calibration.examples]
+    if name == TRAINING:
+        return [example["input_ids"] for example in subject.task.training(subject.tokenizer)]
+    return list(read_file(Path(name).expanduser(), "vocabulary", lines=True).documents)
 
 
 def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool) -> CalibrationSet:

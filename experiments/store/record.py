@@ -84,6 +84,27 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Size:
+    """What the dense and the pruned model take: parameters, tied ones once, and megabytes of weights on disk, in float32."""
+
+    parameters_dense: int
+    parameters_pruned: int
+    megabytes_dense: float
+    megabytes_pruned: float
+
+
+@dataclass(frozen=True)
+class VocabularyUsed:
+    """The tokens that are kept, and what they are of; of the evaluation set's tokens, the share that is missing, and how many
+    there are now for each that there was."""
+
+    kept: int
+    of: int
+    missing: float
+    growth: float
+
+
+@dataclass(frozen=True)
 class Record:
     """The record of one cell. Scores are in percent; reductions are shares, measured on the pruned model.
 
@@ -98,6 +119,8 @@ class Record:
         config: what identifies the cell, as `experiments.cell.identity` has it.
         target: what was asked for.
         device: what the model was pruned on; None in records from before it was told. Seconds of two devices don't compare.
+        size: None in records from before it was told.
+        vocabulary: None if every token is kept.
         plan: indices of the kept units by block; None if they depend on the input, and in records from before 2.0.
         details: what the method reports beyond that.
     """
@@ -133,6 +156,8 @@ class Record:
     plan: dict[str, list[int]] | None = None
     device: str | None = None
     sparsity: float | None = None
+    size: Size | None = None
+    vocabulary: VocabularyUsed | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record":

@@ -17,6 +17,7 @@ def variant_of(
     uniform: bool = False,
     of: str = "layers",
     precision: str = "full",
+    vocabulary: str | None = None,
 ) -> dict[str, Any]:
     """Return the settings that differ from their config files' own.
 
@@ -26,6 +27,7 @@ def variant_of(
         uniform: whether all layers are kept alike; told if they are.
         of: whose parameters are counted; told if it is not the layers'.
         precision: of passes; told if it is not full.
+        vocabulary: whose tokens are kept; told if not all are, a file by its name.
     """
     ours, theirs = leaves(settings), leaves(defaults)
     variant = {key: value for key, value in ours.items() if value != theirs.get(key)}
@@ -33,6 +35,7 @@ def variant_of(
         if variant.get(name):
             variant[name] = Path(variant[name]).stem
     told = {"grain": (grain, 1), "uniform": (uniform, False), "of": (of, "layers"), "precision": (precision, "full")}
+    told["vocabulary"] = (vocabulary and Path(vocabulary).stem, None)
     return variant | {name: value for name, (value, usual) in told.items() if value != usual}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,11 +13,14 @@ import transformers
 from torch import Tensor
 
 from experiments.inputs.drawing import Amount, Draw
-from experiments.inputs.texts import Texts
+from experiments.inputs.texts import Texts, check_file
 from experiments.scoring.predictions import Predictions
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Objective
+
+CALIBRATION, TRAINING = "calibration", "training"
+"""What `vocabulary` may name beside a file: the calibration set, and all training examples without their labels."""
 
 
 class EvaluationSet:
@@ -143,6 +147,20 @@ class Task:
                 f"calibration.data={data} is of texts, and {self.name} is no task on one text: leave it out, or give "
                 "calibration.file"
             )
+
+    def check_vocabulary(self, vocabulary: str) -> None:
+        """Check that a model for this task can keep the tokens of `CALIBRATION`, `TRAINING` or a file of texts alone.
+
+        Raises:
+            UserError: there is no such file, or the metric is of tokens.
+        """
+        if self.metric == "perplexity":
+            raise UserError(
+                f"vocabulary={vocabulary} changes what a token is, and a perplexity is of tokens: leave it out, or cut the "
+                "vocabulary of what is saved with the command kprune vocabulary"
+            )
+        if vocabulary not in (CALIBRATION, TRAINING):
+            check_file(Path(vocabulary).expanduser(), "vocabulary")
 
     def calibration_texts(self, data: str | None) -> Texts | None:
         """Return the texts that calibration examples are drawn from; None: the training set is.

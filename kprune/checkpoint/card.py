@@ -21,6 +21,10 @@ MASKED = (
     "was not measured."
 )
 """What `format=dense` means for a model of which single weights were set to zero."""
+OWN_TOKENIZER = """
+The tokenizer in this folder belongs to the model: its tokens have other numbers than the dense model's. A word of tokens that were
+not kept is spelled by several others.
+"""
 
 
 def auto_class_of(model: Model) -> str:
@@ -56,12 +60,13 @@ model = {call}("this folder"{trust})
 
 def python_card(outcome: Outcome, format: str) -> str:
     """Return the card of an outcome that is saved from Python, where nothing was scored."""
-    reduction, zeros = (outcome.details.get(name) for name in ("flops_reduction", "sparsity"))
+    reduction, zeros, cut = (outcome.details.get(name) for name in ("flops_reduction", "sparsity", "vocabulary"))
     rows = {
         "weights of the layers that are zero": f"{100 * zeros:.1f} %" if zeros is not None else None,
         "FLOPs removed": f"{100 * reduction:.1f} %" if reduction is not None else None,
         "heads kept per layer": _listed(outcome.kept_heads),
         "neurons kept per layer": _listed(outcome.kept_neurons),
+        "tokens kept": None if cut is None else f"{cut['kept']:,} of {cut['of']:,}",
         "pruning time": f"{sum(outcome.seconds_by_stage.values()):.0f} s",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
@@ -72,7 +77,7 @@ def python_card(outcome: Outcome, format: str) -> str:
 | | |
 |---|---|
 {table}
-
+{"" if cut is None else OWN_TOKENIZER}
 Pruned from Python, so nobody has scored it here: evaluate it before you use it.
 """
 

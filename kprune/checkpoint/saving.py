@@ -44,8 +44,11 @@ def check_format(format: str, onnx: bool = False) -> None:
 
 
 def natural_format(model: Model, plan: Plan) -> str:
-    """Return the format of a model for which none is given: "dense" if it has zeros among its weights and all of its units."""
-    return "dense" if plan.masks and not is_pruned(type(model)) else "pruned"
+    """Return the format of a model for which none is given: of one with all of its units "dense" if it has zeros among its weights,
+    else "uniform"."""
+    if is_pruned(type(model)):
+        return "pruned"
+    return "dense" if plan.masks else "uniform"
 
 
 def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:

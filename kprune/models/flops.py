@@ -23,6 +23,13 @@ def model_parameters(view: ModelView) -> int:
     return sum(parameter.numel() for parameter in view.model.parameters())
 
 
+def megabytes(view: ModelView) -> float:
+    """Return what the weights of a model take on disk, without the file's header; tied ones count once."""
+    # A model writes the buffers that its state has, beside its parameters.
+    tensors = view.model.state_dict(keep_vars=True).values()
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values()) / 1e6
+
+
 def flops_reduction(dense: ModelView, pruned: ModelView, sequence_length: float) -> float:
     """Return the share of FLOPs removed, counted on the two models as they are."""
     return 1 - model_flops(pruned, sequence_length) / model_flops(dense, sequence_length)

@@ -1,0 +1,124 @@
+"""A model with the rows of fewer tokens: word embeddings, a head over the vocabulary, and the numbers that settings name tokens by."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from kprune.errors import UserError
+from kprune.types import Model
+
+TOKEN = "_token_id"
+"""The end of the names of settings that hold a token, or several."""
+LISTS = ("suppress_tokens", "begin_suppress_tokens")
+"""Settings of generation that list tokens which are not to come."""
+
+
+def word_rows(model: Model) -> int:
+    """Return the number of rows of a model's word embeddings.
+
+    Raises:
+        UserError: they are of a kind that can't be cut, or shared with a module that kprune does not know.
+    """
+    return len(next(_word_weights(model)))
+
+
+@torch.no_grad()
+def cut_vocabulary(model: Model, kept: Sequence[int]) -> None:
+    """Keep the rows of some tokens, numbered anew in this order, in place: of word embeddings, a head over the vocabulary and its bias.
+
+    Raises:
+        UserError: as `word_rows` does.
+    """
+    weights = list(_word_weights(model))
+    rows, new = len(weights[0]), {old: number for number, old in enumerate(kept)}
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for weight in weights:
+        cut = nn.Parameter(weight[torch.tensor(kept, device=weight.device)].clone(), weight.requires_grad)
+        for name in names[id(weight)]:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, cut)
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    embeddings.num_embeddings = len(kept)
+    embeddings.padding_idx = new.get(embeddings.padding_idx)
+    if head is not None:
+        head.out_features = len(kept)
+    for module in model.modules():
+        if getattr(module, "vocab_size", None) == rows:
+            setattr(module, "vocab_size", len(kept))  # noqa: B010 (some modules have it)
+    model.config.vocab_size = len(kept)
+    _renumber(model.config, new)
+    if model.can_generate():
+        _renumber(model.generation_config, new)
+
+
+def named_tokens(model: Model) -> set[int]:
+    """Return the tokens of the vocabulary that a model's settings name, such as the padding's."""
+    settings = [model.config, *([model.generation_config] if model.can_generate() else [])]
+    found: set[int] = set()
+    for config in settings:
+        for _, value in _tokens_in(config):
+            found |= {value} if isinstance(value, int) else set(value)
+    return {token for token in found if 0 <= token < word_rows(model)}
+
+
+def _word_weights(model: Model) -> Iterator[nn.Parameter]:
+    """Yield the weights that have a row for each token, the word embeddings first, each once.
+
+    Raises:
+        UserError: as `word_rows` does.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    if not isinstance(embeddings, nn.Embedding):
+        raise UserError(
+            f"the model's word embeddings are a {type(embeddings).__name__}, not an Embedding: keep its vocabulary whole"
+        )
+    found: dict[int, Any] = {id(embeddings.weight): embeddings.weight}
+    for weight in () if head is None else (head.weight, getattr(head, "bias", None)):
+        if weight is not None:
+            found[id(weight)] = weight
+            if len(weight) != len(embeddings.weight):
+                raise UserError(
+                    f"the model's head has {len(weight):,} rows, and its word embeddings {len(embeddings.weight):,}: keep its "
+                    "vocabulary whole"
+                )
+    bias = None if head is None else getattr(head, "bias", None)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        # A head's bias has a second name in models of masked words, which nothing else reads.
+        if id(parameter) in found and owner not in (embeddings, head) and parameter is not bias:
+            raise UserError(
+                f"the model's word embeddings are shared with {name}, which kprune does not know: give that module a copy of its "
+                "own, or keep the vocabulary whole"
+            )
+    yield from found.values()
+
+
+def _tokens_in(config: Any) -> Iterator[tuple[str, int | list[int]]]:
+    """Yield the settings that hold a token, or several."""
+    for name, value in config.to_dict().items():
+        if name.endswith(TOKEN) and _is_tokens(value):
+            yield name, value
+
+
+def _is_tokens(value: Any) -> bool:
+    entries = value if isinstance(value, list) and value else [value]
+    return all(isinstance(entry, int) and not isinstance(entry, bool) for entry in entries)
+
+
+def _renumber(config: Any, new: Mapping[int, int]) -> None:
+    """Write new numbers of tokens into settings, in place; a token that was none of the vocabulary stays what it was."""
+    for name, value in list(_tokens_in(config)):
+        setattr(config, name, new.get(value, value) if isinstance(value, int) else [new.get(v, v) for v in value])
+    for name in LISTS:
+        if getattr(config, name, None):
+            setattr(config, name, [new[token] for token in getattr(config, name) if token in new])
+    if getattr(config, "bad_words_ids", None):
+        config.bad_words_ids = [
+            [new[token] for token in word] for word in config.bad_words_ids if all(token in new for token in word)
+        ]
