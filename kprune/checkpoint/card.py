@@ -62,11 +62,13 @@ def python_card(outcome: Outcome, format: str) -> str:
     """Return the card of an outcome that is saved from Python, where nothing was scored."""
     reduction, zeros, cut = (outcome.details.get(name) for name in ("flops_reduction", "sparsity", "vocabulary"))
     rows = {
-        "weights of the layers that are zero": f"{100 * zeros:.1f} %" if zeros is not None else None,
-        "FLOPs removed": f"{100 * reduction:.1f} %" if reduction is not None else None,
+        "weights of the layers that are zero": _percent(zeros),
+        "FLOPs removed": _percent(reduction),
         "heads kept per layer": _listed(outcome.kept_heads),
         "neurons kept per layer": _listed(outcome.kept_neurons),
         "tokens kept": None if cut is None else f"{cut['kept']:,} of {cut['of']:,}",
+        "tokens of held-out texts that others spell": _percent(cut and cut.get("missing")),
+        "tokens of these, for each before": f"{cut['growth']:.3f}" if cut and "growth" in cut else None,
         "pruning time": f"{sum(outcome.seconds_by_stage.values()):.0f} s",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
@@ -80,6 +82,10 @@ def python_card(outcome: Outcome, format: str) -> str:
 {"" if cut is None else OWN_TOKENIZER}
 Pruned from Python, so nobody has scored it here: evaluate it before you use it.
 """
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
 
 
 def _listed(widths: list[float]) -> str:

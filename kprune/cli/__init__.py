@@ -1,4 +1,4 @@
-"""The command `kprune`: prune a checkpoint on texts of one's own, compare two checkpoints."""
+"""The command `kprune`: prune a checkpoint on texts of one's own, cut its vocabulary, compare two checkpoints."""
 
 import argparse
 import sys
@@ -28,15 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Read the files that the options name, then prune or compare.
+    """Read the files that the options name, then do what the command says.
 
     Raises:
         UserError: something that was given can't be used.
     """
     texts = read_texts(options.texts, options.text_column, options.second_column)
-    names = [options.checkpoint] if options.command == "prune" else [options.dense, options.pruned]
+    names = [options.dense, options.pruned] if options.command == "compare" else [options.checkpoint]
     checkpoints = [find_checkpoint(name) for name in names]
-    if options.command == "prune":
+    if options.command != "compare":
         check_output(options.output, checkpoints[0].folder)
     # torch and transformers take seconds to import: help, and what is wrong with files, come without them.
     from kprune.cli import commands

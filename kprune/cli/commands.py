@@ -15,11 +15,11 @@ import kprune
 from kprune.checkpoint import check_format, check_kind, check_replaceable, natural_format
 from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
-from kprune.cli.drawing import cut_at, draw, held_out
+from kprune.cli.drawing import HELD_OUT, cut_at, draw, held_out, tokenised
 from kprune.cli.folders import Checkpoint, find_checkpoint
 from kprune.cli.loading import convert_to_stored, load_model, load_tokenizer, pick_device
-from kprune.cli.options import FLOPS_REDUCTION
-from kprune.cli.texts import Texts
+from kprune.cli.options import CALIBRATION, FLOPS_REDUCTION
+from kprune.cli.texts import Texts, read_texts
 from kprune.data import Example, collate
 from kprune.errors import UserError
 from kprune.masking import check_mask_token, masked
@@ -28,6 +28,7 @@ from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of
 from kprune.objectives import Objective, Span
 from kprune.target import SPARSITY
+from kprune.vocabulary import Spelling, spelling_of, vocabulary_of
 
 BATCH_SIZE = 32
 
@@ -46,9 +47,11 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     check_kind(dense, options.format or "pruned", tokenizer)
     objective = comparison.objective_for(dense, options.task)
     examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
+    words = vocabulary_texts(options, texts, examples)
+    vocabulary = None if words is None else vocabulary_of(dense, tokenizer, words)
     say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
     start = time.perf_counter()
-    outcome = kprune.prune(
+    outcome = whole = kprune.prune(
         dense,
         batches(dense, examples),
         method=options.method,
@@ -60,18 +63,27 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
         **target(options),
     )
     seconds = time.perf_counter() - start
+    theirs = spelled = None
+    if words is not None and vocabulary is not None:
+        outcome = kprune.prune_vocabulary(whole, words, tokenizer)
+        theirs = respelled(options, dense, unseen, vocabulary.tokenizer)
+        spelled = Spelling.of(ids(unseen), ids(theirs), vocabulary.kept)
+        outcome.details["vocabulary"] |= vars(spelled)
     if not options.onnx:  # runtimes have few operators in half precision
         convert_to_stored(outcome.model, checkpoint)
     format = options.format or natural_format(outcome.model, outcome.plan)
-    outcome.save(options.output, tokenizer, format=format, onnx=options.onnx)
+    outcome.save(options.output, outcome.tokenizer or tokenizer, format=format, onnx=options.onnx)
     say(f"saved in {options.output}; comparing it with {checkpoint.folder}")
     # What is measured is what was saved, if torch can run it.
     saved = find_checkpoint(options.output)
     pruned = outcome.model.float() if format.startswith("gguf") else load_model(saved, device)
-    distance = comparison.distance(dense, pruned, objective, unseen)
+    # A head that answers for tokens has other answers if they are others.
+    whole_words = theirs is not None and not comparison.answers_once(objective)
+    compared = (whole.model, objective, unseen) if whole_words else (pruned, objective, unseen, theirs)
+    distance = comparison.distance(dense, *compared)
     latency = None if outcome.plan.masks else outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
-    print(comparison.table([*units(dense, outcome), *size]))
+    print(comparison.table([*units(dense, outcome), *tokens_lines(outcome), *size]))
     removed = (
         f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
         "faster"
@@ -85,7 +97,72 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
         print(
             f"a speed-up of {options.speedup:g}x was not met: this is the closest of {len(search['attempts'])} attempts"
         )
-    print(f"{distance.sentence('held-out texts')}\n\n{how_to_load(options.output, format, pruned)}")
+    if spelled:
+        print(spelled.sentence("held-out texts"))
+    measured_on = f"held-out texts{' in the whole vocabulary' if whole_words else ''}"
+    print(f"{distance.sentence(measured_on)}\n\n{how_to_load(options.output, format, pruned)}")
+
+
+def vocabulary(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> None:
+    """Cut a checkpoint's vocabulary to the tokens of texts, save it, and print what is left and how texts like these are spelled.
+
+    Raises:
+        UserError: something that was given can't be used; nothing is written then.
+    """
+    check_replaceable(options.output)
+    dense, tokenizer = load_model(checkpoint, pick_device("cpu")), load_tokenizer(checkpoint)
+    words = list(dict.fromkeys(text for row in texts.rows for text in row))
+    say(f"{described(texts)}; cutting the vocabulary of {checkpoint.folder}")
+    outcome = kprune.prune_vocabulary(dense, words, tokenizer)
+    convert_to_stored(outcome.model, checkpoint)
+    unseen, seen = words[::HELD_OUT], [word for index, word in enumerate(words) if index % HELD_OUT]
+    spelled = spelling_of(vocabulary_of(dense, tokenizer, seen), unseen) if seen else None
+    outcome.details["vocabulary"] |= vars(spelled) if spelled else {}
+    outcome.save(options.output)
+    saved = find_checkpoint(options.output)
+    size = comparison.size_and_speed(dense, outcome.model, (checkpoint, saved), None)
+    print(comparison.table([*tokens_lines(outcome), *size]))
+    print("\ntexts of these tokens are split and answered as before")
+    if spelled:
+        print(f"a tenth of the texts, spelled by the tokens of the others: {spelled.sentence('it')}")
+    format = natural_format(outcome.model, outcome.plan)
+    print(f"\n{how_to_load(options.output, format, outcome.model)}")
+
+
+def vocabulary_texts(options: argparse.Namespace, texts: Texts, examples: Sequence[Example]) -> list[Any] | None:
+    """Return the texts, or examples' tokens, that --vocabulary names; None without it.
+
+    Raises:
+        UserError: the file is not one of texts.
+    """
+    if options.vocabulary is None:
+        return None
+    if options.vocabulary == CALIBRATION:
+        return ids(examples)
+    columns = texts.columns if options.vocabulary.suffix.lower() != ".txt" else ()
+    return [text for row in read_texts(options.vocabulary, *columns).rows for text in row]
+
+
+def ids(examples: Sequence[Example]) -> list[list[int]]:
+    """Return the tokens of examples."""
+    return [example["input_ids"] for example in examples]
+
+
+def respelled(
+    options: argparse.Namespace, model: PreTrainedModel, examples: Sequence[Example], tokenizer: Any
+) -> list[Example]:
+    """Return the texts of examples as another tokenizer has them."""
+    rows = [example["texts"] for example in examples]
+    length = cut_at(options.max_length, longest_input(model), tokenizer, len(rows[0]) == 2)
+    return tokenised(rows, tokenizer, needs_token_types(model), length)
+
+
+def tokens_lines(outcome: kprune.Pruned) -> list[comparison.Line]:
+    """Return the table's line of tokens, if the vocabulary was cut."""
+    if outcome.tokenizer is None:
+        return []
+    before, after = (outcome.details["vocabulary"][name] for name in ("of", "kept"))
+    return [("tokens", f"{before:,}", f"{after:,}", comparison.fewer(before, after))]
 
 
 def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second: Checkpoint) -> None:
@@ -97,10 +174,13 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     device = started(options)
     dense, pruned = load_model(first, device), load_model(second, device)
     objective = comparison.objective_for(dense, options.task)
-    comparison.check_alike(dense, pruned)
-    examples = drawn(options, texts, dense, objective, load_tokenizer(first))
+    comparison.check_alike(dense, pruned, objective)
+    tokenizer = load_tokenizer(first)
+    examples, theirs = drawn(options, texts, dense, objective, tokenizer), None
+    if dense.config.vocab_size != pruned.config.vocab_size:
+        theirs = respelled(options, dense, examples, load_tokenizer(second))
     say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
-    distance = comparison.distance(dense, pruned, objective, examples)
+    distance = comparison.distance(dense, pruned, objective, examples, theirs)
     latency = measured(dense, pruned)
     print(comparison.table(comparison.size_and_speed(dense, pruned, (first, second), latency)))
     print(f"\n{distance.sentence()}")
@@ -215,7 +295,7 @@ def how_to_load(folder: Path, format: str, model: PreTrainedModel) -> str:
         return f"{folder}/model.gguf is for llama.cpp:\n    llama-cli -m {folder}/model.gguf"
     if format == "uniform":
         return (
-            f"{folder} holds a model of the stock class, narrower in every layer alike (--format uniform). Load it with\n"
+            f"{folder} holds a model of the stock class, all of its layers alike (--format uniform). Load it with\n"
             f'    {auto}.from_pretrained("{folder}")'
         )
     if format == "dense":

@@ -13,7 +13,7 @@ from kprune.checkpoint.card import auto_class_of
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.models.view import longest_input, model_inputs, on_device
+from kprune.models.view import longest_input, model_inputs, on_device, padding_of
 from kprune.objectives import (
     OBJECTIVES,
     CausalLM,
@@ -22,6 +22,7 @@ from kprune.objectives import (
     MaskedLM,
     Objective,
     Regression,
+    Span,
     TokenClassification,
     objective_of,
 )
@@ -34,6 +35,8 @@ OF_TOKENS = {
 """Heads that answer for tokens, and what they predict."""
 TOKENS = 1024
 """Of a batch: the logits of a language model take as many rows, a vocabulary wide."""
+ROWS = 32
+"""Texts of a batch, if two tokenizers split them."""
 MEGA = 1_000_000
 
 
@@ -78,16 +81,21 @@ def objective_for(model: PreTrainedModel, task: str | None) -> Objective:
     return OBJECTIVES[task]()
 
 
-def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel) -> None:
-    """Check that two models predict the same thing of the same tokens.
+def answers_once(objective: Objective) -> bool:
+    """Tell whether a head answers once for a text, whatever its tokens are."""
+    return not isinstance(objective, (*OF_TOKENS, Span))
+
+
+def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective) -> None:
+    """Check that two models predict the same thing of the same texts.
 
     Raises:
-        UserError: their heads, outputs or vocabularies differ.
+        UserError: their heads or outputs differ, or their vocabularies and the head answers for tokens.
     """
     kinds = [auto_class_of(model) for model in (dense, pruned)]
     if kinds[0] != kinds[1]:
         raise UserError(f"one is an {kinds[0]}, the other an {kinds[1]}: compare two of one kind")
-    for entry in ("num_labels", "vocab_size"):
+    for entry in ("num_labels", *(() if answers_once(objective) else ("vocab_size",))):
         ours, theirs = (getattr(model.config, entry) for model in (dense, pruned))
         if ours != theirs:
             raise UserError(f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin")
@@ -95,14 +103,26 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel) -> None:
 
 @torch.inference_mode()
 def distance(
-    dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective, examples: Sequence[Example]
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
+    objective: Objective,
+    examples: Sequence[Example],
+    theirs: Sequence[Example] | None = None,
 ) -> Distance:
-    """Run both models on examples and compare what they predict."""
-    data = CalibrationSet(examples, len(examples), dense.config.pad_token_id or 0)
+    """Run both models on examples and compare what they predict.
+
+    Args:
+        theirs: the same texts as the pruned model's tokenizer has them, if it is another one and the head `answers_once`.
+    """
+    data = CalibrationSet(examples, len(examples), padding_of(dense))
     divergence, same, asked = 0.0, 0, 0
-    for batch in tqdm(data.steps(TOKENS), desc="comparing", unit="batch", disable=None):
-        batch = on_device(batch, dense.device)
-        teacher, student = (objective.answers(model(**model_inputs(batch)), batch) for model in (dense, pruned))
+    ours = data.steps(TOKENS) if theirs is None else CalibrationSet(examples, ROWS, padding_of(dense)).batches(False)
+    others = ours if theirs is None else CalibrationSet(theirs, ROWS, padding_of(pruned)).batches(False)
+    pairs = zip(ours, others, strict=True)
+    for pair in tqdm(pairs, desc="comparing", unit="batch", total=len(ours), disable=None):
+        batch, other = (on_device(batch, dense.device) for batch in pair)
+        teacher = objective.answers(dense(**model_inputs(batch)), batch)
+        student = objective.answers(pruned(**model_inputs(other)), other)
         divergence += objective.divergence(student, teacher, 1.0).sum().item()
         if isinstance(objective, (Classification, *OF_TOKENS)):
             agree = student.argmax(dim=-1) == teacher.argmax(dim=-1)

@@ -1,6 +1,7 @@
 """Tokenised examples, drawn from texts until a budget of tokens is full."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from kprune.cli.texts import Texts
@@ -40,6 +41,9 @@ def draw(texts: Texts, tokenizer: Any, token_types: bool, max_length: int, token
     Args:
         token_types: the model reads which text of a pair a token is of.
         tokens: the last text drawn reaches or exceeds it.
+
+    Returns:
+        examples that have their `texts`, too.
     """
     different = list(dict.fromkeys(texts.rows))
     random.Random(seed).shuffle(different)
@@ -47,16 +51,20 @@ def draw(texts: Texts, tokenizer: Any, token_types: bool, max_length: int, token
     total = 0
     for start in range(0, len(different), CHUNK):
         chunk = different[start : start + CHUNK]
-        encoded = tokenizer(*map(list, zip(*chunk, strict=True)), truncation=True, max_length=max_length)
-        for row, ids in enumerate(encoded["input_ids"]):
+        for example in tokenised(chunk, tokenizer, token_types, max_length):
             if total >= tokens:
                 return examples
-            if ids:
-                examples.append({"input_ids": ids})
-                if token_types and "token_type_ids" in encoded:
-                    examples[-1]["token_type_ids"] = encoded["token_type_ids"][row]
-                total += len(ids)
+            if example["input_ids"]:
+                examples.append(example)
+                total += len(example["input_ids"])
     return examples
+
+
+def tokenised(texts: Sequence[tuple[str, ...]], tokenizer: Any, token_types: bool, max_length: int) -> list[Example]:
+    """Return an example of each text or pair; arguments as `draw` has them."""
+    encoded = tokenizer(*map(list, zip(*texts, strict=True)), truncation=True, max_length=max_length)
+    keys = ["input_ids", *(["token_type_ids"] if token_types and "token_type_ids" in encoded else [])]
+    return [{key: encoded[key][row] for key in keys} | {"texts": text} for row, text in enumerate(texts)]
 
 
 def held_out(examples: list[Example], tokens: int) -> tuple[list[Example], list[Example]]:

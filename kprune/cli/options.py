@@ -13,6 +13,8 @@ from kprune.target import Target
 TOKENS = 100_000
 METHOD = "kprune_plus"
 FLOPS_REDUCTION = 0.8
+CALIBRATION = "calibration"
+"""What --vocabulary may name beside a file."""
 FORMATS = ("pruned", "uniform", "dense", "gguf", "gguf-f32")
 """As `kprune.checkpoint` has them, which takes seconds to import."""
 
@@ -26,6 +28,13 @@ examples:
   kprune prune my/checkpoint texts.txt --output small
   kprune prune my/checkpoint reviews.csv --text-column body --flops-reduction 0.6 --output small
   kprune prune my/checkpoint pairs.jsonl --text-column question --second-column context --speedup 3 --output fast"""
+VOCABULARY = """\
+Keep the tokens that texts use, and those that any other text can be spelled by; the rest of the model stays as it is.
+
+TEXTS are like those that the model will read, the more the better. Texts of kept tokens are answered as before, to the last bit."""
+VOCABULARY_EXAMPLES = """\
+example:
+  kprune vocabulary my/checkpoint texts.txt --output small"""
 COMPARE = """\
 Measure how far a pruned model is from the dense one on texts, and how much smaller and faster it is.
 
@@ -43,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options, numbers checked; `command` is "prune" or "compare".
+    """Return the options, numbers checked; `command` is "prune", "vocabulary" or "compare".
 
     Raises:
         UserError: an option is unknown, missing or out of range.
@@ -76,6 +85,7 @@ def _parser() -> Parser:
     )
     prune.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained wrote")
     _add_texts(prune)
+    _add_task(prune)
     target = prune.add_argument_group("how much to remove (one of these)").add_mutually_exclusive_group()
     target.add_argument(
         "--flops-reduction",
@@ -92,7 +102,7 @@ def _parser() -> Parser:
         help="share of the layers' weights to set to zero, or a pattern such as 2:4, with --method wanda or sparsegpt of a clone: "
         "no smaller and no faster",
     )
-    more = prune.add_argument_group("what that is a share of, and how widths are rounded")
+    more = prune.add_argument_group("what that is a share of, how widths are rounded, and which tokens stay")
     more.add_argument(
         "--of",
         choices=("layers", "model"),
@@ -101,6 +111,12 @@ def _parser() -> Parser:
     )
     more.add_argument(
         "--grain", type=count, default=1, metavar="N", help="widths are multiples of so many columns, such as 32"
+    )
+    more.add_argument(
+        "--vocabulary",
+        type=vocabulary,
+        metavar="TEXTS",
+        help="keep the tokens of these texts alone: calibration (of TEXTS, what is drawn to prune on), or another file",
     )
     how = prune.add_argument_group("what to write")
     how.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the pruned model goes")
@@ -130,6 +146,19 @@ def _parser() -> Parser:
         default="full",
         help="reduced: texts pass through the model in bfloat16 on a CPU, in TF32 on a GPU, which takes less time (default: full)",
     )
+    words = commands.add_parser(
+        "vocabulary",
+        help="keep the tokens that texts use, and nothing else changes",
+        usage="kprune vocabulary CHECKPOINT TEXTS --output FOLDER [options]",
+        description=VOCABULARY,
+        epilog=VOCABULARY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words.add_argument(
+        "checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
+    )
+    _add_texts(words)
+    words.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the smaller model goes")
     compare = commands.add_parser(
         "compare",
         help="compare a pruned model with the dense one",
@@ -141,6 +170,7 @@ def _parser() -> Parser:
     compare.add_argument("dense", type=path, metavar="DENSE", help="folder of the dense model; its tokenizer is used")
     compare.add_argument("pruned", type=path, metavar="PRUNED", help="folder of the pruned model")
     _add_texts(compare)
+    _add_task(compare)
     _add_running(compare, "tokens of texts to draw")
     return parser
 
@@ -152,6 +182,9 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
         "--text-column", metavar="NAME", help="column of the texts (default: text, sentence, ... if there is one such)"
     )
     group.add_argument("--second-column", metavar="NAME", help="column of the second texts, if the model reads pairs")
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         metavar="NAME",
@@ -190,6 +223,11 @@ def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], boo
 def path(text: str) -> Path:
     """Return a path; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
     return Path(text).expanduser()
+
+
+def vocabulary(text: str) -> Path | str:
+    """Return "calibration" or a path."""
+    return text if text == CALIBRATION else path(text)
 
 
 def share(text: str) -> float:

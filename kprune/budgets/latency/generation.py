@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kprune.budgets.latency.timing import alternate, random_batch
+from kprune.budgets.latency.timing import alternate, of_fewer_tokens, random_batch
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import longest_input
@@ -33,7 +33,7 @@ def measure_generation(
             f"generation can't be measured behind {prompt_length} tokens, the model reads {longest_input(dense)}: "
             "give a shorter prompt"
         )
-    prompt = random_batch(dense, batch_size, prompt_length)
+    prompt = random_batch(of_fewer_tokens(dense, pruned), batch_size, prompt_length)
     models = [frozen_view(model) for model in (dense, pruned)]
     prefill = alternate([partial(read, model, prompt) for model in models], dense.device)
     steps = alternate([decoding_step(model, prompt) for model in models], dense.device)

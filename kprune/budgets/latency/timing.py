@@ -67,6 +67,11 @@ def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[st
     return model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
 
 
+def of_fewer_tokens(dense: Model, pruned: Model) -> Model:
+    """Return the model whose tokens the other one has, too, if the vocabulary of one was cut."""
+    return min(dense, pruned, key=lambda model: model.config.vocab_size)
+
+
 def measure_latency(dense: Model, pruned: Model, batch_size: int, sequence_length: int) -> dict[str, Any]:
     """Measure the median milliseconds of a forward pass on random tokens without padding, after warm-up passes.
 
@@ -74,7 +79,7 @@ def measure_latency(dense: Model, pruned: Model, batch_size: int, sequence_lengt
         device, batch_size, sequence_length, threads, dense_ms, pruned_ms, speedup (the ratio of the medians) and
         speedup_range (the least and the largest of the single pairs' ratios).
     """
-    batch = random_batch(dense, batch_size, sequence_length)
+    batch = random_batch(of_fewer_tokens(dense, pruned), batch_size, sequence_length)
     calls = [lambda model=model: model(**batch) for model in map(frozen_view, (dense, pruned))]
     times = alternate(calls, dense.device)
     dense_ms, pruned_ms = map(statistics.median, times)
