@@ -106,6 +106,7 @@ README_GRID := .venv/bin/python -m experiments.sweep
 CELLS := --models minilm --outputs $(MEASURED)/cells
 STUDIES := --models minilm --outputs $(MEASURED)/studies
 SHARES := --models minilm --outputs $(MEASURED)/shares --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8,0.9
+WORDS := model=minilm latency=null outputs=$(MEASURED)/vocabulary
 SIX := --tasks mrpc,stsb,sst2,qqp,qnli,squad
 THREE := --tasks mrpc,stsb,sst2
 FEWER := calibration.tokens=20000
@@ -119,6 +120,9 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
 	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
+	$(RUN) -m task=mrpc,stsb,sst2 method=none flops_reduction=0 vocabulary=null,calibration,training $(WORDS)
+	$(RUN) -m task=mrpc,stsb,sst2 method=none flops_reduction=0 vocabulary=calibration $(FEWER) $(WORDS)
+	$(RUN) -m task=mrpc,stsb,sst2 method=kprune_plus_fast vocabulary=null,calibration,training $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 
 readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
@@ -128,7 +132,7 @@ readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minut
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells shares retrained studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \
+	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/shares.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies

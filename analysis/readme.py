@@ -18,7 +18,15 @@ from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
 from analysis.tables.accuracy import compared
-from analysis.tables.measured import bench, decoder_curves, decoder_steps, embedding_roots, held_out, latency_grid
+from analysis.tables.measured import (
+    bench,
+    decoder_curves,
+    decoder_steps,
+    embedding_roots,
+    held_out,
+    latency_grid,
+    low_rank_embeddings,
+)
 from kprune.errors import UserError
 from kprune.files import write_text
 
@@ -30,6 +38,7 @@ STUDIES = {
     "shares-speedup": ("shares.csv", "speedup"),
     "shares-cost": ("shares.csv", "cost"),
     "embeddings": ("embeddings.csv", "measurements"),
+    "vocabulary": ("vocabulary.csv", "size"),
     "decoders": ("decoders.csv", "accuracy"),
     "decoders-intervals": ("decoders.csv", "perplexity"),
     "decoders-measured": ("decoders.csv", "measurements"),
@@ -54,6 +63,7 @@ FILES = {
     "bench": ("bench.csv", bench),
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
+    "low-rank-embeddings": ("low_rank_embeddings.csv", low_rank_embeddings),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),

@@ -5,13 +5,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import spellers
 import torch
 import yaml
 from masked_lm import masking_tokenizer, sentences, tiny_masked_lm
 from sentence_transformers import SentenceTransformer
-from tiny import tiny_model, tiny_tokenizer
+from tiny import SHAPE, tiny_model, tiny_tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormForSequenceClassification,
 )
@@ -161,6 +164,18 @@ def test_a_masked_language_model_is_pruned_and_opened_with_another_head(tmp_path
     exec(snippet("docs/how_to/prune_your_own_model.md", "masked"), {})
     opened = AutoModelForSequenceClassification.from_pretrained("pruned", num_labels=2, trust_remote_code=True)
     assert opened.num_labels == 2 and view_of(opened).blocks[1].units < 48
+
+
+def test_a_vocabulary_is_cut(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = spellers.wordpiece()
+    config = BertConfig(**SHAPE | {"vocab_size": len(tokenizer)}, pad_token_id=1)
+    BertForSequenceClassification(config).save_pretrained("my-model"), tokenizer.save_pretrained("my-model")
+    (tmp_path / "texts.txt").write_text("\n".join(spellers.lines(9)))
+    scope = {}
+    exec(snippet("docs/how_to/cut_the_vocabulary.md", "vocabulary"), scope)
+    model = AutoModelForSequenceClassification.from_pretrained("small")
+    assert model.config.vocab_size == scope["outcome"].details["vocabulary"]["kept"] < len(tokenizer)
 
 
 def test_the_method_is_used_from_python():

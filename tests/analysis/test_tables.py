@@ -64,6 +64,17 @@ def test_zeros_among_the_weights_stand_apart_from_what_is_removed(write_cell, ou
     assert every.loc["50 %", "Zeros"] == "–" and list(shown("latency", outputs)["Method"]) == ["K-prune"]
 
 
+def test_sizes_stand_beside_the_flops_and_are_left_out_of_older_rows(write_cell, outputs):
+    write_cell()
+    assert TABLES["size"].make(aggregate(load(outputs))).empty
+    parameters = {"parameters_dense": 22_700_000, "parameters_pruned": 14_200_000}
+    size = parameters | {"megabytes_dense": 90.9, "megabytes_pruned": 56.9}
+    write_cell(size=size, flops_reduction_requested=0.7)
+    (row,) = TABLES["size"].make(aggregate(load(outputs))).to_dict("records")
+    assert row["Parameters"] == "22.7 to 14.2 million" and row["MB on disk"] == "90.9 to 56.9"
+    assert row["FLOPs removed"] == "80.1 %" and "Tokens kept" not in row
+
+
 def test_a_mean_is_of_a_method_that_has_every_task(write_cell, outputs):
     for task, score in (("mrpc", 70.0), ("rte", 60.0)):
         write_cell(task=task, score=score)
