@@ -154,7 +154,7 @@ class Task:
         Raises:
             UserError: there is no such file, or the metric is of tokens.
         """
-        if self.metric == "perplexity":
+        if self.metric.endswith("perplexity"):
             raise UserError(
                 f"vocabulary={vocabulary} changes what a token is, and a perplexity is of tokens: leave it out, or cut the "
                 "vocabulary of what is saved with the command kprune vocabulary"

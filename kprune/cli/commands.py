@@ -67,7 +67,8 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     if words is not None and vocabulary is not None:
         outcome = kprune.prune_vocabulary(whole, words, tokenizer)
         theirs = respelled(options, dense, unseen, vocabulary.tokenizer)
-        spelled = Spelling.of(ids(unseen), ids(theirs), vocabulary.kept)
+        ours = respelled(options, dense, unseen, tokenizer)  # without masks, if there are any
+        spelled = Spelling.of(ids(ours), ids(theirs), vocabulary.kept)
         outcome.details["vocabulary"] |= vars(spelled)
     if not options.onnx:  # runtimes have few operators in half precision
         convert_to_stored(outcome.model, checkpoint)
@@ -129,8 +130,8 @@ def vocabulary(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint
     print(f"\n{how_to_load(options.output, format, outcome.model)}")
 
 
-def vocabulary_texts(options: argparse.Namespace, texts: Texts, examples: Sequence[Example]) -> list[Any] | None:
-    """Return the texts, or examples' tokens, that --vocabulary names; None without it.
+def vocabulary_texts(options: argparse.Namespace, texts: Texts, examples: Sequence[Example]) -> list[str] | None:
+    """Return the texts that --vocabulary names, those of the examples if it is "calibration"; None without it.
 
     Raises:
         UserError: the file is not one of texts.
@@ -138,7 +139,7 @@ def vocabulary_texts(options: argparse.Namespace, texts: Texts, examples: Sequen
     if options.vocabulary is None:
         return None
     if options.vocabulary == CALIBRATION:
-        return ids(examples)
+        return [text for example in examples for text in example["texts"]]
     columns = texts.columns if options.vocabulary.suffix.lower() != ".txt" else ()
     return [text for row in read_texts(options.vocabulary, *columns).rows for text in row]
 
