@@ -206,5 +206,5 @@ def test_measuring_leaves_the_models_in_the_mode_they_were_in():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_which_budgets_it_takes(name):
     others = dict.fromkeys(("cofi", "dynabert_d", "dynabert_w", "ebert"), {"flops"})
-    others |= dict.fromkeys(("sparsegpt", "wanda"), {"sparsity"})
+    others |= dict.fromkeys(("sparsegpt", "wanda"), {"sparsity"}) | {"none": {"nothing"}}
     assert find_method(name).budgets == others.get(name, ANY_BUDGET)

@@ -234,6 +234,19 @@ def test_a_missing_token_is_counted_once_and_what_stands_for_it_makes_texts_long
     assert found.growth == sum(map(len, after)) / len(tokens) > 1
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "xlm-roberta", "llama"])
+def test_an_added_token_that_has_a_row_stays_and_is_read_as_before(family):
+    model, tokenizer = tiny(family, AutoModel)
+    tokenizer.add_tokens(["<word>"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<mark>"]})
+    texts = [f"{text} <word> <mark>" for text in spellers.lines(4)]
+    outcome = kprune.prune_vocabulary(model, spellers.lines(4), tokenizer)
+    assert outcome.tokenizer.convert_tokens_to_ids("<word>") < len(outcome.tokenizer) < len(tokenizer)
+    assert torch.equal(answers(model, tokenizer, texts), answers(outcome.model, outcome.tokenizer, texts))
+    words = [(t.decode(t(texts[0])["input_ids"], skip_special_tokens=True)) for t in (tokenizer, outcome.tokenizer)]
+    assert words[0] == words[1] and "<word>" in words[0] and "<mark>" not in words[0]
+
+
 def wrong(make):
     """A case: what makes a model, texts and tokenizer of which something is wrong."""
     model, tokenizer = tiny()
