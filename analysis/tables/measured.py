@@ -122,12 +122,9 @@ def embedding_roots(rows: pd.DataFrame) -> pd.DataFrame:
 
 def low_rank_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
     """Show the rows of results/low_rank_embeddings.csv: scores of word embeddings of a rank, by the tokens' weights in the fit."""
-    shown = rows.pivot_table(index=["weights", "rank"], columns="task", values="score", sort=False, dropna=False)
-    shown.columns = [task_label(task) for task in shown.columns]
-    shown = shown.map(lambda value: MISSING if pd.isna(value) else f"{value:.2f}").reset_index()
-    parameters = rows.drop_duplicates(["weights", "rank"])["parameters"].map(lambda value: f"{value / 1e6:.1f} million")
-    ranks = shown["rank"].map(lambda rank: "full" if pd.isna(rank) else f"{rank:.0f}")
-    shown = shown.rename(columns={"weights": "Weights of the tokens"}).drop(columns="rank")
-    shown.insert(1, "Rank", ranks)
-    shown.insert(2, "Parameters", parameters.to_numpy())
-    return shown
+    rows = rows.assign(rank=rows["rank"].map(lambda rank: "full" if pd.isna(rank) else f"{rank:.0f}"))
+    same = rows.groupby(["fit", "rank"], sort=False)
+    shown = pd.DataFrame({"Parameters": same["parameters"].first().map(lambda count: f"{count / 1e6:.1f} million")})
+    for task, of_task in rows.groupby("task", sort=False):
+        shown[task_label(task)] = of_task.set_index(["fit", "rank"])["score"].map(number)
+    return shown.reset_index().rename(columns={"fit": "Weights in the fit", "rank": "Rank"})
