@@ -3,14 +3,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_model
+from tiny import tiny_calibration, tiny_model
+from transformers import AutoModel
 
+import kprune
 from experiments.inputs import finetuning
-from experiments.inputs.checkpoints import load_model, load_tokenizer
+from experiments.inputs.checkpoints import load_model, load_pretrained, load_tokenizer
 from experiments.inputs.finetuning import bf16_is_faster, finetune, finetuning_run, recipe_of
 from experiments.tasks.custom import CustomTask
 from kprune import training
 from kprune.errors import UserError
+from kprune.models import view_of
 from kprune.training import Training
 
 SETTINGS = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -45,6 +48,27 @@ def test_a_fine_tuned_model_is_whole_and_loads(task, tokenizer, tmp_path):
     record = json.loads((folder / "finetuning.json").read_text())
     assert record["steps"] == 10 and record["lr"] == 1e-3 and record["bf16"] in (True, False)
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("head", ["embedding", "span"])
+def test_a_pruned_encoder_is_fine_tuned_at_its_widths(task, tokenizer, tmp_path, head):
+    dense = tiny_model(head="span", dtype=torch.float32)
+    if head == "embedding":
+        dense = AutoModel.from_config(dense.config).eval()
+    outcome = kprune.prune(dense, tiny_calibration(24).batches(), 0.6)
+    outcome.save(tmp_path / "pruned", tokenizer)
+    torch.manual_seed(3)
+    model = load_pretrained(tmp_path / "pruned", task)
+    units = [block.units for block in view_of(outcome.model).blocks]
+    assert [block.units for block in view_of(model).blocks] == units and sum(units) < 3 * (4 + 48)
+    for name, weight in outcome.model.base_model.state_dict().items():
+        assert torch.equal(weight, model.base_model.state_dict()[name]), name
+    before = model.base_model.encoder.layer[0].output.dense.weight.clone()
+    finetune(model, tokenizer, task, tmp_path / "checkpoint", device="cpu")
+    tuned = load_model(tmp_path / "checkpoint", task)
+    assert [block.units for block in view_of(tuned).blocks] == units and tuned.config.id2label == {0: "a", 1: "b"}
+    assert not torch.equal(tuned.base_model.encoder.layer[0].output.dense.weight, before)
+    assert (tmp_path / "checkpoint" / "modeling_kprune.py").is_file()
 
 
 def test_it_learns(task, tokenizer, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints loaded, and what is checked before one is."""
 
+import copy
 import json
 import math
 import re
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from experiments.inputs.checkpoints.outputs import outputs_of, reorder
 from experiments.inputs.checkpoints.weights import check_weights, shapes_in, weight_files
@@ -20,6 +21,7 @@ from kprune.checkpoint.loading import ATTENTION
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
+from kprune.models.modeling_kprune import pruned_class
 from kprune.quiet import quiet_transformers
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -69,7 +71,7 @@ def _load_dense(folder: Path, task: Task) -> nn.Module:
 
 
 def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
-    """Return a pretrained encoder in float32 with a fresh head for the task.
+    """Return a pretrained encoder, dense or pruned by kprune, in float32 with a fresh head for the task.
 
     Raises:
         UserError: files are missing or damaged, a weight is not finite, or the family is not supported.
@@ -88,6 +90,8 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
             "label2id": {name: i for i, name in enumerate(task.label_names)},
             "problem_type": task.objective.problem_type,
         }
+    if _architecture(config).startswith("Pruned"):
+        return _with_fresh_head(pruned.load(folder), task, head)
     model, info = _from_pretrained(folder, task, **head)
     body = sorted(
         key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and ".pooler." not in key
@@ -97,6 +101,16 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
             f"{folder}: the weights lack {body[0]}, the encoder is incomplete: give another model.pretrained"
         )
     return model
+
+
+def _with_fresh_head(encoder: PreTrainedModel, task: Task, head: dict[str, Any]) -> nn.Module:
+    """Return a pruned model's encoder with a fresh head for the task, and a fresh pooler if the head has one and it had none."""
+    settings = copy.deepcopy(encoder.config)
+    settings.update(head)
+    stock = getattr(transformers, task.objective.auto_class)._model_mapping[type(settings)]
+    model = pruned_class(stock)(settings)
+    model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)
+    return model.float().eval()
 
 
 def load_tokenizer(folder: str | Path):
