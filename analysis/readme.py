@@ -18,11 +18,32 @@ from analysis.records import command, load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
 from analysis.tables.accuracy import compared
-from analysis.tables.measured import bench, decoder_curves, decoder_steps, embedding_roots, held_out, latency_grid
+from analysis.tables.measured import (
+    bench,
+    decoder_curves,
+    decoder_steps,
+    embedding_roots,
+    held_out,
+    latency_grid,
+    zeros_time,
+)
 from kprune.errors import UserError
 from kprune.files import write_text
 
-STAGES = ("first", "final", "parts", "candidates", "head", "prior", "share", "refit", "oracle", "lambda", "fast")
+STAGES = (
+    "first",
+    "final",
+    "parts",
+    "candidates",
+    "head",
+    "prior",
+    "share",
+    "refit",
+    "oracle",
+    "lambda",
+    "fast",
+    "search",
+)
 EMBEDDED = "docstrings"
 STUDIES = {
     "shares-loss": ("shares.csv", "loss"),
@@ -55,6 +76,7 @@ FILES = {
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
+    "zeros-time": ("zeros_time.csv", zeros_time),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
     "latency-goal-gpu": (
