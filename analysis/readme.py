@@ -26,11 +26,25 @@ from analysis.tables.measured import (
     held_out,
     latency_grid,
     low_rank_embeddings,
+    zeros_time,
 )
 from kprune.errors import UserError
 from kprune.files import write_text
 
-STAGES = ("first", "final", "parts", "candidates", "head", "prior", "share", "refit", "oracle", "lambda", "fast")
+STAGES = (
+    "first",
+    "final",
+    "parts",
+    "candidates",
+    "head",
+    "prior",
+    "share",
+    "refit",
+    "oracle",
+    "lambda",
+    "fast",
+    "search",
+)
 EMBEDDED = "docstrings"
 STUDIES = {
     "shares-loss": ("shares.csv", "loss"),
@@ -65,6 +79,7 @@ FILES = {
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
     "low-rank-embeddings": ("low_rank_embeddings.csv", low_rank_embeddings),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
+    "zeros-time": ("zeros_time.csv", zeros_time),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
     "latency-goal-gpu": (

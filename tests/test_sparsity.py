@@ -42,7 +42,7 @@ def test_a_cell_says_its_zeros_and_that_nothing_got_smaller(run, tmp_path, capsy
     content = json.loads((folder / "result.json").read_text())
     assert content["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert content["flops_reduction"] == content["params_reduction"] == content["params_reduction_of_model"] == 0
-    assert content["latency"]["pruned_ms"] > 0 and content["flops_reduction_requested"] is None
+    assert content["latency"] is None and content["flops_reduction_requested"] is None
     assert content["kept_heads"] == [4] * 3 and content["kept_neurons"] == [48] * 3
     assert "50.0 % of the layers' weights are zero, no parameter and no FLOP less" in capsys.readouterr().out
 
@@ -57,7 +57,7 @@ def test_a_cell_says_its_zeros_and_that_nothing_got_smaller(run, tmp_path, capsy
     assert evaluated == pytest.approx(record.score)
 
     shown = TABLES["measurements"].make(aggregate(load(tmp_path / "outputs"))).iloc[0]
-    assert (shown["FLOPs removed"], shown["Zeros"]) == ("0.0 %", "50.0 %") and shown["Speed-up"] != "–"
+    assert (shown["FLOPs removed"], shown["Zeros"], shown["Speed-up"]) == ("0.0 %", "50.0 %", "–")
 
 
 def test_a_finished_cell_of_zeros_is_found_and_a_pattern_is_another_cell(run, capsys):

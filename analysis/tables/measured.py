@@ -2,7 +2,16 @@
 
 import pandas as pd
 
-from analysis.render import MISSING, method_label, model_label, number, task_label, times, without_one_model
+from analysis.render import (
+    MISSING,
+    method_label,
+    model_label,
+    number,
+    target_label,
+    task_label,
+    times,
+    without_one_model,
+)
 
 AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model per sublayer, as the authors do"}
 
@@ -53,6 +62,23 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
     columns = dict(zip(labels, keys, strict=True))
     plain = [label for label, value in usual.items() if (rows[columns[label]] == value).all()]
     return without_one_model(pd.DataFrame(shown).fillna(MISSING).drop(columns=plain))
+
+
+def zeros_time(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show results/zeros_time.csv: the CPU time of a pass with and without zeros among the weights, and how many times as fast.
+
+    In brackets are the extremes of the single pairs of passes.
+    """
+    shown = {
+        "Model": rows["shape"].map(model_label),
+        "Weights": rows["target"].map(target_label),
+        "Batch": rows["batch_size"].map(str),
+        "Length": rows["sequence_length"].map(str),
+        "Dense": rows["dense_cpu_ms"].map("{:.0f} ms".format),
+        "With zeros": rows["masked_cpu_ms"].map("{:.0f} ms".format),
+        "Speed-up": [f"{times(r.ratio)} ({r.ratio_low:.2f} to {r.ratio_high:.2f})" for r in rows.itertuples()],
+    }
+    return without_one_model(pd.DataFrame(shown))
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:

@@ -69,14 +69,14 @@ def vocabulary_used(vocabulary: Vocabulary | None, subject: Subject) -> Vocabula
 def latency_of(
     point: LatencyPoint | None, subject: Subject, outcome: Outcome, measured: Latency | None
 ) -> Latency | None:
-    """Measure the pruned model's latency, and a generating one's speed; None without a point to measure at, or a model of its own.
+    """Measure the pruned model's latency, and a generating one's speed; None without a point to measure at, or a smaller model.
 
-    Zeros among the weights are multiplied like the others: what such a model gains is the measurement's noise.
+    Zeros are multiplied like other weights: what a model with the dense one's shapes was measured to gain would be noise.
 
     Args:
         measured: the latency, if it was the budget.
     """
-    if point is None or outcome.count_units:
+    if point is None or outcome.count_units or outcome.plan.masks:
         return None
     models, shape = (subject.model, outcome.model), (point.batch_size, point.sequence_length)
     latency = measured or Latency(**measure_latency(*models, *shape))

@@ -3,14 +3,16 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from tiny import tiny_labelled, tiny_model
 
+from analysis.tables.measured import zeros_time
 from experiments.config.composing import CONF
 from experiments.config.methods import method_with
-from experiments.speed import large, latency_table
+from experiments.speed import large, latency_table, zeros
 from experiments.speed.bench import __main__ as command
 from experiments.speed.bench.child import measured, random_calibration
 from experiments.speed.bench.reference import WholeModel
@@ -29,6 +31,7 @@ from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
+from kprune.target import Target
 
 
 def head_flops(s, d, d_h):
@@ -232,3 +235,32 @@ def test_a_large_model_is_pruned_and_its_memory_measured(states, monkeypatch, ca
     assert result["loaded_mb"] > 0 and result["stages"]["fisher"] >= 0
     monkeypatch.setattr("sys.argv", [*arguments, "--layers-on", "cpu"])
     assert large.main() == 2 and "is where the model is" in capsys.readouterr().err
+
+
+def test_zeros_are_in_every_row_of_the_layers_and_nowhere_else():
+    dense = random_model(SHAPES["tiny"])
+    for text, group, gone in (("s0.5", None, 0.5), ("2:4", 4, 2)):
+        masked = zeros.zeroed(dense, Target.parse(text))
+        weights = [module.weight for block in view_of(masked).blocks for module in block.linears]
+        for weight in weights:
+            rows = (weight == 0).unflatten(1, (-1, group)) if group else weight == 0
+            assert (rows.sum(dim=-1) == (gone if group else gone * weight.shape[1])).all()
+        assert sum(map(torch.numel, weights)) < sum(p.numel() for p in masked.parameters())
+        changed = [name for name, p in masked.named_parameters() if not torch.equal(p, dense.get_parameter(name))]
+        assert len(changed) == len(weights) == 36
+
+
+def test_the_time_of_zeros_is_a_row_a_target_and_a_table(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "zeros_time.csv"
+    arguments = ["zeros", "--shape", "tiny", "--batch", "1", "--length", "4", "--repeats", "2"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--output", str(file)])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert zeros.main() == zeros.main() == 0
+    rows = list(csv.DictReader(file.open()))
+    assert [row["target"] for row in rows] == ["s0.5", "2:4"]
+    for row in rows:
+        assert float(row["ratio"]) == pytest.approx(float(row["dense_cpu_ms"]) / float(row["masked_cpu_ms"]), rel=1e-4)
+    shown = zeros_time(pd.read_csv(file))
+    assert shown["Weights"].tolist() == ["50 % zeros", "2:4 zeros"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--length", "1000"])
+    assert zeros.main() == 2 and "--length=1000 is not a whole number from 1 to 512" in capsys.readouterr().err

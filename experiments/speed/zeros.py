@@ -1,0 +1,105 @@
+"""What zeros among the weights make of a forward pass's time on a CPU: `python -m experiments.speed.zeros`.
+
+An encoder of random weights, with half of those of each row of its layers set to zero, any of them or two of each four; dense and
+masked models alternate in one run. It is the CPU time of one thread, of which other processes of a busy machine take nothing.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from baselines.wanda import least_in_rows
+from experiments.config.kinds import check, whole
+from experiments.speed import measurements
+from experiments.speed.shapes import SHAPES, random_model
+from kprune.budgets.latency.timing import device_name, random_batch
+from kprune.errors import UserError
+from kprune.models import view_of
+from kprune.models.copies import frozen_copy
+from kprune.models.surgery import input_weight
+from kprune.target import Target
+
+COLUMNS = (
+    "shape",
+    "target",
+    "batch_size",
+    "sequence_length",
+    "dense_cpu_ms",
+    "masked_cpu_ms",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "repeats",
+    "device",
+    "threads",
+    "torch",
+)
+"""Milliseconds are medians; `ratio` is dense over masked, `ratio_low` and `ratio_high` the extremes of the single pairs'."""
+KEY = ("shape", "target", "batch_size", "sequence_length", "device")
+TARGETS = ("s0.5", "2:4")
+
+
+def zeroed(model: nn.Module, target: Target) -> nn.Module:
+    """Return a copy with zeros at the smallest weights of the layers: which ones makes no difference to the clock."""
+    view = view_of(frozen_copy(model))
+    for block in view.blocks:
+        for module in block.linears:
+            weight = input_weight(module)
+            weight.masked_fill_(least_in_rows(weight.abs(), target), 0)
+    return view.model
+
+
+@torch.inference_mode()
+def measure(shape: str, batch_size: int, sequence_length: int, repeats: int) -> list[dict[str, Any]]:
+    """Return a row for each target; one round more passes unmeasured."""
+    dense = random_model(SHAPES[shape])
+    models = [dense, *(zeroed(dense, Target.parse(target)) for target in TARGETS)]
+    batch = random_batch(dense, batch_size, sequence_length)
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(1 + repeats):
+        for model, of in zip(models, times, strict=True):
+            start = time.process_time()
+            model(**batch)
+            of.append(1000 * (time.process_time() - start))
+    whole_times, *others = (of[1:] for of in times)
+    rows = []
+    for target, of in zip(TARGETS, others, strict=True):
+        ratios = [a / b for a, b in zip(whole_times, of, strict=True)]
+        medians = statistics.median(whole_times), statistics.median(of)
+        machine = device_name(torch.device("cpu")), torch.get_num_threads(), torch.__version__
+        measured = *medians, medians[0] / medians[1], min(ratios), max(ratios), repeats
+        values = shape, target, batch_size, sequence_length, *measured, *machine
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="minilm")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=Path("results/zeros_time.csv"))
+    options = parser.parse_args()
+    try:
+        for name, most in (("batch", None), ("length", 512), ("repeats", None)):
+            check(f"--{name}", getattr(options, name), whole(1, "8", most))
+        measurements.make_room(options.output, COLUMNS)
+        torch.set_num_threads(1)
+        rows = measure(options.shape, options.batch, options.length, options.repeats)
+        measurements.put(options.output, COLUMNS, KEY, rows)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"results: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
