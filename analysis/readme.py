@@ -119,12 +119,15 @@ def of_studies(name: str, folder: Path) -> str:
 
 
 def of_file(name: str, folder: Path) -> str:
-    """Return a table of `FILES` in Markdown, and the machine of what has times; empty if its file is not there."""
+    """Return a table of `FILES` in Markdown, and the machine of what has times; empty if its file or its rows are not there."""
     file, make = FILES[name]
     if not (folder / file).is_file():
         return ""
     rows = read_csv(folder / file)
-    shown = render(make(rows), "markdown")
+    table = make(rows)
+    if table.empty:
+        return ""
+    shown = render(table, "markdown")
     if "device" not in rows:
         return shown
     machines = rows[["device", "threads", "torch"]].drop_duplicates().itertuples(index=False)

@@ -87,6 +87,8 @@ def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
     A column per task, share of FLOPs removed and calibration tokens.
     """
     rows = rows[rows["stage"] == stage]
+    if rows.empty:
+        return rows
     shown = rows.pivot_table(
         index="settings",
         columns=["task", "flops_reduction", "tokens"],
