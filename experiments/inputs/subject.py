@@ -183,7 +183,7 @@ def vocabulary_texts(name: str, config: CellConfig, subject: Subject) -> list[Te
     """Return the texts of a file, or the tokens of the calibration set or of all training examples."""
     if name == CALIBRATION:
         labels = "labels" in config.method.build().needs
-        data = pruning_data(config.calibration, config.seed, subject, labels, config.force)
+        data = pruning_data(config.calibration, config.seed, subject, labels, config.force, config.precision)
         return [example["input_ids"] for example in data.calibration.examples]
     if name == TRAINING:
         return [example["input_ids"] for example in subject.task.training(subject.tokenizer)]
