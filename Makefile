@@ -16,7 +16,7 @@ OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 RETRAINED := $(if $(SMALL),retrained,retrained_published)
 PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(RETRAINED)) figures report
 .PHONY: help install demo demo-decoder test lint format hooks docs table-accuracy table-speedup table-decoders ablation sensitivity \
-	table-retrained table-retrained-published figures report latency bench reproduce readme readme-cells readme-gpu speed-ups clean
+	table-retrained table-retrained-published figures report latency bench gpu-check reproduce readme readme-cells readme-gpu speed-ups clean
 .DEFAULT_GOAL := help
 
 # MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
@@ -92,6 +92,9 @@ latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run;
 
 bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="--shapes minilm --tokens 1000"
 	.venv/bin/python -m experiments.speed.bench $(BENCH)
+
+gpu-check: .venv/installed ## on a machine with a GPU: pruning costs, tests, latencies in 8 minutes; to try it: CHECK="--device cpu --small"
+	.venv/bin/python -m experiments.speed.gpu_check $(CHECK)
 
 speed-ups: .venv/installed ## time every distinct shape among the committed cells, in minutes, in place of what each cell measured
 	for part in cells shares; do .venv/bin/python -m analysis.timing results/$$part.csv || exit; done

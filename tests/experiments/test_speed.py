@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from tiny import tiny_labelled, tiny_model
 from analysis.tables.measured import zeros_time
 from experiments.config.composing import CONF
 from experiments.config.methods import method_with
-from experiments.speed import large, latency_table, zeros
+from experiments.speed import gpu_check, large, latency_table, zeros
 from experiments.speed.bench import __main__ as command
 from experiments.speed.bench.child import measured, random_calibration
 from experiments.speed.bench.reference import WholeModel
@@ -28,6 +29,7 @@ from experiments.speed.shapes import (
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.errors import UserError
+from kprune.methods.kprune_plus import algorithm
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
@@ -148,6 +150,10 @@ def test_a_wrong_option_is_told_before_anything_is_measured(measure, monkeypatch
         (["--threads", "0"], "--threads=0"),
         (["--device", "cuda:9"], "device=cuda:9 is not to be had here"),
         (["--methods", "kwon,nonsense"], "nonsense"),
+        (["--methods", "random:precision=reduced"], "method random does not run the model"),
+        (["--methods", "kwon:precision=half"], "precision='half' is unknown"),
+        (["--methods", "kwon:flops_reduction=0.5_x"], "give shares of FLOPs as flops_reduction=0.5_0.6_0.7"),
+        (["--methods", "kwon:flops_reduction=1.5"], "flops_reduction=1.5"),
         (["--output", "/proc/nope/bench.csv"], "another --output"),
     ],
 )
@@ -200,6 +206,50 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
     file.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="other columns"):
         command.write(file, [{"shape": "tiny", "tokens": 7}])
+
+
+def test_several_reductions_share_what_is_measured_once(monkeypatch):
+    passes, measure = [], algorithm.measure_fisher
+    monkeypatch.setattr(algorithm, "measure_fisher", lambda *given: passes.append(given) or measure(*given))
+    one = measured("tiny", 300, "kprune_plus_fast:ridge=0.02", torch.device("cpu"))
+    several = measured("tiny", 300, "kprune_plus_fast:flops_reduction=0.5_0.6_0.99", torch.device("cpu"))
+    assert len(passes) == 2 and one["flops_reduction"] == "0.8" and several["flops_reduction"] == "0.5_0.6_0.99"
+
+
+def test_the_steps_of_the_check_of_a_gpu(tmp_path, monkeypatch):
+    """They are told on record, the one that is cut off for time, too, and the next ones are tried."""
+    commands = []
+
+    def ended(command, timeout, **_):
+        commands.append(command[1:])
+        if "kprune.csv" in command[-1]:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", ended)
+    assert gpu_check.run(tmp_path, "cpu", small=True, seconds=600) == 1
+    rows = {row["step"]: row["exit_code"] for row in csv.DictReader((tmp_path / "steps.csv").open())}
+    assert rows == {name: "0" for name in (*gpu_check.METHODS, "tests", "latency")} | {"kprune": "124"}
+    assert commands[-2][:4] == ["-m", "pytest", "-q", "tests/test_gpu.py"]
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_on_a_cpu(tmp_path, monkeypatch):
+    """Every step works and leaves its file."""
+    monkeypatch.setattr(gpu_check, "METHODS", ("kwon",))
+    assert gpu_check.run(tmp_path, "cpu", small=True, seconds=600) == 0
+    assert {file.name for file in tmp_path.iterdir()} >= {"steps.csv", "kwon.csv", "tests.xml", "latency.csv"}
+    measured = [row["method"] for row in csv.DictReader((tmp_path / "kwon.csv").open())]
+    assert measured == ["kwon", "kwon:precision=reduced"][: 1 + gpu_check.gains(torch.device("cpu"))]
+
+
+def test_the_check_of_a_gpu_where_there_is_none(monkeypatch, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    monkeypatch.setattr("sys.argv", ["gpu_check", "--output", str(tmp_path)])
+    assert gpu_check.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: device=cuda is not to be had here")
 
 
 def test_a_process_of_its_own():

@@ -5,7 +5,9 @@ process before and after. Every method runs in a process of its own; its peak me
 GPU's, with `--device cuda`) beyond what it held with model and data loaded. Weights, tokens and labels are random, lengths
 are like MRPC's; 80 % of FLOPs are removed, or what a method reaches. `whole_model` is the authors' way
 (`experiments/bench/reference.py`), `floor` what the exact method can't do without: L + 3 forwards, Gram matrices and
-solves. K-prune runs with one λ: each of several costs as much again. The rows of one shape and token count are measured one
+solves. K-prune runs with one λ: each of several costs as much again. `kprune_plus:precision=reduced` is a method with its passes in
+reduced precision, `kprune_plus:flops_reduction=0.5_0.6_0.7` one that prunes to several reductions of one calibration set, what they
+share measured once. The rows of one shape and token count are measured one
 after the other and written together; rows of others that are in the file stay.
 """
 
@@ -22,9 +24,9 @@ from tqdm import tqdm
 
 from baselines.registry import METHODS
 from experiments.config.kinds import THREADS, check, or_null, whole
-from experiments.config.methods import method_with
 from experiments.inputs.subject import pick_device
 from experiments.speed import measurements
+from experiments.speed.bench.child import Measured
 from experiments.speed.shapes import SHAPES
 from experiments.store.provenance import commit
 from kprune.budgets.latency.timing import device_name
@@ -54,7 +56,7 @@ COLUMNS = (
     "commit",
 )
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
-tokens; `stages` are seconds."""
+tokens; `stages` are seconds, of several reductions those of the last."""
 BESIDE_METHODS = ("floor", "whole_model")
 
 
@@ -111,10 +113,10 @@ def check_options(options: argparse.Namespace) -> None:
     for tokens in options.tokens:
         check("--tokens", tokens, whole(1, "1000"))
     check("--threads", options.threads, or_null(THREADS))
-    pick_device(options.device)
+    device = pick_device(options.device)
     for method in options.methods:
         if method not in BESIDE_METHODS:
-            method_with(method).check_measure("flops")
+            Measured.of(method).check_device(device)
     measurements.make_room(options.output, COLUMNS)
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import statistics
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ from experiments.config.methods import method_with
 from experiments.inputs.subject import pick_device
 from experiments.speed.bench.reference import WholeModel
 from experiments.speed.shapes import SHAPES, random_model
+from experiments.store.variant import value_text
 from kprune.budgets import FlopsBudget
 from kprune.budgets.latency.timing import now
-from kprune.contract import Job, PruningData
+from kprune.contract import Job, Method, PruningData
 from kprune.data import CalibrationSet
+from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.view import model_inputs, on_device
 from kprune.objectives import Classification
+from kprune.precision import Precision, check_reduced
 from kprune.solve.least_squares import LeastSquares
 from kprune.streams import calibration_states
 
@@ -31,6 +35,45 @@ BATCH_SIZE = 32
 MEAN_LENGTH, DEVIATION, SHORTEST, LONGEST = 53.0, 18.0, 12, 128
 """Of MRPC's sentence pairs."""
 FORWARDS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method, the precision of its passes, and the reductions that it prunes to, one after the other, of one calibration set."""
+
+    method: Method
+    precision: Precision
+    reductions: list[float]
+
+    @classmethod
+    def of(cls, text: str) -> "Measured":
+        """Read `kprune:measure_every=2`, `kprune:precision=reduced`, `kprune:flops_reduction=0.5_0.6_0.7` or several of them.
+
+        Raises:
+            UserError: a method, a setting or a value is unknown.
+        """
+        name, *settings = text.split(":")
+        own = {"precision": "full", "flops_reduction": value_text(REDUCTION)}
+        own |= {key: value for key, _, value in (entry.partition("=") for entry in settings) if key in own}
+        method = method_with(":".join([name, *(s for s in settings if s.partition("=")[0] not in own)]))
+        method.check_measure("flops")
+        method.check_precision(own["precision"])  # type: ignore[arg-type]  # which is what it checks
+        try:
+            reductions = [float(reduction) for reduction in own["flops_reduction"].split("_")]
+        except ValueError as error:
+            raise UserError(f"{text}: give shares of FLOPs as flops_reduction=0.5_0.6_0.7") from error
+        for reduction in reductions:
+            FlopsBudget(reduction, 1.0)
+        return cls(method, own["precision"], reductions)  # type: ignore[arg-type]
+
+    def check_device(self, device: torch.device) -> None:
+        """Check that the precision means something on a device.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self.precision == "reduced":
+            check_reduced(device, torch.float32)
 
 
 def random_calibration(tokens: int, largest: int) -> CalibrationSet:
@@ -94,7 +137,7 @@ def peak_mb(device: torch.device) -> float:
 
 
 def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[str, Any]:
-    """Measure the seconds, dense forwards, memory and stages of a method."""
+    """Measure the seconds, dense forwards, memory and stages of a method; of several reductions, of all together, but for stages."""
     model = random_model(SHAPES[shape]).to(device)
     calibration = random_calibration(tokens, model.config.vocab_size)
     batches = calibration.batches()
@@ -110,18 +153,20 @@ def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[s
     if name == "floor":
         forward = statistics.median(forwards)
         return result | {"forward_seconds": forward, "units": floor_units(model, calibration, forward)}
-    method = WholeModel() if name == "whole_model" else method_with(name)
+    asked = Measured(WholeModel(), "full", [REDUCTION]) if name == "whole_model" else Measured.of(name)
     length = calibration.tokens / len(calibration.examples)
-    reduction = min(REDUCTION, math.floor(100 * method.reach(model, length)) / 100)
-    budget = FlopsBudget(reduction, length)
+    most = math.floor(100 * asked.method.reach(model, length)) / 100
+    reductions = [min(reduction, most) for reduction in asked.reductions]
+    data = PruningData(calibration, precision=asked.precision)
     start = now(device)
-    outcome = method.prune(Job(model, Classification(), PruningData(calibration), budget))
+    for reduction in reductions:
+        outcome = asked.method.prune(Job(model, Classification(), data, FlopsBudget(reduction, length)))
     seconds = now(device) - start
     peak = peak_mb(device) - before
     forward = statistics.median(forwards + forward_seconds(model, batches))
     stages = {stage: round(value, 4) for stage, value in outcome.seconds_by_stage.items()}
     return result | {
-        "flops_reduction": reduction,
+        "flops_reduction": value_text(reductions),
         "forward_seconds": forward,
         "seconds": seconds,
         "units": seconds / forward,

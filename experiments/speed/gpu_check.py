@@ -1,0 +1,114 @@
+"""What a machine with a GPU is lent for, in eight minutes: `make gpu-check`, or `python -m experiments.speed.gpu_check --help`.
+
+Pruning costs of BERT-base at some 98,000 tokens in full and in reduced precision, then the tests that need a GPU, then the table of
+latencies for as long as there is time. Every step is a process of its own and writes its files when it ends, so that whatever stops
+this leaves what was measured before. The steps themselves are in `steps.csv`.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.inputs.subject import pick_device
+from experiments.speed import measurements
+from kprune.errors import UserError
+from kprune.precision import check_reduced
+
+ROOT = Path(__file__).parents[2]
+METHODS = ("kwon", "kprune_plus_fast", "kprune_fast", "kprune_plus", "kprune")
+"""The cheapest first."""
+SECONDS = 470.0
+TOKENS = 98_000
+COLUMNS = ("step", "seconds", "exit_code", "device")
+OUT_OF_TIME = 124
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: its name, and the arguments of python that run it."""
+
+    name: str
+    arguments: list[str]
+
+
+def steps(output: Path, device: str, small: bool, left: float) -> Iterator[Step]:
+    """Give the steps, in order.
+
+    Args:
+        small: on a tiny model, to try whether all of it works.
+        left: seconds that there are for all of them.
+    """
+    start = time.perf_counter()
+    precisions = ["", ":precision=reduced"] if gains(pick_device(device)) else [""]
+    shape, tokens = ("tiny", "300") if small else ("bert_base", str(TOKENS))
+    for method in METHODS:
+        rows = ",".join(method + precision for precision in precisions)
+        given = ["--shapes", shape, "--tokens", tokens, "--methods", rows, "--device", device]
+        yield Step(method, ["-m", "experiments.speed.bench", *given, "--output", str(output / f"{method}.csv")])
+    tests = ["-m", "pytest", "-q", "tests/test_gpu.py", f"--junitxml={output / 'tests.xml'}"]
+    yield Step("tests", [*tests, *(["--collect-only"] if small else [])])
+    minutes = (left - (time.perf_counter() - start)) / 60
+    few = (
+        ["--batches", "1", "--lengths", "8", "--runtimes", "eager"]
+        if small
+        else ["--dtype", "bfloat16", "--grain", "16"]
+    )
+    given = ["--shape", shape, "--device", device, "--minutes", f"{max(minutes, 0.01):.2f}", *few]
+    yield Step("latency", ["-m", "experiments.speed.latency_table", *given, "--output", str(output / "latency.csv")])
+
+
+def gains(device: torch.device) -> bool:
+    """Tell whether a device multiplies faster in reduced precision."""
+    try:
+        check_reduced(device, torch.float32)
+    except UserError:
+        return False
+    return True
+
+
+def run(output: Path, device: str, small: bool, seconds: float) -> int:
+    """Run the steps until the time is over; the exit code is 1 if one failed or was cut off, else 0.
+
+    Raises:
+        UserError: the device is not there, or the folder can't be written to.
+    """
+    pick_device(device)
+    measurements.make_room(output / "steps.csv", COLUMNS)
+    end, code = time.perf_counter() + seconds, 0
+    for step in steps(output, device, small, seconds):
+        begun = time.perf_counter()
+        try:
+            command = [sys.executable, *step.arguments]
+            exit_code = subprocess.run(command, cwd=ROOT, check=False, timeout=max(end - begun, 0)).returncode
+        except subprocess.TimeoutExpired:
+            exit_code = OUT_OF_TIME
+        row = {"step": step.name, "seconds": time.perf_counter() - begun, "exit_code": exit_code, "device": device}
+        measurements.put(output / "steps.csv", COLUMNS, ("step",), [row])
+        print(f"{step.name}: exit code {exit_code} after {row['seconds']:.0f} s", flush=True)
+        code = code or min(exit_code, 1)
+    print(f"results: {output}")
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"), help="folder")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ..., or cpu to try it")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to try whether all of it works")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for all of it (default: {SECONDS:g})")
+    options = parser.parse_args()
+    try:
+        return run(options.output.resolve(), options.device, options.small, options.seconds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
