@@ -4,8 +4,14 @@ import resource
 
 import pytest
 import torch
+from tiny import tiny_calibration, tiny_model
 
 from kprune import memory
+from kprune.budgets import FlopsBudget
+from kprune.contract import Job, PruningData
+from kprune.methods.kprune_plus import KPrunePlus, algorithm
+from kprune.models import view_of
+from kprune.objectives import objective_of
 
 
 def resident() -> int:
@@ -27,3 +33,13 @@ def test_freed_pieces_go_back_to_the_system():
 def test_nothing_happens_where_the_library_can_not(monkeypatch):
     monkeypatch.setattr(memory, "_trim", lambda: None)
     memory.give_back()
+
+
+def test_what_a_block_freed_goes_back_before_the_next(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(algorithm, "give_back", lambda: given_back.append(None))
+    model = tiny_model(dtype=torch.float32)
+    KPrunePlus(refit_epochs=0).prune(
+        Job(model, objective_of(model), PruningData(tiny_calibration()), FlopsBudget(0.5, 8.0))
+    )
+    assert len(given_back) >= 2 * len(view_of(model).blocks)  # up the teacher, and up the student

@@ -337,12 +337,11 @@ class KPrunePlus(Settings):
     def bar(self, items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
         """Give items one by one; the first process shows how far it is.
 
-        If memory is small, what was freed with an item goes back to the system, and the next has to ask for it again.
+        What was freed with an item goes back to the system: matrices of different sizes don't fit into one another's place.
         """
         for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
             yield item
-            if self.small_memory:
-                give_back()
+            give_back()
 
 
 def centred_if_biased(block: Block, problem: LeastSquares) -> LeastSquares:
