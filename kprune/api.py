@@ -115,7 +115,7 @@ def prune(
             of each four stay), with method "sparsegpt" or "wanda". Nothing gets smaller or faster.
         of: whose parameters `params_reduction` is a share of: the "layers", or the whole "model", embeddings included.
         precision: "reduced" multiplies in bfloat16 on a CPU, in TF32 on a GPU, wherever texts pass through the model; what is
-            solved stays in full precision. It takes less time, and keeps units that differ as much as with other texts.
+            solved stays in full precision. It takes less time; units of nearly the same score can change places.
 
     Returns:
         `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not

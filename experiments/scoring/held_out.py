@@ -2,7 +2,8 @@
 
 What settings are chosen by: the divergence (eq. 4) on training examples that were not drawn for the calibration. The
 evaluation set is never read. A row a method and task is put in the table as it is measured, in the place of an earlier
-one of the same; a setting is changed as in `kprune_plus:floor=0.3`.
+one of the same; a setting is changed as in `kprune_plus:floor=0.3`, and `kprune_plus:precision=reduced` is a method with its
+passes in reduced precision.
 """
 
 import argparse
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from experiments.config.cell import configured
-from experiments.config.methods import method_with
+from experiments.config.methods import method_and_precision
 from experiments.inputs.calibration import calibration_set, draw_calibration
 from experiments.inputs.checkpoints import find_checkpoint, load_model, load_tokenizer
 from experiments.inputs.subject import flops_length
@@ -25,6 +27,7 @@ from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
+from kprune.precision import PRECISIONS, check_reduced
 
 COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence")
 """`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
@@ -55,19 +58,24 @@ def measure(
     config = configured([f"task={name}", *overrides])
     if config.calibration.file:
         raise UserError("calibration.file can't be held out from: leave it out, examples are drawn here")
-    pruners = [method_with(method) for method in methods]
-    for pruner in pruners:
+    if config.precision != "full":
+        raise UserError("precision goes with a method here: leave it out, and give kprune_plus:precision=reduced")
+    pruners = [method_and_precision(method) for method in methods]
+    for pruner, precision in pruners:
         pruner.check_measure("flops")
+        if precision == "reduced":
+            check_reduced(torch.device("cpu"), torch.float32)
     task = config.task.build()
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
-    labels = any("labels" in pruner.needs for pruner in pruners)
+    labels = any("labels" in pruner.needs for pruner, _ in pruners)
     calibration = draw_calibration(task, tokenizer, config.calibration, config.seed, labels)
     tokens = calibration.tokens if config.calibration.examples else config.calibration.tokens
-    fresh, data = unseen(task, tokenizer, calibration), PruningData(calibration, precision=config.precision)
+    fresh = unseen(task, tokenizer, calibration)
+    data = {precision: PruningData(calibration, precision=precision) for precision in PRECISIONS}
     budget = FlopsBudget(reduction, flops_length(False, task, tokenizer, calibration))
-    for method, pruner in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
-        outcome = pruner.prune(Job(model, task.objective, data, budget))
+    for method, (pruner, precision) in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
+        outcome = pruner.prune(Job(model, task.objective, data[precision], budget))
         divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
         yield dict(zip(COLUMNS, (stage, name, reduction, tokens, method, divergence), strict=True))
 

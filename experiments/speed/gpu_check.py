@@ -1,11 +1,13 @@
 """What a machine with a GPU is lent for, in eight minutes: `make gpu-check`, or `python -m experiments.speed.gpu_check --help`.
 
-Pruning costs of BERT-base at some 98,000 tokens in full and in reduced precision, then the tests that need a GPU, then the table of
-latencies for as long as there is time. Every step is a process of its own and writes its files when it ends, so that whatever stops
-this leaves what was measured before. The steps themselves are in `steps.csv`.
+Pruning costs of BERT-base at some 98,000 tokens in full and in reduced precision, then a minute of the table of latencies, then the
+tests that need a GPU. Every step is a process of its own and writes its files when it ends, so that whatever stops this leaves what
+was measured before. The steps themselves are in `steps.csv`.
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,30 +39,23 @@ class Step:
     arguments: list[str]
 
 
-def steps(output: Path, device: str, small: bool, left: float) -> Iterator[Step]:
-    """Give the steps, in order.
-
-    Args:
-        small: on a tiny model, to try whether all of it works.
-        left: seconds that there are for all of them.
-    """
-    start = time.perf_counter()
+def steps(output: Path, device: str, small: bool) -> Iterator[Step]:
+    """Give the steps, in order; `small` ones on a tiny model, to try whether all of them work."""
     precisions = ["", ":precision=reduced"] if gains(pick_device(device)) else [""]
     shape, tokens = ("tiny", "300") if small else ("bert_base", str(TOKENS))
     for method in METHODS:
         rows = ",".join(method + precision for precision in precisions)
         given = ["--shapes", shape, "--tokens", tokens, "--methods", rows, "--device", device]
         yield Step(method, ["-m", "experiments.speed.bench", *given, "--output", str(output / f"{method}.csv")])
-    tests = ["-m", "pytest", "-q", "tests/test_gpu.py", f"--junitxml={output / 'tests.xml'}"]
-    yield Step("tests", [*tests, *(["--collect-only"] if small else [])])
-    minutes = (left - (time.perf_counter() - start)) / 60
     few = (
         ["--batches", "1", "--lengths", "8", "--runtimes", "eager"]
         if small
         else ["--dtype", "bfloat16", "--grain", "16"]
     )
-    given = ["--shape", shape, "--device", device, "--minutes", f"{max(minutes, 0.01):.2f}", *few]
+    given = ["--shape", shape, "--device", device, "--minutes", "1", *few]
     yield Step("latency", ["-m", "experiments.speed.latency_table", *given, "--output", str(output / "latency.csv")])
+    tests = ["-m", "pytest", "-q", "tests/test_gpu.py", f"--junitxml={output / 'tests.xml'}"]
+    yield Step("tests", [*tests, *(["--collect-only"] if small else [])])
 
 
 def gains(device: torch.device) -> bool:
@@ -72,6 +67,19 @@ def gains(device: torch.device) -> bool:
     return True
 
 
+def ended(command: list[str], seconds: float) -> int:
+    """Run a command, and end it with all that it started if it takes longer; return its exit code, or `OUT_OF_TIME`."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return OUT_OF_TIME
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def run(output: Path, device: str, small: bool, seconds: float) -> int:
     """Run the steps until the time is over; the exit code is 1 if one failed or was cut off, else 0.
 
@@ -81,13 +89,9 @@ def run(output: Path, device: str, small: bool, seconds: float) -> int:
     pick_device(device)
     measurements.make_room(output / "steps.csv", COLUMNS)
     end, code = time.perf_counter() + seconds, 0
-    for step in steps(output, device, small, seconds):
+    for step in steps(output, device, small):
         begun = time.perf_counter()
-        try:
-            command = [sys.executable, *step.arguments]
-            exit_code = subprocess.run(command, cwd=ROOT, check=False, timeout=max(end - begun, 0)).returncode
-        except subprocess.TimeoutExpired:
-            exit_code = OUT_OF_TIME
+        exit_code = ended([sys.executable, *step.arguments], max(end - begun, 0))
         row = {"step": step.name, "seconds": time.perf_counter() - begun, "exit_code": exit_code, "device": device}
         measurements.put(output / "steps.csv", COLUMNS, ("step",), [row])
         print(f"{step.name}: exit code {exit_code} after {row['seconds']:.0f} s", flush=True)

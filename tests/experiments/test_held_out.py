@@ -47,6 +47,8 @@ def test_rows_are_added_one_by_one(world, tmp_path, monkeypatch, capsys):
         (["kwon", *arguments, "--output", "/proc/nope/held_out.csv"], "another --output"),
         (["kwon", *arguments, "seed=abc"], "seed=abc"),
         (["kwon", *arguments, "calibration.file=some.json"], "calibration.file"),
+        (["kwon", *arguments, "precision=reduced"], "precision goes with a method"),
+        (["magnitude:precision=reduced", *arguments], "method magnitude does not run the model"),
     ):
         monkeypatch.setattr("sys.argv", ["held_out", "some", *wrong])
         assert held_out.main() == 2

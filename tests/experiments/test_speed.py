@@ -2,7 +2,7 @@
 
 import csv
 import json
-import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -220,17 +220,21 @@ def test_the_steps_of_the_check_of_a_gpu(tmp_path, monkeypatch):
     """They are told on record, the one that is cut off for time, too, and the next ones are tried."""
     commands = []
 
-    def ended(command, timeout, **_):
+    def ended(command, seconds):
         commands.append(command[1:])
-        if "kprune.csv" in command[-1]:
-            raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, 0)
+        return gpu_check.OUT_OF_TIME if "kprune.csv" in command[-1] else 0
 
-    monkeypatch.setattr(gpu_check.subprocess, "run", ended)
+    monkeypatch.setattr(gpu_check, "ended", ended)
     assert gpu_check.run(tmp_path, "cpu", small=True, seconds=600) == 1
     rows = {row["step"]: row["exit_code"] for row in csv.DictReader((tmp_path / "steps.csv").open())}
     assert rows == {name: "0" for name in (*gpu_check.METHODS, "tests", "latency")} | {"kprune": "124"}
-    assert commands[-2][:4] == ["-m", "pytest", "-q", "tests/test_gpu.py"]
+    assert commands[-1][:4] == ["-m", "pytest", "-q", "tests/test_gpu.py"]
+
+
+def test_a_step_that_takes_too_long_is_ended():
+    python = [sys.executable, "-c"]
+    assert gpu_check.ended([*python, "import signal; signal.pause()"], 0.0) == gpu_check.OUT_OF_TIME
+    assert gpu_check.ended([*python, "raise SystemExit(3)"], 60.0) == 3
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Reduced precision: what it changes, by how much at most, and what it leaves as it is."""
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,17 +134,9 @@ def test_a_processor_without_coarser_products_is_told_before_the_work(monkeypatc
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not os.environ.get("KPRUNE_MIRROR"), reason="no mirror")
 def test_a_real_model_is_as_close_to_the_dense_one(coarse):
-    found = [
-        next(
-            iter(
-                measure(
-                    "gate", "mrpc", ["kprune_plus_fast"], 0.8, ["model=minilm", "calibration.tokens=10000", setting]
-                )
-            )
-        )
-        for setting in ("precision=full", "precision=reduced")
-    ]
-    full, reduced = (row["held_out_divergence"] for row in found)
-    assert reduced == pytest.approx(full, rel=0.05)
+    """Units of nearly the same score change places: one is some percent closer on one task, and farther on another."""
+    methods = ["kprune_plus_fast", "kprune_plus_fast:precision=reduced"]
+    rows = measure("gate", "mrpc", methods, 0.8, ["model=minilm", "calibration.tokens=10000"])
+    full, reduced = (row["held_out_divergence"] for row in rows)
+    assert reduced != full and reduced < 1.1 * full

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.config.methods import method_with
+from experiments.config.methods import method_and_precision
 from experiments.inputs.subject import pick_device
 from experiments.speed.bench.reference import WholeModel
 from experiments.speed.shapes import SHAPES, random_model
@@ -53,18 +53,17 @@ class Measured:
             UserError: a method, a setting or a value is unknown.
         """
         name, *settings = text.split(":")
-        own = {"precision": "full", "flops_reduction": value_text(REDUCTION)}
-        own |= {key: value for key, _, value in (entry.partition("=") for entry in settings) if key in own}
-        method = method_with(":".join([name, *(s for s in settings if s.partition("=")[0] not in own)]))
+        said = [setting for setting in settings if setting.startswith("flops_reduction=")]
+        method, precision = method_and_precision(":".join([name, *(s for s in settings if s not in said)]))
         method.check_measure("flops")
-        method.check_precision(own["precision"])  # type: ignore[arg-type]  # which is what it checks
+        shares = said[-1].partition("=")[2] if said else value_text(REDUCTION)
         try:
-            reductions = [float(reduction) for reduction in own["flops_reduction"].split("_")]
+            reductions = [float(reduction) for reduction in shares.split("_")]
         except ValueError as error:
             raise UserError(f"{text}: give shares of FLOPs as flops_reduction=0.5_0.6_0.7") from error
         for reduction in reductions:
             FlopsBudget(reduction, 1.0)
-        return cls(method, own["precision"], reductions)  # type: ignore[arg-type]
+        return cls(method, precision, reductions)
 
     def check_device(self, device: torch.device) -> None:
         """Check that the precision means something on a device.
