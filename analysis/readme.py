@@ -22,6 +22,8 @@ from analysis.tables.measured import (
     bench,
     decoder_curves,
     decoder_steps,
+    decoder_trials,
+    decoder_units,
     embedding_roots,
     held_out,
     latency_grid,
@@ -76,7 +78,9 @@ NAMES = (
 FILES = {
     "bench": ("bench.csv", bench),
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
+    "decoder-trials": ("decoder_trials.csv", decoder_trials),
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
+    "decoder-units": ("decoder_units.csv", decoder_units),
     "low-rank-embeddings": ("low_rank_embeddings.csv", low_rank_embeddings),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
     "zeros-time": ("zeros_time.csv", zeros_time),

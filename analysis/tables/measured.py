@@ -115,12 +115,41 @@ def decoder_steps(rows: pd.DataFrame) -> pd.DataFrame:
         "test_16_perplexity": "Test, 16 windows",
         "test_perplexity": "Test",
     }
-    named = [settings if settings == "dense" else cost_label(settings) for settings in rows["settings"]]
     columns = {
         label: rows[column].map(("{:.3f}" if column == "held_out_kl" else "{:.2f}").format)
         for column, label in labels.items()
     }
-    return pd.DataFrame({"Settings": named} | columns)
+    return pd.DataFrame({"Settings": step_labels(rows)} | columns)
+
+
+def decoder_trials(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/decoder_trials.csv: as `decoder_steps`, by how much each differs from the first of its texts.
+
+    Behind ± is the standard error of the mean difference, over documents or over windows.
+    """
+    first = rows.groupby("texts").cumcount() == 0
+
+    def differences(column: str) -> list[str]:
+        pairs = zip(rows[column], rows[f"{column}_error"], first, strict=True)
+        return [
+            MISSING if is_first else f"{value:+.3f} ± {error:.3f}".replace("-", "−") for value, error, is_first in pairs
+        ]
+
+    return pd.DataFrame(
+        {
+            "Settings": step_labels(rows),
+            "KL, C4 held out": rows["held_out_kl"].map("{:.3f}".format),
+            "Difference": differences("kl_difference"),
+            "C4 held out": rows["c4_perplexity"].map("{:.2f}".format),
+            "WikiText-2 validation": rows["validation_perplexity"].map("{:.2f}".format),
+            "Difference of its logarithm": differences("validation_difference"),
+        }
+    )
+
+
+def step_labels(rows: pd.DataFrame) -> list[str]:
+    """Return what the rows of a file of steps are called."""
+    return [settings if settings == "dense" else cost_label(settings) for settings in rows["settings"]]
 
 
 def decoder_curves(rows: pd.DataFrame) -> pd.DataFrame:
@@ -130,8 +159,19 @@ def decoder_curves(rows: pd.DataFrame) -> pd.DataFrame:
     """
     kinds = rows["block"].str.split(".").str[1].map({"ffn": "Neurons", "attention": "Groups of heads"})
     ratios = rows["kl_over_curve"] / rows["kl_over_curve"][kinds == "Neurons"].median()
-    quartiles = {"Lowest": 0.0, "First quartile": 0.25, "Median": 0.5, "Third quartile": 0.75, "Highest": 1.0}
-    by_kind = {label: ratios.groupby(kinds).quantile(share).map("{:.2f}".format) for label, share in quartiles.items()}
+    return quartiles(ratios.groupby(kinds))
+
+
+def decoder_units(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/decoder_units.csv: error per parameter of an attention's units over that of the neurons."""
+    kinds = rows["unit"].unique()
+    return quartiles(rows.groupby(pd.Categorical(rows["unit"], kinds), observed=True)["error_over_neurons"])
+
+
+def quartiles(groups: "pd.core.groupby.SeriesGroupBy") -> pd.DataFrame:
+    """Return a row per group: its extremes, quartiles and median."""
+    shares = {"Lowest": 0.0, "First quartile": 0.25, "Median": 0.5, "Third quartile": 0.75, "Highest": 1.0}
+    by_kind = {label: groups.quantile(share).map("{:.2f}".format) for label, share in shares.items()}
     return pd.DataFrame(by_kind).rename_axis("Units").reset_index()
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from language import texts, tiny_llama
+from tiny import tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import kprune
@@ -95,6 +96,15 @@ def test_blocks_that_lose_nothing_are_tuned_if_asked(tune):
     for dense, pruned in rows:
         same = torch.equal(output_weight(dense), output_weight(pruned))
         assert same == (not tune or dense.layer <= first)
+
+
+@pytest.mark.parametrize(
+    ("model", "refit_epochs", "tuned"),
+    [(tiny_llama, 0, False), (tiny_llama, 3, True), (tiny_model, 0, True), (tiny_model, 3, True)],
+)
+def test_blocks_that_lose_nothing_are_left_if_norms_come_first_and_nothing_is_refitted(model, refit_epochs, tuned):
+    assert KPrunePlus(refit_epochs=refit_epochs).settled(view_of(model())).tune is tuned
+    assert KPrunePlus(refit_epochs=refit_epochs, tune=not tuned).settled(view_of(model())).tune is not tuned
 
 
 def test_groups_of_heads_go_when_neurons_do_not_suffice():

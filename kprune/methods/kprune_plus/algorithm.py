@@ -45,7 +45,7 @@ class KPrunePlus(Settings):
 
     uniform = True
     several_processes = True
-    version = 2
+    version = 3
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model.
@@ -76,7 +76,7 @@ class KPrunePlus(Settings):
         rows = zip(copied_blocks(student), teacher.blocks_at_work(), fishers, counts, strict=True)
         below: OutputFisher | None = None
         for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
-            if count == block.units and (below is None or not self.tune):
+            if count == block.units and (below is None or not decided(self.tune)):
                 # Nothing has gone so far, or what has gone below is not made up for here.
                 with clock("student"):
                     for state in states:

@@ -44,10 +44,11 @@ class Settings(Method):
         layers_on: device that a layer is on while something works on it, such as "cuda", if the model is to stay where it is,
             on the CPU; None: all layers work where the model is.
 
-    `refit_lr` and those from `repair` to `map_input` are "auto" by default, and then follow from where the norms are. If they
-    come last, every block's output is scaled anew: all of the error is repaired and no token is clipped. If they come first,
-    the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of the energy: half
-    of the error is repaired, on top of what the dense weights add on the student's features.
+    `refit_lr` and those from `repair` to `tune` are "auto" by default, and then follow from where the norms are. If they
+    come last, every block's output is scaled anew: all of the error is repaired, by every block, and no token is clipped. If
+    they come first, the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of
+    the energy: half of the error is repaired, on top of what the dense weights add on the student's features, and blocks that
+    lose nothing are fitted only if there is a refit.
     """
 
     temperature: float = 2.0
@@ -61,7 +62,7 @@ class Settings(Method):
     clip: float | Literal["auto"] | None = "auto"
     ridge_around: Literal["zero", "dense", "auto"] = "auto"
     map_input: bool | Literal["auto"] = "auto"
-    tune: bool = True
+    tune: bool | Literal["auto"] = "auto"
     kinds: Sequence[Kind] | Literal["auto"] = "auto"
     states: Where = "device"
     layers_on: str | None = None
@@ -76,10 +77,9 @@ class Settings(Method):
             value = getattr(self, name)
             if value != "auto" and not (name == "clip" and value is None):
                 check_positive(**{name: value})
-        if self.map_input not in (True, False, "auto"):
-            raise UserError(f"map_input={self.map_input} is unknown: use true, false or auto")
-        if self.tune not in (True, False):
-            raise UserError(f"tune={self.tune} is unknown: use true or false")
+        for name in ("map_input", "tune"):
+            if getattr(self, name) not in (True, False, "auto"):
+                raise UserError(f"{name}={getattr(self, name)} is unknown: use true, false or auto")
         if self.kinds != "auto" and (not self.kinds or set(self.kinds) - set(KINDS)):
             raise UserError(f"kinds={self.kinds} is unknown: use auto, or a list of heads, neurons or both")
         check_not_negative(
@@ -104,8 +104,11 @@ class Settings(Method):
             "clip": None,
             "ridge_around": "zero",
             "map_input": True,
+            "tune": True,
             "refit_lr": 5e-4,
         }
         if not last:
             auto = {"repair": 0.5, "clip": 10.0, "ridge_around": "dense", "map_input": False, "refit_lr": 1e-3}
+            # Output projections alone, solved for once more, fit the texts at hand and are no better on others.
+            auto["tune"] = self.refit_epochs > 0
         return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
