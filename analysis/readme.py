@@ -46,6 +46,7 @@ STAGES = (
     "lambda",
     "fast",
     "search",
+    "precision",
 )
 EMBEDDED = "docstrings"
 STUDIES = {
