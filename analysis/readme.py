@@ -43,6 +43,7 @@ STAGES = (
     "share",
     "refit",
     "oracle",
+    "recombined",
     "lambda",
     "fast",
     "search",
