@@ -97,7 +97,7 @@ gpu-check: .venv/installed ## on a machine with a GPU: pruning costs, tests, lat
 	.venv/bin/python -m experiments.speed.gpu_check $(CHECK)
 
 speed-ups: .venv/installed ## time every distinct shape among the committed cells, in minutes, in place of what each cell measured
-	for part in cells shares; do .venv/bin/python -m analysis.timing results/$$part.csv || exit; done
+	for part in cells shares; do .venv/bin/python -m experiments.speed.shapes_of_cells results/$$part.csv || exit; done
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
 	for grid in accuracy ablation sensitivity $(RETRAINED); do $(call GRID,$$grid) --dry-run; done

@@ -39,14 +39,23 @@ def read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """
     if not file.is_file():
         return []
-    try:
-        with file.open(newline="") as content:
-            rows = list(csv.DictReader(content))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{file} is damaged or not readable: give another {OPTION} or remove it") from error
+    rows = read_all(file, f"give another {OPTION} or remove it")
     if any(set(row) != set(columns) for row in rows):
         raise UserError(f"{file} has other columns than this version writes: give another {OPTION} or remove it")
     return rows
+
+
+def read_all(file: Path, remedy: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with the columns that it has.
+
+    Raises:
+        UserError: the file is damaged; the remedy is named.
+    """
+    try:
+        with file.open(newline="") as content:
+            return list(csv.DictReader(content, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{file} is damaged or not readable: {remedy}") from error
 
 
 def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

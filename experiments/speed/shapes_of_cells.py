@@ -1,4 +1,4 @@
-"""Time every distinct shape of a file of cells in one run: `python -m analysis.timing results/shares.csv`.
+"""Time every distinct shape of a file of cells in one run: `python -m experiments.speed.shapes_of_cells results/shares.csv`.
 
 Models of random weights with the cells' heads and neurons alternate with the dense one, and the times take the place of
 those that the cells' own runs measured, each beside whatever else the machine did then. The machine must be otherwise idle.
@@ -9,24 +9,24 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 from tqdm import tqdm
 
-from analysis.records import command, in_order, load
 from experiments.config.kinds import THREADS, check, or_null
+from experiments.speed import measurements
 from experiments.speed.shapes import SHAPES, pruned_to, random_model
 from experiments.store.locks import locked_file
 from kprune.budgets.latency.timing import STANDARD, alternate, device_name, random_batch
 from kprune.errors import UserError
-from kprune.files import OTHER_FOLDER, write_text
 
 GROUP = 8
 """Shapes that alternate with one dense model: its time is measured once for all of them."""
 REPEATS, WARM_UP = 9, 1
+READ = ("model", "kept_heads", "kept_neurons", "sparsity", "latency_speedup")
+OTHER_FILE = "give a CSV file of analysis.collect"
 
+Row = dict[str, str]
 Kept = tuple[str, str]
 """Heads and neurons per layer, as in the columns `kept_heads` and `kept_neurons`."""
 
@@ -48,7 +48,7 @@ def time_shapes(model: str, shapes: Sequence[Kept]) -> Iterator[tuple[Kept, floa
         yield from ((shape, dense_ms, ms) for shape, ms in zip(group, pruned_ms, strict=True))
 
 
-def timed_again(cells: pd.DataFrame) -> pd.DataFrame:
+def timed_again(rows: Sequence[Row]) -> list[Row]:
     """Return the cells with the latency of their shapes as it is now; other cells have none.
 
     Others are those of models that are not in `SHAPES`, with zeros among the weights, or whose units depend on the input.
@@ -56,12 +56,14 @@ def timed_again(cells: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: all are others.
     """
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for model, rows in cells[[whole(row) for row in cells.itertuples()]].groupby("model", sort=False):
-        shapes = list(dict.fromkeys(zip(rows["kept_heads"], rows["kept_neurons"], strict=True)))
-        times = tqdm(time_shapes(model, shapes), f"shapes of {model}", len(shapes), unit="shape", disable=None)
-        for (heads, neurons), dense_ms, pruned_ms in times:
-            found[model, heads, neurons] = {
+    found: dict[tuple[str, Kept], Row] = {}
+    timed = [row for row in rows if whole(row)]
+    for model in dict.fromkeys(row["model"] for row in timed):
+        shapes = list(dict.fromkeys(kept(row) for row in timed if row["model"] == model))
+        for shape, dense_ms, pruned_ms in tqdm(
+            time_shapes(model, shapes), f"shapes of {model}", len(shapes), unit="shape", disable=None
+        ):
+            latency = {
                 "latency_device": device_name(torch.device("cpu")),
                 "latency_batch_size": STANDARD.batch_size,
                 "latency_sequence_length": STANDARD.sequence_length,
@@ -70,38 +72,47 @@ def timed_again(cells: pd.DataFrame) -> pd.DataFrame:
                 "latency_pruned_ms": pruned_ms,
                 "latency_speedup": dense_ms / pruned_ms,
             }
+            found[model, shape] = {name: measurements.as_text(value) for name, value in latency.items()}
     if not found:
         raise UserError(f"no cell here has a shape to time: give cells of {', '.join(SHAPES)} that keep whole units")
-    keys = zip(cells["model"], cells["kept_heads"], cells["kept_neurons"], strict=True)
-    latency = pd.DataFrame([found.get(key, {}) for key in keys], index=cells.index)
-    names = [name for name in cells if name.startswith("latency_")]
-    return cells.drop(columns=names).join(latency.reindex(columns=names))
+    none = {name: "" for name in rows[0] if name.startswith("latency_")}
+    return [row | none | found.get((row["model"], kept(row)), {}) for row in rows]
 
 
-def whole(row) -> bool:
+def kept(row: Row) -> Kept:
+    return row["kept_heads"], row["kept_neurons"]
+
+
+def whole(row: Row) -> bool:
     """Tell whether a cell keeps whole units, and all of their weights, of a model in `SHAPES`."""
-    kept = f"{row.kept_heads} {row.kept_neurons}".split()
-    return row.model in SHAPES and pd.isna(row.sparsity) and all(count.isdecimal() for count in kept)
+    counts = " ".join(kept(row)).split()
+    return row["model"] in SHAPES and not row["sparsity"] and all(count.isdecimal() for count in counts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.timing", description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="CSV file of analysis.collect; it is rewritten")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
-    arguments = parser.parse_args()
-    check("--threads", arguments.threads, or_null(THREADS))
-    if arguments.file.is_dir():
-        raise UserError(f"{arguments.file} is a folder: give a CSV file of analysis.collect")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    with locked_file(arguments.file, OTHER_FOLDER):
-        cells = timed_again(load(arguments.file))
-        text = in_order(cells.drop(columns="predictions")).to_csv(index=False, float_format="%.6g")
-        write_text(arguments.file, text)
-    print(
-        f"{arguments.file}: {cells['latency_speedup'].count()} of {len(cells)} cells have the speed-up of their shape"
-    )
+    options = parser.parse_args()
+    try:
+        check("--threads", options.threads, or_null(THREADS))
+        if not options.file.is_file():
+            raise UserError(f"{options.file} is no file: {OTHER_FILE}")
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        with locked_file(options.file, OTHER_FILE):
+            rows = measurements.read_all(options.file, OTHER_FILE)
+            if lacking := [name for name in READ if not rows or name not in rows[0]]:
+                raise UserError(f"{options.file} has no cell with the column {lacking[0]}: {OTHER_FILE}")
+            rows = timed_again(rows)
+            measurements.write(options.file, list(rows[0]), rows)
+        count = sum(bool(row["latency_speedup"]) for row in rows)
+        print(f"{options.file}: {count} of {len(rows)} cells have the speed-up of their shape")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(main())

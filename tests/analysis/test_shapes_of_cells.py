@@ -5,9 +5,9 @@ import sys
 import pandas as pd
 import pytest
 
-from analysis import timing
 from analysis.collect import collect
-from analysis.records import command, load
+from analysis.records import load
+from experiments.speed import shapes_of_cells as timing
 from experiments.speed.shapes import SHAPES, flops_ratio, pruned_to, random_model
 
 SHAPE = SHAPES["tiny"]
@@ -24,8 +24,8 @@ def time_again(tmp_path, monkeypatch):
         file = tmp_path / "cells.csv"
         collect(tmp_path / "outputs", file)
         before = load(file)
-        monkeypatch.setattr(sys, "argv", ["timing", str(file), *options])
-        return command(timing.main), before, load(file)
+        monkeypatch.setattr(sys, "argv", ["shapes_of_cells", str(file), *options])
+        return timing.main(), before, load(file)
 
     return run
 
