@@ -96,7 +96,7 @@ def split(calibration: CalibrationSet, every: int = 10) -> tuple[CalibrationSet,
     if len(numbers) == 1:
         raise UserError(
             "a choice is made on examples that are held out, and there is one example: give more, or leave nothing to choose "
-            "(one λ; kprune_plus without a search)"
+            "(one λ as method.lambdas, kprune_plus without a search)"
         )
     fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)

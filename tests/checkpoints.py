@@ -15,6 +15,7 @@ class StubTask:
     """As much of a task as loading asks for."""
 
     finetuning, fine_tuned, generates, fit, architectures = None, True, False, Task.fit, Task.architectures
+    wanted_model = Task.wanted_model
 
     def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
         self.name, self.max_length = name, max_length

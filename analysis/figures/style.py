@@ -17,7 +17,19 @@ from kprune.files import write_whole
 
 # Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, a grey and a brown, of different lightness.
 COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
-MARKERS = (*"*Hos^DvPX<>phd8", (4, 1, 0), (6, 1, 0), (3, 1, 0), (5, 1, 0), (8, 1, 0), (5, 2, 0), (7, 2, 0), (8, 2, 0))
+MARKERS = (
+    *"*Hos^DvPX<>phd8",
+    (4, 1, 0),
+    (6, 1, 0),
+    (3, 1, 0),
+    (5, 1, 0),
+    (8, 1, 0),
+    (5, 2, 0),
+    (7, 2, 0),
+    (8, 2, 0),
+    (3, 2, 0),
+    (6, 2, 0),
+)
 DASHES = ("-", "--", "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 METRICS = {
     "accuracy": "Accuracy (%)",

@@ -67,7 +67,7 @@ def test_a_group_that_is_null_is_told_as_it_is_composed(group):
 def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(task, tmp_path):
     (tmp_path / "own.txt").write_text("a text")
     own = {"custom": ["task.train_file=own.csv"], "custom_tokens": ["task.train_file=own.jsonl"]}
-    own |= {"custom_text": [f"task.evaluation_file={tmp_path / 'own.txt'}"]}
+    own |= {name: [f"task.evaluation_file={tmp_path / 'own.txt'}"] for name in ("custom_text", "custom_masked")}
     overrides = [f"task={task}", *own.get(task, [])]
     configured(overrides)
     named = {name.partition(".")[0] for name in KINDS}

@@ -29,7 +29,7 @@ from experiments.speed.shapes import (
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.errors import UserError
-from kprune.methods.kprune_plus import algorithm
+from kprune.methods.kprune_plus import first_pass
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.objectives import objective_of
@@ -209,8 +209,8 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
 
 
 def test_several_reductions_share_what_is_measured_once(monkeypatch):
-    passes, measure = [], algorithm.measure_fisher
-    monkeypatch.setattr(algorithm, "measure_fisher", lambda *given: passes.append(given) or measure(*given))
+    passes, measure = [], first_pass.measure_fisher
+    monkeypatch.setattr(first_pass, "measure_fisher", lambda *given: passes.append(given) or measure(*given))
     one = measured("tiny", 300, "kprune_plus_fast:ridge=0.02", torch.device("cpu"))
     several = measured("tiny", 300, "kprune_plus_fast:flops_reduction=0.5_0.6_0.99", torch.device("cpu"))
     assert len(passes) == 2 and one["flops_reduction"] == "0.8" and several["flops_reduction"] == "0.5_0.6_0.99"

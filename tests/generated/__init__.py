@@ -128,7 +128,7 @@ class Case:
     @property
     def refused(self) -> str | None:
         if self.head in REFUSED_HEADS:
-            return "has no head"
+            return "has no head|has no labels"
         return next((option.refused for option in self.options.values() if option.refused), None)
 
     @property

@@ -27,6 +27,7 @@ from kprune.cli.drawing import draw, held_out
 from kprune.cli.options import FORMATS, path
 from kprune.cli.texts import Texts, read_texts
 from kprune.errors import UserError
+from kprune.precision import PRECISIONS
 
 ROOT = Path(__file__).parents[2]
 SENTENCES = [" ".join(f"w{(i * 7 + j * 3) % 97}" for j in range(3 + i % 9)) for i in range(80)]
@@ -207,7 +208,7 @@ def test_the_same_seed_gives_the_same_model(checkpoint, texts, tmp_path):
         (["--params-reduction", "0.3", "--of", "model"], {"params_reduction": 0.3, "of": "model"}),
         (["--grain", "4"], {"grain": 4, "flops_reduction": 0.8}),
         (["--uniform"], {"uniform": True, "flops_reduction": 0.8}),
-        (["--precision", "reduced"], {"precision": "reduced", "flops_reduction": 0.8}),
+        *((["--precision", name], {"precision": name, "flops_reduction": 0.8}) for name in PRECISIONS),
         (["--task", "classification"], {"task": "classification", "flops_reduction": 0.8}),
     ],
 )

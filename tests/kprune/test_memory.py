@@ -9,7 +9,7 @@ from tiny import tiny_calibration, tiny_model
 from kprune import memory
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
-from kprune.methods.kprune_plus import KPrunePlus, algorithm
+from kprune.methods.kprune_plus import KPrunePlus, first_pass
 from kprune.models import view_of
 from kprune.objectives import objective_of
 
@@ -37,7 +37,7 @@ def test_nothing_happens_where_the_library_can_not(monkeypatch):
 
 def test_what_a_block_freed_goes_back_before_the_next(monkeypatch):
     given_back = []
-    monkeypatch.setattr(algorithm, "give_back", lambda: given_back.append(None))
+    monkeypatch.setattr(first_pass, "give_back", lambda: given_back.append(None))
     model = tiny_model(dtype=torch.float32)
     KPrunePlus(refit_epochs=0).prune(
         Job(model, objective_of(model), PruningData(tiny_calibration()), FlopsBudget(0.5, 8.0))
