@@ -7,7 +7,7 @@ import pytest
 
 from analysis.collect import collect
 from analysis.records import load
-from experiments.speed import shapes_of_cells as timing
+from experiments.speed import shapes_of_cells
 from experiments.speed.shapes import SHAPES, flops_ratio, pruned_to, random_model
 
 SHAPE = SHAPES["tiny"]
@@ -18,14 +18,14 @@ SMALL = {"kept_heads": [1] * SHAPE.layers, "kept_neurons": [16] * SHAPE.layers}
 @pytest.fixture
 def time_again(tmp_path, monkeypatch):
     """time_again() collects the cells that were written, times their shapes, and returns exit code, file before and after."""
-    monkeypatch.setattr(timing, "REPEATS", 1)
+    monkeypatch.setattr(shapes_of_cells, "REPEATS", 1)
 
     def run(*options):
         file = tmp_path / "cells.csv"
         collect(tmp_path / "outputs", file)
         before = load(file)
         monkeypatch.setattr(sys, "argv", ["shapes_of_cells", str(file), *options])
-        return timing.main(), before, load(file)
+        return shapes_of_cells.main(), before, load(file)
 
     return run
 
@@ -47,10 +47,12 @@ def test_cells_of_one_shape_share_a_timing_and_nothing_else_changes(write_cell, 
 
 def test_a_timed_model_has_the_widths_of_its_cell(monkeypatch):
     timed = []
-    monkeypatch.setattr(timing, "pruned_to", lambda dense, *kept: timed.append(pruned_to(dense, *kept)) or timed[-1])
-    monkeypatch.setattr(timing, "REPEATS", 1)
+    monkeypatch.setattr(
+        shapes_of_cells, "pruned_to", lambda dense, *kept: timed.append(pruned_to(dense, *kept)) or timed[-1]
+    )
+    monkeypatch.setattr(shapes_of_cells, "REPEATS", 1)
     heads, neurons = " ".join(["3"] * SHAPE.layers), " ".join(["192"] * SHAPE.layers)
-    list(timing.time_shapes("tiny", [(heads, neurons)]))
+    list(shapes_of_cells.time_shapes("tiny", [(heads, neurons)]))
     assert flops_ratio(random_model(SHAPE), timed[0], 128) == pytest.approx(4)
 
 
