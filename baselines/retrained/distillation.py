@@ -47,7 +47,8 @@ def hidden_loss(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
 
 
 def _run(model: Callable, batch: dict[str, Tensor], bf16: bool, **settings):
-    with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=bf16):
+    # Without its cache: inside another autocast, as pruning is, that would hold the weights of the first step to the end.
+    with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
         return model(**model_inputs(batch), **settings)
 
 

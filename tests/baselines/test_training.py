@@ -5,6 +5,7 @@ from tiny import tiny_calibration, tiny_model
 from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_loss
 from baselines.retrained.stages import first_of_shuffled, train
 from kprune.objectives import objective_of
+from kprune.precision import full_precision
 from kprune.training import LOSS_POINTS, Recipe, Training, batch_order, parameter_groups, rate
 
 
@@ -113,3 +114,15 @@ def test_bf16_is_near():
     objective = objective_of(model)
     full, half = (see(model, batch, objective, bf16).logits for bf16 in (False, True))
     assert half.dtype == torch.float32 and 0 < (full - half).abs().max() < 0.05 * full.abs().max()
+
+
+def test_bf16_reads_the_weights_of_now_inside_another_autocast():
+    """Autocast keeps what it has rounded until the outermost one ends, and pruning switches one off around all it does."""
+    model, batch = tiny_model(dtype=torch.float32), tiny_calibration().batches()[1]
+    objective = objective_of(model)
+    with full_precision():
+        before = see(model, batch, objective, bf16=True).logits
+        for parameter in model.parameters():
+            parameter.data *= 1.5
+        inside = see(model, batch, objective, bf16=True).logits
+    assert torch.equal(inside, see(model, batch, objective, bf16=True).logits) and not torch.equal(inside, before)
