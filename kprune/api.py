@@ -103,8 +103,8 @@ def prune(
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
         task: "classification", "multi_label", "regression", "multiple_choice", "token_classification", "span", "causal_lm",
-            "masked_lm" or "embedding" (of a bare model the normalised mean of its tokens, of a SentenceTransformer what it makes of them), if the model's
-            head does not tell, or an Objective of your own, such as Embedding(pooling="first").
+            "masked_lm" or "embedding" (of a bare model the normalised mean of its tokens, of a SentenceTransformer what it makes
+            of them), if the model's head does not tell, or an Objective of your own, such as Embedding(pooling="first").
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the parameters to remove, of those that `of` says.

@@ -16,8 +16,9 @@ SHAPE = "[examples, choices, length]"
 def as_rows(number: int, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Return a user's batch with a row for each choice, and how many choices each example has.
 
-    Choices of padding alone, behind the others, are left out: examples of one batch may have different numbers of them. A
-    batch that is flat already, [B · C, T], is told by its labels, of which each example has one.
+    Choices of padding alone, behind the others, are left out: examples of one batch may have different numbers of them. Of a
+    batch that is flat already, [R, T], `choices` [B] says how many each example has, as `collate` does; or all have as many, of
+    labels that are one for each example.
 
     Args:
         number: of the batch, for messages.
@@ -26,26 +27,31 @@ def as_rows(number: int, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list
     Raises:
         UserError: it has not the shape of choices, padding stands before a choice, or an example has one choice or none.
     """
+    if batch["input_ids"].ndim == 2 and isinstance(batch.get("choices"), Tensor):
+        counts = [int(count) for count in batch["choices"].flatten()]
+        if sum(counts) != len(batch["input_ids"]) or min(counts) < 1:
+            raise UserError(
+                f"batch {number}: choices are {counts}, and input_ids have {len(batch['input_ids'])} rows: give their number of "
+                "each example"
+            )
+        _check_counts(number, counts)
+        return dict(batch), counts
     shape = _shape(number, batch)
     mask = batch.get("attention_mask")
     there = torch.ones(shape[:2], dtype=torch.bool)
     if mask is not None and mask.numel() == shape.numel():
         there = mask.reshape(shape).bool().any(dim=-1).cpu()
-    counts = there.sum(dim=1)
-    for row, (own, count) in enumerate(zip(there, counts.tolist(), strict=True)):
+    counts = there.sum(dim=1).tolist()
+    for row, (own, count) in enumerate(zip(there, counts, strict=True)):
         if count == 0:
             raise UserError(f"batch {number}, example {row} is padding alone: remove it from the data")
         if not own[:count].all():
             raise UserError(
                 f"batch {number}, example {row} has a choice of padding alone before another: put it behind the others"
             )
-        if count == 1:
-            raise UserError(
-                f"batch {number}, example {row} has one choice, which is right whatever the model says: give two or more, or "
-                "remove it"
-            )
+    _check_counts(number, counts)
     rows = {name: _flat(number, name, value, shape, there) if name in READ else value for name, value in batch.items()}
-    return rows, counts.tolist()
+    return rows, counts
 
 
 def as_examples(rows: Sequence[Example], counts: Sequence[int]) -> list[Example]:
@@ -70,6 +76,14 @@ def _shape(number: int, batch: Mapping[str, Any]) -> torch.Size:
             "transformers' DataCollatorForMultipleChoice(tokenizer), or give one example as input_ids[None]"
         )
     return ids.shape
+
+
+def _check_counts(number: int, counts: Sequence[int]) -> None:
+    if 1 in counts:
+        raise UserError(
+            f"batch {number}, example {counts.index(1)} has one choice, which is right whatever the model says: give two or "
+            "more, or remove it"
+        )
 
 
 def _flat(number: int, name: str, value: Any, shape: torch.Size, there: Tensor) -> Any:

@@ -30,9 +30,9 @@ CASES = [
 ]
 
 
-def tiny_chooser(case="bert", dtype=torch.float64):
+def tiny_chooser(case="bert", dtype=torch.float64, **more):
     torch.manual_seed(0)
-    settings = SHAPE | FAMILIES[case]
+    settings = SHAPE | FAMILIES[case] | more
     if case == "distilbert":
         settings.pop("intermediate_size")
     config = AutoConfig.for_model(case, **settings)

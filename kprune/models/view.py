@@ -279,6 +279,8 @@ def call(model: Model, batch: dict[str, Tensor]) -> Any:
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the part of a collated batch that a model's forward takes; of examples with choices, all as one example's."""
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
+    inputs: dict[str, Tensor] = {
+        key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch
+    }
     # [1, R, T]: a choice is answered for itself, whoever's it is, and examples may have different numbers of them.
     return {key: value[None] for key, value in inputs.items()} if "choices" in batch else inputs

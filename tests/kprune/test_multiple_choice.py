@@ -216,6 +216,8 @@ def test_batches_of_transformers_collator_and_flat_ones_are_read_alike():
     assert read(model, flat).examples == expected
     typed = given | {"token_type_ids": torch.zeros_like(given["input_ids"])}
     assert read(model, typed).examples[0]["token_type_ids"] == [0] * 5
+    uneven = [*expected, {"input_ids": [5, 6, 7], "choices": [1, 1, 1], "label": 2}]
+    assert read(model, collate(uneven, 1)).examples == uneven
     again = collate(expected, 1)
     assert again["choices"].tolist() == [2, 2] and again["labels"].tolist() == [1, 0]
     assert again["attention_mask"].sum(dim=1).tolist() == [3, 2, 1, 4]
@@ -237,6 +239,10 @@ def test_batches_of_transformers_collator_and_flat_ones_are_read_alike():
         (lambda b: b | {"attention_mask": b["attention_mask"][..., 1:]}, r"attention_mask is \[3, 4, 9\], input_ids"),
         (lambda b: b | {"labels": b["labels"] + 2}, "example 2: labels is [23], not a whole number from 0 to 1"),
         (lambda b: b | {"labels": b["labels"] - 9}, "labels is -9"),
+        (
+            lambda b: {"input_ids": b["input_ids"].flatten(0, 1), "choices": torch.tensor([4, 4])},
+            r"choices are \[4, 4\], and input_ids have 12 rows",
+        ),
         (lambda b: b | {"labels": b["labels"][:2]}, r"labels is \[2\], and there are 3 examples"),
         (lambda b: b | {"input_ids": b["input_ids"].float()}, r"give integers \[examples, choices, length\]"),
         (lambda b: b | {"input_ids": b["input_ids"] + 99}, "vocabulary is 99"),
