@@ -91,9 +91,8 @@ def per_example(values: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Return values [B, ...] of a batch's examples: those of its rows [R, ...] or, of examples with choices, their sums."""
     if "choices" not in batch:
         return values
-    choices = batch["choices"]
-    owners = torch.arange(len(choices), device=choices.device).repeat_interleave(choices)
-    return values.new_zeros(len(choices), *values.shape[1:]).index_add_(0, owners, values)
+    # One by one, since a GPU adds up by index in any order, and the same seed gives the same units.
+    return torch.stack([own.sum(dim=0) for own in values.split(batch["choices"].tolist())])
 
 
 def by_length_and_tokens(example: Example) -> tuple[int, list[int], list[int]]:
