@@ -7,7 +7,7 @@ import pytest
 import torch
 from choices import CASES, choices_batch, tiny_chooser
 from tiny import tiny_tokenizer
-from transformers import DataCollatorForMultipleChoice
+from transformers import CONFIG_MAPPING, AutoModelForMultipleChoice, DataCollatorForMultipleChoice
 
 import kprune
 from baselines.kwon import Kwon
@@ -20,6 +20,7 @@ from kprune.errors import UserError
 from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
+from kprune.models.families import FAMILIES
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units
 from kprune.models.view import call
@@ -44,6 +45,11 @@ def answers(model, collated):
 def real(logits):
     """The logits of choices that are there, example by example."""
     return torch.cat([logits[:-1].flatten(), logits[-1, :2]])
+
+
+def test_every_family_that_has_the_class_is_a_case():
+    known = AutoModelForMultipleChoice._model_mapping.keys()
+    assert set(CASES) == {family for family in FAMILIES if CONFIG_MAPPING[family] in known}
 
 
 @pytest.mark.parametrize("case", CASES)
