@@ -11,6 +11,7 @@ TASKS = {
     "mnli": "MNLI",
     "rte": "RTE",
     "cola": "CoLA",
+    "swag": "SWAG",
     "squad": "SQuAD 1.1",
     "squad_v2": "SQuAD 2.0",
     "docstrings": "docstrings",

@@ -89,20 +89,22 @@ def prune(
     """Prune a fine-tuned model, which is left as it was; about 100,000 tokens of its training texts suffice.
 
     Args:
-        model: a transformers model with a head for sequence classification (of one label or several), regression, token
-            classification, question answering, the next token or masked ones, or without one, whose embeddings are kept; or a
-            SentenceTransformer or CrossEncoder of sentence-transformers around one.
+        model: a transformers model with a head for sequence classification (of one label or several), regression, multiple choice,
+            token classification, question answering, the next token or masked ones, or without one, whose embeddings are kept; or
+            a SentenceTransformer or CrossEncoder of sentence-transformers around one.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
             token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
             read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, T] for token classification, -100 where there is
             none; for question answering `start_positions` and `end_positions`) by methods that need them alone. Of a masked
-            language model, all methods read the `labels` of transformers' DataCollatorForLanguageModeling: what was masked.
+            language model, all methods read the `labels` of transformers' DataCollatorForLanguageModeling: what was masked. Of
+            multiple choice, the three are [B, C, T], as transformers' DataCollatorForMultipleChoice makes them; an example with
+            fewer choices than C has padding alone for the others, zeros in its mask.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
-        task: "classification", "multi_label", "regression", "token_classification", "span", "causal_lm", "masked_lm" or
-            "embedding" (of a bare model the normalised mean of its tokens, of a SentenceTransformer what it makes of them), if the model's
-            head does not tell, or an Objective of your own, such as Embedding(pooling="first").
+        task: "classification", "multi_label", "regression", "multiple_choice", "token_classification", "span", "causal_lm",
+            "masked_lm" or "embedding" (of a bare model the normalised mean of its tokens, of a SentenceTransformer what it makes
+            of them), if the model's head does not tell, or an Objective of your own, such as Embedding(pooling="first").
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
         speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
         params_reduction: in place of `flops_reduction`, the share of the parameters to remove, of those that `of` says.
@@ -144,7 +146,7 @@ def prune(
                 f"method {chosen.name} needs labels, and task '{objective.name}' has none: use kprune or kprune_plus"
             )
         calibration = calibration_set(model, batches, objective, "labels" in chosen.needs)
-        length = calibration.tokens / len(calibration.examples)
+        length = calibration.sequence_length
         data = PruningData(calibration, precision=precision)
         found: dict[str, Any] = {}
         if speedup is None:

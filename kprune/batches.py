@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kprune.choices import READ, SHAPE, as_examples, as_rows
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
@@ -60,10 +61,18 @@ def _examples(
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
     ids = _tensor(number, batch, "input_ids")
-    if ids.ndim != 2 or ids.dtype not in INTEGERS:
-        raise UserError(f"batch {number}: input_ids are {list(ids.shape)} {ids.dtype}: give integers [batch, length]")
+    if ids.dtype not in INTEGERS or (ids.ndim != 2 and not objective.of_choices):
+        raise UserError(
+            f"batch {number}: input_ids are {list(ids.shape)} {ids.dtype}: give integers "
+            f"{SHAPE if objective.of_choices else '[batch, length]'}"
+        )
     if ids.numel() == 0:
         raise UserError(f"batch {number} is empty: input_ids are {list(ids.shape)}")
+    counts = None
+    if objective.of_choices:
+        given = {name: _tensor(number, batch, name) for name in READ if batch.get(name) is not None}
+        batch, counts = as_rows(number, {**batch, **given})
+        ids = batch["input_ids"]
     mask = torch.ones_like(ids)
     if batch.get("attention_mask") is not None:
         mask = _tensor(number, batch, "attention_mask")
@@ -100,9 +109,10 @@ def _examples(
         {name: value[row, start : start + length].tolist() for name, value in inputs.items()}
         for row, (start, length) in enumerate(spans)
     ]
+    examples = rows if counts is None else as_examples(rows, counts)
     if labels or objective.reads_labels:
-        _add_labels(number, batch, rows, starts, objective, model)
-    return rows
+        _add_labels(number, batch, examples, starts, objective, model)
+    return examples
 
 
 def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Model, objective: Objective) -> Tensor:
@@ -138,7 +148,10 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
     model = frozen_view(model)
     answers = []
     for tokens, real in ((ids, mask), (ids[mask], mask[mask])):
-        batch = on_device({"input_ids": tokens[None], "attention_mask": real[None].long()}, model.device)
+        given = {"input_ids": tokens[None], "attention_mask": real[None].long()}
+        if objective.of_choices:
+            given["choices"] = torch.ones(1, dtype=torch.long)
+        batch = on_device(given, model.device)
         answers.append(objective.read(call(model, batch), batch["attention_mask"])[0])
     padded, plain = answers
     if padded.shape != plain.shape:  # a head that answers for every token
@@ -162,7 +175,7 @@ def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None
 def _add_labels(
     number: int, batch: Mapping[str, Tensor], rows: list[Example], starts: Tensor, objective: Objective, model: Model
 ) -> None:
-    limits = [objective.label_values(model, len(row["input_ids"])) for row in rows]
+    limits = [objective.label_values(model, row) for row in rows]
     values = []
     for name in objective.label_keys:
         value = _tensor(number, batch, name)

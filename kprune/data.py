@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,24 +11,53 @@ from torch import Tensor
 from kprune.errors import UserError
 from kprune.objectives.base import IGNORED
 
+OF_EXAMPLES = ("labels", "choices")
+"""What a batch has of examples, not of rows."""
 Example = dict[str, Any]
 """One tokenised example: `input_ids` and, if the model reads them, `token_type_ids` (lists of int, unpadded), and
-`label` (int, float, (start, end) for spans, or a list with a number for each token or output) if labels are handed out."""
+`label` (int, float, (start, end) for spans, or a list with a number for each token or output) if labels are handed out.
+
+An example of several choices has the tokens of all, one choice behind the other, and `choices`, how many each has."""
+
+
+def sequences(example: Example) -> list[Example]:
+    """Return what a model reads of an example, one text after the other: each of its choices, or itself."""
+    if "choices" not in example:
+        return [example]
+    ends = list(accumulate(example["choices"]))
+    pairs = list(zip([0, *ends], ends, strict=False))
+    names = [name for name in ("input_ids", "token_type_ids") if name in example]
+    return [{name: example[name][start:end] for name in names} for start, end in pairs]
+
+
+def lengths(example: Example) -> list[int]:
+    """Return the number of tokens of each of an example's `sequences`."""
+    return example.get("choices") or [len(example["input_ids"])]
+
+
+def mean_length(examples: Sequence[Example]) -> float:
+    """Return the mean number of tokens of a sequence."""
+    every = [length for example in examples for length in lengths(example)]
+    return sum(every) / len(every)
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
     """Pad examples on the right to the longest of them.
 
     Returns tensors [B, T] `input_ids`, `attention_mask` and, if present, `token_type_ids`; `labels` [B] or [B, k]
-    if the examples carry a label; those of tokens are -100 at padding.
+    if the examples carry a label; those of tokens are -100 at padding. Of examples with choices, the rows [R, T] are the
+    choices of all, and `choices` [B] says how many of them each example has.
     """
-    length = max(len(example["input_ids"]) for example in examples)
+    rows = [row for example in examples for row in sequences(example)]
+    length = max(len(row["input_ids"]) for row in rows)
     batch = {}
     for key, filler in (("input_ids", pad_token_id), ("token_type_ids", 0)):
-        if key in examples[0]:
-            batch[key] = torch.tensor([list(e[key]) + [filler] * (length - len(e[key])) for e in examples])
-    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-    batch["attention_mask"] = (torch.arange(length) < lengths[:, None]).long()
+        if key in rows[0]:
+            batch[key] = torch.tensor([list(row[key]) + [filler] * (length - len(row[key])) for row in rows])
+    ends = torch.tensor([len(row["input_ids"]) for row in rows])
+    batch["attention_mask"] = (torch.arange(length) < ends[:, None]).long()
+    if "choices" in examples[0]:
+        batch["choices"] = torch.tensor([len(example["choices"]) for example in examples])
     if "label" in examples[0]:
         labels = [example["label"] for example in examples]
         if isinstance(labels[0], Sequence):
@@ -37,8 +67,36 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]
     return batch
 
 
+def size_of(batch: dict[str, Tensor]) -> int:
+    """Return the number of examples in a batch."""
+    return len(batch.get("choices", batch["input_ids"]))
+
+
+def rows_of(batch: dict[str, Tensor], which: slice) -> slice | Tensor:
+    """Return the rows of a batch that are some of its examples': as a slice or, of examples with choices, their numbers."""
+    if "choices" not in batch:
+        return which
+    chosen = torch.zeros_like(batch["choices"], dtype=torch.bool)
+    chosen[which] = True
+    return chosen.repeat_interleave(batch["choices"]).nonzero()[:, 0]
+
+
+def part_of(batch: dict[str, Tensor], which: slice) -> dict[str, Tensor]:
+    """Return some of a batch's examples."""
+    rows = rows_of(batch, which)
+    return {name: value[which if name in OF_EXAMPLES else rows] for name, value in batch.items()}
+
+
+def per_example(values: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return values [B, ...] of a batch's examples: those of its rows [R, ...] or, of examples with choices, their sums."""
+    if "choices" not in batch:
+        return values
+    # One by one, since a GPU adds up by index in any order, and the same seed gives the same units.
+    return torch.stack([own.sum(dim=0) for own in values.split(batch["choices"].tolist())])
+
+
 def by_length_and_tokens(example: Example) -> tuple[int, list[int], list[int]]:
-    return len(example["input_ids"]), list(example["input_ids"]), list(example.get("token_type_ids", ()))
+    return max(lengths(example)), list(example["input_ids"]), list(example.get("token_type_ids", ()))
 
 
 @dataclass(frozen=True)
@@ -52,18 +110,23 @@ class CalibrationSet:
     def __post_init__(self) -> None:
         if not self.examples:
             raise UserError("the calibration set is empty: raise calibration.tokens or check calibration.file")
-        if any(len(example["input_ids"]) == 0 for example in self.examples):
+        if any(0 in lengths(example) for example in self.examples):
             raise UserError("the calibration set has an example without tokens: remove it from the data")
 
     @property
     def tokens(self) -> int:
         return sum(len(example["input_ids"]) for example in self.examples)
 
+    @property
+    def sequence_length(self) -> float:
+        """Return the mean number of tokens of what the model reads at once: an example, or one of its choices."""
+        return mean_length(self.examples)
+
     def batches(self, by_length: bool = True) -> list[dict[str, Tensor]]:
         """Return padded batches on the CPU; sorted by length, so that little is padded, or in the order drawn."""
         examples = list(self.examples)
         if by_length:
-            examples.sort(key=lambda example: len(example["input_ids"]))
+            examples.sort(key=lambda example: max(lengths(example)))
         starts = range(0, len(examples), self.batch_size)
         return [collate(examples[start : start + self.batch_size], self.pad_token_id) for start in starts]
 
@@ -73,9 +136,13 @@ class CalibrationSet:
         In an order that is the examples' own, by length first, so that it does not matter in which they were drawn.
         """
         batches: list[list[Example]] = [[]]
+        rows = 0
         for example in sorted(self.examples, key=by_length_and_tokens):
-            if batches[-1] and len(example["input_ids"]) * (len(batches[-1]) + 1) > tokens:
+            own = lengths(example)
+            rows += len(own)
+            if batches[-1] and max(own) * rows > tokens:
                 batches.append([])
+                rows = len(own)
             batches[-1].append(example)
         return [collate(batch, self.pad_token_id) for batch in batches]
 

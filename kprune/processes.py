@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kprune.data import part_of
 from kprune.errors import UserError
 
 PATIENCE = timedelta(days=1)
@@ -68,7 +69,7 @@ def own_rows(batch: dict[str, Tensor], before: int) -> dict[str, Tensor]:
         before: examples of the batches before it.
     """
     first = (rank() - before) % count()
-    return {name: value[first :: count()] for name, value in batch.items()}
+    return part_of(batch, slice(first, None, count()))
 
 
 def add_up(tensors: Iterable[Tensor]) -> None:

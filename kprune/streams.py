@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kprune import processes
+from kprune.data import part_of, per_example, rows_of, size_of
 from kprune.errors import UserError
 from kprune.models import Context, ModelView
 from kprune.models.view import on_device
@@ -22,7 +23,7 @@ class CalibrationState:
     """A calibration batch on its way up. Its hidden states lie in a storage while nobody reads them.
 
     Attributes:
-        batch: as it went into the model.
+        batch: as it went into the model: examples, and the rows [B, T] that the model reads of them, as `collate` has them.
         context: keyword arguments of the layers.
         number: of the batch among all, from 0; of several processes, each has its rows of it.
     """
@@ -82,16 +83,21 @@ class CalibrationState:
         return self.batch["attention_mask"].bool()
 
     @property
+    def examples(self) -> int:
+        """Return how many there are."""
+        return size_of(self.batch)
+
+    @property
     def keys(self) -> Tensor:
-        """Return an integer per example [B], from its own tokens alone, so that batch and padding do not matter."""
+        """Return an integer per example, from its own tokens alone, so that batch and padding do not matter."""
         ids = self.batch["input_ids"] * self.batch["attention_mask"]
-        return (ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1)
+        return per_example((ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1), self.batch)
 
     def rows(self, which: slice) -> "CalibrationState":
         """Return some of the batch's examples, where they stand now."""
-        batch = {key: value[which] for key, value in self.batch.items()}
-        rows = self.context.rows(which), self.student[which], self.teacher[which]
-        return CalibrationState(batch, *rows, self._storage)
+        rows = rows_of(self.batch, which)
+        states = self.context.rows(rows), self.student[rows], self.teacher[rows]
+        return CalibrationState(part_of(self.batch, which), *states, self._storage)
 
 
 @torch.no_grad()
@@ -107,8 +113,8 @@ def calibration_states(
     with view.ends_at_work():
         for number, whole in enumerate(batches):
             batch = on_device(processes.own_rows(whole, before), view.device)
-            before += len(whole["input_ids"])
-            if len(batch["input_ids"]):
+            before += size_of(whole)
+            if size_of(batch):
                 x, context = view.enter(batch)
                 states.append(CalibrationState(batch, context, x, x, storage, number))
     if before < processes.count():

@@ -1,5 +1,6 @@
 """The pages: their links lead somewhere, their snippets run, and what the code says of them is there."""
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import spellers
 import torch
 import yaml
+from choices import tiny_chooser
 from masked_lm import masking_tokenizer, sentences, tiny_masked_lm
 from sentence_transformers import SentenceTransformer
 from tiny import SHAPE, tiny_model, tiny_tokenizer
 from transformers import (
+    AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
@@ -164,6 +167,24 @@ def test_a_masked_language_model_is_pruned_and_opened_with_another_head(tmp_path
     exec(snippet("docs/how_to/prune_your_own_model.md", "masked"), {})
     opened = AutoModelForSequenceClassification.from_pretrained("pruned", num_labels=2, trust_remote_code=True)
     assert opened.num_labels == 2 and view_of(opened).blocks[1].units < 48
+
+
+def test_a_model_of_multiple_choice_is_pruned_and_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tiny_chooser(dtype=torch.float32)
+    model.save_pretrained("my-chooser")
+    tiny_tokenizer().save_pretrained("my-chooser")
+    rows = [
+        {"question": f"w{i} w{i * 7 % 90}", "choices": [f"w{i + k} w{i * k % 90}" for k in range(3)]} for i in range(40)
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scope = {}
+    exec(snippet("docs/how_to/prune_your_own_model.md", "choice"), scope)
+    opened, ids = (
+        AutoModelForMultipleChoice.from_pretrained("pruned", trust_remote_code=True),
+        scope["batches"][0]["input_ids"],
+    )
+    assert torch.equal(opened(ids).logits, scope["outcome"].model(ids).logits) and opened(ids).logits.shape == (8, 3)
 
 
 def test_a_vocabulary_is_cut(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from choices import choices_batch, tiny_chooser
 from retrained import RETRAINED, kill_before
 from tiny import tiny_batch, tiny_labelled, tiny_model
 from world import run
@@ -71,6 +72,15 @@ def test_the_same_units_and_the_same_function_as_on_the_cpu(name, head):
     assert there.model.device.type == "cuda" and here.plan.kept == there.plan.kept
     for a, b in zip(outputs(here.model), outputs(there.model), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["kprune", "kprune_fast", "kprune_plus"])
+def test_a_model_of_multiple_choice_is_the_same_as_on_the_cpu(name):
+    batches = [choices_batch(seed) for seed in range(8)]
+    here, there = (kprune.prune(tiny_chooser().to(device), batches, 0.5, name) for device in ("cpu", "cuda"))
+    assert there.model.device.type == "cuda" and here.plan.kept == there.plan.kept
+    ids = batches[0]["input_ids"]
+    torch.testing.assert_close(there.model(ids.cuda()).logits.cpu(), here.model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", UNSTABLE)

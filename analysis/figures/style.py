@@ -39,6 +39,7 @@ METRICS = {
     "entity_f1": "Entity F1 (%)",
     "spearman": "Spearman × 100",
     "ndcg@10": "nDCG@10 × 100",
+    "mrr@10": "MRR@10 × 100",
     "matthews": "Matthews × 100",
 }
 PANEL = (3.3, 2.7)  # inches

@@ -142,7 +142,7 @@ class GatedModel(nn.Module):
         self.gates: list[Tensor] = []
 
     def forward(self, **inputs):
-        with self._gated(inputs["attention_mask"]):
+        with self._gated(inputs["attention_mask"].flatten(0, -2)):
             return self.model(**inputs)
 
     def open_units(self) -> list[Tensor]:

@@ -10,7 +10,7 @@ from baselines.retrained.distillation import logit_loss, see
 from baselines.retrained.stages import Stages, weights_sha256
 from kprune.clock import Clock
 from kprune.contract import MASKS, Job, Method, Outcome
-from kprune.data import CalibrationSet
+from kprune.data import CalibrationSet, size_of
 from kprune.errors import UserError
 from kprune.methods.kprune import KPrune
 from kprune.models.copies import frozen_view
@@ -129,7 +129,7 @@ def mean_loss(losses: Callable, batches: Sequence[dict[str, Tensor]]) -> float:
     """Return the mean loss over batches of examples, each example counted once."""
     total = examples = 0.0
     for batch in batches:
-        size = len(batch["input_ids"])
+        size = size_of(batch)
         total += size * sum(loss.item() for loss in losses(batch, 0.0))
         examples += size
     return total / examples

@@ -11,7 +11,7 @@ from experiments.config.groups import CalibrationSettings
 from experiments.inputs.checkpoints import positions_of
 from experiments.inputs.drawing import Amount, DrawnTexts
 from experiments.tasks.base import Task
-from kprune.data import CalibrationSet, Example
+from kprune.data import CalibrationSet, Example, lengths, mean_length
 from kprune.errors import UserError
 from kprune.models.view import token_types
 from kprune.objectives.base import IGNORED
@@ -39,7 +39,8 @@ def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: in
 
     Args:
         settings: `examples` is their number; if it is None, `tokens` over the task's average length is, as in that code.
-            If the task has none, it is the training set's own mean (`average_length`).
+            If the task has none, it is the training set's own mean (`average_length`). Of multiple choice, an example has the
+            tokens of all its choices.
 
     Raises:
         UserError: too few tokens for a single example, or no training data.
@@ -47,7 +48,7 @@ def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: in
     training = task.training(tokenizer)
     count = settings.examples
     if count is None:
-        average = average_length(task, training)
+        average = average_length(task, training) * task.sequences
         count = int(settings.tokens / average)
         if count < 1:
             raise UserError(
@@ -73,7 +74,7 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
     try:
         content = json.loads(path.read_text())
         examples = [
-            {key: example[key] for key in ("input_ids", "token_type_ids", "label") if key in example}
+            {key: example[key] for key in ("input_ids", "token_type_ids", "choices", "label") if key in example}
             for example in content["examples"]
         ]
         batch_size = content.get("batch_size", task.batch_size)
@@ -85,6 +86,7 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
         raise UserError(
             f"calibration.file={file} is damaged ({type(error).__name__}: {error}): it needs a list of examples with input_ids"
         ) from error
+    _check_choices(examples, task.objective.of_choices, file)
     _check_tokens(examples, len(tokenizer), positions_of(model.config.to_dict()), file)
     _check_token_types(examples, token_types(model), file)
     values = len(tokenizer) if task.objective.reads_labels else task.num_labels or 1
@@ -107,18 +109,14 @@ def calibration_set(examples, task: Task, tokenizer, labels: bool, batch_size: i
 
 
 def average_length(task: Task, training: Sequence[Example]) -> float:
-    """Return the task's average length or, if it has none, the mean over its training set; over a seeded part of a large one."""
+    """Return the task's average length of a sequence or, if it has none, the mean over its training set; over a seeded part of a
+    large one."""
     if task.average_length:
         return task.average_length
     if len(training) <= MEASURED:
         return mean_length(training)
     rows = np.random.default_rng(0).choice(len(training), MEASURED_OF_MORE, replace=False)
     return mean_length([training[int(row)] for row in sorted(rows)])
-
-
-def mean_length(examples: Sequence[Example]) -> float:
-    """Return the mean number of tokens."""
-    return sum(len(example["input_ids"]) for example in examples) / len(examples)
 
 
 def _wrong_label(example: Example, kind: str, values: int) -> str | None:
@@ -156,10 +154,10 @@ def _check_tokens(examples: list[Example], vocabulary: int, positions: int | Non
             raise UserError(
                 f"calibration.file={file}: example {row} has a token outside the vocabulary of {vocabulary}: mend it"
             )
-        if positions is not None and len(example["input_ids"]) > positions:
+        longest = max(lengths(example))
+        if positions is not None and longest > positions:
             raise UserError(
-                f"calibration.file={file}: example {row} has {len(example['input_ids'])} tokens, the model reads "
-                f"{positions}: shorten it"
+                f"calibration.file={file}: example {row} has {longest} tokens, the model reads {positions}: shorten it"
             )
 
 
@@ -177,3 +175,24 @@ def _check_token_types(examples: list[Example], types: int, file: str) -> None:
             raise UserError(
                 f"calibration.file={file}: example {row} has a token type outside 0 to {types - 1}: mend token_type_ids"
             )
+
+
+def _check_choices(examples: list[Example], wanted: bool, file: str) -> None:
+    """Check that examples say how many tokens each of their choices has, if they have any, and which is right."""
+    for row, example in enumerate(examples):
+        own = example.get("choices")
+        if not wanted and own is None:
+            continue
+        whole = isinstance(own, list) and all(type(length) is int and length > 0 for length in own)
+        if not wanted or not isinstance(own, list) or not whole or len(own) < 2:
+            raise UserError(
+                f"calibration.file={file}: example {row} has choices {own}, "
+                + ("a list of the tokens of each, two or more, is needed: mend it" if wanted else "the task has none")
+            )
+        if sum(own) != len(example["input_ids"]):
+            raise UserError(
+                f"calibration.file={file}: example {row} has choices of {sum(own)} tokens, and {len(example['input_ids'])} "
+                "input_ids: mend it"
+            )
+        if "label" in example and (wrong := _wrong_label(example, "example", len(own))):
+            raise UserError(f"calibration.file={file}: example {row} has label {example['label']}, {wrong}: mend it")

@@ -11,7 +11,7 @@ from torch import nn
 from experiments.config.cell import CellConfig
 from experiments.config.groups import CalibrationSettings, LatencyPoint, ModelSettings, TaskSettings
 from experiments.inputs.cache import cache_folder
-from experiments.inputs.calibration import average_length, draw_calibration, mean_length, read_calibration
+from experiments.inputs.calibration import average_length, draw_calibration, read_calibration
 from experiments.inputs.checkpoints import (
     Checkpoint,
     find_checkpoint,
@@ -200,7 +200,7 @@ def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subjec
 def flops_length(from_file: bool, task: Task, tokenizer, calibration: CalibrationSet) -> float:
     """Return the length FLOPs are counted at: the mean of a given file; else as `average_length` has it."""
     if from_file:
-        return mean_length(calibration.examples)
+        return calibration.sequence_length
     return average_length(task, task.training(tokenizer))
 
 

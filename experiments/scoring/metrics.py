@@ -20,24 +20,40 @@ def spearman(values: np.ndarray, labels: np.ndarray) -> float:
     return 100 * float(stats.spearmanr(values, labels).statistic)
 
 
-def ndcg(scores: np.ndarray, relevant: Sequence[Sequence[int]], depth: int) -> np.ndarray:
+def ndcg(scores: Sequence[np.ndarray], grades: Sequence[np.ndarray], depth: int) -> np.ndarray:
     """Return the nDCG of each query's ranking, cut at a depth: [N] in [0, 1] (Järvelin and Kekäläinen, 2002).
 
-    A document is relevant or not. Of documents with the same score, the relevant ones are taken to come last, so that a
-    model that tells nothing apart finds nothing.
+    A document's gain is its grade, as in trec_eval, not a power of two.
 
     Args:
-        scores: of every document for every query, [N, documents].
-        relevant: the documents that are relevant, of each query; one at least.
+        scores: of the documents for each query, N arrays.
+        grades: of the same documents, 0 or above, one of a query's above 0.
     """
     discounts = 1 / np.log2(np.arange(2, depth + 2))
-    found = []
-    for row, own in zip(scores, relevant, strict=True):
-        others = np.delete(row, own)
-        # Of each relevant document, from the highest down: all others as high or higher, and the relevant ones above it.
-        ranks = [(others >= score).sum() + above for above, score in enumerate(sorted(row[own], reverse=True))]
-        found.append(sum(discounts[rank] for rank in ranks if rank < depth) / discounts[: len(own)].sum())
-    return np.array(found)
+
+    def gain(ranking: np.ndarray) -> float:
+        return float((ranking[:depth] * discounts[: len(ranking)]).sum())
+
+    pairs = zip(scores, grades, strict=True)
+    return np.array([gain(ranked(score, own)) / gain(np.sort(own)[::-1]) for score, own in pairs])
+
+
+def reciprocal_rank(scores: Sequence[np.ndarray], grades: Sequence[np.ndarray], depth: int) -> np.ndarray:
+    """Return one over the rank of each query's first document with a grade above 0, 0 if it stands below a depth: [N].
+
+    Args:
+        scores, grades: as of `ndcg`.
+    """
+    first = np.array([np.argmax(ranked(score, own) > 0) for score, own in zip(scores, grades, strict=True)])
+    return np.where(first < depth, 1 / (first + 1), 0.0)
+
+
+def ranked(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
+    """Return grades by falling score.
+
+    Of documents with the same score, those of lower grades come first, so that a model that tells nothing apart finds nothing.
+    """
+    return grades[np.lexsort((grades, -scores))]
 
 
 def squad(

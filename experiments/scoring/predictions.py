@@ -22,7 +22,7 @@ class Predictions:
 
     Attributes:
         metric: as a task's.
-        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, nDCG in [0, 1] of a query, the value predicted
+        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, nDCG or reciprocal rank in [0, 1] of a query, the value predicted
             (spearman), or the loss of a window (perplexity). [N, K, 3] for a metric of counts (`counts.counted`): F1 of
             classes, labels or entities, and Matthews' correlation.
         gold: [N] the values that should have been predicted, for spearman; None elsewhere.

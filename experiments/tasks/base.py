@@ -69,11 +69,12 @@ class Task:
     """A data set with its head, loss and metric.
 
     Attributes:
-        metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman", "ndcg@10", "perplexity" or
-            "masked_perplexity".
+        metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman", "ndcg@10", "mrr@10",
+            "perplexity" or "masked_perplexity".
         max_length: tokens an example is cut to.
-        average_length: tokens of a mean training example, for the FLOPs and the size of the calibration set; None
+        average_length: tokens of a mean training sequence, for the FLOPs and the size of the calibration set; None
             if it is to be measured.
+        sequences: what a mean training example is for the model: 1 text, or its choices.
         batch_size: examples in a batch.
         objective: reads the head's logits, compares them, has the loss.
         label_names: the classes, ["score"] for regression, None for spans.
@@ -98,6 +99,7 @@ class Task:
     latency_point = (32, 128)
     max_length: int
     average_length: float | None
+    sequences: float = 1
     batch_size: int
     objective: Objective
     label_names: list[str] | None
@@ -134,6 +136,19 @@ class Task:
         if positions is not None and self.max_length > positions:
             raise UserError(
                 f"{reader} reads {positions} tokens, the task up to {self.max_length}: give task.max_length={positions}"
+            )
+
+    def check_length(self, tokenizer, columns: int) -> None:
+        """Check that an example has room for text beside the tokens that a tokenizer adds to so many columns.
+
+        Raises:
+            UserError: it has none.
+        """
+        added = tokenizer.num_special_tokens_to_add(pair=columns == 2)
+        if self.max_length < added + columns:
+            raise UserError(
+                f"task.max_length={self.max_length} leaves no room for a text beside {added} special tokens: give "
+                f"task.max_length={added + columns} or more"
             )
 
     def check_data(self, data: str | None) -> None:

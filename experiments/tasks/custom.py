@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from experiments.tasks.labels import Places, shown
+from experiments.tasks.own import SPLIT_SEED, held_out_rows, held_out_split
 from experiments.tasks.tables import KNOWN, read_table
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 
-HELD_OUT = 0.2
-SPLIT_SEED = 0
 MISSING = ("", "nan")
 
 
@@ -110,7 +109,7 @@ class CustomTask(TextTask):
     def evaluation_split(self) -> str:
         if self.evaluation_file:
             return self.evaluation_file.name
-        return f"{HELD_OUT:.0%} of {self.train_file.name}, seed {SPLIT_SEED}"
+        return held_out_split(self.train_file)
 
     @cached_property
     def _train_frame(self) -> pd.DataFrame:
@@ -137,16 +136,11 @@ class CustomTask(TextTask):
     def _parts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the training file's rows for training and those held out; their index counts the rows of the file."""
         train = self._train_frame
-        held_out = round(HELD_OUT * len(train))
-        if held_out == 0:
-            raise UserError(
-                f"{self.train_file} has too few rows ({len(train)}) to hold some out: give task.evaluation_file"
-            )
+        trained, held_out = held_out_rows(self.train_file, len(train))
         print(
-            f"no task.evaluation_file: scores are on {held_out} rows held out of {self.train_file}, seed {SPLIT_SEED}"
+            f"no task.evaluation_file: scores are on {len(held_out)} rows held out of {self.train_file}, seed {SPLIT_SEED}"
         )
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
-        return train.iloc[np.sort(order[held_out:])], train.iloc[np.sort(order[:held_out])]
+        return train.iloc[trained], train.iloc[held_out]
 
     def _table(self, path: Path, frame: pd.DataFrame) -> Table:
         texts, rows = [list(frame[column]) for column in self.text], list(frame.index)

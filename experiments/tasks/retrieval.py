@@ -88,8 +88,11 @@ class RetrievalEvaluation(EvaluationSet):
     def predictions(self, logits: list[Tensor]) -> Predictions:
         vectors = F.normalize(torch.stack(logits), dim=-1)
         queries, documents = vectors[: self.size], vectors[self.size :]
-        values = [
-            ndcg((queries[start : start + CHUNK] @ documents.T).numpy(), self.gold[start : start + CHUNK], DEPTH)
-            for start in range(0, self.size, CHUNK)
-        ]
+        values = []
+        for start in range(0, self.size, CHUNK):
+            relevant = self.gold[start : start + CHUNK]
+            grades = np.zeros((len(relevant), len(documents)))
+            for row, own in zip(grades, relevant, strict=True):
+                row[own] = 1
+            values.append(ndcg((queries[start : start + CHUNK] @ documents.T).numpy(), grades, DEPTH))
         return Predictions(f"ndcg@{DEPTH}", np.concatenate(values), groups=self.groups)

@@ -6,7 +6,9 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kprune.errors import UserError, one_line
@@ -58,6 +60,11 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if frame.empty:
         raise UserError(f"{path} has no rows: give a file with some")
     return frame.set_axis(range(1, len(frame) + 1))
+
+
+def plain(values: Any) -> Any:
+    """Return a list of what parquet has as an array."""
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def decoded(path: Path) -> str:

@@ -137,19 +137,6 @@ class TextTask(Task):
     def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
         return tokenise(tokenizer, [texts], self.max_length)
 
-    def check_length(self, tokenizer, columns: int) -> None:
-        """Check that an example has room for text beside the tokens that a tokenizer adds to so many columns.
-
-        Raises:
-            UserError: it has none.
-        """
-        added = tokenizer.num_special_tokens_to_add(pair=columns == 2)
-        if self.max_length < added + columns:
-            raise UserError(
-                f"task.max_length={self.max_length} leaves no room for a text beside {added} special tokens: give "
-                f"task.max_length={added + columns} or more"
-            )
-
     def checked_labels(self, table: Table) -> list[Label]:
         """Return the labels as the loss wants them: class numbers, finite values, or zeros and ones.
 
@@ -203,12 +190,13 @@ class LazyExamples(Sequence[Example]):
     def take(self, rows: Sequence[int]) -> list[Example]:
         """Return the examples of some rows."""
         missing = [row for row in dict.fromkeys(rows) if row not in self._made]
-        examples = tokenise(
-            self.tokenizer, [[column[row] for row in missing] for column in self.texts], self.max_length
-        )
-        for row, example in zip(missing, examples, strict=True):
+        for row, example in zip(missing, self.tokenised(missing), strict=True):
             self._made[row] = example if self.labels is None else {**example, "label": self.labels[row]}
         return [self._made[row] for row in rows]
+
+    def tokenised(self, rows: Sequence[int]) -> list[Example]:
+        """Return new examples of some rows, without labels."""
+        return tokenise(self.tokenizer, [[column[row] for row in rows] for column in self.texts], self.max_length)
 
 
 class TextEvaluation(EvaluationSet):

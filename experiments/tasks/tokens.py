@@ -14,14 +14,12 @@ from experiments.scoring.entities import counts_of, is_tag
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.labels import shown
-from experiments.tasks.tables import read_table
+from experiments.tasks.own import OwnFiles
+from experiments.tasks.tables import plain, read_table
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import TokenClassification
 from kprune.objectives.base import IGNORED
-
-HELD_OUT = 0.2
-SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,7 @@ class HubTokenTask(TokenTask):
         ]
 
 
-class FileTokenTask(TokenTask):
+class FileTokenTask(OwnFiles, TokenTask):
     """JSON lines of one's own, {"tokens": [...], "tags": [...]}.
 
     Args:
@@ -248,44 +246,19 @@ class FileTokenTask(TokenTask):
         label_names: list[str] | None = None,
     ):
         super().__init__(name, max_length, average_length, batch_size, label_names)
-        if not train_file:
-            raise UserError(
-                'this task reads your own file: give task.train_file=FILE (.jsonl: {"tokens": [], "tags": []})'
-            )
-        self.train_file = Path(train_file).expanduser()
-        self.evaluation_file = Path(evaluation_file).expanduser() if evaluation_file else None
+        self.take_files(train_file, evaluation_file, '.jsonl: {"tokens": [], "tags": []}')
         self.text, self.label = text, label
 
-    @property
-    def evaluation_split(self) -> str:
-        if self.evaluation_file:
-            return self.evaluation_file.name
-        return f"{HELD_OUT:.0%} of {self.train_file.name}, seed {SPLIT_SEED}"
-
     def training_sentences(self) -> list[Sentence]:
-        return self._read(self.train_file) if self.evaluation_file else self._parts[0]
+        return self.training_rows()
 
     def evaluation_sentences(self) -> list[Sentence]:
-        return self._read(self.evaluation_file) if self.evaluation_file else self._parts[1]
+        return self.evaluation_rows()
 
-    @cached_property
-    def _parts(self) -> tuple[list[Sentence], list[Sentence]]:
-        """Return the sentences for training and those held out."""
-        sentences = self._read(self.train_file)
-        held_out = round(HELD_OUT * len(sentences))
-        if held_out == 0:
-            raise UserError(
-                f"{self.train_file} has too few rows ({len(sentences)}) to hold some out: give task.evaluation_file"
-            )
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(sentences))
-        return [sentences[row] for row in sorted(order[held_out:])], [
-            sentences[row] for row in sorted(order[:held_out])
-        ]
-
-    def _read(self, path: Path) -> list[Sentence]:
-        frame = read_table(path, [self.text, self.label])
+    def read(self, file: Path) -> list[Sentence]:
+        frame = read_table(file, [self.text, self.label])
         return [
-            Sentence(_plain(words), _plain(tags), f"{path}, row {row}")
+            Sentence(plain(words), plain(tags), f"{file}, row {row}")
             for row, words, tags in zip(frame.index, frame[self.text], frame[self.label], strict=True)
         ]
 
@@ -293,8 +266,3 @@ class FileTokenTask(TokenTask):
 def _named(tag: Any, names: Sequence[str] | None) -> Any:
     """Return the name of a tag that is given by its number."""
     return names[tag] if isinstance(tag, int) and names and 0 <= tag < len(names) else tag
-
-
-def _plain(values: Any) -> Any:
-    """Return a list of what parquet has as an array."""
-    return values.tolist() if isinstance(values, np.ndarray) else values

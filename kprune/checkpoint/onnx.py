@@ -13,6 +13,7 @@ import torch
 
 from kprune.errors import UserError
 from kprune.models.view import longest_input, needs_token_types
+from kprune.objectives import reads_choices
 from kprune.types import Model
 
 NAME = "model.onnx"
@@ -32,26 +33,31 @@ def require_onnx() -> None:
 
 
 def example_inputs(model: Model) -> dict[str, torch.Tensor]:
-    """Return inputs to trace a model with: int64 [2, 8], the second example padded; token types if the model reads them."""
+    """Return inputs to trace a model with: int64 [2, 8] or, if it reads choices, [2, 3, 8], the last one padded; token types if
+    the model reads them."""
     names = ["input_ids", "attention_mask"]
     if needs_token_types(model):
         names.append("token_type_ids")
-    inputs = {name: torch.ones(2, 8, dtype=torch.long, device=model.device) for name in names}
-    inputs["attention_mask"][1, 5:] = 0
+    shape = (2, 3, 8) if reads_choices(model) else (2, 8)
+    inputs = {name: torch.ones(shape, dtype=torch.long, device=model.device) for name in names}
+    inputs["attention_mask"][..., -1, 5:] = 0
     return inputs
 
 
 def dynamic_shapes(model: Model) -> dict[str, dict[int, object]]:
-    """Return free dimensions for the batch and length of every input, shared by all, for `torch.export` and `torch.onnx`."""
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest_input(model))
-    return {name: {0: batch, 1: length} for name in example_inputs(model)}
+    """Return free dimensions for the batch, its choices and length of every input, shared by all, for `torch.export` and
+    `torch.onnx`."""
+    before = ("batch", "choices") if reads_choices(model) else ("batch",)
+    free = [*map(torch.export.Dim, before), torch.export.Dim("length", max=longest_input(model))]
+    return {name: dict(enumerate(free)) for name in example_inputs(model)}
 
 
 def export_onnx(model: Model, file: str | Path) -> Path:
     """Write a model, pruned or not, as one ONNX file; whole or not there.
 
-    Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length].
-    Outputs are named as transformers does: `logits` [batch, labels], or of a language model [batch, length, vocabulary],
+    Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length], or of
+    multiple choice [batch, choices, length].
+    Outputs are named as transformers does: `logits` [batch, labels] or [batch, choices], of a language model [batch, length, vocabulary],
     without a cache; `start_logits` and `end_logits` [batch, length]; of a model without a head, `last_hidden_state` [batch,
     length, d] before any pooling.
 

@@ -15,7 +15,7 @@ import kprune
 from kprune.checkpoint import check_format, check_kind, check_replaceable, natural_format
 from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
-from kprune.cli.drawing import HELD_OUT, cut_at, draw, held_out, tokenised
+from kprune.cli.drawing import HELD_OUT, check_columns, cut_at, draw, held_out, tokenised
 from kprune.cli.folders import Checkpoint, find_checkpoint
 from kprune.cli.loading import convert_to_stored, load_model, load_tokenizer, pick_device
 from kprune.cli.options import CALIBRATION, FLOPS_REDUCTION
@@ -26,7 +26,7 @@ from kprune.masking import check_mask_token, masked
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of
-from kprune.objectives import Objective, Span
+from kprune.objectives import Objective, reads_choices
 from kprune.target import SPARSITY
 from kprune.vocabulary import Spelling, spelling_of, vocabulary_of
 
@@ -153,9 +153,9 @@ def respelled(
     options: argparse.Namespace, model: PreTrainedModel, examples: Sequence[Example], tokenizer: Any
 ) -> list[Example]:
     """Return the texts of examples as another tokenizer has them."""
-    rows = [example["texts"] for example in examples]
-    length = cut_at(options.max_length, longest_input(model), tokenizer, len(rows[0]) == 2)
-    return tokenised(rows, tokenizer, needs_token_types(model), length)
+    rows, choices = [example["texts"] for example in examples], reads_choices(model)
+    length = cut_at(options.max_length, longest_input(model), tokenizer, len(rows[0]) >= 2)
+    return tokenised(rows, tokenizer, needs_token_types(model), length, choices)
 
 
 def tokens_lines(outcome: kprune.Pruned) -> list[comparison.Line]:
@@ -232,18 +232,13 @@ def drawn(
     """Return tokenised texts, drawn until the budget of tokens is full.
 
     Raises:
-        UserError: the model answers questions and the texts are no pairs, the model is asked for masked tokens and the tokenizer
-            masks none, --max-length does not suit the model, or there is no token.
+        UserError: the model answers questions and the texts are no pairs, it chooses and they have no choices, the model is
+            asked for masked tokens and the tokenizer masks none, --max-length does not suit the model, or there is no token.
     """
-    pairs = len(texts.columns) == 2
-    if not pairs and isinstance(objective, Span):
-        raise UserError(
-            f"the model answers questions on a context, and {texts.file} has no pairs: give a .csv or .jsonl file with "
-            f"both, and --text-column question --second-column context"
-        )
+    check_columns(texts, objective)
     if objective.reads_labels:
         check_mask_token(tokenizer)
-    length = cut_at(options.max_length, longest_input(model), tokenizer, pairs)
+    length = cut_at(options.max_length, longest_input(model), tokenizer, len(texts.columns) == 2)
     examples = draw(texts, tokenizer, needs_token_types(model), length, options.tokens, options.seed)
     if not examples:
         raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")

@@ -20,6 +20,7 @@ from kprune.objectives import (
     Classification,
     Embedding,
     MaskedLM,
+    MultipleChoice,
     Objective,
     Regression,
     Span,
@@ -33,6 +34,8 @@ OF_TOKENS = {
     TokenClassification: "class of a token",
 }
 """Heads that answer for tokens, and what they predict."""
+CHOSEN = {Classification: "predicted class", MultipleChoice: "predicted choice"}
+"""Heads that answer once for a text, and what they predict."""
 TOKENS = 1024
 """Of a batch: the logits of a language model take as many rows, a vocabulary wide."""
 ROWS = 32
@@ -124,7 +127,7 @@ def distance(
         teacher = objective.answers(dense(**model_inputs(batch)), batch)
         student = objective.answers(pruned(**model_inputs(other)), other)
         divergence += objective.divergence(student, teacher, 1.0).sum().item()
-        if isinstance(objective, (Classification, *OF_TOKENS)):
+        if isinstance(objective, (*CHOSEN, *OF_TOKENS)):
             agree = student.argmax(dim=-1) == teacher.argmax(dim=-1)
             answered = objective.answered(batch) if isinstance(objective, tuple(OF_TOKENS)) else torch.ones_like(agree)
             same, asked = same + int(agree[answered].sum()), asked + int(answered.sum())
@@ -133,8 +136,9 @@ def distance(
         if isinstance(objective, kind):
             unit = f"nats a {'masked ' if objective.reads_labels else ''}token (KL)"
             return Distance(divergence / asked, unit, same / asked, prediction, texts, tokens)
-    if isinstance(objective, Classification):
-        return Distance(divergence / texts, "nats (KL)", same / texts, "predicted class", texts, tokens)
+    for kind, prediction in CHOSEN.items():
+        if isinstance(objective, kind):
+            return Distance(divergence / texts, "nats (KL)", same / texts, prediction, texts, tokens)
     unit = "squared difference" if isinstance(objective, (Regression, Embedding)) else "nats (KL)"
     return Distance(divergence / texts, unit, None, "", texts, tokens)
 

@@ -4,9 +4,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from kprune.choices import as_examples
 from kprune.cli.texts import Texts
 from kprune.data import Example
 from kprune.errors import UserError
+from kprune.objectives import Objective, Span
 
 LONGEST = 512
 """Tokens that a text is cut at if nothing is asked for; attention's cost grows with the square."""
@@ -35,6 +37,29 @@ def cut_at(max_length: int | None, longest: int, tokenizer: Any, pairs: bool) ->
     return length
 
 
+def check_columns(texts: Texts, objective: Objective) -> None:
+    """Check that texts are what a head answers: pairs for a span, lists of choices for multiple choice.
+
+    Raises:
+        UserError: they are not.
+    """
+    if len(texts.columns) != 2 and isinstance(objective, Span):
+        raise UserError(
+            f"the model answers questions on a context, and {texts.file} has no pairs: give a .csv or .jsonl file with "
+            f"both, and --text-column question --second-column context"
+        )
+    if objective.of_choices and not texts.choices:
+        raise UserError(
+            f"the model chooses among answers, and {texts.file} has no lists of them: give a .jsonl file with both, and "
+            "--text-column question --second-column choices"
+        )
+    if texts.choices and not objective.of_choices:
+        raise UserError(
+            f"{texts.file} has lists of choices in column {texts.columns[1]}, and the model reads none: choose other columns "
+            "with --text-column and --second-column"
+        )
+
+
 def draw(texts: Texts, tokenizer: Any, token_types: bool, max_length: int, tokens: int, seed: int) -> list[Example]:
     """Tokenise different texts in random order until there are so many tokens, or no text is left.
 
@@ -51,7 +76,7 @@ def draw(texts: Texts, tokenizer: Any, token_types: bool, max_length: int, token
     total = 0
     for start in range(0, len(different), CHUNK):
         chunk = different[start : start + CHUNK]
-        for example in tokenised(chunk, tokenizer, token_types, max_length):
+        for example in tokenised(chunk, tokenizer, token_types, max_length, texts.choices):
             if total >= tokens:
                 return examples
             if example["input_ids"]:
@@ -60,8 +85,18 @@ def draw(texts: Texts, tokenizer: Any, token_types: bool, max_length: int, token
     return examples
 
 
-def tokenised(texts: Sequence[tuple[str, ...]], tokenizer: Any, token_types: bool, max_length: int) -> list[Example]:
-    """Return an example of each text or pair; arguments as `draw` has them."""
+def tokenised(
+    texts: Sequence[tuple[str, ...]], tokenizer: Any, token_types: bool, max_length: int, choices: bool = False
+) -> list[Example]:
+    """Return an example of each text, pair or text with its choices; arguments as `draw` has them."""
+    if choices:
+        pairs = [(first, choice) for first, *others in texts for choice in others]
+        rows = [
+            {name: value for name, value in row.items() if name != "texts"}
+            for row in tokenised(pairs, tokenizer, token_types, max_length)
+        ]
+        examples = as_examples(rows, [len(text) - 1 for text in texts])
+        return [example | {"texts": text} for example, text in zip(examples, texts, strict=True)]
     encoded = tokenizer(*map(list, zip(*texts, strict=True)), truncation=True, max_length=max_length)
     keys = ["input_ids", *(["token_type_ids"] if token_types and "token_type_ids" in encoded else [])]
     return [{key: encoded[key][row] for key in keys} | {"texts": text} for row, text in enumerate(texts)]

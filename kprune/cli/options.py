@@ -180,14 +180,18 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--text-column", metavar="NAME", help="column of the texts (default: text, sentence, ... if there is one such)"
     )
-    group.add_argument("--second-column", metavar="NAME", help="column of the second texts, if the model reads pairs")
+    group.add_argument(
+        "--second-column",
+        metavar="NAME",
+        help="column of the second texts of pairs, or of lists of choices",
+    )
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         metavar="NAME",
-        help="what the head does, if the checkpoint does not say: classification, multi_label, regression, "
+        help="what the head does, if the checkpoint does not say: classification, multi_label, regression, multiple_choice, "
         "token_classification, span, causal_lm, masked_lm or embedding",
     )
 

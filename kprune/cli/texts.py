@@ -29,7 +29,8 @@ NAMES = (
     "utterance",
     "query",
 )
-QUESTION_COLUMNS = ("question", "context")
+TOGETHER = (("question", "choices"), ("question", "context"))
+"""Columns that are taken both if a table has both."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class Texts:
     """What is read of a file.
 
     Attributes:
-        rows: one text each, or two for a model that reads pairs; none is blank.
+        rows: one text each, or two for a model that reads pairs; none is blank. Of multiple choice, a text and its choices.
         columns: where they stood; none for a .txt file.
+        choices: whether the second column has lists of choices.
     """
 
     file: Path
     rows: list[tuple[str, ...]]
     columns: tuple[str, ...]
+    choices: bool = False
 
 
 def read_texts(file: Path, text_column: str | None = None, second_column: str | None = None) -> Texts:
@@ -51,8 +54,8 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
 
     Args:
         text_column: of a table; if None, the one column that is named as texts are or, failing that, holds words.
-            `question` and `context` go together.
-        second_column: of the second texts of pairs.
+            `question` and `choices` or `context` go together.
+        second_column: of the second texts of pairs, or of lists of choices.
 
     Raises:
         UserError: there is no such file, it is of another kind, damaged, not in UTF-8 or empty, or has no such column.
@@ -81,10 +84,14 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
         if not table:
             raise UserError(f"{file} has a header and no rows: give a file with texts")
         columns = _columns(file, table, text_column, second_column)
-        entries = (tuple(_text(file, row, column) for column in columns) for row in table)
+        choices = len(columns) == 2 and any(isinstance(row.get(columns[1]), list) for _, row in table)
+        first, *second = columns
+        read = _choices if choices else _second
+        entries = ((_text(file, row, first), *read(file, row, second)) for row in table)
         rows = [texts for texts in entries if all(texts)]
         if not rows:
             raise UserError(f"{file} has no text in column {' and '.join(columns)}: choose another with --text-column")
+        return Texts(file, rows, columns, choices)
     return Texts(file, rows, columns)
 
 
@@ -170,8 +177,8 @@ def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_c
             if column not in present:
                 raise UserError(f"{file} has no column '{column}': it has {listed}")
         return columns
-    if set(QUESTION_COLUMNS) <= set(present):
-        return QUESTION_COLUMNS
+    if together := next((columns for columns in TOGETHER if set(columns) <= set(present)), None):
+        return together
     named = [name for name in present if name.lower() in NAMES]
     wordy = [name for name in present if _is_wordy(table, name)]
     found = named if named else wordy
@@ -207,3 +214,25 @@ def _text(file: Path, row: Row, column: str) -> str:
             f"{file}, row {number}: column {column} holds a {type(value).__name__}, no text: choose another with --text-column"
         )
     return value.strip()
+
+
+def _second(file: Path, row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the second text of a pair; () of texts without a second column."""
+    return tuple(_text(file, row, column) for column in columns)
+
+
+def _choices(file: Path, row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the choices of a text.
+
+    Raises:
+        UserError: they are no list of two texts or more.
+    """
+    number, entries = row
+    found = entries.get(columns[0])
+    if not isinstance(found, list) or not all(isinstance(choice, str) and choice.strip() for choice in found):
+        raise UserError(
+            f"{file}, row {number}: column {columns[0]} is {str(found)[:40]!r}, not a list of texts: mend it or remove the row"
+        )
+    if len(found) < 2:
+        raise UserError(f"{file}, row {number}, has {len(found)} choice: give two or more, or remove the row")
+    return tuple(choice.strip() for choice in found)

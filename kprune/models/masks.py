@@ -92,5 +92,5 @@ def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[T
 
 
 def mask_gradients(features: Tensor, gradient: Tensor, width: int) -> Tensor:
-    """Return gradients of one mask per dimension, for each example: [B, units, width] in float64."""
+    """Return gradients of one mask per dimension, for each row of a batch: [B, units, width] in float64."""
     return (features * gradient).sum(dim=1).double().unflatten(-1, (-1, width))

@@ -21,8 +21,8 @@ NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position
 class Context(Mapping[int, dict[str, Any]]):
     """The keyword arguments that each layer is called with, apart from its input: masks, positions, rotary embeddings."""
 
-    def __init__(self, by_layer: Sequence[dict[str, Any]], examples: int, tokens: int):
-        self._by_layer, self._examples, self._tokens = by_layer, examples, tokens
+    def __init__(self, by_layer: Sequence[dict[str, Any]], rows: int, tokens: int):
+        self._by_layer, self._rows, self._tokens = by_layer, rows, tokens
 
     def __getitem__(self, layer: int) -> dict[str, Any]:
         return self._by_layer[layer]
@@ -33,8 +33,8 @@ class Context(Mapping[int, dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._by_layer)
 
-    def rows(self, which: slice) -> "Context":
-        """Return the context of some of the batch's examples."""
+    def rows(self, which: slice | Tensor) -> "Context":
+        """Return the context of some of the batch's rows, given by their numbers or as a slice."""
         seen: dict[int, Any] = {}
 
         def cut(value: Any) -> Any:
@@ -43,14 +43,15 @@ class Context(Mapping[int, dict[str, Any]]):
             return seen[id(value)]
 
         by_layer = [{name: cut(value) for name, value in settings.items()} for settings in self._by_layer]
-        return Context(by_layer, len(range(self._examples)[which]), self._tokens)
+        rows = len(range(self._rows)[which]) if isinstance(which, slice) else len(which)
+        return Context(by_layer, rows, self._tokens)
 
-    def _cut(self, value: Any, which: slice, cut: Any) -> Any:
+    def _cut(self, value: Any, which: slice | Tensor, cut: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(cut, value))
-        # What has one row, or as many as there are positions, is shared by all examples: DeBERTa's table of positions may
-        # have as many rows as there are examples, but is [positions, d], not [B, T].
-        if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._examples > 1:
+        # What has one row, or as many as there are positions, is shared by all rows: DeBERTa's table of positions may
+        # have as many rows as there are, but is [positions, d], not [B, T].
+        if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._rows > 1:
             return value
         return value if value.dim() == 2 and value.shape[1] != self._tokens else value[which]
 
@@ -155,7 +156,7 @@ class ModelView:
             # It is the same for all examples, and as large as all their attention scores.
             one = by_layer[0][name][:1].clone()
             by_layer = [settings | {name: one} for settings in by_layer]
-        return hidden, Context(by_layer, *batch["input_ids"].shape)
+        return hidden, Context(by_layer, *hidden.shape[:2])
 
     def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
         """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
@@ -277,5 +278,9 @@ def call(model: Model, batch: dict[str, Tensor]) -> Any:
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a collated batch that a model's forward takes."""
-    return {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
+    """Return the part of a collated batch that a model's forward takes; of examples with choices, all as one example's."""
+    inputs: dict[str, Tensor] = {
+        key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch
+    }
+    # [1, R, T]: a choice is answered for itself, whoever's it is, and examples may have different numbers of them.
+    return {key: value[None] for key, value in inputs.items()} if "choices" in batch else inputs

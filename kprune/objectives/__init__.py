@@ -7,6 +7,7 @@ from kprune.objectives.classification import Classification
 from kprune.objectives.embedding import Embedding
 from kprune.objectives.masked_lm import MaskedLM
 from kprune.objectives.multi_label import MultiLabel
+from kprune.objectives.multiple_choice import MultipleChoice
 from kprune.objectives.regression import Regression
 from kprune.objectives.span import Span
 from kprune.objectives.token_classification import TokenClassification
@@ -19,16 +20,28 @@ __all__ = [
     "Embedding",
     "MaskedLM",
     "MultiLabel",
+    "MultipleChoice",
     "Objective",
     "Regression",
     "Span",
     "TokenClassification",
     "objective_of",
+    "reads_choices",
 ]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     kind.name: kind
-    for kind in (MultiLabel, Regression, Classification, TokenClassification, Span, CausalLM, MaskedLM, Embedding)
+    for kind in (
+        MultiLabel,
+        Regression,
+        Classification,
+        MultipleChoice,
+        TokenClassification,
+        Span,
+        CausalLM,
+        MaskedLM,
+        Embedding,
+    )
 }
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 
@@ -44,3 +57,8 @@ def objective_of(model: Model) -> Objective:
             return kind()
     classes = " or ".join(sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()}))
     raise UserError(f"{type(model).__name__} has no head K-prune can compare; use a {classes} model")
+
+
+def reads_choices(model: Model) -> bool:
+    """Tell whether a model reads several texts for each example, [B, choices, T]."""
+    return any(kind.of_choices and type(model).__name__.endswith(kind.class_suffixes) for kind in OBJECTIVES.values())

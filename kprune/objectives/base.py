@@ -31,6 +31,8 @@ class Objective(ABC):
             outputs]).
         labels_are_positions: whether labels are positions of tokens, which move with the padding before an example.
         reads_labels: whether labels say which tokens are compared, so that every method reads them.
+        of_choices: whether an example is several texts, of which the head gives each a logit: transformers' batches are [B,
+            choices, T] then, and ours `collate`'s.
     """
 
     name: ClassVar[str]
@@ -41,6 +43,7 @@ class Objective(ABC):
     labels_of: ClassVar[Literal["example", "token", "output"]] = "example"
     labels_are_positions: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
+    of_choices: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -77,12 +80,8 @@ class Objective(ABC):
         order = real.flip(1).cumsum(1).flip(1) if last else real.cumsum(1)
         return real & (order == 1)
 
-    def label_values(self, model: Model, tokens: int) -> int | None:
-        """Return the number of values, from 0 up, that each number of a label may have; None if it may be any number.
-
-        Args:
-            tokens: of the example.
-        """
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
+        """Return the number of values, from 0 up, that each number of an example's label may have; None if it may be any."""
         return None
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
@@ -121,6 +120,11 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the task loss, the mean over the batch: a scalar."""
+
+
+def nothing(dtype: torch.dtype) -> float:
+    """Return a logit that has no part in a softmax: far below any, and still finite and far below over any temperature."""
+    return -(torch.finfo(dtype).max ** 0.5)
 
 
 def softmax_roots(logits: Tensor, temperature: float, signs: Tensor) -> Tensor:

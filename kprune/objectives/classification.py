@@ -34,7 +34,7 @@ class Classification(Objective):
             )
         return True
 
-    def label_values(self, model: Model, tokens: int) -> int | None:
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
         return model.config.num_labels
 
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:

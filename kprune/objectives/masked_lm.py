@@ -34,7 +34,7 @@ class MaskedLM(Vocabulary):
         asked = batch["labels"] != IGNORED
         return packed(asked, asked)
 
-    def label_values(self, model: Model, tokens: int) -> int | None:
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
         return model.config.vocab_size
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class MultiLabel(Objective):
     def fits(cls, model: Model) -> bool:
         return super().fits(model) and model.config.problem_type == cls.problem_type
 
-    def label_values(self, model: Model, tokens: int) -> int | None:
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
         return 2
 
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kprune.objectives.base import Objective, kl_divergence, random_signs, softmax_roots
+from kprune.objectives.base import Objective, kl_divergence, nothing, random_signs, softmax_roots
 from kprune.types import Model
 
 
@@ -31,14 +31,13 @@ class Span(Objective):
         logits = torch.stack([output.start_logits, output.end_logits], dim=1)
         if self.keep_padding:
             return logits
-        # Far below any logit, and still finite and far below them over any temperature.
-        return logits.masked_fill(attention_mask[:, None, :] == 0, -(torch.finfo(logits.dtype).max ** 0.5))
+        return logits.masked_fill(attention_mask[:, None, :] == 0, nothing(logits.dtype))
 
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
         return attention_mask.bool()
 
-    def label_values(self, model: Model, tokens: int) -> int | None:
-        return tokens
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
+        return len(example["input_ids"])
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
         return logits[:, :length].clone()

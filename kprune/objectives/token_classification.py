@@ -27,7 +27,7 @@ class TokenClassification(Objective):
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
         return attention_mask.bool()
 
-    def label_values(self, model: Model, tokens: int) -> int | None:
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
         return model.config.num_labels
 
     def crop(self, logits: Tensor, length: int) -> Tensor:

@@ -8,9 +8,10 @@ from tiny import tiny_model
 from world import overrides
 
 from experiments.config.cell import configured
-from experiments.inputs.calibration import mean_length, read_calibration
+from experiments.inputs.calibration import read_calibration
 from experiments.inputs.checkpoints import load_tokenizer
 from experiments.inputs.subject import calibration_for, subject_for
+from kprune.data import mean_length
 from kprune.errors import UserError
 
 GOOD = {"input_ids": [5, 6, 7], "token_type_ids": [0, 0, 1], "label": 1}

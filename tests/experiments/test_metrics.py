@@ -23,11 +23,26 @@ def test_constant_values_rank_nothing():
 def test_ndcg_is_that_of_the_sorted_ranking():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(40, 30))
-    relevant = [sorted(rng.choice(30, size=rng.integers(1, 14), replace=False).tolist()) for _ in range(40)]
-    gains = np.array([[float(place in own) for place in range(30)] for own in relevant])
-    found = metrics.ndcg(scores, relevant, 10)
-    assert 0 == found.min() < found.max() < 1
-    np.testing.assert_allclose(found, [ndcg_score(gains[[i]], scores[[i]], k=10) for i in range(40)])
+    relevant = (rng.random((40, 30)) < rng.uniform(0.02, 0.5, size=(40, 1))).astype(float)
+    relevant[:, 0] = 1
+    for grades in (relevant, relevant * rng.integers(1, 4, size=(40, 30))):
+        found = metrics.ndcg(scores, grades, 10)
+        assert 0 == found.min() < found.max() < 1
+        np.testing.assert_allclose(found, [ndcg_score(grades[[i]], scores[[i]], k=10) for i in range(40)])
+
+
+def test_reciprocal_rank_is_one_over_the_place_of_the_first_relevant_one():
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(size=size) for size in (1, 3, 12, 40)]
+    grades = [np.array([1.0]), np.array([0, 0, 2.0]), np.zeros(12), (rng.random(40) < 0.1).astype(float)]
+    grades[2][scores[2].argmin()] = 1  # below the depth
+    expected = []
+    for own, relevant in zip(scores, grades, strict=True):
+        best = max(own[relevant > 0])
+        rank = 1 + int((own > best).sum())
+        expected.append(1 / rank if rank <= 10 else 0)
+    assert metrics.reciprocal_rank(scores, grades, 10) == pytest.approx(expected)
+    assert expected[2] == 0 and metrics.reciprocal_rank([np.zeros(3)], [np.array([1, 0, 0])], 10) == [1 / 3]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +56,8 @@ def test_ndcg_is_that_of_the_sorted_ranking():
     ],
 )
 def test_ndcg_by_hand(scores, relevant, expected):
-    assert metrics.ndcg(np.array([scores]), [relevant], 2) == pytest.approx([expected])
+    grades = np.isin(np.arange(3), relevant).astype(float)
+    assert metrics.ndcg([np.array(scores)], [grades], 2) == pytest.approx([expected])
 
 
 # Worked out by hand from the rules of the official evaluate-v1.1.py and evaluate-v2.0.py.

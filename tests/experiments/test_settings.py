@@ -66,7 +66,8 @@ def test_a_group_that_is_null_is_told_as_it_is_composed(group):
 @pytest.mark.parametrize("task", TASKS)
 def test_the_config_files_are_in_order_and_no_setting_of_theirs_is_unchecked(task, tmp_path):
     (tmp_path / "own.txt").write_text("a text")
-    own = {"custom": ["task.train_file=own.csv"], "custom_tokens": ["task.train_file=own.jsonl"]}
+    files = {"custom": "csv"} | dict.fromkeys(("custom_tokens", "custom_choice", "custom_reranking"), "jsonl")
+    own = {name: [f"task.train_file=own.{kind}"] for name, kind in files.items()}
     own |= {name: [f"task.evaluation_file={tmp_path / 'own.txt'}"] for name in ("custom_text", "custom_masked")}
     overrides = [f"task={task}", *own.get(task, [])]
     configured(overrides)

@@ -8,9 +8,10 @@ import yaml
 from experiments.config.composing import CONF
 from experiments.config.groups import CalibrationSettings
 from experiments.inputs import calibration as calibrations
-from experiments.inputs.calibration import average_length, draw_calibration, mean_length
+from experiments.inputs.calibration import average_length, draw_calibration
 from experiments.tasks import build_task, text
 from experiments.tasks.tables import read_table
+from kprune.data import mean_length
 from kprune.errors import UserError
 
 ROWS = [

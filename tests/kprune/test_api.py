@@ -271,7 +271,8 @@ def test_models_and_settings_that_do_not_work():
         kprune.prune(model, batches(model), method="nonsense")
     with pytest.raises(
         UserError,
-        match="task 'nonsense' is unknown: use multi_label, regression, classification, token_classification, span",
+        match="task 'nonsense' is unknown: use multi_label, regression, classification, multiple_choice, "
+        "token_classification, span",
     ):
         kprune.prune(model, batches(model), task="nonsense")
     with pytest.raises(UserError, match=r"outside \(0, 1\)"):

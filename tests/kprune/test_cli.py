@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from choices import tiny_chooser
 from safetensors.torch import load_file, save_file
+from spellers import lines, wordpiece
 from tiny import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -147,6 +149,38 @@ def test_heads_without_classes(world, tmp_path, capsys, head, shown):
     assert shown in out and "predicted class" not in out
     assert "in question and context" in err
     assert kprune.load(tmp_path / "small")
+
+
+def test_multiple_choice(world, texts, tmp_path, capsys):
+    folder = tmp_path / "chooser"
+    tokenizer, sentences = wordpiece(), lines(60)
+    tiny_chooser(dtype=torch.float32, vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rows = [
+        {"question": a, "choices": [b, c, a][: 2 + k % 2]}
+        for k, (a, b, c) in enumerate(zip(sentences, sentences[1:], sentences[2:], strict=False))
+    ]
+    file = tmp_path / "choices.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    small = tmp_path / "small"
+    succeeds(
+        "prune",
+        folder,
+        file,
+        "--output",
+        small,
+        "--tokens",
+        800,
+        "--flops-reduction",
+        0.5,
+        "--vocabulary",
+        "calibration",
+    )
+    assert "the predicted choice is the same for" in capsys.readouterr().out
+    succeeds("compare", folder, small, file, "--tokens", 300)
+    assert "nats (KL), mean over" in capsys.readouterr().out
+    assert "has no lists of them" in fails(capsys, "prune", folder, texts, "--output", tmp_path / "b")
+    assert "the model reads none" in fails(capsys, "prune", world / "checkpoint", file, "--output", tmp_path / "b")
 
 
 def test_a_bare_encoder(world, texts, tmp_path, capsys):
@@ -463,6 +497,12 @@ READ = {
     "json lines": ("a.jsonl", b'{"text": "one", "n": 1}\n\n{"n": 2, "text": null}\n', {}, [("one",)]),
     "json strings": ("a.jsonl", b'"one"\n"two"', {}, [("one",), ("two",)]),
     "a json list": ("a.json", b'[{"body": "one"},\n {"body": "two"}]', {}, [("one",), ("two",)]),
+    "question and choices": (
+        "a.jsonl",
+        b'{"context": "c", "question": "q", "choices": ["one", " two"]}\n{"question": "r", "choices": ["a", "b", "c"]}',
+        {},
+        [("q", "one", "two"), ("r", "a", "b", "c")],
+    ),
     "question and context": ("a.jsonl", b'{"id": "x", "context": "c", "question": "q"}', {}, [("q", "c")]),
 }
 
@@ -493,6 +533,19 @@ UNREADABLE = {
     "not json": ("a.jsonl", b'{"text": "one"}\n{"text"\n', {}, "line 2, is not JSON"),
     "json numbers": ("a.jsonl", b"1\n", {}, "row 1, is a int"),
     "a list for a text": ("a.jsonl", b'{"text": ["a"]}', {}, "column text holds a list"),
+    "one choice": ("a.jsonl", b'{"question": "q", "choices": ["a"]}', {}, "row 1, has 1 choice: give two"),
+    "an empty choice": (
+        "a.jsonl",
+        b'{"question": "q", "choices": ["a", ""]}',
+        {},
+        "column choices is .* not a list of texts",
+    ),
+    "choices and no choices": (
+        "a.jsonl",
+        b'{"question": "q", "choices": ["a", "b"]}\n{"question": "r", "choices": "a"}',
+        {},
+        "row 2: column choices is 'a', not a list",
+    ),
     "columns of lines": ("a.txt", b"one", {"text_column": "text"}, "has no columns"),
 }
 

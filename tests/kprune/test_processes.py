@@ -80,6 +80,21 @@ def test_examples_are_dealt_out_one_by_one(monkeypatch):
     assert found == {rank: list(range(rank, 13, 3)) for rank in range(3)}
 
 
+def test_choices_stay_with_their_example(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    batch = {
+        "input_ids": torch.arange(9)[:, None],
+        "choices": torch.tensor([2, 4, 3]),
+        "labels": torch.tensor([1, 3, 0]),
+    }
+    found = []
+    for rank in range(2):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        own = processes.own_rows(batch, 1)  # an example went before
+        found.append([own[name].flatten().tolist() for name in ("input_ids", "choices", "labels")])
+    assert found == [[[2, 3, 4, 5], [4], [3]], [[0, 1, 6, 7, 8], [2, 3], [1, 0]]]
+
+
 @pytest.mark.parametrize("name", ["kprune", "kwon", "magnitude"])
 def test_methods_that_need_one_process_say_so(name, monkeypatch):
     model = tiny_model()

@@ -12,6 +12,7 @@ from torch import Tensor
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import longest_input, model_inputs
+from kprune.objectives import reads_choices
 from kprune.types import Model
 
 
@@ -51,7 +52,8 @@ def alternate(
 
 
 def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
-    """Return what a model's forward takes: random tokens without padding, the same for the same shape.
+    """Return what a model's forward takes: random tokens without padding, the same for the same shape; as choices of one example
+    if the model reads choices.
 
     Raises:
         UserError: the model reads no sequence as long.
@@ -64,7 +66,8 @@ def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[st
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(5, min(model.config.vocab_size, 1000), (batch_size, sequence_length), generator=generator)
     tokens = tokens.to(model.device)
-    return model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+    inputs = model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+    return {name: value[None] for name, value in inputs.items()} if reads_choices(model) else inputs
 
 
 def of_fewer_tokens(dense: Model, pruned: Model) -> Model:

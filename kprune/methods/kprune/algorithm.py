@@ -162,8 +162,8 @@ class KPrune(Method):
         """Return the calibration states that knowledge is measured on: every k-th example of all, whatever the batches are."""
         every, measured, passed = self.measure_examples, [], 0
         for state in states:
-            first, passed = -passed % every, passed + len(state.student)
-            if first < len(state.student):
+            first, passed = -passed % every, passed + state.examples
+            if first < state.examples:
                 measured.append(state.rows(slice(first, None, every)) if every > 1 else state)
         return measured
 

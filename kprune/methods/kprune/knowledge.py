@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kprune.data import per_example
 from kprune.errors import UserError, check_positive, check_words
 from kprune.models import Block, ModelView
 from kprune.models.masks import features_and_gradients, mask_gradients
@@ -95,9 +96,9 @@ def measure(
         real = state.real
         for block, (f, per_loss), k, m in zip(blocks, pairs, predictive, moments, strict=True):
             for g in per_loss:
-                k += _squared(mask_gradients(f, g, block.width), settings)
+                k += _squared(per_example(mask_gradients(f, g, block.width), state.batch), settings)
             m += _second_moments(f[real], block.width)
-        examples += len(real)
+        examples += state.examples
         tokens += int(real.sum())
     knowledge = Knowledge(
         [k / (2 * examples) for k in predictive],

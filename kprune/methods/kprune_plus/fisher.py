@@ -124,7 +124,7 @@ def measure_fisher(
         per block, S and a number per token; the features are not kept.
     """
     fishers = without_batches(view, states, HERE)
-    examples = round(processes.total(sum(len(state.real) for state in states)))
+    examples = round(processes.total(sum(state.examples for state in states)))
     for state in states:
         features, gradients = output_gradients(view, state, objective, temperature)
         measured = zip(features, gradients, strict=True)
@@ -152,7 +152,7 @@ def measure_fisher_by_layer(
     and the gradients at its output are carried on to its input.
     """
     fishers = without_batches(view, states, storage)
-    examples = round(processes.total(sum(len(state.real) for state in states)))
+    examples = round(processes.total(sum(state.examples for state in states)))
     for group in groups(states, GROUP):
         inputs = [[storage.keep(state.teacher) for state in group]]
         for layer, blocks in enumerate(view.by_layer()):

@@ -1,0 +1,168 @@
+"""Rerankers: the passages of each query, in the order of what a classifier with one output says of the pairs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.scoring.metrics import ndcg, reciprocal_rank
+from experiments.scoring.predictions import Predictions
+from experiments.tasks.base import EvaluationSet, Task
+from experiments.tasks.own import OwnFiles
+from experiments.tasks.tables import plain, read_table
+from experiments.tasks.text import LazyExamples, tokenise
+from kprune.data import Example
+from kprune.errors import UserError
+from kprune.objectives import Regression
+
+DEPTH = 10
+"""Passages of a ranking that count."""
+METRICS = {f"ndcg@{DEPTH}": ndcg, f"mrr@{DEPTH}": reciprocal_rank}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The passages that are ranked for a query, and a grade for each, above 0 if it is relevant."""
+
+    query: str
+    passages: Sequence[str]
+    grades: Sequence[float]
+
+    @classmethod
+    def of(cls, query: Any, passages: Any, relevant: Any, grades: Any, row: str) -> "Candidates":
+        """Read a row of a table.
+
+        Args:
+            relevant: the place of the relevant passage, from 0, or a list of them; None if `grades` has one for each passage.
+            row: names it in messages.
+
+        Raises:
+            UserError: one is missing or none of these, or no passage is relevant.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise UserError(f"{row}: query {str(query)[:40]!r} is no text; mend it or remove the row")
+        if not isinstance(passages, list) or not passages:
+            raise UserError(f"{row}: passages are {str(passages)[:40]!r}, no list of texts: mend it or remove the row")
+        for number, passage in enumerate(passages):
+            if not isinstance(passage, str) or not passage.strip():
+                raise UserError(f"{row}: passage {number} is {str(passage)[:40]!r}, no text: mend it or remove the row")
+        if grades is None:
+            places = relevant if isinstance(relevant, list) else [relevant]
+            for place in places:
+                if not _is_number(place) or place != int(place) or not 0 <= place < len(passages):
+                    raise UserError(
+                        f"{row}: relevant passage {str(place)[:40]!r} is no number from 0 to {len(passages) - 1}: mend it"
+                    )
+            grades = [float(place in places) for place in range(len(passages))]
+        if not isinstance(grades, list) or len(grades) != len(passages):
+            raise UserError(
+                f"{row}: grades are {str(grades)[:40]!r}, not one for each of {len(passages)} passages: mend it"
+            )
+        for grade in grades:
+            if not _is_number(grade) or grade < 0:
+                raise UserError(f"{row}: grade {str(grade)[:40]!r} is no number from 0 up: mend it")
+        if not any(grades):
+            raise UserError(f"{row}: no passage is relevant, and a ranking of them has no score: remove the row")
+        return cls(query, passages, list(map(float, grades)))
+
+
+class FileRerankingTask(OwnFiles, Task):
+    """A file of one's own: {"query": "...", "passages": ["...", "..."], "relevant": [0]}.
+
+    A reranker is pruned as it was trained, on the pairs of queries and passages; which are relevant is read for the score alone.
+
+    Args:
+        train_file: JSON lines, an array in JSON, or parquet.
+        evaluation_file: the same; None holds out a seeded fifth of `train_file`.
+        text: the column of queries.
+        passages: the column of lists of passages.
+        relevant: the column of the places of relevant passages, from 0; None for `relevant`, unless there are grades.
+        grades: the column of lists of grades, one for each passage, 0 if it is not relevant.
+        metric: one of `METRICS`; None for the first.
+    """
+
+    label_names = ["score"]  # noqa: RUF012 (as of a regression)
+    fine_tuned = False
+    wanted_model = "model.checkpoint=FOLDER of a reranker, a classifier of pairs with one output"
+    labelled = False
+
+    def __init__(
+        self,
+        name: str,
+        train_file: str | None,
+        evaluation_file: str | None,
+        text: str,
+        passages: str,
+        max_length: int,
+        average_length: float | None,
+        batch_size: int,
+        relevant: str | None = None,
+        grades: str | None = None,
+        metric: str | None = None,
+    ):
+        super().__init__()
+        self.name = name
+        self.take_files(train_file, evaluation_file, '.jsonl: {"query": "", "passages": ["", ""], "relevant": [0]}')
+        if metric is not None and metric not in METRICS:
+            raise UserError(f"task.metric={metric} is none of a ranking: give {' or '.join(METRICS)}")
+        if relevant and grades:
+            raise UserError(f"task.relevant={relevant} and task.grades={grades} say the same: give one of them")
+        self.text, self.passages, self.grades = text, passages, grades
+        self.relevant = None if grades else relevant or "relevant"
+        self.metric = metric or next(iter(METRICS))
+        self.max_length, self.average_length, self.batch_size = max_length, average_length, batch_size
+        self.objective = Regression()
+
+    def tokenise_training(self, tokenizer) -> LazyExamples:
+        """Return the pairs of queries and passages, unlabelled."""
+        self.check_length(tokenizer, 2)
+        return LazyExamples(tokenizer, _pairs(self.training_rows()), None, self.max_length)
+
+    def tokenise_evaluation(self, tokenizer) -> "RerankingEvaluation":
+        self.check_length(tokenizer, 2)
+        rows = self.evaluation_rows()
+        examples = tokenise(tokenizer, _pairs(rows), self.max_length)
+        return RerankingEvaluation(self.evaluation_split, examples, [list(row.grades) for row in rows], self.metric)
+
+    def read(self, file: Path) -> list[Candidates]:
+        frame = read_table(file, [self.text, self.passages, self.grades or self.relevant])
+        queries, passages = frame[self.text], frame[self.passages]
+        marks = frame[self.grades or self.relevant]
+        return [
+            Candidates.of(
+                query,
+                plain(own),
+                None if self.grades else plain(mark),
+                plain(mark) if self.grades else None,
+                f"{file}, row {row}",
+            )
+            for row, query, own, mark in zip(frame.index, queries, passages, marks, strict=True)
+        ]
+
+
+class RerankingEvaluation(EvaluationSet):
+    """A score for each query: `examples` are its pairs, query after query; `gold` has the grades of its passages."""
+
+    def __init__(self, split: str, examples: Sequence[Example], grades: Sequence[Sequence[float]], metric: str):
+        super().__init__(split, examples, grades)
+        self.metric = metric
+
+    def predictions(self, logits: list[Tensor]) -> Predictions:
+        scores = torch.stack(list(logits)).split([len(grades) for grades in self.gold])
+        ranked = [own.numpy() for own in scores]
+        return Predictions(self.metric, METRICS[self.metric](ranked, [np.array(own) for own in self.gold], DEPTH))
+
+
+def _pairs(rows: Sequence[Candidates]) -> list[list[str]]:
+    """Return the columns of queries and of passages, a row for each pair."""
+    return [[row.query for row in rows for _ in row.passages], [passage for row in rows for passage in row.passages]]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

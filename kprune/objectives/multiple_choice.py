@@ -1,0 +1,53 @@
+"""Multiple choice: which of the choices of an example is meant, one softmax over them."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from kprune.objectives.base import EXACT_CLASSES, Objective, kl_divergence, nothing, random_signs, softmax_roots
+from kprune.types import Model
+
+
+class MultipleChoice(Objective):
+    """Compare logits [B, C] by the KL over an example's own choices, C the most of an example; the loss is the cross-entropy.
+
+    An example with fewer choices than C has logits of nothing behind them. Labels are the numbers of the choices that are right.
+    """
+
+    name = "multiple_choice"
+    class_suffixes = ("ForMultipleChoice",)
+    auto_class = "AutoModelForMultipleChoice"
+    of_choices = True
+
+    def label_values(self, model: Model, example: dict[str, Any]) -> int | None:
+        return len(example["choices"])
+
+    def read(self, output: Any, attention_mask: Tensor) -> Tensor:
+        """Return a logit for each choice of all examples: [R]."""
+        return output.logits.flatten()
+
+    def answers(self, output: Any, batch: dict[str, Tensor]) -> Tensor:
+        logits = self.read(output, batch["attention_mask"])
+        own = logits.split(batch["choices"].tolist())
+        return pad_sequence(own, batch_first=True, padding_value=nothing(logits.dtype))
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return kl_divergence(student, teacher, temperature)
+
+    def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
+        """Return a root for each choice or, of an example with many, one with random signs and else zeros.
+
+        How many an example has for itself decides, not how many others of its batch have.
+        """
+        count = logits.shape[-1]
+        few = (logits > nothing(logits.dtype) / 2).sum(dim=-1) <= EXACT_CLASSES
+        exact = torch.eye(count, dtype=logits.dtype, device=logits.device)[:, : EXACT_CLASSES if few.any() else 1]
+        sampled = F.pad(random_signs(keys, count, 0)[..., None].to(logits.dtype), (0, exact.shape[1] - 1))
+        signs = torch.where(few[:, None, None], exact, sampled)
+        return list(softmax_roots(logits, temperature, signs).unbind(dim=-1))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
