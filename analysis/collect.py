@@ -1,7 +1,8 @@
 """Finished cells as one CSV file to commit: `python -m analysis.collect OUTPUTS results/cells.csv`.
 
-What K-prune, K-prune+ and their variants predicted goes into a folder beside it, so that cells of another machine can still be
-compared with it, and ratios of losses have intervals; of language models, a number for each window, what every method did.
+What K-prune, K-prune+, their variants and the retrained methods predicted goes into a folder beside it, so that cells of another
+machine can still be compared with them, and ratios of losses have intervals; of language models, a number for each window, what
+every method did.
 """
 
 import argparse
@@ -37,7 +38,10 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
         both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
         both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
         both.loc[outdated(both, len(cells), file), DIFFERENCE] = float("nan")
-        for _, cell in cells[registry.ours(cells["method"]) | (cells["metric"] == "perplexity")].iterrows():
+        compared = (
+            registry.ours(cells["method"]) | registry.retrained(cells["method"]) | (cells["metric"] == "perplexity")
+        )
+        for _, cell in cells[compared].iterrows():
             keep(cell["predictions"], kept_predictions(file, cell))
         write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
     return len(cells), len(earlier)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import difference
+from analysis.bootstrap import difference, over_seeds
+from analysis.bootstrap import differences as resampled
 from analysis.variants import asked_tokens, only_calibration
 
 REFERENCES = ("kprune_two_lambdas", "kprune")
@@ -59,6 +60,22 @@ def references(cells: pd.DataFrame) -> list[int | None]:
 def is_reference(method: str, variant: str) -> bool:
     """Tell whether a cell is one that others are compared with: K-prune as it is, on whatever calibration set."""
     return method in REFERENCES and variant == only_calibration(variant)
+
+
+def paired_draws(ours: pd.Series, theirs: pd.Series) -> np.ndarray | None:
+    """Return the difference of two rows of `analysis.aggregate`, the mean over seeds, and that of each resample of items and seeds.
+
+    Returns:
+        `[1 + RESAMPLES]`, in points; None if the rows are of other numbers of seeds, or a cell's predictions were not kept.
+    """
+    read = [[predictions(path) for path in row["predictions"]] for row in (ours, theirs)]
+    if len(read[0]) != len(read[1]) or any(arrays is None for arrays in (*read[0], *read[1])):
+        return None
+    draws = [
+        resampled(ours["metric"], one["values"], other["values"], one.get("gold"), one.get("groups"))
+        for one, other in zip(*read, strict=True)
+    ]
+    return over_seeds(np.stack(draws))
 
 
 def predictions(path: Path) -> dict[str, np.ndarray] | None:

@@ -63,6 +63,7 @@ STUDIES = {
     "zeros": ("zeros.csv", "accuracy"),
     "zeros-measured": ("zeros.csv", "measurements"),
     "retrained-cpu": ("retrained.csv", "retrained"),
+    "retrained-lead": ("retrained.csv", "lead"),
     "ablation": ("studies.csv", "ablation"),
     "sensitivity": ("studies.csv", "sensitivity"),
     "latency-budget": ("latency_budget.csv", "measurements"),

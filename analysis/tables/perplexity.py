@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import bootstrap
-from analysis.pairing import predictions
+from analysis.pairing import paired_draws
 from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
 
 REFERENCES = ("kprune_plus", "kprune_plus_fast")
@@ -33,23 +33,10 @@ def perplexity(table: pd.DataFrame) -> pd.DataFrame:
 
 def over(cell: pd.Series, reference: pd.Series) -> str:
     """Write the ratio of two perplexities, with its interval if there is one: 1.22 [1.18, 1.26]."""
-    draws = ratios(cell["predictions"], reference["predictions"])
+    draws = paired_draws(cell, reference)
     if draws is None:
         return number(cell["score"] / reference["score"])
-    measured, low, high = bootstrap.interval(draws)
-    return f"{number(measured)} [{number(low)}, {number(high)}]"
-
-
-def ratios(theirs: tuple, ours: tuple) -> np.ndarray | None:
-    """Return the ratio of two perplexities, the geometric mean over seeds, and that of each resample of windows and seeds.
-
-    Args:
-        theirs, ours: paths of the losses of windows, a seed each; None comes of another number of seeds, or if one is not there.
-    """
-    losses = [[predictions(path) for path in paths] for paths in (theirs, ours)]
-    if len(theirs) != len(ours) or any(arrays is None for arrays in (*losses[0], *losses[1])):
-        return None
-    pairs = zip(*losses, strict=True)
-    draws = [bootstrap.differences("perplexity", a["values"], b["values"]) / 100 for a, b in pairs]
     with np.errstate(over="ignore"):
-        return np.exp(bootstrap.over_seeds(np.stack(draws)))
+        # Points are hundredths; of a perplexity's logarithm, they are differences of losses.
+        measured, low, high = bootstrap.interval(np.exp(draws / 100))
+    return f"{number(measured)} [{number(low)}, {number(high)}]"

@@ -1,0 +1,49 @@
+"""By how many points K-prune, K-prune+ and their presets are ahead of the retrained methods, with intervals against these."""
+
+import pandas as pd
+
+from analysis import bootstrap, registry
+from analysis.pairing import paired_draws
+from analysis.render import (
+    MISSING,
+    mean_and_deviation,
+    method_label,
+    model_label,
+    number,
+    signed,
+    target_label,
+    task_label,
+    without_one_model,
+)
+from analysis.tables.accuracy import compared
+
+
+def lead(table: pd.DataFrame) -> pd.DataFrame:
+    """Make a row per task, model, target and retrained method, and a column for each of our methods: points ahead of it.
+
+    In brackets, the 95 % interval, by a paired bootstrap over examples and seeds; none if predictions were not kept, or if one
+    has more seeds than the other. `table` comes from `aggregate`.
+    """
+    table = table[table["higher_is_better"].astype(bool)]
+    trains = registry.retrained(table["method"])
+    table = table[registry.ours(table["method"]) & compared(table) | trains]
+    rows = []
+    for (task, model, target), cells in table.groupby(["task", "model", "target"], sort=False):
+        trains = registry.retrained(cells["method"])
+        for _, theirs in cells[trains].iterrows():
+            row = {"Task": task_label(task), "Model": model_label(model), "Asked": target_label(target)}
+            row |= {"Method": method_label(theirs["method"], ""), "Seeds": f"{theirs['seeds']}"}
+            row["Score"] = mean_and_deviation(theirs["score"], theirs["score_std"])
+            for _, ours in cells[~trains].iterrows():
+                row[f"{method_label(ours['method'], ours['settings'])}, ahead by"] = points(ours, theirs)
+            rows.append(row)
+    return without_one_model(pd.DataFrame(rows).fillna(MISSING))
+
+
+def points(ours: pd.Series, theirs: pd.Series) -> str:
+    """Write the difference of two mean scores, with its interval if there is one: +3.2 [+0.4, +6.1]."""
+    draws = paired_draws(ours, theirs)
+    if draws is None:
+        return number(ours["score"] - theirs["score"], "{:+.1f}")
+    measured, low, high = bootstrap.interval(draws)
+    return f"{signed(measured)} [{signed(low)}, {signed(high)}]"
