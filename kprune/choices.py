@@ -68,8 +68,10 @@ def as_examples(rows: Sequence[Example], counts: Sequence[int]) -> list[Example]
 def _shape(number: int, batch: Mapping[str, Any]) -> torch.Size:
     """Return examples, choices and length of a batch."""
     ids, labels = batch["input_ids"], batch.get("labels")
-    if ids.ndim == 2 and isinstance(labels, Tensor) and labels.numel() and len(ids) % labels.numel() == 0:
-        return torch.Size((labels.numel(), len(ids) // labels.numel(), ids.shape[1]))
+    if ids.ndim == 2 and isinstance(labels, Tensor) and 0 < labels.numel() < len(ids):
+        choices, rest = divmod(len(ids), labels.numel())
+        if not rest:
+            return torch.Size((labels.numel(), choices, ids.shape[1]))
     if ids.ndim != 3:
         raise UserError(
             f"batch {number}: input_ids are {list(ids.shape)}, and a model of multiple choice reads {SHAPE}: make batches by "

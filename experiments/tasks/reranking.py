@@ -35,12 +35,13 @@ class Candidates:
     grades: Sequence[float]
 
     @classmethod
-    def of(cls, query: Any, passages: Any, relevant: Any, grades: Any, row: str) -> "Candidates":
+    def of(cls, query: Any, passages: Any, row: str, relevant: Any = None, grades: Any = None) -> "Candidates":
         """Read a row of a table.
 
         Args:
-            relevant: the place of the relevant passage, from 0, or a list of them; None if `grades` has one for each passage.
             row: names it in messages.
+            relevant: the place of the relevant passage, from 0, or a list of them; not read if there are grades.
+            grades: a number for each passage.
 
         Raises:
             UserError: one is missing or none of these, or no passage is relevant.
@@ -87,7 +88,7 @@ class FileRerankingTask(OwnFiles, Task):
         metric: one of `METRICS`; None for the first.
     """
 
-    label_names = ["score"]  # noqa: RUF012 (as of a regression)
+    label_names = ["score"]
     fine_tuned = False
     wanted_model = "model.checkpoint=FOLDER of a reranker, a classifier of pairs with one output"
     labelled = False
@@ -131,19 +132,13 @@ class FileRerankingTask(OwnFiles, Task):
         return RerankingEvaluation(self.evaluation_split, examples, [list(row.grades) for row in rows], self.metric)
 
     def read(self, file: Path) -> list[Candidates]:
-        frame = read_table(file, [self.text, self.passages, self.grades or self.relevant])
-        queries, passages = frame[self.text], frame[self.passages]
-        marks = frame[self.grades or self.relevant]
-        return [
-            Candidates.of(
-                query,
-                plain(own),
-                None if self.grades else plain(mark),
-                plain(mark) if self.grades else None,
-                f"{file}, row {row}",
-            )
-            for row, query, own, mark in zip(frame.index, queries, passages, marks, strict=True)
-        ]
+        marks = self.grades or self.relevant
+        frame = read_table(file, [self.text, self.passages, marks])
+        rows = []
+        for number, row in frame.iterrows():
+            mark = {"grades" if self.grades else "relevant": plain(row[marks])}
+            rows.append(Candidates.of(row[self.text], plain(row[self.passages]), f"{file}, row {number}", **mark))
+        return rows
 
 
 class RerankingEvaluation(EvaluationSet):

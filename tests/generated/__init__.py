@@ -128,7 +128,7 @@ class Case:
     @property
     def refused(self) -> str | None:
         if self.head in REFUSED_HEADS:
-            return "has no labels|a model of multiple choice reads|has one choice"
+            return "has no labels|a model of multiple choice reads"
         return next((option.refused for option in self.options.values() if option.refused), None)
 
     @property
