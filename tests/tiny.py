@@ -64,6 +64,8 @@ HEADS = {
     "token_classification": dict(num_labels=4),
     "multi_label": dict(num_labels=3, problem_type="multi_label_classification"),
 }
+# Every head, and every family, with one of the others.
+FAMILY_AND_HEAD = [(FAMILIES[i % len(FAMILIES)], head) for i, head in enumerate(HEADS)]
 CLASS_OF = {"span": 1, "token_classification": 2}
 """Place in `CLASSES`; of other heads the first."""
 

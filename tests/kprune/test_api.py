@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, narrowed, tiny_batch, tiny_calibration, tiny_model
+from commands import run_python
+from tiny import FAMILY_AND_HEAD, narrowed, tiny_batch, tiny_calibration, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
@@ -62,9 +63,7 @@ def test_the_readmes_example(tmp_path):
     lengths = torch.randint(3, 12, (40,), generator=generator).tolist()
     texts = [" ".join(f"w{i}" for i in torch.randint(97, (n,), generator=generator).tolist()) for n in lengths]
     (tmp_path / "texts.txt").write_text("\n".join(texts))
-    command, path = [sys.executable, "-c", example("prune")], f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    done = run_python(["-c", example("prune")], dict(os.environ), tmp_path)
     assert done.returncode == 0, done.stderr
     pruned = kprune.load(tmp_path / "pruned")
     heads, neurons = ([block.units for block in view_of(pruned).of_kind(kind)] for kind in ("heads", "neurons"))
@@ -73,8 +72,7 @@ def test_the_readmes_example(tmp_path):
     assert "FLOPs removed | 8" in (tmp_path / "pruned/README.md").read_text()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family, head", FAMILY_AND_HEAD)
 def test_it_is_the_method_on_the_examples_without_padding(family, head):
     model = tiny_model(family, head, dtype=torch.float32)
     outcome = kprune.prune(model, batches(model), flops_reduction=0.6)

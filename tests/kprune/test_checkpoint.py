@@ -1,8 +1,6 @@
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import run_plain
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, KEPT_UNITS, narrowed, tiny_batch, tiny_calibration, tiny_model, tiny_tokenizer
@@ -160,12 +159,7 @@ def test_plain_transformers_loads_it_in_a_fresh_process(tmp_path, tokenizer):
         edit_config(save(narrowed(), tmp_path / "tampered" / name), edit)
     shutil.copytree(FORMAT_1, tmp_path / "format_1")
     torch.save(batch, tmp_path / "batch")
-    # Threads change the last bit, and other tests set them.
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment = os.environ | threads | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", FRESH_PROCESS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    run_plain(FRESH_PROCESS, tmp_path)
     out = torch.load(tmp_path / "out", weights_only=True)
     for key, values in expected.items():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(values, out[key], strict=False)), key

@@ -2,12 +2,10 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import run_plain
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -210,16 +208,7 @@ def test_plain_transformers_loads_it_in_a_fresh_process(tmp_path):
     for name, model in models.items():
         save(model, tmp_path / "models" / name)
     torch.save(batch(), tmp_path / "batch")
-    surroundings = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=surroundings,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_plain(FRESH_PROCESS, tmp_path)
     out = torch.load(tmp_path / "out", weights_only=True)
     for name, model in models.items():
         with torch.no_grad():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, head_share, tiny_batch, tiny_calibration, tiny_model
+from tiny import FAMILY_AND_HEAD, HEADS, head_share, tiny_batch, tiny_calibration, tiny_model
 
 from kprune.budgets import FlopsBudget
 from kprune.clock import Clock
@@ -30,8 +30,7 @@ def prune(model, reduction, pruner=None, calibration=None, data=None):
     return (pruner or KPrunePlus()).prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family, head", FAMILY_AND_HEAD)
 def test_the_budget_is_met_by_less_than_a_head(family, head):
     model = tiny_model(family, head, dtype=torch.float32)
     before = copy.deepcopy(model.state_dict())

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import spellers
 import torch
+from commands import run_plain
 from decoders import SHAPE as DECODER
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -178,8 +177,7 @@ def test_a_model_that_lost_tokens_alone_is_of_the_stock_class_in_a_fresh_process
     texts = spellers.lines(6)
     outcome = kprune.prune_vocabulary(model, texts, tokenizer)
     outcome.save(tmp_path / "small")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", FRESH_PROCESS % texts], cwd=tmp_path, env=environment, check=True)
+    run_plain(FRESH_PROCESS % texts, tmp_path)
     assert torch.equal(torch.load(tmp_path / "logits"), answers(model, tokenizer, texts))
     found = outcome.details["vocabulary"]
     assert found["parameters"] == [model_parameters(view_of(m)) for m in (model, outcome.model)]
