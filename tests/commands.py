@@ -45,7 +45,7 @@ def run_plain(code: str, folder: Path) -> None:
 def started(imported: str) -> subprocess.Popen:
     """Return this test process's own server."""
     caches = tempfile.TemporaryDirectory()
-    own = {f"HF_{name}_CACHE": os.path.join(caches.name, name) for name in ("DATASETS", "MODULES")}
+    own = {f"HF_{name}": os.path.join(caches.name, name) for name in ("HOME", "DATASETS_CACHE", "MODULES_CACHE")}
     server = subprocess.Popen(
         [sys.executable, __file__, imported],
         cwd=ROOT,

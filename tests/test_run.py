@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT
+from commands import run_python
 from safetensors.torch import load_file, save_file
-from world import bad, run
+from world import bad, environment, run
 
 from analysis.records import read_folder
 from experiments.inputs.subject import warn_of_little
@@ -277,11 +276,8 @@ def test_bad_input_is_one_line(world, tmp_path, overrides, words):
 
 
 def test_data_that_are_nowhere(world, tmp_path):
-    command = [sys.executable, "run.py", "task=mnli", "task.max_length=32", f"model.checkpoint={world / 'checkpoint'}"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": "", "HF_HOME": str(tmp_path / "hf")}
-    command += [f"outputs={tmp_path / 'o'}", "latency=null"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-    bad(done, "nyu-mll/glue")
+    options = ["task=mnli", "task.max_length=32", f"model.checkpoint={world / 'checkpoint'}", "latency=null"]
+    bad(run_python(["run.py", *options, f"outputs={tmp_path / 'o'}"], environment(world)), "nyu-mll/glue")
 
 
 def test_nan_in_the_checkpoint(world, tmp_path):

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from commands import ROOT
+from commands import ROOT, run_python
 from records import record
 from world import bad, environment, grid, run
 
@@ -18,7 +18,7 @@ from experiments.sweep.__main__ import main
 
 
 def launch(command, world):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(world), check=False)
+    return run_python(command[1:], environment(world))
 
 
 def finished(outputs):

@@ -40,6 +40,14 @@ def plain_tokenizer():
     return make_tokenizer(model_input_names=["input_ids", "attention_mask"])
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """That of a cell."""
+    folder = tmp_path / "mrpc" / "minilm" / "kprune" / "0.8" / "seed0"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def make_tokenizer(**settings) -> PreTrainedTokenizerFast:
     """BERT's pre-tokenisation, then a token for each letter; [CLS] a [SEP] b [SEP]."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
