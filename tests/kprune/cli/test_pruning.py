@@ -214,7 +214,8 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
     assert (missed in capsys.readouterr().out) == ("--speedup" in options)
 
 
-def test_formats(checkpoint, texts, tmp_path, capsys):
+def test_formats(checkpoint, texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kprune.checkpoint.saving.export_onnx", lambda model, file: file.touch())
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", "--format", "dense")
     out, _ = capsys.readouterr()
     assert "trust_remote_code" not in out and "zeros" in out
