@@ -25,7 +25,7 @@ from transformers import (
 from kprune.checkpoint import become_pruned
 from kprune.data import CalibrationSet
 from kprune.models import ModelView, view_of
-from kprune.models.flops import model_flops
+from kprune.models.flops import flops_reduction, model_flops
 from kprune.models.surgery import keep_units
 
 SHAPE = dict(
@@ -88,6 +88,16 @@ def tiny_model(
 def head_share(dense: ModelView) -> float:
     """Return the share of a tiny model's FLOPs that one head has, at 8 tokens: its projections, scores and product."""
     return (8 * 8 * 32 * 8 + 4 * 8 * 8 * 8) / model_flops(dense, 8.0)
+
+
+def assert_less_than_a_head_over(outcome, model, reduction: float) -> None:
+    """The FLOPs at 8 tokens are met by less than a head's, what is on record is what is there, and answers are finite."""
+    dense, pruned = view_of(model), view_of(outcome.model)
+    achieved = flops_reduction(dense, pruned, 8.0)
+    assert reduction <= achieved + 1e-9 <= reduction + head_share(dense) + 1e-9
+    assert outcome.kept_heads == [block.units for block in pruned.of_kind("heads")]
+    assert outcome.kept_neurons == [block.units for block in pruned.of_kind("neurons")]
+    assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
 
 
 def tiny_calibration(examples: int = 12, batch_size: int = 4, seed: int = 0, longest: int = 12) -> CalibrationSet:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, HEADS, head_share, tiny_batch, tiny_labelled, tiny_model
+from tiny import FAMILIES, HEADS, assert_less_than_a_head_over, tiny_batch, tiny_labelled, tiny_model
 
 from baselines.kwon import Kwon
 from baselines.magnitude import squared_weights
@@ -59,12 +59,7 @@ def test_the_budget_is_met_by_less_than_a_head(name, head, family):
         if reduction > find_method(name).reach(model, 8.0):
             continue
         outcome = prune(name, model, reduction, data, head)
-        dense, pruned = view_of(model), view_of(outcome.model)
-        achieved = flops_reduction(dense, pruned, 8.0)
-        assert reduction <= achieved + 1e-9 <= reduction + head_share(dense) + 1e-9
-        assert outcome.kept_heads == [s.units for s in pruned.of_kind("heads")]
-        assert outcome.kept_neurons == [s.units for s in pruned.of_kind("neurons")]
-        assert torch.isfinite(outcome.model(**tiny_batch())[0]).all()
+        assert_less_than_a_head_over(outcome, model, reduction)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 

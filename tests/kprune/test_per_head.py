@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from commands import run_plain
+from tiny import SHAPE as SHAPE_OF_ALL
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -23,16 +24,7 @@ from kprune.models.masks import masked
 from kprune.models.surgery import keep_units, take_units
 from kprune.plan import Plan
 
-SHAPE = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=1,
-)
+SHAPE = SHAPE_OF_ALL | {"pad_token_id": 1}
 KEPT_HEADS = [[1, 3], [], [0, 2, 3]]
 AUTO = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
 
