@@ -33,12 +33,13 @@ def run_python(
         return subprocess.CompletedProcess(arguments, code, *(Path(name).read_text() for name in printed))
 
 
-def run_plain(code: str, folder: Path) -> None:
-    """Run code in a folder, where nothing of this project has been imported; it must not fail."""
+def run_plain(code: str, folder: Path) -> str:
+    """Return what code prints in a folder, where nothing of this project has been imported; it must not fail."""
     # Threads change the last bit, and other tests set them.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = run_python(["-c", code], environment, folder, "plain")
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @cache
