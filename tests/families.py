@@ -2,6 +2,19 @@
 
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {"num_key_value_heads": 2}
+ENCODERS = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "albert",
+    "mpnet",
+    "deberta-v2",
+    "modernbert",
+    "nomic_bert",
+)
 
 
 def family_settings(layers: int) -> dict:

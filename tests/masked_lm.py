@@ -1,24 +1,11 @@
 """Tiny random masked language models, a tokenizer with a mask token, and texts that it knows the words of."""
 
 import torch
-from families import family_settings
+from families import ENCODERS, family_settings
 from tiny import SHAPE
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-ENCODERS = (
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "distilbert",
-    "albert",
-    "mpnet",
-    "deberta-v2",
-    "modernbert",
-    "nomic_bert",
-)
 CONFIGS = {family: family_settings(layers=2)[family] for family in ENCODERS}
 
 

@@ -156,9 +156,9 @@ def test_a_language_model(world, texts, tmp_path, capsys):
     succeeds("compare", folder, tmp_path / "small", texts)
     out, _ = capsys.readouterr()
     tokenizer, divergence, same, tokens = AutoTokenizer.from_pretrained(folder), 0.0, 0, 0
+    models = dense, kprune.load(tmp_path / "small")
     for text in SENTENCES:
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        models = dense, kprune.load(tmp_path / "small")
         p, q = (model.eval()(**inputs).logits[0].detach().log_softmax(-1) for model in models)
         divergence += (q.exp() * (q - p)).sum().item()
         same += int((p.argmax(-1) == q.argmax(-1)).sum())
