@@ -198,7 +198,8 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
     (cell,) = tmp_path.rglob("result.json")
     assert cell.parts[-4:-1] == ("magnitude+grain=4,tokens=200", "1.1x", "seed0")
     record = json.loads(cell.read_text())
-    assert record["flops_reduction_requested"] is None and 0 < record["flops_reduction"] < 1
+    # On a busy machine, times of microseconds can ask for nothing to be removed.
+    assert record["flops_reduction_requested"] is None and 0 <= record["flops_reduction"] < 1
     attempts = record["details"]["latency_budget"]["attempts"]
     assert 1 <= len(attempts) <= 3 and record["latency"]["speedup"] in [a["speedup"] for a in attempts]
     assert record["latency"]["speedup_range"][0] <= record["latency"]["speedup_range"][1]
