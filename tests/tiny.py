@@ -125,7 +125,7 @@ KEPT_UNITS = [[], [1, 5, 40], [0, 2], [], [0, 1, 2, 3], list(range(0, 48, 3))]
 
 def narrowed(family: str = "bert", head: str = "classification", kept_units=KEPT_UNITS):
     """A tiny pruned model in float32."""
-    model = tiny_model(family, head, dtype=torch.float32)
+    model = tiny_model(family, head, dtype=torch.float32, layers=len(kept_units) // 2)
     for block, units in zip(view_of(model).blocks, kept_units, strict=True):
         keep_units(block, torch.tensor(units, dtype=torch.long))
     return become_pruned(model)
