@@ -23,12 +23,13 @@ PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(R
 help: ## this list; tables take MODEL= TASKS= METHODS= REDUCTIONS= SEEDS= (mrpc,stsb), OVERRIDES=, OUTPUTS=, SMALL=1
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 17
 
+# Python compiles what it imports when it first does; pip would take a minute for all that is there.
 install: .venv/installed ## build .venv with everything the project needs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet $(if $(CONSTRAINT),--constraint $(CONSTRAINT)) --editable '.[test,docs]'
-	.venv/bin/pip install --quiet --no-deps "$$(sed -n 's/^embedded-encoder = "\(.*\)"/\1/p' pyproject.toml)"
+	.venv/bin/pip install --quiet --no-compile $(if $(CONSTRAINT),--constraint $(CONSTRAINT)) --editable '.[test,docs]'
+	.venv/bin/pip install --quiet --no-compile --no-deps "$$(sed -n 's/^embedded-encoder = "\(.*\)"/\1/p' pyproject.toml)"
 	touch $@
 
 demo: .venv/installed ## fine-tune the embedded encoder once, prune it at 60, 70 and 80 %, show table and figure

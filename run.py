@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
 from experiments.config.composing import explained, file_defaults, is_of_a_group, quoted
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 
 SWEEP_GROUP = time.strftime("sweep-%Y%m%d-%H%M%S")
 failed: list[str] = []
@@ -115,6 +115,7 @@ def run_together(sweep: bool, helper: bool) -> None:
         job()
 
 
+@command
 def main() -> int:
     sweep = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
     sys.argv[1:] = [quoted(argument, sweep) for argument in sys.argv[1:]]
@@ -136,9 +137,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command runs it again; trainings go on from where they were", file=sys.stderr)
         return 130
-    for line in failed:
-        print(f"process {os.environ['RANK']}: {line}" if helper else f"error: {line}", file=sys.stderr)
-    return 2 if failed else 0
+    if failed:
+        raise UserError("\n".join(f"process {os.environ['RANK']}: {line}" if helper else line for line in failed))
+    return 0
 
 
 if __name__ == "__main__":

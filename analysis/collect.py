@@ -16,8 +16,9 @@ import pandas as pd
 
 from analysis import registry
 from analysis.pairing import DIFFERENCE, differences, is_reference, predictions, references
-from analysis.records import KEY, cell_name, command, in_order, kept_predictions, load, read_folder
+from analysis.records import KEY, cell_name, in_order, kept_predictions, load, read_folder
 from experiments.store.locks import locked_file
+from kprune.errors import command
 from kprune.files import OTHER_FOLDER, write_text, write_whole
 
 
@@ -95,6 +96,7 @@ def keep(ours: Path, kept: Path) -> None:
         kept.unlink(missing_ok=True)
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.collect", description=__doc__.split(":")[0])
     parser.add_argument("outputs", type=Path, help="output folder of run.py")
@@ -105,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(main())

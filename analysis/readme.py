@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.aggregate import aggregate, settings
 from analysis.numbers import Numbers, made
-from analysis.records import command, load, read_csv
+from analysis.records import load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes
 from analysis.tables.accuracy import compared
@@ -30,7 +30,7 @@ from analysis.tables.measured import (
     low_rank_embeddings,
     zeros_time,
 )
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 from kprune.files import write_text
 
 STAGES = (
@@ -190,7 +190,8 @@ def pages(root: Path) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
-def main() -> None:
+@command
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.readme", description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and every page of docs/")
     parser.add_argument("--cells", type=Path, default=Path("results/cells.csv"), help="CSV file of analysis.collect")
@@ -214,8 +215,9 @@ def main() -> None:
             print(f"{page}: made from {len(cells)} cells of {arguments.cells}")
     if arguments.check and stale:
         print(f"{', '.join(map(str, stale))}: not what {arguments.cells} makes of it: run python -m analysis.readme")
-        sys.exit(1)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(main())

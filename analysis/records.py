@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -174,13 +174,3 @@ def training(details: Mapping[str, Any]) -> dict[str, float]:
         *(sum(stage[name] for stage in stages) for name in ("epochs", "steps")),
     )
     return dict(zip(TRAINING, amounts, strict=True))
-
-
-def command(main: Callable[[], None]) -> int:
-    """Run a command line and return its exit code: 2, and one line is printed, if the user can mend what went wrong."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0

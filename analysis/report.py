@@ -12,9 +12,10 @@ import pandas as pd
 
 from analysis.aggregate import aggregate
 from analysis.figures import CAPTIONS, figures
-from analysis.records import command, load
+from analysis.records import load
 from analysis.render import model_label, render, task_label
 from analysis.tables import TABLES, notes
+from kprune.errors import command
 from kprune.files import write_text
 
 STYLE = """
@@ -67,6 +68,7 @@ def caption(name: str) -> str:
     return ", ".join([CAPTIONS[kind], *(model_label(task_label(part)) for part in rest)])
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__.split(":")[0])
     parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
@@ -80,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(main())

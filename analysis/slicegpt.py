@@ -8,6 +8,8 @@ import argparse
 import sys
 from dataclasses import dataclass
 
+from kprune.errors import command
+
 MULTIPLE = 8
 """The width that is left is a multiple of it, rounded down."""
 
@@ -78,6 +80,7 @@ def sliced_width(shape: Shape, slicing: float) -> int:
     return int((1 - slicing) * shape.hidden) // MULTIPLE * MULTIPLE
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.slicegpt", description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", choices=SHAPES, default="smollm2")

@@ -22,7 +22,7 @@ from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.inputs.embedded_decoder import embedded_decoder
 from experiments.store.record import Record
 from experiments.tasks.docstrings import DocstringsTask, digest
-from kprune.errors import UserError
+from kprune.errors import command
 from kprune.files import write_text
 
 TEXTS, PARAGRAPHS = 128, 8
@@ -109,20 +109,15 @@ def demo(overrides: list[str]) -> str:
     return summary(record, models, [generated(model, tokenizer, torch.device("cpu")) for model in models])
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.demo_decoder",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
-    try:
-        print(demo(parser.parse_args().overrides))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 0
+    print(demo(parser.parse_args().overrides))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from experiments.inputs.subject import pick_device
 from experiments.store.provenance import versions
 from experiments.store.results import write_json
 from experiments.tasks.base import Task
-from kprune.errors import UserError, one_line
+from kprune.errors import UserError, command, one_line
 from kprune.objectives import CausalLM
 
 METRICS = ("acc", "acc_norm")
@@ -108,7 +108,8 @@ def check_amounts(arguments: argparse.Namespace) -> None:
         raise UserError(f"--tasks-folder {arguments.tasks_folder} is no folder: give the one of your task files")
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.zero_shot",
         description=__doc__,
@@ -122,25 +123,20 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--output", type=Path, help="JSON file; default: zero_shot.json in the model's folder")
     arguments = parser.parse_args()
-    try:
-        check_amounts(arguments)
-        require_harness()
-        folder = Path(find_model(arguments.model))
-        device = pick_device(arguments.device)
-        model, tokenizer = load_model(folder, ZeroShot()).to(device), load_tokenizer(folder)
-        chosen = (arguments.tasks, arguments.tasks_folder, arguments.limit, arguments.batch_size)
-        scores = zero_shot(model, tokenizer, *chosen)
-        file = arguments.output or folder / "zero_shot.json"
-        record = {"model": str(folder), "harness": version("lm-eval"), "limit": arguments.limit, "tasks": scores}
-        write_json(file, record | {"versions": versions()})
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_amounts(arguments)
+    require_harness()
+    folder = Path(find_model(arguments.model))
+    device = pick_device(arguments.device)
+    model, tokenizer = load_model(folder, ZeroShot()).to(device), load_tokenizer(folder)
+    chosen = (arguments.tasks, arguments.tasks_folder, arguments.limit, arguments.batch_size)
+    scores = zero_shot(model, tokenizer, *chosen)
+    file = arguments.output or folder / "zero_shot.json"
+    record = {"model": str(folder), "harness": version("lm-eval"), "limit": arguments.limit, "tasks": scores}
+    write_json(file, record | {"versions": versions()})
     for name, values in scores.items():
         shown = ", ".join(f"{metric} {values[metric]:.2f}" for metric in METRICS if metric in values)
         print(f"{name} (version {values['version']}, {values['examples']} examples): {shown or 'no accuracy'}")
     print(f"results: {file}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,38 +1,17 @@
 """Tiny random models of multiple choice, a case for each family that transformers has one of, and batches for them."""
 
 import torch
-from generated.shapes import FAMILIES
+from families import ENCODERS, TOKENS, family_settings
+from tiny import SHAPE
 from transformers import AutoConfig, AutoModelForMultipleChoice
 
-SHAPE = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=1,
-    bos_token_id=2,
-    eos_token_id=3,
-)
-CASES = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "distilbert",
-    "albert",
-    "mpnet",
-    "deberta-v2",
-    "modernbert",
-]
+SETTINGS = family_settings(layers=2)
+CASES = [family for family in ENCODERS if family != "nomic_bert"]
 
 
 def tiny_chooser(case="bert", dtype=torch.float64, **more):
     torch.manual_seed(0)
-    settings = SHAPE | FAMILIES[case] | more
+    settings = SHAPE | {"num_hidden_layers": 2} | TOKENS | SETTINGS[case] | more
     if case == "distilbert":
         settings.pop("intermediate_size")
     config = AutoConfig.for_model(case, **settings)

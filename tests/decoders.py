@@ -1,6 +1,8 @@
 """Tiny random language models in float64, and what a pruned one must be."""
 
 import torch
+from families import GROUPED, TOKENS
+from tiny import SHAPE as SHAPE_OF_ALL
 from tiny import tiny_calibration
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -11,19 +13,7 @@ from kprune.models import view_of
 from kprune.models.masks import masked
 from kprune.objectives import objective_of
 
-SHAPE = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=1,
-    bos_token_id=2,
-    eos_token_id=3,
-)
-GROUPED = {"num_key_value_heads": 2}
+SHAPE = SHAPE_OF_ALL | TOKENS
 CONFIGS = {
     "llama": GROUPED,
     "mistral": GROUPED,

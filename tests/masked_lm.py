@@ -1,37 +1,17 @@
 """Tiny random masked language models, a tokenizer with a mask token, and texts that it knows the words of."""
 
 import torch
+from families import ENCODERS, family_settings
+from tiny import SHAPE
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-SHAPE = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=1,
-)
-CONFIGS = {
-    "bert": {},
-    "roberta": {},
-    "xlm-roberta": {},
-    "camembert": {},
-    "electra": {"embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
-    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
-    "mpnet": {},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
-    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
-    "nomic_bert": {},
-}
+CONFIGS = {family: family_settings(layers=2)[family] for family in ENCODERS}
 
 
 def tiny_masked_lm(family="bert", dtype=torch.float32):
     torch.manual_seed(0)
-    settings = SHAPE | CONFIGS[family]
+    settings = SHAPE | {"num_hidden_layers": 2, "pad_token_id": 1} | CONFIGS[family]
     if family == "distilbert":
         settings = {name: value for name, value in settings.items() if name != "intermediate_size"}
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(family, **settings), attn_implementation="eager")

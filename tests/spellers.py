@@ -1,10 +1,21 @@
-"""Tokenizers of every kind, trained on lines of made-up words, of which a few lines use a part of the tokens."""
+"""Tokenizers of every kind, trained on lines of made-up words, of which a few lines use a part of the tokens; tiny models with them."""
 
 import json
 import random
 
+import torch
+from decoders import SHAPE as DECODER
+from tiny import SHAPE
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import BertTokenizer, GPT2Tokenizer, LlamaTokenizer, RobertaTokenizer, XLMRobertaTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertTokenizer,
+    GPT2Tokenizer,
+    LlamaTokenizer,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
+)
 
 SYLLABLES = [first + second for first in "bdfgklmnprst" for second in "aeiou"]
 
@@ -69,3 +80,40 @@ def _byte_level(special: list[str]) -> tuple[dict[str, int], list[tuple[str, str
 def _joins(core: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
     model = json.loads(core.to_str())["model"]
     return model["vocab"], [(first, second) for first, second in model["merges"]]
+
+
+TOKENIZERS = {
+    "bert": wordpiece,
+    "electra": wordpiece,
+    "distilbert": wordpiece,
+    "gpt2": byte_level,
+    "roberta": byte_level_after_padding,
+    "mpnet": byte_level_after_padding,
+    "xlm-roberta": unigram,
+    "deberta-v2": unigram,
+    "modernbert": byte_level,
+    "llama": bytes_behind,
+    "opt": byte_level_after_padding,
+}
+DECODERS = ["gpt2", "llama", "opt"]
+ROWS = 7
+"""Of the word embeddings that no token has, as where they are rounded up."""
+
+
+def spelling_model(family="bert", auto=AutoModelForSequenceClassification, tokenizer=None, **settings):
+    """A tiny model in float32 with a tokenizer of its family's kind."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer or TOKENIZERS[family]()
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    shape = DECODER if family in DECODERS else SHAPE
+    config = shape | special | {"vocab_size": len(tokenizer) + ROWS} | settings
+    if family == "opt":
+        config |= {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3}
+    if family == "distilbert":
+        config |= {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}
+    return auto.from_config(AutoConfig.for_model(family, **config)).eval(), tokenizer
+
+
+@torch.no_grad()
+def answers(model, tokenizer, texts):
+    return model(**tokenizer(texts, padding=True, return_tensors="pt"))[0]

@@ -4,12 +4,12 @@ import importlib.util
 import json
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run_python
 from tiny import tiny_calibration, tiny_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -30,10 +30,7 @@ def texts(world, tmp_path_factory):
 
 
 def run(folder, *command, **variables):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"} | variables
-    return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, capture_output=True, text=True, env=environment, check=False
-    )
+    return run_python(list(command), os.environ | variables, folder)
 
 
 def imported(file):

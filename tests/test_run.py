@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT
+from commands import run_python
 from safetensors.torch import load_file, save_file
-from world import bad, run
+from world import bad, environment, run
 
 from analysis.records import read_folder
 from experiments.inputs.subject import warn_of_little
@@ -199,7 +198,8 @@ def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
     (cell,) = tmp_path.rglob("result.json")
     assert cell.parts[-4:-1] == ("magnitude+grain=4,tokens=200", "1.1x", "seed0")
     record = json.loads(cell.read_text())
-    assert record["flops_reduction_requested"] is None and 0 < record["flops_reduction"] < 1
+    # On a busy machine, times of microseconds can ask for nothing to be removed.
+    assert record["flops_reduction_requested"] is None and 0 <= record["flops_reduction"] < 1
     attempts = record["details"]["latency_budget"]["attempts"]
     assert 1 <= len(attempts) <= 3 and record["latency"]["speedup"] in [a["speedup"] for a in attempts]
     assert record["latency"]["speedup_range"][0] <= record["latency"]["speedup_range"][1]
@@ -277,11 +277,8 @@ def test_bad_input_is_one_line(world, tmp_path, overrides, words):
 
 
 def test_data_that_are_nowhere(world, tmp_path):
-    command = [sys.executable, "run.py", "task=mnli", "task.max_length=32", f"model.checkpoint={world / 'checkpoint'}"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "KPRUNE_MIRROR": "", "HF_HOME": str(tmp_path / "hf")}
-    command += [f"outputs={tmp_path / 'o'}", "latency=null"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-    bad(done, "nyu-mll/glue")
+    options = ["task=mnli", "task.max_length=32", f"model.checkpoint={world / 'checkpoint'}", "latency=null"]
+    bad(run_python(["run.py", *options, f"outputs={tmp_path / 'o'}"], environment(world)), "nyu-mll/glue")
 
 
 def test_nan_in_the_checkpoint(world, tmp_path):

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from commands import ROOT
+from commands import ROOT, run_python
 from records import record
 from world import bad, environment, grid, run
 
@@ -18,7 +18,24 @@ from experiments.sweep.__main__ import main
 
 
 def launch(command, world):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(world), check=False)
+    return run_python(command[1:], environment(world))
+
+
+def begun(world, outputs):
+    """A grid of four cells, in a session of its own, once the first is finished."""
+    process = subprocess.Popen(
+        grid(world, outputs, "--reductions", "0.4,0.5,0.6,0.7"),
+        cwd=ROOT,
+        env=environment(world),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background ignores it
+    )
+    while process.poll() is None and not finished(outputs):
+        time.sleep(0.01)
+    return process
 
 
 def finished(outputs):
@@ -101,16 +118,7 @@ def test_killed_at_any_point_a_grid_is_finished_by_the_same_command(world, tmp_p
 
 @pytest.mark.slow
 def test_a_killed_grids_process_does_not_finish_its_cell(world, tmp_path):
-    process = subprocess.Popen(
-        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"),
-        cwd=ROOT,
-        env=environment(world),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not finished(tmp_path):
-        time.sleep(0.01)
+    process = begun(world, tmp_path)
     process.kill()
     process.wait()
     before = finished(tmp_path)
@@ -123,18 +131,7 @@ def test_a_killed_grids_process_does_not_finish_its_cell(world, tmp_path):
 
 @pytest.mark.slow
 def test_stopped_by_hand_a_grid_says_how_to_go_on(world, tmp_path):
-    process = subprocess.Popen(
-        grid(world, tmp_path, "--reductions", "0.4,0.5,0.6,0.7"),
-        cwd=ROOT,
-        env=environment(world),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background ignores it
-    )
-    while process.poll() is None and not finished(tmp_path):
-        time.sleep(0.01)
+    process = begun(world, tmp_path)
     subprocess.run(["kill", f"-{signal.SIGINT}", "--", f"-{process.pid}"], check=True)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in errors

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from analysis.figures import CAPTIONS, figures
 from analysis.figures.style import save
-from analysis.records import command, load
+from analysis.records import load
+from kprune.errors import command
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description="Figures from result files.")
     parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
@@ -29,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(main())

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate
-from analysis.records import command, load
+from analysis.records import load
 from analysis.render import SUFFIX, render
 from analysis.tables import TABLES, notes
+from kprune.errors import command
 from kprune.files import write_text
 
 PRINTED = ("accuracy", "measurements")
@@ -26,6 +27,7 @@ def write_tables(table: pd.DataFrame, name: str, folder: Path) -> dict[str, Path
     return paths
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.tables", description="Tables from result files.")
     parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
@@ -51,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(main())

@@ -8,8 +8,9 @@ import torch
 
 from experiments.cell.identity import sha256_of
 from experiments.cell.model_card import model_card
-from experiments.config.cell import CellConfig, check_task
+from experiments.config.cell import CellConfig
 from experiments.config.evaluating import FILES, refuse_unused, task_beside
+from experiments.config.reading import check_task
 from experiments.inputs.checkpoints import inverse, load_model, load_tokenizer, output_order, reorder
 from experiments.inputs.hub import find_model
 from experiments.inputs.subject import Subject, pick_device

@@ -1,97 +1,27 @@
 """The configuration of one cell: Hydra's dict is read once, into one frozen and typed object; all that is wrong is told at once."""
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from experiments.config.calibration import asked_for, checked_data, usual_names
 from experiments.config.composing import compose_cell
 from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
-    OF_TASKS,
     CalibrationSettings,
     LatencyPoint,
-    LatencySettings,
     MethodSettings,
     ModelSettings,
-    Request,
     Settings,
     TaskSettings,
-    Tracking,
-    setting,
 )
-from experiments.config.kinds import FLAG, THREADS, Kind, check, one_of, or_null, shown, text, whole
-from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
+from experiments.config.reading import GROUPS, OPEN, UNGROUPED, check_names, group_of, method_of, part_of, task_of
 from experiments.store.variant import variant_of
 from experiments.tasks import Task
 from kprune.budgets import Of
-from kprune.checkpoint import check_format
-from kprune.contract import ANY_BUDGET, MASKS, MEASURED, Method
-from kprune.errors import UserError
-from kprune.precision import PRECISIONS, Precision
-from kprune.target import NOTHING, Target
-
-Part = TypeVar("Part")
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a cell is run: nothing of it changes the result."""
-
-    device: str = setting(text("auto"))
-    threads: int | None = setting(or_null(THREADS))
-    force: bool = setting(FLAG)
-    outputs: str = setting(text("outputs"))
-    evaluate: str | None = setting(or_null(text("FOLDER")))
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Whether the pruned model is written (`save_model`; null: for a single run, not in a sweep), and how."""
-
-    save_model: bool | None = setting(or_null(FLAG))
-    format: str | None = setting(or_null(text("pruned")))
-    onnx: bool = setting(FLAG)
-
-    def __post_init__(self) -> None:
-        check_format(self.format or "pruned", self.onnx)
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What draws the calibration examples, how widths are rounded, whether all layers are alike, and the precision of passes."""
-
-    seed: int = setting(whole(0, "0"))
-    grain: int = setting(whole(1, "16"))
-    uniform: bool = setting(FLAG)
-    precision: Precision = setting(one_of(*PRECISIONS))
-
-
-GROUPS: dict[str, type] = {
-    "task": TaskSettings,
-    "model": ModelSettings,
-    "method": MethodSettings,
-    "calibration": CalibrationSettings,
-    "tracking": Tracking,
-    "latency": LatencySettings,
-}
-UNGROUPED: tuple[type, ...] = (Request, Numbers, Run, Saving)
-OPEN = ("task", "method")
-"""Groups with settings that are not named here: those of a task's kind, and of a method, which check them themselves."""
-
-
-def kinds_of(part: type) -> dict[str, Kind]:
-    """Return the kind of each setting of a group."""
-    return {entry.name: entry.metadata["kind"] for entry in fields(part) if "kind" in entry.metadata}
-
-
-KINDS: dict[str, Kind] = {name: kind for part in UNGROUPED for name, kind in kinds_of(part).items()} | {
-    f"{group}.{name}": kind for group, part in GROUPS.items() for name, kind in kinds_of(part).items()
-}
-"""Every setting that a config must have."""
-OPTIONAL: dict[str, Kind] = {f"task.{name}": kind for name, kind in OF_TASKS.items()}
+from kprune.precision import Precision
+from kprune.target import Target
 
 
 @dataclass(frozen=True)
@@ -151,19 +81,19 @@ def cell_config(
         UserError: something is wrong; all of it, a line each.
     """
     found = Collected()
-    groups = {name: _group(name, config, found) for name in GROUPS}
+    groups = {name: group_of(name, config, found) for name in GROUPS}
     groups["calibration"] = groups["calibration"] and asked_for(groups["calibration"], defaults["calibration"])
-    _check_names(config, groups, found)
-    request, numbers, run, saving = (_part(part, config, "", found) for part in UNGROUPED)
+    check_names(config, groups, found)
+    request, numbers, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
     if numbers and saving and saving.format == "uniform":
         numbers = replace(numbers, uniform=True)
     closed = {
-        name: _part(part, groups[name], f"{name}.", found)
+        name: part_of(part, groups[name], f"{name}.", found)
         for name, part in GROUPS.items()
         if name not in OPEN and groups[name] is not None
     }
-    task = groups["task"] and _task(groups["task"], found)
-    method = groups["method"] and _method(groups["method"], request, numbers, found)
+    task = groups["task"] and task_of(groups["task"], found)
+    method = groups["method"] and method_of(groups["method"], request, numbers, found)
     calibration, built = closed.get("calibration"), None
     if task and run and not run.evaluate:
         with found.catching():
@@ -223,150 +153,8 @@ def configured(overrides: list[str], sweep: bool = False) -> CellConfig:
     return cell_config(*compose_cell(overrides), sweep, overrides)
 
 
-def check_task(settings: Any) -> None:
-    """Check a task's settings from elsewhere than a config, such as a saved model's folder.
-
-    Raises:
-        UserError: they are no task's.
-    """
-    found = Collected()
-    group = _group("task", {"task": settings}, found)
-    if group:
-        _task(group, found)
-    found.tell()
-
-
-def _group(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[str, Any] | None:
-    """Return the settings of a group; None if there are none, which is a mistake unless it is latency's choice."""
-    group = config.get(name, "")
-    if isinstance(group, Mapping):
-        return group
-    if not (name == "latency" and group is None):  # without a point to measure it at, there is no latency
-        example = next(setting for setting in KINDS if setting.startswith(f"{name}."))
-        found.add(
-            f"{name}={shown(config.get(name))} is no group of settings: give its settings by name, as in "
-            f"{example}={KINDS[example].example}"
-        )
-    return None
-
-
-def _check_names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None], found: Collected) -> None:
-    for name in _names(config, groups):
-        if name not in KINDS and name.partition(".")[0] not in OPEN:
-            near = difflib.get_close_matches(name, [*KINDS, *OPTIONAL], n=1)
-            found.add(f"{name} is unknown: " + (f"use {near[0]}" if near else "conf/config.yaml has the settings"))
-
-
-def _names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None]) -> Iterator[str]:
-    for key in config:
-        if key in groups:
-            yield from (f"{key}.{leaf}" for leaf in groups[key] or ())
-        else:
-            yield key
-
-
-def _part(part: type[Part], given: Mapping[str, Any], prefix: str, found: Collected, **more: Any) -> Part | None:
-    """Return a group's settings as its type; None if there is a mistake in it."""
-    values = {}
-    for name, kind in kinds_of(part).items():
-        if name not in given:
-            found.add(f"{prefix}{name} is missing: give one, such as {prefix}{name}={kind.example}")
-            continue
-        with found.catching():
-            check(f"{prefix}{name}", given[name], kind)
-            values[name] = given[name]
-    if len(values) < len(kinds_of(part)):
-        return None
-    with found.catching():
-        return part(**values, **more)
-    return None
-
-
-def _task(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
-    right = True
-    for name, kind in OF_TASKS.items():
-        if name in given and not kind.holds(given[name]):
-            right = False
-            with found.catching():
-                check(f"task.{name}", given[name], kind)
-    task = _part(TaskSettings, given, "task.", found, settings=Settings.of(given))
-    return task if right else None
-
-
-def _method(
-    given: Mapping[str, Any], request: Request | None, numbers: Numbers | None, found: Collected
-) -> MethodSettings | None:
-    settings = _part(MethodSettings, given, "method.", found, settings=Settings.of(given))
-    if settings is None:
-        return None
-    try:
-        method = settings.build()
-    except UserError as error:
-        # A constructor tells its first mistake alone: each setting is tried by itself, too.
-        for message in [*_mistakes_of_single_settings(given), str(error)]:
-            found.add(_as_option(message, given))
-        return None
-    if request:
-        _check_measure(method, request, found)
-    if numbers and numbers.grain > 1 and method.budgets != ANY_BUDGET:
-        found.add(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")
-    if numbers and numbers.uniform and not method.uniform:
-        found.add(
-            f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
-        )
-    if numbers:
-        with found.catching():
-            method.check_precision(numbers.precision)
-    return replace(settings, version=method.version)
-
-
-def _check_measure(method: Method, request: Request, found: Collected) -> None:
-    if request.measure in method.budgets:
-        return
-    if method.budgets == {NOTHING}:
-        found.add(f"method {method.name} removes nothing: give flops_reduction=0 alone, or use method=kprune")
-    elif request.measure == NOTHING:
-        found.add(
-            "flops_reduction=0 is outside (0, 1): give the share of FLOPs to remove, such as 0.8, or method=none, which removes "
-            "nothing"
-        )
-    elif request.sparsity is not None:
-        found.add(
-            f"method {method.name} removes whole heads and neurons, not single weights: leave sparsity out, or use "
-            "method=wanda or method=sparsegpt"
-        )
-    elif method.budgets == MASKS:
-        found.add(
-            f"method {method.name} sets single weights to zero, which saves no {MEASURED[request.budget]}: give sparsity=0.5 or "
-            "sparsity=2:4 alone, or use method=kprune"
-        )
-    else:
-        able = " or ".join(sorted(method.budgets))
-        found.add(f"method {method.name} prunes by {able} alone: leave budget={able} or use method=kprune")
-
-
 def _natural_format(target: Target) -> str:
     """Return the format of a saved model for which none is given."""
     if target.keeps_all:
         return "uniform"
     return "dense" if target.masks else "pruned"
-
-
-def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in given.items():
-        try:
-            build_method({"name": given["name"], key: value})
-        except UserError as error:
-            yield str(error)
-
-
-def _as_option(message: str, given: Mapping[str, Any]) -> str:
-    """Return a method's own message about a setting, which it knows by its argument's name, with the option's name."""
-    argument = message.partition("=")[0]
-    options = {option.rpartition(".")[2]: option for option in _dotted(given, "method")}
-    return message.replace(argument, options[argument], 1) if argument in options else message
-
-
-def _dotted(settings: Mapping[str, Any], name: str) -> Iterator[str]:
-    for key, value in settings.items():
-        yield from _dotted(value, f"{name}.{key}") if isinstance(value, Mapping) else [f"{name}.{key}"]

@@ -9,6 +9,7 @@ from experiments.config.composing import default_of, task_file_of
 from experiments.config.kinds import (
     FLAG,
     TABLE,
+    THREADS,
     Kind,
     either,
     names,
@@ -25,9 +26,11 @@ from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
 from experiments.tasks import Task, build_task
 from kprune.budgets import Of
+from kprune.checkpoint import check_format
 from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.objectives.embedding import POOLINGS
+from kprune.precision import PRECISIONS, Precision
 from kprune.target import NOTHING, OPTIONS, SPARSITY, Target
 
 
@@ -254,3 +257,36 @@ class Request:
     @property
     def target(self) -> Target:
         return Target.from_options(vars(self))
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a cell is run: nothing of it changes the result."""
+
+    device: str = setting(text("auto"))
+    threads: int | None = setting(or_null(THREADS))
+    force: bool = setting(FLAG)
+    outputs: str = setting(text("outputs"))
+    evaluate: str | None = setting(or_null(text("FOLDER")))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Whether the pruned model is written (`save_model`; null: for a single run, not in a sweep), and how."""
+
+    save_model: bool | None = setting(or_null(FLAG))
+    format: str | None = setting(or_null(text("pruned")))
+    onnx: bool = setting(FLAG)
+
+    def __post_init__(self) -> None:
+        check_format(self.format or "pruned", self.onnx)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What draws the calibration examples, how widths are rounded, whether all layers are alike, and the precision of passes."""
+
+    seed: int = setting(whole(0, "0"))
+    grain: int = setting(whole(1, "16"))
+    uniform: bool = setting(FLAG)
+    precision: Precision = setting(one_of(*PRECISIONS))

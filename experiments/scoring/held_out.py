@@ -26,7 +26,7 @@ from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
 from kprune.divergence import held_out_divergence
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 from kprune.precision import PRECISIONS, check_reduced
 
 COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence")
@@ -80,7 +80,8 @@ def measure(
         yield dict(zip(COLUMNS, (stage, name, reduction, tokens, method, divergence), strict=True))
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", help="names the rows that are compared with one another")
     parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:floor=0.3, kprune:lambdas=[0.02], ...")
@@ -91,21 +92,15 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
     options = parser.parse_args()
-    try:
-        FlopsBudget(options.flops_reduction, 1.0)
-        measurements.make_room(options.output, COLUMNS)
-        for task in options.tasks:
-            for row in measure(
-                options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]
-            ):
-                measurements.put(options.output, COLUMNS, KEY, [row])
-                print(",".join(map(str, row.values())), flush=True)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 2
+    FlopsBudget(options.flops_reduction, 1.0)
+    measurements.make_room(options.output, COLUMNS)
+    for task in options.tasks:
+        for row in measure(
+            options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]
+        ):
+            measurements.put(options.output, COLUMNS, KEY, [row])
+            print(",".join(map(str, row.values())), flush=True)
     print(f"results: {options.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 
 from experiments.inputs.subject import pick_device
 from experiments.speed import measurements
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 from kprune.precision import check_reduced
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,7 @@ def run(output: Path, device: str, small: bool, seconds: float) -> int:
     return code
 
 
+@command
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"), help="folder")
@@ -107,11 +108,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a tiny model, to try whether all of it works")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for all of it (default: {SECONDS:g})")
     options = parser.parse_args()
-    try:
-        return run(options.output.resolve(), options.device, options.small, options.seconds)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(options.output.resolve(), options.device, options.small, options.seconds)
 
 
 if __name__ == "__main__":

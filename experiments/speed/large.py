@@ -20,7 +20,7 @@ from kprune.budgets import ParametersBudget
 from kprune.budgets.latency.timing import now
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
-from kprune.errors import UserError
+from kprune.errors import command
 from kprune.objectives import objective_of
 
 SHAPES = {
@@ -83,7 +83,8 @@ def measured(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--tokens", type=int, default=20_000)
@@ -95,12 +96,7 @@ def main() -> int:
     parser.add_argument("--gpu-gb", type=float, help="the most GPU memory that torch may take, in GiB")
     options = parser.parse_args()
     options.method += f":states={options.states}:layers_on={options.layers_on or 'null'}"
-    try:
-        print(json.dumps(measured(options)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(json.dumps(measured(options)))
 
 
 if __name__ == "__main__":

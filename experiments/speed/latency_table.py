@@ -27,7 +27,7 @@ from experiments.speed import measurements
 from experiments.speed.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
 from kprune.budgets.latency.timing import alternate, device_name, random_batch, rounds
 from kprune.checkpoint import export_onnx
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 
 COLUMNS = (
     "shape",
@@ -255,7 +255,8 @@ def check_options(options: argparse.Namespace) -> None:
     measurements.make_room(options.output, COLUMNS)
 
 
-def main() -> int:
+@command
+def main() -> None:
     numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/latency.csv"))
@@ -269,15 +270,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     parser.add_argument("--minutes", type=float, default=9.0, help="no cell is begun that would end after it")
     options = parser.parse_args()
-    try:
-        check_options(options)
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        measure(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    check_options(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    measure(options)
 
 
 if __name__ == "__main__":

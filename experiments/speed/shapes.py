@@ -28,7 +28,7 @@ class Shape:
 SHAPES = {
     "bert_base": Shape(12, 768, 12, 3072),
     "minilm": Shape(6, 384, 12, 1536),
-    "tiny": Shape(6, 48, 12, 768),
+    "tiny": Shape(2, 48, 12, 768),
 }
 
 

@@ -18,7 +18,7 @@ from experiments.speed import measurements
 from experiments.speed.shapes import SHAPES, pruned_to, random_model
 from experiments.store.locks import locked_file
 from kprune.budgets.latency.timing import STANDARD, alternate, device_name, random_batch
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 
 GROUP = 8
 """Shapes that alternate with one dense model: its time is measured once for all of them."""
@@ -89,29 +89,25 @@ def whole(row: Row) -> bool:
     return row["model"] in SHAPES and not row["sparsity"] and all(count.isdecimal() for count in counts)
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="CSV file of analysis.collect; it is rewritten")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     options = parser.parse_args()
-    try:
-        check("--threads", options.threads, or_null(THREADS))
-        if not options.file.is_file():
-            raise UserError(f"{options.file} is no file: {OTHER_FILE}")
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        with locked_file(options.file, OTHER_FILE):
-            rows = measurements.read_all(options.file, OTHER_FILE)
-            if lacking := [name for name in READ if not rows or name not in rows[0]]:
-                raise UserError(f"{options.file} has no cell with the column {lacking[0]}: {OTHER_FILE}")
-            rows = timed_again(rows)
-            measurements.write(options.file, list(rows[0]), rows)
-        count = sum(bool(row["latency_speedup"]) for row in rows)
-        print(f"{options.file}: {count} of {len(rows)} cells have the speed-up of their shape")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    check("--threads", options.threads, or_null(THREADS))
+    if not options.file.is_file():
+        raise UserError(f"{options.file} is no file: {OTHER_FILE}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with locked_file(options.file, OTHER_FILE):
+        rows = measurements.read_all(options.file, OTHER_FILE)
+        if lacking := [name for name in READ if not rows or name not in rows[0]]:
+            raise UserError(f"{options.file} has no cell with the column {lacking[0]}: {OTHER_FILE}")
+        rows = timed_again(rows)
+        measurements.write(options.file, list(rows[0]), rows)
+    count = sum(bool(row["latency_speedup"]) for row in rows)
+    print(f"{options.file}: {count} of {len(rows)} cells have the speed-up of their shape")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from experiments.config.kinds import check, whole
 from experiments.speed import measurements
 from experiments.speed.shapes import SHAPES, random_model
 from kprune.budgets.latency.timing import device_name, random_batch
-from kprune.errors import UserError
+from kprune.errors import command
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import input_weight
@@ -79,7 +79,8 @@ def measure(shape: str, batch_size: int, sequence_length: int, repeats: int) -> 
     return rows
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="minilm")
     parser.add_argument("--batch", type=int, default=32)
@@ -87,18 +88,13 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--output", type=Path, default=Path("results/zeros_time.csv"))
     options = parser.parse_args()
-    try:
-        for name, most in (("batch", None), ("length", 512), ("repeats", None)):
-            check(f"--{name}", getattr(options, name), whole(1, "8", most))
-        measurements.make_room(options.output, COLUMNS)
-        torch.set_num_threads(1)
-        rows = measure(options.shape, options.batch, options.length, options.repeats)
-        measurements.put(options.output, COLUMNS, KEY, rows)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name, most in (("batch", None), ("length", 512), ("repeats", None)):
+        check(f"--{name}", getattr(options, name), whole(1, "8", most))
+    measurements.make_room(options.output, COLUMNS)
+    torch.set_num_threads(1)
+    rows = measure(options.shape, options.batch, options.length, options.repeats)
+    measurements.put(options.output, COLUMNS, KEY, rows)
     print(f"results: {options.output}")
-    return 0
 
 
 if __name__ == "__main__":

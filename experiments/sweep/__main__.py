@@ -12,21 +12,19 @@ from experiments.cell.tracking import track_sweep
 from experiments.sweep import work
 from experiments.sweep.plan import Grid, Plan, cells_of, estimate, plan_of
 from kprune.contract import MEASURED
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 
 
+@command
 def main() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = parse()
     try:
-        return run(arguments)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 2
+        run(arguments)
     except KeyboardInterrupt:
         print("stopped: the same command goes on with the cells that are left", file=sys.stderr)
         return 130
+    return 0
 
 
 def parse() -> argparse.Namespace:
@@ -42,8 +40,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Return the exit code: 2 if a cell failed."""
+def run(arguments: argparse.Namespace) -> None:
+    """Run the grid's cells that are not finished.
+
+    Raises:
+        UserError: an option is wrong, before anything is run; or cells failed, a line each.
+    """
     changes = {}
     for name in ("models", "tasks", "methods", "reductions", "seeds"):
         if given := [entry for entry in getattr(arguments, name).replace(" ", ",").split(",") if entry]:
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = estimate(plan)
     print(announcement(arguments.name, plan, seconds), flush=True)
     if arguments.dry_run:
-        return 0
+        return
     failed, skipped, records = [], 0, [record for _, record in plan.finished]
     group = time.strftime(f"{arguments.name}-%Y%m%d-%H%M%S")
     with tqdm(total=len(plan.open), desc=arguments.name, unit="cell", disable=None) as bar:
@@ -82,9 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"{arguments.name}: {done} cells run, {len(plan.finished)} finished before, {skipped} out of reach, {len(failed)} failed"
     )
-    for line in failed:
-        print(f"error: {line}", file=sys.stderr)
-    return 2 if failed else 0
+    if failed:
+        raise UserError("\n".join(failed))
 
 
 def announcement(name: str, plan: Plan, seconds: list[float | None]) -> str:

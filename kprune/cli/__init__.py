@@ -7,24 +7,17 @@ from collections.abc import Sequence
 from kprune.cli.folders import check_output, find_checkpoint
 from kprune.cli.options import parse
 from kprune.cli.texts import read_texts
-from kprune.errors import UserError
+from kprune.errors import command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 2 for bad input, 130 if interrupted.
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: as a `command`, it returns the exit code.
 
     Args:
         arguments: what follows `kprune`; the process's own if None.
     """
-    try:
-        run(parse(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    run(parse(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(options: argparse.Namespace) -> None:

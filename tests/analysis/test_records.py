@@ -10,9 +10,9 @@ import pytest
 from analysis import collect, names, paper, report
 from analysis.aggregate import aggregate
 from analysis.figures import __main__ as figures
-from analysis.records import KEY, command, load
+from analysis.records import KEY, load
 from analysis.tables import __main__ as tables
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 from kprune.files import write_text, write_whole
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_csv_is_one_line(write_cell, outputs, tmp_path, monkeypatch, c
         arguments = [str(outputs), str(file)] if main == collect.main else [str(file)]
         monkeypatch.setattr(sys, "argv", ["analysis", *arguments])
         capsys.readouterr()
-        assert command(main) == 2
+        assert main() == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert str(file) in line and named in line
     assert file.read_text() == text and not (tmp_path / "tables").exists() and not (tmp_path / "report.html").exists()
@@ -185,7 +185,7 @@ def test_nothing_to_read_is_one_line(tmp_path, capsys):
     other.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="lacks the column task"):
         load(other)
-    assert command(lambda: load(tmp_path)) == 2
+    assert command(lambda: load(tmp_path))() == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

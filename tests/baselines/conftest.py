@@ -13,7 +13,7 @@ LABELS = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_for():
     """Forty-eight labelled examples and the first of them to calibrate on: data_for("span", workspace=...)."""
 

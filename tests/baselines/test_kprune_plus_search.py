@@ -131,10 +131,8 @@ def moves_of(model, budget, free=None):
 def test_moves_hold_the_budget_and_leave_nothing_of_it(model, budget):
     view, moves = moves_of(model, budget)
     costs, limit = list(budget.costs(view).values()), budget.limit(view)
-    counts = KPrunePlusSearch(refit_epochs=0).prune(
-        Job(model, objective_of(model), PruningData(tiny_calibration()), budget)
-    )
-    counts = tuple(len(units) for units in counts.plan.kept.values())
+    outcome = prune("kprune_plus_search", model, budget, **QUICK | {"rounds": 1, "generations": 1})
+    counts = tuple(len(units) for units in outcome.plan.kept.values())
     draw, seen, dearest = random.Random(0), set(), max(cost.per_unit * max(cost.grain, 1) for cost in costs)
     for _ in range(60):
         before, counts = counts, moves.one(counts, 0.125, draw)
@@ -178,7 +176,7 @@ def test_the_search_finds_the_best_of_a_landscape():
 @pytest.mark.parametrize("family", MODELS)
 def test_what_is_found_is_no_worse_than_the_start_and_meets_the_budget(family):
     better = 0
-    for seed in range(3):
+    for seed in range(2):
         model, budget = MODELS[family](), ParametersBudget(0.6)
         data = PruningData(tiny_calibration(24, seed=seed), seed=seed)
         outcome = prune("kprune_plus_search", model, budget, data=data, **QUICK)

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -28,6 +30,24 @@ from kprune.training import Training
 def prune(name, data, family="bert", head="classification", reduction=0.7):
     model = tiny_model(family, head, dtype=torch.float32)
     return RETRAINED[name].prune(Job(model, objective_of(model), data, FlopsBudget(reduction, 8.0)))
+
+
+@pytest.fixture(scope="module")
+def finished(data_for, tmp_path_factory):
+    """Prune once by each method: finished(name) is the outcome, and the folder of the states of its trainings."""
+
+    @cache
+    def once(name):
+        folder = tmp_path_factory.mktemp(name)
+        return prune(name, data_for(workspace=folder)), folder
+
+    return once
+
+
+@pytest.fixture
+def states(finished, tmp_path):
+    """A copy of the states of a method's trainings: states(name)."""
+    return lambda name: shutil.copytree(finished(name)[1], tmp_path / "states")
 
 
 def weights(outcome):
@@ -66,28 +86,28 @@ def test_every_family_and_head(name, family, head, data_for):
 
 
 @pytest.mark.parametrize("name", RETRAINED)
-def test_products_in_bfloat16_leave_float32_weights(name, data_for):
+def test_products_in_bfloat16_leave_float32_weights(name, data_for, finished):
     model, budget = tiny_model(dtype=torch.float32), FlopsBudget(0.7, 8.0)
-    half, whole = (
-        replace(RETRAINED[name], bf16=b).prune(Job(model, objective_of(model), data_for(), budget))
-        for b in (True, False)
-    )
+    half = replace(RETRAINED[name], bf16=True).prune(Job(model, objective_of(model), data_for(), budget))
     logits = half.model(**tiny_batch()).logits
-    assert torch.isfinite(logits).all() and not torch.equal(logits, whole.model(**tiny_batch()).logits)
+    assert torch.isfinite(logits).all()
+    assert not RETRAINED[name].bf16 and not torch.equal(logits, finished(name)[0].model(**tiny_batch()).logits)
     assert all(value.dtype == torch.float32 for value in weights(half).values() if value.is_floating_point())
 
 
 @pytest.mark.parametrize("name", ["cofi", "kprune_finetuned"])
-def test_the_budget_is_met_by_less_than_a_head(name, data_for):
+def test_the_budget_is_met_by_less_than_a_head(name, finished):
     dense = view_of(tiny_model(dtype=torch.float32))
-    pruned = view_of(prune(name, data_for()).model)
+    pruned = view_of(finished(name)[0].model)
     assert 0.7 - 1e-9 <= flops_reduction(dense, pruned, 8.0) <= 0.7 + head_share(dense)
 
 
 @pytest.mark.parametrize("name", ["dynabert_w", "dynabert_d", "cofi", "kprune_finetuned"])
-def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
+def test_what_is_kept_is_what_is_there(name, data_for, finished, states, tmp_path):
     """And the model is saved and loads as the same function, whole layers dropped or not."""
-    outcome = prune(name, data_for(), reduction=0.8 if name == "dynabert_d" else 0.75)
+    outcome = finished(name)[0]
+    if name == "dynabert_d":
+        outcome = prune(name, data_for(workspace=states(name)), reduction=0.8)
     sizes = [block.units for block in view_of(outcome.model).blocks]
     counts = {block: len(units) for block, units in outcome.plan.kept.items()}
     assert counts == dict(outcome.plan.units)
@@ -99,9 +119,9 @@ def test_what_is_kept_is_what_is_there(name, data_for, tmp_path):
 
 
 @pytest.mark.parametrize("name", RETRAINED)
-def test_a_killed_training_ends_with_the_same_weights(name, data_for, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_same_weights(name, data_for, finished, tmp_path, monkeypatch):
     """Killed early in its first training and late in its last; and found finished by the next cell."""
-    whole = prune(name, data_for())
+    whole, _ = finished(name)
     kill_before((2, sum(stage["steps"] for stage in whole.details["training"].values())), monkeypatch)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -120,41 +140,42 @@ def test_a_killed_training_ends_with_the_same_weights(name, data_for, tmp_path, 
     assert again.details["losses"] == parts.details["losses"]
 
 
-def test_a_state_of_other_settings_is_not_taken(data_for, tmp_path):
-    prune("ebert", data_for(workspace=tmp_path), reduction=0.5)
-    prune("ebert", data_for(workspace=tmp_path), reduction=0.6)
-    assert len(list(tmp_path.glob("ebert-*.safetensors"))) == 2
+def test_a_state_of_other_settings_is_not_taken(data_for, states):
+    folder = states("ebert")
+    prune("ebert", data_for(workspace=folder), reduction=0.6)
+    assert len(list(folder.glob("ebert-*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize("name", RETRAINED)
-def test_a_state_of_another_version_is_not_taken(name, data_for, tmp_path, monkeypatch):
+def test_a_state_of_another_version_is_not_taken(name, data_for, states, monkeypatch):
     """A mended method trains again, and not on from what the old one left."""
-    prune(name, data_for(workspace=tmp_path))
-    before = set(tmp_path.iterdir())
+    folder = states(name)
+    before = set(folder.iterdir())
     monkeypatch.setattr(type(RETRAINED[name]), "version", 7)
-    prune(name, data_for(workspace=tmp_path))
+    prune(name, data_for(workspace=folder))
     stages = [
-        sorted(file.name.rpartition("-")[0] for file in files) for files in (before, set(tmp_path.iterdir()) - before)
+        sorted(file.name.rpartition("-")[0] for file in files) for files in (before, set(folder.iterdir()) - before)
     ]
     assert stages[0] == stages[1]
 
 
 @pytest.mark.parametrize("name", RETRAINED)
-def test_trainings_are_done_anew_if_asked_for(name, data_for, tmp_path, monkeypatch):
+def test_trainings_are_done_anew_if_asked_for(name, data_for, finished, states, monkeypatch):
     """Every step again, over the states that are there; once for all reductions of one process if they share it."""
+    (first, _), folder = finished(name), states(name)
     updates, update = [], Training.update
     monkeypatch.setattr(Training, "update", lambda run, batch: updates.append(1) or update(run, batch))
-    first = prune(name, data_for(workspace=tmp_path))
-    steps, files = len(updates), set(tmp_path.iterdir())
-    prune(name, data_for(workspace=tmp_path))
-    assert len(updates) == steps == sum(stage["steps"] for stage in first.details["training"].values())
-    data = data_for(workspace=tmp_path, anew=True)
+    files = set(folder.iterdir())
+    prune(name, data_for(workspace=folder))
+    assert not updates
+    data = data_for(workspace=folder, anew=True)
     again = prune(name, data)
-    assert len(updates) == 2 * steps and set(tmp_path.iterdir()) == files
+    steps = sum(stage["steps"] for stage in first.details["training"].values())
+    assert len(updates) == steps and set(folder.iterdir()) == files
     assert all(torch.equal(value, weights(again)[key]) for key, value in weights(first).items())
     if name.startswith("dynabert"):
         prune(name, data, reduction=0.3)
-        assert len(updates) == 2 * steps
+        assert len(updates) == steps
 
 
 def test_fine_tuning_is_another_version_if_its_pruner_is(monkeypatch):
@@ -195,10 +216,9 @@ def test_fine_tuning_starts_from_kprune_as_its_own_entry_has_it():
     assert find_method("kprune_finetuned").pruner == find_method("kprune")
 
 
-def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, monkeypatch):
+def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, states, monkeypatch):
     """A state that began from other weights is not taken up."""
-    prune("cofi", data_for(workspace=tmp_path))
-    extract = cofi.extract
+    folder, extract = states("cofi"), cofi.extract
 
     def otherwise(model, *arguments):
         kept = extract(model, *arguments)
@@ -206,8 +226,8 @@ def test_cofis_fine_tuning_is_named_by_what_it_starts_from(data_for, tmp_path, m
         return kept
 
     monkeypatch.setattr(cofi, "extract", otherwise)
-    prune("cofi", data_for(workspace=tmp_path))
-    assert len(list(tmp_path.glob("cofi-pruning-*"))) == 1 and len(list(tmp_path.glob("cofi-fine_tuning-*"))) == 2
+    prune("cofi", data_for(workspace=folder))
+    assert len(list(folder.glob("cofi-pruning-*"))) == 1 and len(list(folder.glob("cofi-fine_tuning-*"))) == 2
 
 
 def test_fine_tuning_takes_whatever_budget_its_pruner_takes(data_for):

@@ -5,8 +5,11 @@ from pathlib import Path
 import datasets
 import pandas as pd
 import pytest
+from language import make_language_world
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from experiments.inputs import subject
 
 GLUE_ROWS = {
     "sentence1": ["a cat sat", "the dog ran off", "it rains", "snow", "a bird", "we eat"],
@@ -38,6 +41,14 @@ def tokenizer():
 def plain_tokenizer():
     """One whose model has no token types."""
     return make_tokenizer(model_input_names=["input_ids", "attention_mask"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """That of a cell."""
+    folder = tmp_path / "mrpc" / "minilm" / "kprune" / "0.8" / "seed0"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def make_tokenizer(**settings) -> PreTrainedTokenizerFast:
@@ -85,3 +96,15 @@ def _write_split(folder: Path, config: str, split: str, rows: dict) -> None:
     splits = sorted(file.stem for file in (folder / config).glob("*.parquet"))
     files = "".join(f"  - split: {name}\n    path: {config}/{name}.parquet\n" for name in splits)
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n")
+
+
+@pytest.fixture(scope="session")
+def language_world(tmp_path_factory):
+    return make_language_world(tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture
+def cached(language_world, monkeypatch):
+    monkeypatch.setenv("KPRUNE_CACHE", str(language_world / "cache"))
+    monkeypatch.setenv("KPRUNE_MIRROR", "")
+    subject._subject.cache_clear()

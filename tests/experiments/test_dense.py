@@ -3,6 +3,7 @@
 import datasets
 import pytest
 import torch
+from pairs import PAIRS
 
 from experiments.config.groups import Settings
 from experiments.scoring import dense
@@ -10,20 +11,7 @@ from experiments.scoring.dense import dense_file, dense_predictions
 from experiments.scoring.evaluation import predictions_of
 from experiments.tasks import build_task
 
-SETTINGS = {
-    "kind": "glue",
-    "name": "pairs",
-    "hub_id": "org/pairs",
-    "config": "tiny",
-    "evaluation_split": "validation",
-    "text": ["sentence1", "sentence2"],
-    "problem": "classification",
-    "metric": "accuracy",
-    "max_length": 32,
-    "average_length": None,
-    "batch_size": 2,
-    "label_names": ["no", "yes"],
-}
+SETTINGS = PAIRS | {"max_length": 32, "average_length": None, "batch_size": 2}
 CPU = torch.device("cpu")
 
 

@@ -13,7 +13,7 @@ from experiments.store import results
 from experiments.sweep.plan import Grid, by_rule, cells_of, estimate, merged, plan_of
 from kprune.errors import UserError
 
-KNOWN = {path.stem for path in (CONF / "method").glob("*.yaml")}
+TWO_VARIANTS = [[], ["method.lambdas=[null]"]]
 GRIDS = sorted(path.stem for path in (CONF / "grid").glob("*.yaml"))
 
 
@@ -35,14 +35,23 @@ def test_every_grid_composes(name, is_small, tmp_path):
             "a rule for nothing"
         )
     assert methods <= set(METHODS)
-    grid = Grid.read(name, is_small, methods=sorted(methods & KNOWN))
-    cells = cells_of(grid, str(tmp_path))
-    shape = (grid.models, grid.tasks, grid.variants, grid.seeds)
-    masks = {name for rule in grid.rules for name in rule["methods"] if "sparsity=0.5" in rule["settings"]}
-    product = sum(1 if method in masks else len(grid.reductions) for method in grid.methods)
-    for entries in shape:
-        product *= len(entries)
-    assert len(cells) == product and len({cell.folder for cell in cells}) == product
+    whole = Grid.read(name, is_small)
+    model, task, method = {"models": whole.models[:1]}, {"tasks": whole.tasks[:1]}, {"methods": whole.methods[:1]}
+    # Composed in full are models by tasks, then methods by variants; and what a rule says of a task.
+    parts = [model | task, method | {"variants": whole.variants[:1]}]
+    parts += [
+        model | {"tasks": rule["tasks"], "methods": sorted(set(rule["methods"]) & set(whole.methods))}
+        for rule in whole.rules
+        if "tasks" in rule and set(rule["tasks"]) <= set(whole.tasks)
+    ]
+    for part in parts:
+        grid = Grid.read(name, is_small, **part)
+        cells = cells_of(grid, str(tmp_path))
+        masks = {name for rule in grid.rules for name in rule["methods"] if "sparsity=0.5" in rule["settings"]}
+        product = sum(1 if method in masks else len(grid.reductions) for method in grid.methods)
+        for entries in (grid.models, grid.tasks, grid.variants, grid.seeds):
+            product *= len(entries)
+        assert len(cells) == product and len({cell.folder for cell in cells}) == product
 
 
 def test_cells_that_share_something_are_neighbours(tmp_path):
@@ -71,13 +80,13 @@ def test_shares_of_parameters_are_a_grids_own_and_a_rule_may_ask_for_a_sparsity(
 
 def test_the_command_lines_settings_go_before_the_grids_and_a_variants_own_before_both(tmp_path):
     assert merged(["a=1", "b=1"], ["a=2"], ["b=3"]) == ["a=2", "b=3"]
-    cells = cells_of(small("sensitivity"), str(tmp_path))
-    tokens = [cell.config.calibration.tokens for cell in cells]
-    assert tokens == [2000] * (len(cells) - 3) + [1000, 5000, 20000]
-    cells = cells_of(small("sensitivity"), str(tmp_path), ["calibration.tokens=300"])
-    assert [cell.config.calibration.tokens for cell in cells] == [300] * (len(cells) - 3) + [1000, 5000, 20000]
-    cells = cells_of(small("sensitivity"), str(tmp_path), ["calibration.tokens=1000"])
-    assert len(cells) == len(tokens) - 1  # what has become the same cell is one
+    grid = small("sensitivity", variants=[[], ["method.mu=2"], ["calibration.tokens=1000"]])
+
+    def tokens(*overrides):
+        return [cell.config.calibration.tokens for cell in cells_of(grid, str(tmp_path), overrides)]
+
+    assert tokens() == [2000, 2000, 1000] and tokens("calibration.tokens=300") == [300, 300, 1000]
+    assert tokens("calibration.tokens=1000") == [1000, 1000], "what has become the same cell is one"
 
 
 def test_a_rule_is_for_its_methods_and_tasks_and_everything_else_goes_before_it(tmp_path):
@@ -105,7 +114,7 @@ def write(cell, seconds):
 
 
 def test_the_estimate_is_measured_where_something_is(tmp_path):
-    grid = small("ablation", tasks=["mrpc", "stsb"], reductions=[0.5, 0.6, 0.7])
+    grid = small("ablation", tasks=["mrpc", "stsb"], variants=TWO_VARIANTS, reductions=[0.5, 0.6, 0.7])
     cells = cells_of(grid, str(tmp_path))
     write(cells[0], 10.0)
     write(cells[1], 30.0)
@@ -121,7 +130,7 @@ def test_the_estimate_is_measured_where_something_is(tmp_path):
 
 
 def test_another_configurations_record_does_not_stop_the_plan(tmp_path):
-    cells = cells_of(small("ablation", tasks=["mrpc"]), str(tmp_path))
+    cells = cells_of(small("ablation", tasks=["mrpc"], variants=TWO_VARIANTS), str(tmp_path))
     write(cells[0], 10.0)
     path = cells[0].folder / "result.json"
     path.write_text(path.read_text().replace('"max_length": 128', '"max_length": 64'))

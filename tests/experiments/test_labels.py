@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from checkpoints import StubTask, edit_config, refused, save
+from pairs import PAIRS
 from safetensors.torch import load_file, save_file
 from tiny import CONFIGS, tiny_batch, tiny_model
 
@@ -20,19 +21,6 @@ from experiments.tasks.labels import Places, places_of
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
 
-PAIRS = {
-    "kind": "glue",
-    "name": "pairs",
-    "hub_id": "org/pairs",
-    "config": "tiny",
-    "evaluation_split": "validation",
-    "text": ["sentence1", "sentence2"],
-    "problem": "classification",
-    "metric": "accuracy",
-    "max_length": 24,
-    "average_length": 20.0,
-    "batch_size": 4,
-}
 NLI = ["entailment", "neutral", "contradiction"]
 
 

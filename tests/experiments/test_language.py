@@ -5,18 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from language import (
-    POSITIONS,
-    ids_of,
-    language,
-    make_language_world,
-    overrides,
-    texts_of,
-    tiny_llama,
-    word_tokenizer,
-    words,
-    write_lines,
-)
+from language import POSITIONS, ids_of, language, overrides, texts_of, tiny_llama, word_tokenizer, words, write_lines
 
 from experiments.config.cell import configured
 from experiments.inputs import hub, subject
@@ -30,25 +19,13 @@ from kprune.errors import UserError
 BY_TOKENS = "calibration.tokens=100"
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_language_world(tmp_path_factory.mktemp("language"))
-
-
-@pytest.fixture
-def cached(world, monkeypatch):
-    monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
-    monkeypatch.setenv("KPRUNE_MIRROR", "")
-    subject._subject.cache_clear()
-
-
 # --- what is scored --------------------------------------------------------------------------------------------------
 
 
-def test_perplexity_by_hand(world):
+def test_perplexity_by_hand(language_world):
     """Disjoint windows from the start, the tail dropped, every window's mean loss counted alike."""
-    task, model, tokenizer = language(world).task.build(), tiny_llama(), word_tokenizer()
-    ids = torch.tensor(tokenizer((world / "evaluation.txt").read_text())["input_ids"])
+    task, model, tokenizer = language(language_world).task.build(), tiny_llama(), word_tokenizer()
+    ids = torch.tensor(tokenizer((language_world / "evaluation.txt").read_text())["input_ids"])
     assert len(ids) == 210
     losses = []
     for start in range(0, 208, 16):
@@ -59,39 +36,39 @@ def test_perplexity_by_hand(world):
     assert evaluate(model, task, tokenizer) == pytest.approx(math.exp(sum(losses) / 13), rel=1e-5)
     evaluation = task.evaluation(tokenizer)
     assert (evaluation.size, evaluation.window, evaluation.first_token) == (13, 16, "none")
-    assert evaluation.data == str(world / "evaluation.txt") and evaluation.split == "evaluation.txt"
+    assert evaluation.data == str(language_world / "evaluation.txt") and evaluation.split == "evaluation.txt"
 
 
-def test_a_first_token_stands_once_before_the_text(world):
-    evaluation = language(world).task.build().evaluation(word_tokenizer(first=True))
+def test_a_first_token_stands_once_before_the_text(language_world):
+    evaluation = language(language_world).task.build().evaluation(word_tokenizer(first=True))
     assert evaluation.first_token == "once"
     assert [window["input_ids"].count(2) for window in evaluation.examples] == [1] + 12 * [0]
 
 
-def test_lines_of_a_file_are_joined_and_the_number_of_windows_is_a_setting(world, tmp_path):
+def test_lines_of_a_file_are_joined_and_the_number_of_windows_is_a_setting(language_world, tmp_path):
     lines = write_lines(tmp_path / "lines.jsonl", [words(10, seed=i) for i in range(9)])
-    task = language(world, f"task.evaluation_file={lines}", "task.windows=3").task.build()
+    task = language(language_world, f"task.evaluation_file={lines}", "task.windows=3").task.build()
     evaluation, tokenizer = task.evaluation(word_tokenizer()), word_tokenizer()
     whole = [token for i in range(9) for token in tokenizer(words(10, seed=i))["input_ids"]]
     assert [token for window in evaluation.examples for token in window["input_ids"]] == whole[:48]
 
 
 @pytest.mark.parametrize("given, window", [("null", POSITIONS), ("32", 32)])
-def test_the_window_is_what_the_model_reads_unless_given(world, given, window):
-    task = language(world, f"task.window={given}").task.build()
-    load_model(world / "checkpoint", task)
+def test_the_window_is_what_the_model_reads_unless_given(language_world, given, window):
+    task = language(language_world, f"task.window={given}").task.build()
+    load_model(language_world / "checkpoint", task)
     assert task.window == task.max_length == task.average_length == window
     assert task.evaluation(word_tokenizer()).window == window
 
 
-def test_the_window_is_2048_at_most_unless_given(world):
-    task = language(world, "task.window=null").task.build()
+def test_the_window_is_2048_at_most_unless_given(language_world):
+    task = language(language_world, "task.window=null").task.build()
     task.fit(8192, "a model")
     assert task.window == 2048
 
 
-def test_flops_are_counted_at_a_length_of_ones_own(world):
-    assert language(world, "task.average_length=40").task.build().average_length == 40
+def test_flops_are_counted_at_a_length_of_ones_own(language_world):
+    assert language(language_world, "task.average_length=40").task.build().average_length == 40
 
 
 def test_c4_is_the_first_documents_joined_by_a_blank(mirror, write_split):
@@ -162,16 +139,21 @@ def test_at_most_so_many_tokens_are_drawn():
         draw_texts(texts, word_tokenizer(), 16, Amount(None, 9.0), 0)
 
 
-def test_what_was_drawn_is_told(world, cached):
-    config = language(world)
+def test_what_was_drawn_is_told(language_world, cached):
+    config = language(language_world)
     found = subject.subject_for(config)
     drawn = subject.calibration_for(config.calibration, 0, found, labels=False)
-    assert (drawn.data, drawn.texts, drawn.window, drawn.draw) == (str(world / "calibration.jsonl"), 20, 16, "windows")
+    assert (drawn.data, drawn.texts, drawn.window, drawn.draw) == (
+        str(language_world / "calibration.jsonl"),
+        20,
+        16,
+        "windows",
+    )
     assert len(drawn.examples) == 8
 
 
-def test_texts_are_128_unless_tokens_or_a_file_are_asked_for(world):
-    default = [entry for entry in overrides(world) if not entry.startswith("calibration")]
+def test_texts_are_128_unless_tokens_or_a_file_are_asked_for(language_world):
+    default = [entry for entry in overrides(language_world) if not entry.startswith("calibration")]
     for more, examples, variant in (
         ([], 128, {}),
         ([BY_TOKENS], None, {"tokens": 100}),
@@ -183,10 +165,10 @@ def test_texts_are_128_unless_tokens_or_a_file_are_asked_for(world):
         assert (config.calibration.examples, config.variant.plain()) == (examples, variant)
 
 
-def test_calibration_data_name_a_variant_unless_they_are_the_tasks_own(world):
+def test_calibration_data_name_a_variant_unless_they_are_the_tasks_own(language_world):
     config = configured(["task=wikitext2", "calibration.data=c4"])
     assert config.variant.plain() == {} and config.calibration.data is None
-    file = f"calibration.data={world / 'calibration.jsonl'}"
+    file = f"calibration.data={language_world / 'calibration.jsonl'}"
     assert configured(["task=wikitext2", file]).variant.plain() == {"data": "calibration"}
 
 
@@ -196,7 +178,7 @@ def test_wikitext2_as_calibration_is_one_text(mirror, write_split):
     assert texts.documents == ["\n\n".join(words(9, seed=i) for i in range(9))]
 
 
-def test_an_encoder_task_on_one_text_takes_a_file(world, tmp_path, tokenizer):
+def test_an_encoder_task_on_one_text_takes_a_file(language_world, tmp_path, tokenizer):
     settings = configured(["task=sst2"]).task
     file = write_lines(tmp_path / "texts.jsonl", ["a cat sat", "it rains", "snow"])
     calibration = configured(["task=sst2", f"calibration.data={file}", "calibration.examples=2"]).calibration

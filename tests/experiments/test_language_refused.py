@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from language import language, make_language_world, texts_of, word_tokenizer, words
+from language import language, texts_of, word_tokenizer, words
 from tiny import tiny_model
 
 from experiments.config.cell import configured
@@ -14,18 +14,6 @@ from experiments.inputs.checkpoints import load_model, load_pretrained, load_tok
 from experiments.inputs.drawing import Amount, draw_texts
 from experiments.tasks import build_task
 from kprune.errors import OutOfReach, UserError
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_language_world(tmp_path_factory.mktemp("language"))
-
-
-@pytest.fixture
-def cached(world, monkeypatch):
-    monkeypatch.setenv("KPRUNE_CACHE", str(world / "cache"))
-    monkeypatch.setenv("KPRUNE_MIRROR", "")
-    subject._subject.cache_clear()
 
 
 def refused(match, call, *arguments):
@@ -57,20 +45,20 @@ def refused(match, call, *arguments):
         (["task=wikitext2", "task.window=1"], "whole number from 2"),
     ],
 )
-def test_what_is_refused_before_anything_is_loaded(world, given, message):
-    files = {"FILE": str(world / "calibration.jsonl"), "TEXT": str(world / "evaluation.txt")}
+def test_what_is_refused_before_anything_is_loaded(language_world, given, message):
+    files = {"FILE": str(language_world / "calibration.jsonl"), "TEXT": str(language_world / "evaluation.txt")}
     given = [entry.replace("FILE", files["FILE"]).replace("TEXT", files["TEXT"]) for entry in given]
     refused(message, configured, given)
 
 
-def test_a_window_longer_than_the_model_reads(world):
-    task = language(world, "task.window=65").task.build()
-    refused("reads 64 tokens, task.window=65 is longer", load_model, world / "checkpoint", task)
+def test_a_window_longer_than_the_model_reads(language_world):
+    task = language(language_world, "task.window=65").task.build()
+    refused("reads 64 tokens, task.window=65 is longer", load_model, language_world / "checkpoint", task)
 
 
-def test_texts_shorter_than_a_window(world, tmp_path):
+def test_texts_shorter_than_a_window(language_world, tmp_path):
     (tmp_path / "short.txt").write_text(words(15))
-    task = language(world, f"task.evaluation_file={tmp_path / 'short.txt'}").task.build()
+    task = language(language_world, f"task.evaluation_file={tmp_path / 'short.txt'}").task.build()
     refused("15 tokens, less than a window of 16", task.evaluation, word_tokenizer())
     refused(
         "one text of 15 tokens, less than a window", draw_texts, texts_of([15]), word_tokenizer(), 16, Amount(2, 0), 0
@@ -87,21 +75,21 @@ def test_texts_shorter_than_a_window(world, tmp_path):
         ("number.jsonl", '{"text": 3}', "row 0: 3 is no text"),
     ],
 )
-def test_damaged_files_of_texts(world, tmp_path, name, content, message):
+def test_damaged_files_of_texts(language_world, tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    task = language(world, f"task.evaluation_file={tmp_path / name}").task.build()
+    task = language(language_world, f"task.evaluation_file={tmp_path / name}").task.build()
     refused(message, task.evaluation, word_tokenizer())
 
 
-def test_an_encoder_for_a_language_task_and_a_decoder_without_a_head(world, tmp_path):
+def test_an_encoder_for_a_language_task_and_a_decoder_without_a_head(language_world, tmp_path):
     tiny_model(dtype=torch.float32).save_pretrained(tmp_path / "encoder")
-    task = language(world).task.build()
+    task = language(language_world).task.build()
     refused("holds BertForSequenceClassification, .* model=smollm2", load_model, tmp_path / "encoder", task)
     squad, mrpc = (configured([f"task={name}"]).task.build() for name in ("squad", "mrpc"))
     for each in (squad, mrpc):
         each.max_length = 32
-    refused("holds LlamaForCausalLM, mrpc needs one ForSequence", load_model, world / "checkpoint", mrpc)
-    edit(world / "checkpoint", tmp_path / "gemma", model_type="gemma")
+    refused("holds LlamaForCausalLM, mrpc needs one ForSequence", load_model, language_world / "checkpoint", mrpc)
+    edit(language_world / "checkpoint", tmp_path / "gemma", model_type="gemma")
     refused("no gemma model ForQuestionAnswering, which squad needs", load_pretrained, tmp_path / "gemma", squad)
 
 
@@ -113,8 +101,8 @@ def edit(source, target, **entries):
     return target
 
 
-def test_a_tokenizer_of_another_vocabulary(world, tmp_path):
-    folder = edit(world / "checkpoint", tmp_path / "model")
+def test_a_tokenizer_of_another_vocabulary(language_world, tmp_path):
+    folder = edit(language_world / "checkpoint", tmp_path / "model")
     word_tokenizer(words=61).save_pretrained(folder)
     refused("the tokenizer has 61 tokens, the model 60", load_tokenizer, folder)
 
@@ -133,9 +121,9 @@ def test_a_tokenizer_of_another_vocabulary(world, tmp_path):
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised .gptq."),
     ],
 )
-def test_models_that_are_not_supported(world, tmp_path, entries, message):
-    folder = edit(world / "checkpoint", tmp_path / "model", **entries)
-    refused(message, load_model, folder, language(world).task.build())
+def test_models_that_are_not_supported(language_world, tmp_path, entries, message):
+    folder = edit(language_world / "checkpoint", tmp_path / "model", **entries)
+    refused(message, load_model, folder, language(language_world).task.build())
 
 
 @pytest.mark.parametrize(
@@ -146,25 +134,27 @@ def test_models_that_are_not_supported(world, tmp_path, entries, message):
         {"sliding_window": 8, "layer_types": ["full_attention"] * 3},
     ],
 )
-def test_a_sliding_window_that_hides_nothing(world, tmp_path, entries):
-    load_model(edit(world / "checkpoint", tmp_path / "model", **entries), language(world).task.build())
+def test_a_sliding_window_that_hides_nothing(language_world, tmp_path, entries):
+    load_model(
+        edit(language_world / "checkpoint", tmp_path / "model", **entries), language(language_world).task.build()
+    )
 
 
-def test_a_share_beyond_what_the_layers_hold(world, cached):
+def test_a_share_beyond_what_the_layers_hold(language_world, cached):
     """It is told before the dense model is scored."""
-    found = subject._subject(language(world).task, language(world).model, torch.device("cpu"))
-    config = language(world, "of=model", "params_reduction=0.97")
+    found = subject._subject(language(language_world).task, language(language_world).model, torch.device("cpu"))
+    config = language(language_world, "of=model", "params_reduction=0.97")
     with pytest.raises(
         OutOfReach, match="embeddings, head, norms and output biases, which stay, are .* of the model's"
     ):
         subject.subject_for(config)
     with pytest.raises(OutOfReach, match="norms and output biases, which stay"):
-        subject.subject_for(language(world, "params_reduction=0.999"))
+        subject.subject_for(language(language_world, "params_reduction=0.999"))
     assert "dense_score" not in vars(found)
 
 
-def test_a_prompt_longer_than_the_model_reads(world, cached):
-    refused("is more than the 63 tokens", subject.subject_for, language(world, "latency.sequence_length=64"))
+def test_a_prompt_longer_than_the_model_reads(language_world, cached):
+    refused("is more than the 63 tokens", subject.subject_for, language(language_world, "latency.sequence_length=64"))
 
 
 def test_a_configuration_that_is_not_there_but_another_one(mirror, write_split):
@@ -183,8 +173,8 @@ def test_a_split_that_is_not_there(mirror, write_split):
     refused("allenai/c4 .en. has no split validation: it has train", task.evaluation, word_tokenizer())
 
 
-def test_a_model_that_guesses_worse_than_chance_is_warned_of(world, capsys):
-    task = language(world).task.build()
+def test_a_model_that_guesses_worse_than_chance_is_warned_of(language_world, capsys):
+    task = language(language_world).task.build()
     subject.warn_of_chance(task, 59.0, 60)
     assert capsys.readouterr().out == ""
     subject.warn_of_chance(task, 61.0, 60)

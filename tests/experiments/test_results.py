@@ -1,22 +1,21 @@
+"""Records in their folders: found again, written whole or not at all."""
+
 import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from records import RECORD, record
+from records import PREDICTED, RECORD, record, write_result
 
 from experiments.scoring import predictions
 from experiments.scoring.predictions import Predictions
 from experiments.store import results
-from experiments.store.locks import locked_file
 from experiments.store.provenance import commit, versions
 from experiments.store.record import Record
 from kprune.errors import UserError
@@ -28,23 +27,6 @@ FIXED = (
     "flops_reduction_requested flops_reduction params_reduction kept_heads kept_neurons pruning_seconds "
     "seconds_by_stage peak_memory_mb calibration latency versions commit config"
 ).split()
-
-
-PREDICTED = Predictions("accuracy", np.array([True, False, True]))
-
-
-def write(folder: Path, record: Record, predicted: Predictions = PREDICTED, model=None) -> Record:
-    """Write a cell as the runner does; `model` writes the folder that it is given."""
-    files = {"predictions.npz": lambda file: results.write_bytes(file, predictions.packed(predicted))}
-    results.write(folder, record, files | ({"model": model} if model else {}))
-    return record
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "mrpc" / "minilm" / "kprune" / "0.8" / "seed0"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def test_keys_are_the_fixed_ones_in_their_order():
@@ -68,14 +50,14 @@ def test_folder_of_a_cell(variant, target, expected):
 
 def test_a_finished_cell_is_found(folder):
     assert results.finished(folder, {"seed": 0}) is None
-    written = write(folder, record())
+    written = write_result(folder, record())
     assert results.finished(folder, {"seed": 0}) == written
     assert sorted(os.listdir(folder)) == ["predictions.npz", "result.json"]
     assert (folder / "result.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_another_configuration_is_an_error(folder):
-    write(folder, record(config={"seed": 0, "calibration": {"tokens": 1000}}))
+    write_result(folder, record(config={"seed": 0, "calibration": {"tokens": 1000}}))
     with pytest.raises(UserError, match=r"\(calibration.tokens was 1000, is 2000\)") as error:
         results.finished(folder, {"seed": 0, "calibration": {"tokens": 2000}})
     assert "\n" not in str(error.value)
@@ -96,7 +78,7 @@ def test_the_setting_that_differs_is_named_by_its_leaf(one, other, expected):
 
 @pytest.mark.parametrize("keep", [0, 1, 50, -3])
 def test_a_truncated_record_is_said_and_run_again(folder, capsys, keep):
-    write(folder, record())
+    write_result(folder, record())
     path = folder / "result.json"
     path.write_bytes(path.read_bytes()[:keep])
     assert results.finished(folder, {"seed": 0}) is None
@@ -121,7 +103,7 @@ def test_a_record_of_something_else_is_damaged(folder, content):
 
 
 def test_numbers_that_are_none_are_null(folder):
-    write(folder, record(details={"ridge": [1.0, float("inf")]}))
+    write_result(folder, record(details={"ridge": [1.0, float("inf")]}))
     content = json.loads((folder / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["details"]["ridge"] == [1.0, None]
 
@@ -142,7 +124,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        write(folder, record())
+        write_result(folder, record())
     assert not os.listdir(folder)
 
 
@@ -159,7 +141,7 @@ def save_model(folder: Path) -> None:
 @pytest.mark.parametrize("file", [1, 2])
 def test_a_disk_that_fills_up_changes_nothing(folder, monkeypatch, earlier, file):
     if earlier:
-        write(folder, record(), model=save_model)
+        write_result(folder, record(), model=save_model)
     before, synced = contents(folder), []
 
     def full(_):
@@ -169,16 +151,16 @@ def test_a_disk_that_fills_up_changes_nothing(folder, monkeypatch, earlier, file
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        write(folder, record(score=71.0), model=save_model)
+        write_result(folder, record(score=71.0), model=save_model)
     assert contents(folder) == before and bool(before) == earlier
 
 
 def test_a_second_result_takes_the_firsts_place(folder):
-    write(folder, record(), model=save_model)
+    write_result(folder, record(), model=save_model)
     assert set(contents(folder)) == {"result.json", "predictions.npz", "model/config.json"}
     (folder / results.STAGE).mkdir()  # a killed run's
     (folder / results.STAGE / "model").write_text("")
-    write(folder, record(score=71.0))
+    write_result(folder, record(score=71.0))
     assert sorted(os.listdir(folder)) == ["predictions.npz", "result.json"]  # no model of another run beside them
     assert results.finished(folder, {"seed": 0}).score == 71.0
 
@@ -197,95 +179,19 @@ def test_a_failed_cell_leaves_no_folder(tmp_path):
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_one_process_at_a_time(tmp_path):
-    """Eight workers on one cell: the work is done once, and every worker finds it."""
-    folder, working, done, found = tmp_path / "cell", [], [], []
-
-    def work():
-        with results.locked(folder):
-            assert not working, "two at once"
-            working.append(1)
-            if results.finished(folder, {"seed": 0}) is None:
-                time.sleep(0.02)
-                done.append(write(folder, record()))
-            found.append(results.finished(folder, {"seed": 0}))
-            working.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert len(done) == 1 and len(found) == 8 and None not in found
-    assert sorted(os.listdir(folder)) == ["predictions.npz", "result.json"]
-
-
-def test_the_lock_outlives_folders_that_come_and_go(tmp_path):
-    """Workers that leave nothing remove the folder under those that wait for it."""
-    folder, working, entered = tmp_path / "a" / "b" / "c" / "d" / "e", [], []
-
-    def work():
-        for _ in range(20):
-            with results.locked(folder):
-                assert not working, "two at once"
-                working.append(1)
-                entered.append(1)
-                working.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert len(entered) == 80 and os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "predicted, score",
-    [
-        (PREDICTED, 200 / 3),
-        (Predictions("f1", np.array([0.25, 1.0])), 62.5),
-        (Predictions("spearman", np.array([0.1, 0.3, 0.2], np.float32), np.array([1.0, 5.0, 3.0])), 100.0),
-    ],
-)
-def test_predictions_read_back(folder, predicted, score):
-    write(folder, record(), predicted)
-    read = predictions.load(folder / "predictions.npz")
-    assert read.score == predicted.score == pytest.approx(score)
-    assert read.values.dtype == predicted.values.dtype and (read.gold is None) == (predicted.gold is None)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 100, -3])
-def test_damaged_predictions_are_none_and_said(folder, capsys, keep):
-    path = folder / "predictions.npz"
-    assert predictions.load(path) is None and capsys.readouterr().out == ""
-    path.write_bytes(predictions.packed(PREDICTED)[:keep])
-    assert predictions.load(path) is None and "is damaged" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "metric, values", [("perplexity", [900.0, 1e4]), ("f1", [0.5, np.nan]), ("accuracy", [np.inf])]
-)
-def test_a_score_that_is_no_number_is_one_line(metric, values):
-    """As the perplexity of a model that is pruned to nothing."""
-    with pytest.raises(UserError, match=f"^the model's {metric} is (inf|nan), .*: remove less") as error:
-        _ = Predictions(metric, np.array(values)).score
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("changes", [{"score": float("inf")}, {"kept_heads": [2.0, float("nan")]}])
 def test_a_record_that_could_not_be_read_again_is_not_written(folder, changes):
-    write(folder, record())
+    write_result(folder, record())
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=f"nothing is written, .*{next(iter(changes))} is None.*: remove less"):
-        write(folder, record(**changes), model=save_model)
+        write_result(folder, record(**changes), model=save_model)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_record_never_stands_without_its_predictions(folder, monkeypatch):
     moved, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda old, new: (moved.append(Path(new)), replace(old, new)))
-    write(folder, record(), model=save_model)
+    write_result(folder, record(), model=save_model)
     names = [path.name for path in moved if path.parent == folder]
     assert names == [results.READY, "model", "predictions.npz", "result.json"]
 
@@ -327,11 +233,11 @@ def test_an_interruption_at_any_point_leaves_one_whole_result(
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write(folder, record(score=70.0), PREDICTED, model("70") if earlier_has_model else None)
+        write_result(folder, record(score=70.0), PREDICTED, model("70") if earlier_has_model else None)
         with monkeypatch.context() as patch:
             interrupt(patch, n)
             try:
-                write(folder, record(score=71.0), other, model("71") if later_has_model else None)
+                write_result(folder, record(score=71.0), other, model("71") if later_has_model else None)
                 ended = True
             except Interruption:
                 ended = False
@@ -355,30 +261,6 @@ def test_an_interruption_at_any_point_leaves_one_whole_result(
         if ended:
             break
     assert seen == {70.0, 71.0} and n > 5
-
-
-def test_several_processes_that_add_rows_to_a_file_lose_none(tmp_path):
-    """Read, change, write: what one adds is not overwritten by what another had read before."""
-    file = tmp_path / "rows.txt"
-    code = (
-        "import sys; from pathlib import Path; from experiments.store.locks import locked_file\n"
-        "file = Path(sys.argv[1])\n"
-        "for row in range(20):\n"
-        "    with locked_file(file, 'mend it'):\n"
-        "        rows = file.read_text() if file.exists() else ''\n"
-        "        file.write_text(rows + f'{sys.argv[2]} {row}\\n')\n"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(file), name], cwd=ROOT) for name in "abc"]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
-    rows = file.read_text().splitlines()
-    assert sorted(rows) == sorted(f"{name} {row}" for name in "abc" for row in range(20))
-    assert os.listdir(tmp_path) == ["rows.txt"]
-
-
-def test_a_file_that_can_t_be_locked_is_one_line():
-    with pytest.raises(UserError, match="/proc/none/rows.csv is not writable .*: give another"):
-        with locked_file(Path("/proc/none/rows.csv"), "give another --output FILE"):
-            pass
 
 
 def test_where_a_result_comes_from(monkeypatch):

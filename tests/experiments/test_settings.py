@@ -8,9 +8,10 @@ from world import overrides
 
 from experiments.cell import saved
 from experiments.cell.runner import run_cell
-from experiments.config.cell import GROUPS, KINDS, OPTIONAL, configured
+from experiments.config.cell import configured
 from experiments.config.composing import CONF, compose_cell
 from experiments.config.groups import LatencyPoint
+from experiments.config.reading import GROUPS, KINDS, OPTIONAL
 from experiments.inputs import subject
 from kprune.errors import UserError
 

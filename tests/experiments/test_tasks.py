@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from pairs import PAIRS
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -18,20 +19,6 @@ from kprune.errors import UserError
 from kprune.objectives import Classification, Regression, Span
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
-PAIRS = {
-    "kind": "glue",
-    "name": "pairs",
-    "hub_id": "org/pairs",
-    "config": "tiny",
-    "evaluation_split": "validation",
-    "text": ["sentence1", "sentence2"],
-    "problem": "classification",
-    "metric": "accuracy",
-    "label_names": ["no", "yes"],
-    "max_length": 24,
-    "average_length": 20.0,
-    "batch_size": 4,
-}
 
 
 def settings_of(name: str) -> dict:

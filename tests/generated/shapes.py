@@ -1,37 +1,8 @@
 """Families, their settings and heads: small, and without data of their own."""
 
-TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+from families import family_settings
 
-
-GROUPED = {"num_key_value_heads": 2}
-
-
-FAMILIES = {
-    "bert": {},
-    "roberta": {},
-    "xlm-roberta": {},
-    "camembert": {},
-    "electra": {"embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
-    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
-    "mpnet": {},
-    "deberta-v2": {
-        "relative_attention": True,
-        "pos_att_type": ["p2c", "c2p"],
-        "position_buckets": 8,
-        "share_att_key": True,
-    },
-    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
-    "nomic_bert": {},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
-    "gpt2": {"n_inner": 48},
-    "llama": GROUPED,
-    "mistral": GROUPED | {"sliding_window": 5},
-    "qwen2": GROUPED,
-    "qwen3": GROUPED | {"head_dim": 16},
-    "smollm3": GROUPED,
-    "gemma": GROUPED | {"head_dim": 16},
-}
+FAMILIES = family_settings(layers=2)
 
 
 ROPE = (

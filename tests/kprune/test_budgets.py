@@ -80,16 +80,18 @@ def test_parameters_are_met_by_less_than_a_unit(name, share):
     assert outcome.plan.units == {block.name: block.units for block in view_of(outcome.model).blocks}
 
 
-@pytest.mark.parametrize("name", ["kprune", "kprune_plus", "kwon", "wanda_sp", "flap", "oscar", "magnitude", "random"])
-@pytest.mark.parametrize("empty", ["0.attention", "0.ffn", "2.ffn", "attention", "ffn"])
+SHARES = (ParametersBudget(0.5), params_reduction), (FlopsBudget(0.5, 8.0), lambda *views: flops_reduction(*views, 8.0))
+FROM_EMPTIED = ("kprune", "kprune_plus", "kwon", "wanda_sp", "flap", "oscar", "magnitude", "random")
+EMPTY = ("0.attention", "0.ffn", "2.ffn", "attention", "ffn")
+
+
 @pytest.mark.parametrize(
-    "budget, removed",
-    [(ParametersBudget(0.5), params_reduction), (FlopsBudget(0.5, 8.0), lambda *views: flops_reduction(*views, 8.0))],
-    ids=["parameters", "flops"],
+    "name, empty, share",
+    [(name, empty, (i + j) % 2) for i, name in enumerate(FROM_EMPTIED) for j, empty in enumerate(EMPTY)],
 )
-def test_the_share_counts_from_the_model_given(name, empty, budget, removed):
+def test_the_share_counts_from_the_model_given(name, empty, share):
     """Of which a block may be empty, or all of a kind: it costs nothing, and says nothing of what the others cost."""
-    model = tiny_model(dtype=torch.float32)
+    model, (budget, removed) = tiny_model(dtype=torch.float32), SHARES[share]
     gone = [block for block in view_of(model).blocks if block.name.endswith(empty)]
     for block in gone:
         keep_units(block, NOTHING)

@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from families import TOKENS, family_settings
+from tiny import SHAPE as SHAPE_OF_ALL
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
@@ -19,47 +21,9 @@ from kprune.models.surgery import keep_layers, keep_units
 from kprune.objectives import objective_of
 from kprune.streams import calibration_states
 
-SHAPE = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=1,
-    bos_token_id=2,
-    eos_token_id=3,
-    num_labels=3,
-)
-GROUPED = {"num_key_value_heads": 2}
-CONFIGS = {
-    "bert": {},
-    "roberta": {},
-    "xlm-roberta": {},
-    "camembert": {},
-    "electra": {"embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48},
-    "albert": {"embedding_size": 16, "num_hidden_groups": 3},
-    "mpnet": {},
-    "deberta-v2": {
-        "relative_attention": True,
-        "pos_att_type": ["p2c", "c2p"],
-        "position_buckets": 8,
-        "share_att_key": True,
-    },
-    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
-    "nomic_bert": {},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
-    "opt, norm last": {"ffn_dim": 48, "word_embed_proj_dim": 16, "init_std": 0.3, "do_layer_norm_before": False},
-    "gpt2": {"n_inner": 48},
-    "llama": GROUPED,
-    "mistral": GROUPED | {"sliding_window": 5},
-    "qwen2": GROUPED,
-    "qwen3": GROUPED | {"head_dim": 16},
-    "smollm3": GROUPED,
-    "gemma": GROUPED | {"head_dim": 16},
-}
+SHAPE = SHAPE_OF_ALL | TOKENS | {"num_labels": 3}
+CONFIGS = family_settings(layers=3)
+CONFIGS["opt, norm last"] = CONFIGS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
 
 
 def tiny(case: str, dtype: torch.dtype = torch.float64, attention: str = "eager"):

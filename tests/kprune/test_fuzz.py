@@ -15,7 +15,7 @@ import kprune
 from kprune.models import view_of
 from kprune.models.masks import masked
 
-COUNT, FIRST = (int(number) for number in os.environ.get("KPRUNE_FUZZ", "80,0").split(","))
+COUNT, FIRST = (int(number) for number in os.environ.get("KPRUNE_FUZZ", "64,0").split(","))
 """More cases, by other numbers: KPRUNE_FUZZ=500,1000."""
 OURS = {"kprune", "architectures", "auto_map"}
 

@@ -1,11 +1,9 @@
 """Multiple choice: an example is several texts, and the head answers each of them."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from choices import CASES, choices_batch, tiny_chooser
+from commands import run_plain
 from tiny import tiny_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForMultipleChoice, DataCollatorForMultipleChoice
 
@@ -106,9 +104,7 @@ from transformers import AutoModelForMultipleChoice
 model = AutoModelForMultipleChoice.from_pretrained({str(tmp_path / "model")!r}, trust_remote_code=True)
 print(model(torch.tensor({ids.tolist()})).logits.flatten().tolist())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = torch.tensor(eval(done.stdout.strip().splitlines()[-1]))
+    found = torch.tensor(eval(run_plain(code, tmp_path)))
     torch.testing.assert_close(found, outcome.model(ids).logits.flatten(), rtol=0, atol=1e-5)
 
 

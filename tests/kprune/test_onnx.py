@@ -13,7 +13,8 @@ from kprune.models import view_of
 from kprune.models.surgery import keep_units
 
 onnxruntime = pytest.importorskip("onnxruntime")
-NO_HEADS = [[], [1, 5, 40], [], [], [], list(range(48))]
+# Of two layers: an export takes seconds.
+SOME_UNITS, NO_HEADS = KEPT_UNITS[:4], [[], [1, 5, 40], [], list(range(48))]
 SHAPES = [(1, 1), (1, 9), (5, 11), (3, 2), (7, 50)]
 
 
@@ -34,8 +35,8 @@ def batches(model):
 @pytest.mark.parametrize(
     "family, head, kept_units",
     [
-        ("bert", "classification", KEPT_UNITS),
-        ("distilbert", "span", KEPT_UNITS),
+        ("bert", "classification", SOME_UNITS),
+        ("distilbert", "span", SOME_UNITS),
         ("roberta", "classification", NO_HEADS),
     ],
 )
@@ -58,7 +59,7 @@ def test_onnxruntime_gives_the_same_logits(family, head, kept_units, tmp_path):
 
 @pytest.mark.parametrize("family, head", [("electra", "classification"), ("distilbert", "classification")])
 def test_torch_export_gives_the_same_logits(family, head):
-    model = narrowed(family, head)
+    model = narrowed(family, head, SOME_UNITS)
     program = torch.export.export(model, (), example_inputs(model), dynamic_shapes=dynamic_shapes(model)).module()
     for inputs in batches(model):
         torch.testing.assert_close(program(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-5)
@@ -69,11 +70,11 @@ def test_torch_export_gives_the_same_logits(family, head):
 def test_a_language_model_without_a_cache(family, tmp_path):
     """Layers have different numbers of key/value heads, one of them none."""
     torch.manual_seed(0)
-    shape = dict(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
+    shape = dict(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
     more = {"llama": {"num_key_value_heads": 2}, "mistral": {"num_key_value_heads": 2, "sliding_window": 5}, "gpt2": {}}
     tokens = dict(pad_token_id=1, bos_token_id=2, eos_token_id=3, max_position_embeddings=64, initializer_range=0.3)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **tokens, **more[family])).eval()
-    for block, units in zip(view_of(model).blocks, [[], [1, 5, 40], [0], [], [0, 1], [*range(0, 48, 3)]], strict=True):
+    for block, units in zip(view_of(model).blocks, [[], [1, 5, 40], [0], [*range(0, 48, 3)]], strict=True):
         keep_units(block, torch.tensor(units, dtype=torch.long))
     session = onnxruntime.InferenceSession(export_onnx(become_pruned(model), tmp_path))
     assert [output.name for output in session.get_outputs()] == ["logits"]

@@ -2,12 +2,11 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import run_plain
+from tiny import SHAPE as SHAPE_OF_ALL
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -25,16 +24,7 @@ from kprune.models.masks import masked
 from kprune.models.surgery import keep_units, take_units
 from kprune.plan import Plan
 
-SHAPE = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-    pad_token_id=1,
-)
+SHAPE = SHAPE_OF_ALL | {"pad_token_id": 1}
 KEPT_HEADS = [[1, 3], [], [0, 2, 3]]
 AUTO = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
 
@@ -210,16 +200,7 @@ def test_plain_transformers_loads_it_in_a_fresh_process(tmp_path):
     for name, model in models.items():
         save(model, tmp_path / "models" / name)
     torch.save(batch(), tmp_path / "batch")
-    surroundings = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=surroundings,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_plain(FRESH_PROCESS, tmp_path)
     out = torch.load(tmp_path / "out", weights_only=True)
     for name, model in models.items():
         with torch.no_grad():

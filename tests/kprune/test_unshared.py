@@ -1,12 +1,10 @@
 """Layers that share weights, and the copy in which each has its own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import run_plain
 from tiny import SHAPE, tiny_batch, tiny_calibration, tiny_model
 from transformers import AlbertConfig, AlbertForQuestionAnswering, AlbertForSequenceClassification
 
@@ -98,10 +96,7 @@ def test_plain_transformers_loads_what_is_left_in_a_fresh_process(tmp_path):
     config = json.loads((tmp_path / "models/span/config.json").read_text())
     assert config["num_hidden_groups"] == 3
     torch.save(tiny_batch(), tmp_path / "batch")
-    surroundings = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", FRESH_PROCESS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=surroundings, check=False)
-    assert done.returncode == 0, done.stderr
+    run_plain(FRESH_PROCESS, tmp_path)
     out = torch.load(tmp_path / "out", weights_only=True)
     for head, answers in expected.items():
         for ours, theirs in zip(answers, out[head], strict=True):

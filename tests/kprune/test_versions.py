@@ -8,13 +8,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 import torch
-from tiny import KEPT_UNITS
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    DynamicCache,
-)
+from tiny import DISTIL_SHAPE, KEPT_UNITS, SHAPE
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, DynamicCache
 
 from kprune.checkpoint import become_pruned, save
 from kprune.models import view_of
@@ -22,27 +17,15 @@ from kprune.models.modeling_kprune import Emptied
 from kprune.models.surgery import keep_units
 
 VERSIONS = ("==4.50.0", "")
-BERT = dict(
-    vocab_size=99,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-)
-DISTILBERT = dict(
-    vocab_size=99, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=64, initializer_range=0.3
-)
 FAMILIES = {
-    "bert": BERT,
-    "roberta": BERT,
-    "xlm-roberta": BERT,
-    "camembert": BERT,
-    "albert": BERT | {"embedding_size": 16, "num_hidden_groups": 3},
-    "mpnet": BERT | {"bos_token_id": 2, "eos_token_id": 3},
-    "electra": BERT | {"embedding_size": 16},
-    "distilbert": DISTILBERT,
+    "bert": SHAPE,
+    "roberta": SHAPE,
+    "xlm-roberta": SHAPE,
+    "camembert": SHAPE,
+    "albert": SHAPE | {"embedding_size": 16, "num_hidden_groups": 3},
+    "mpnet": SHAPE | {"bos_token_id": 2, "eos_token_id": 3},
+    "electra": SHAPE | {"embedding_size": 16},
+    "distilbert": DISTIL_SHAPE,
 }
 HEADS = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
 SCRIPT = """
@@ -171,7 +154,7 @@ def test_an_older_version_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_family_whose_earlier_versions_unpack_more_is_one_line(monkeypatch):
-    config = AutoConfig.for_model("opt", **BERT | {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_labels": 2})
+    config = AutoConfig.for_model("opt", **SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_labels": 2})
     model = AutoModelForSequenceClassification.from_config(config)
     keep_units(view_of(model).named("1.attention"), torch.arange(0))
     kind = type(become_pruned(model))

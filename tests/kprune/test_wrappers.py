@@ -1,11 +1,8 @@
 """Models of sentence-transformers: pruned inside, the same around, saved as what it opens."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from commands import run_plain
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -120,11 +117,7 @@ def test_both_open_what_was_saved_in_a_fresh_process(tmp_path):
     reranker.save(tmp_path / "reranker")
     for folder, name in (("pruned", "SentenceTransformer"), ("reranker", "CrossEncoder")):
         assert f'{name}("this folder", trust_remote_code=True)' in (tmp_path / folder / "README.md").read_text()
-    own = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment = os.environ | own | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", FRESH_PROCESS % TEXTS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    run_plain(FRESH_PROCESS % TEXTS, tmp_path)
     encoded, kind = torch.load(tmp_path / "embeddings", weights_only=True)
     assert kind == "PrunedBertModel"
     for vectors in (encoded, torch.load(tmp_path / "again.pt", weights_only=True)):

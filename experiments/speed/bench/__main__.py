@@ -30,7 +30,7 @@ from experiments.speed.bench.child import Measured
 from experiments.speed.shapes import SHAPES
 from experiments.store.provenance import commit
 from kprune.budgets.latency.timing import device_name
-from kprune.errors import UserError
+from kprune.errors import UserError, command
 from kprune.methods.registry import find_method
 
 COLUMNS = (
@@ -146,7 +146,8 @@ def write(file: Path, rows: list[dict[str, Any]]) -> None:
     measurements.put(file, COLUMNS, ("shape", "tokens"), [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
 
 
-def main() -> int:
+@command
+def main() -> None:
     words = lambda text: text.split(",")  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/bench.csv"))
@@ -160,12 +161,7 @@ def main() -> int:
         "--device", default="cpu", help="cpu, cuda, cuda:1, ...; a GPU's rows want an --output of their own"
     )
     options = parser.parse_args()
-    try:
-        run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run(options)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""The command `kprune`, on tiny checkpoints."""
+"""`kprune prune` and `kprune compare`: what is saved, and what is said of it."""
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from choices import tiny_chooser
-from safetensors.torch import load_file, save_file
+from command_line import SENTENCES, edited, fails, number, succeeds, with_head
+from safetensors.torch import load_file
 from spellers import lines, wordpiece
 from tiny import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -25,58 +23,10 @@ from transformers import (
 import kprune
 import kprune.checkpoint
 from kprune.cli import main
-from kprune.cli.drawing import draw, held_out
-from kprune.cli.options import FORMATS, path
-from kprune.cli.texts import Texts, read_texts
-from kprune.errors import UserError
+from kprune.cli.options import FORMATS
 from kprune.precision import PRECISIONS
 
-ROOT = Path(__file__).parents[2]
-SENTENCES = [" ".join(f"w{(i * 7 + j * 3) % 97}" for j in range(3 + i % 9)) for i in range(80)]
-
-
-@pytest.fixture(autouse=True)
-def as_it_was():
-    """The command sets the process's number of threads."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def checkpoint(world, tmp_path) -> Path:
-    return shutil.copytree(world / "checkpoint", tmp_path / "checkpoint")
-
-
-def with_head(world, folder: Path, head: str) -> Path:
-    tiny_model(head=head, dtype=torch.float32).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def texts(tmp_path) -> Path:
-    file = tmp_path / "texts.txt"
-    file.write_text("\n".join(SENTENCES))
-    return file
-
-
-def number(shown: str, pattern: str) -> float:
-    return float(re.search(pattern, shown)[1].replace(",", ""))
-
-
-def succeeds(*arguments) -> None:
-    assert main([*map(str, arguments), "--threads", "1"]) == 0
-
-
-def fails(capsys, *arguments) -> str:
-    """The one line that bad input gives."""
-    capsys.readouterr()
-    assert main([*map(str, arguments)]) == 2
-    out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    assert line.startswith("error: ") and not out
-    return line
+ROOT = Path(__file__).parents[3]
 
 
 def test_zeros_among_the_weights_are_saved_in_the_stock_class_and_save_no_time(checkpoint, texts, tmp_path, capsys):
@@ -206,9 +156,9 @@ def test_a_language_model(world, texts, tmp_path, capsys):
     succeeds("compare", folder, tmp_path / "small", texts)
     out, _ = capsys.readouterr()
     tokenizer, divergence, same, tokens = AutoTokenizer.from_pretrained(folder), 0.0, 0, 0
+    models = dense, kprune.load(tmp_path / "small")
     for text in SENTENCES:
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        models = dense, kprune.load(tmp_path / "small")
         p, q = (model.eval()(**inputs).logits[0].detach().log_softmax(-1) for model in models)
         divergence += (q.exp() * (q - p)).sum().item()
         same += int((p.argmax(-1) == q.argmax(-1)).sum())
@@ -251,7 +201,7 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
 
     def recorder(model, batches, **rest):
         given.update(rest)
-        outcome = prune(model, batches, 0.5)
+        outcome = prune(model, batches, 0.5, "random")
         if "speedup" in rest:
             outcome.details["latency_budget"] = {"reached": False, "attempts": [{}, {}, {}]}
         return outcome
@@ -264,7 +214,8 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
     assert (missed in capsys.readouterr().out) == ("--speedup" in options)
 
 
-def test_formats(checkpoint, texts, tmp_path, capsys):
+def test_formats(checkpoint, texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kprune.checkpoint.saving.export_onnx", lambda model, file: file.touch())
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", "--format", "dense")
     out, _ = capsys.readouterr()
     assert "trust_remote_code" not in out and "zeros" in out
@@ -273,9 +224,10 @@ def test_formats(checkpoint, texts, tmp_path, capsys):
     assert re.search(r"parameters +([\d,]+) +\1 +0.0 %", out)
     assert stock.bert.encoder.layer[0].intermediate.dense.weight.shape == (48, 32)
     # What was pruned is pruned again, over the folder that kprune saved.
-    succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", "--flops-reduction", "0.5", "--onnx")
+    half = ["--flops-reduction", "0.5", "--method", "kprune_plus_fast"]
+    succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", *half, "--onnx")
     assert (tmp_path / "dense/model.onnx").is_file()
-    succeeds("prune", tmp_path / "dense", texts, "--output", tmp_path / "again", "--flops-reduction", "0.5")
+    succeeds("prune", tmp_path / "dense", texts, "--output", tmp_path / "again", *half)
     before, after = (sum(w.numel() for w in kprune.load(tmp_path / name).parameters()) for name in ("dense", "again"))
     assert after < before
 
@@ -341,240 +293,3 @@ def test_an_interruption_leaves_nothing(checkpoint, texts, tmp_path, monkeypatch
     monkeypatch.setattr(kprune, "prune", interrupted, raising=False)
     assert main(["prune", str(checkpoint), str(texts), "--output", str(tmp_path / "small")]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted" and not (tmp_path / "small").exists()
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        (["--flops-reduction", "80%"], "--flops-reduction: 80% is not a share between 0 and 1"),
-        (["--flops-reduction", "1"], "not a share between 0 and 1"),
-        (["--flops-reduction", "nan"], "not a share between 0 and 1"),
-        (["--speedup", "1"], "--speedup: 1 is not a factor above 1"),
-        (["--speedup", "inf"], "not a factor above 1"),
-        (["--speedup", "3", "--flops-reduction", "0.8"], "not allowed with argument --speedup"),
-        (["--params-reduction", "-1"], "not a share between 0 and 1"),
-        (["--of", "model"], "--of model goes with --params-reduction"),
-        (["--grain", "4", "--sparsity", "0.5", "--method", "wanda"], "--grain 4 is about widths"),
-        (["--tokens", "1e5"], "--tokens: 1e5 is not a whole number above 0"),
-        (["--tokens", "1"], "within --tokens 1 is too few"),
-        (["--seed", "-1"], "--seed: -1 is not a whole number, 0 or above"),
-        (["--threads", "0"], "--threads: 0 is not a whole number above 0"),
-        (["--max-length", "65"], "--max-length 65 is more than the model reads: give at most 64"),
-        (["--format", "small"], "--format: invalid choice: 'small'"),
-        (["--method", "nonsense"], "'nonsense'"),
-        (["--method", "kwon"], "--method kwon needs labels, and texts are all there is: use kprune_plus"),
-        (["--task", "nonsense"], "--task nonsense is unknown: use"),
-        (["--task", "span"], "--task span does not suit a BertForSequenceClassification"),
-        (["--device", "abacus"], "--device abacus is not to be had here"),
-        (["--text-column", "text"], "has no columns"),
-        (["--second-column", "text"], "--second-column needs --text-column"),
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
-    ],
-)
-def test_bad_options(checkpoint, texts, tmp_path, capsys, options, words):
-    line = fails(capsys, "prune", checkpoint, texts, "--output", tmp_path / "small", *options)
-    assert words in line and not (tmp_path / "small").exists()
-
-
-def without(name):
-    return lambda folder: (folder / name).unlink()
-
-
-def edited(**entries):
-    def edit(folder: Path):
-        config = json.loads((folder / "config.json").read_text()) | entries
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-
-    return edit
-
-
-def without_head(folder: Path):
-    weights = load_file(folder / "model.safetensors")
-    kept = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def without_tokenizer(folder: Path):
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-
-
-@pytest.mark.parametrize(
-    "damage, words",
-    [
-        (shutil.rmtree, "there is no folder"),
-        (without("config.json"), "has no config.json"),
-        (without("model.safetensors"), "has no weights"),
-        (without_tokenizer, "has no tokenizer"),
-        (without_head, "has no weights of classifier.bias"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json is damaged"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "does not load"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), "does not load"),
-        (edited(architectures=None), "does not say its model's class"),
-        (edited(architectures=[{}]), "config.json is damaged"),
-        (edited(architectures=["BertForPreTraining"]), "BertForPreTraining"),
-        (edited(model_type="gpt9"), "does not load"),
-        (
-            lambda folder: (folder / "modules.json").write_text("[]"),
-            "kprune.prune(SentenceTransformer(FOLDER), batches)",
-        ),
-    ],
-)
-def test_what_is_no_checkpoint(checkpoint, texts, tmp_path, capsys, damage, words):
-    damage(checkpoint)
-    for arguments in (
-        ["prune", checkpoint, texts, "--output", tmp_path / "small"],
-        ["compare", checkpoint, checkpoint, texts],
-    ):
-        assert words in fails(capsys, *arguments)
-    assert not (tmp_path / "small").exists()
-
-
-def test_an_output_that_is_taken(checkpoint, texts, tmp_path, capsys):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("long")
-    command = ["prune", checkpoint, texts, "--output"]
-    assert "holds files that kprune did not save" in fails(capsys, *command, mine)
-    assert "is a file" in fails(capsys, *command, mine / "thesis.txt")
-    assert "can't be made" in fails(capsys, *command, mine / "thesis.txt/small")
-    assert "is the checkpoint that is to be pruned" in fails(capsys, *command, checkpoint)
-    assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
-
-
-def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, capsys):
-    span = with_head(world, tmp_path / "span", "span")
-    assert "one is an AutoModelForSequenceClassification, the other an AutoModelForQuestionAnswering" in fails(
-        capsys, "compare", checkpoint, span, texts
-    )
-    other = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5, ignore_mismatched_sizes=True)
-    other.save_pretrained(tmp_path / "other")
-    assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
-    assert "has no pairs" in fails(capsys, "compare", span, span, texts)
-
-
-def test_what_is_wrong_with_files_needs_no_torch(tmp_path):
-    script = (
-        "import sys; from kprune.cli import main; code = main(sys.argv[1:]); sys.exit(code + ('torch' in sys.modules))"
-    )
-    command = [sys.executable, "-c", script, "prune", tmp_path, tmp_path / "none.txt", "--output", tmp_path / "small"]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 2
-
-
-def test_help(capsys):
-    for command in ("prune", "compare"):
-        with pytest.raises(SystemExit) as end:
-            main([command, "--help"])
-        assert end.value.code == 0
-        assert f"usage: kprune {command} " in capsys.readouterr().out
-    assert main([]) == 2
-    out, err = capsys.readouterr()
-    assert "prune a checkpoint on texts of your own" in out and err.startswith("error: no command is given")
-    done = subprocess.run(
-        [sys.executable, "-m", "kprune", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0 and done.stdout.strip()
-
-
-# Name and content of a file, what is asked for, and the texts.
-READ = {
-    "lines": ("a.txt", b"one\r\n\n  two \rthree", {}, [("one",), ("two",), ("three",)]),
-    "utf-8 with a byte order mark": ("a.txt", "\ufeffé".encode(), {}, [("é",)]),
-    "utf-16": ("a.txt", "é\nè".encode("utf-16"), {}, [("é",), ("è",)]),
-    "a line separator inside a line": ("a.txt", "a\u2028b".encode(), {}, [("a\u2028b",)]),
-    "one column": ("a.csv", b"whatever\none\n", {}, [("one",)]),
-    "a column by name": ("a.csv", b"id,Sentence,label\nx,one,good\ny,,bad\n", {}, [("one",)]),
-    "the one column of words": ("a.csv", b"words,stars\none,1\n2,2.5\n", {}, [("one",), ("2",)]),
-    "quotes": ("a.csv", b'text,label\n"a, ""b""\nc",1\n', {}, [('a, "b"\nc',)]),
-    "semicolons": ("a.csv", b"text;label\none, two;1\n", {}, [("one, two",)]),
-    "tabs": ("a.tsv", b"text\tlabel\none\t1\n", {}, [("one",)]),
-    "blanks in the header": ("a.csv", b" sentence , label\none,1\n", {}, [("one",)]),
-    "a column that is asked for": ("a.csv", b"text,other\none,two\n", {"text_column": "other"}, [("two",)]),
-    "pairs": ("a.csv", b"a,b\none,two\nthree,\n", {"text_column": "b", "second_column": "a"}, [("two", "one")]),
-    "a short row": ("a.csv", b"label,text\n1\n2,two\n", {}, [("two",)]),
-    "a long text": ("a.csv", b"text\n" + b"x" * 200_000, {}, [("x" * 200_000,)]),
-    "json lines": ("a.jsonl", b'{"text": "one", "n": 1}\n\n{"n": 2, "text": null}\n', {}, [("one",)]),
-    "json strings": ("a.jsonl", b'"one"\n"two"', {}, [("one",), ("two",)]),
-    "a json list": ("a.json", b'[{"body": "one"},\n {"body": "two"}]', {}, [("one",), ("two",)]),
-    "question and choices": (
-        "a.jsonl",
-        b'{"context": "c", "question": "q", "choices": ["one", " two"]}\n{"question": "r", "choices": ["a", "b", "c"]}',
-        {},
-        [("q", "one", "two"), ("r", "a", "b", "c")],
-    ),
-    "question and context": ("a.jsonl", b'{"id": "x", "context": "c", "question": "q"}', {}, [("q", "c")]),
-}
-
-
-@pytest.mark.parametrize("name", READ)
-def test_reading(name, tmp_path):
-    file, content, columns, rows = READ[name]
-    (tmp_path / file).write_bytes(content)
-    assert read_texts(tmp_path / file, **columns).rows == rows
-
-
-UNREADABLE = {
-    "nothing there": ("a.txt", None, {}, "there is no file"),
-    "empty": ("a.txt", b" \n", {}, "is empty"),
-    "another kind": ("a.parquet", b"PAR1", {}, "is not a .txt"),
-    "latin-1": ("a.txt", "one\ntwo é".encode("latin-1"), {}, r"line 2, is not UTF-8 \(byte 0xe9\).* iconv"),
-    "zero bytes": ("a.txt", b"a\0b", {}, "zero bytes"),
-    "header alone": ("a.csv", b"text,label\n", {}, "header and no rows"),
-    "wrong column": ("a.csv", b"text,label\na,1\n", {"text_column": "txt"}, "no column 'txt': it has text, label"),
-    "wrong second column": ("a.csv", b"a,b\nx,y\n", {"text_column": "a", "second_column": "c"}, "no column 'c'"),
-    "several columns of words": ("a.csv", b"a,b\nx,y\n", {}, "has 2 columns that may be the texts.*; it has a, b"),
-    "several named columns": ("a.csv", b"text,review\nx,y\n", {}, "has 2 columns that may be the texts"),
-    "numbers alone": ("a.csv", b"a,b\n1,2\n", {}, "has no columns that may be the texts"),
-    "an empty column": ("a.csv", b"text,b\n,2\n", {}, "no text in column text"),
-    "twice the same column": ("a.csv", b"text,text\na,b\n", {}, "two columns of one name"),
-    "a comma without quotes": ("a.csv", b"text,label\na, b,1\n", {}, "line 2, has 3 entries, the header 2"),
-    "an open quote": ("a.csv", b'text\n"a\nb\n', {}, "is not CSV"),
-    "not json": ("a.jsonl", b'{"text": "one"}\n{"text"\n', {}, "line 2, is not JSON"),
-    "json numbers": ("a.jsonl", b"1\n", {}, "row 1, is a int"),
-    "a list for a text": ("a.jsonl", b'{"text": ["a"]}', {}, "column text holds a list"),
-    "one choice": ("a.jsonl", b'{"question": "q", "choices": ["a"]}', {}, "row 1, has 1 choice: give two"),
-    "an empty choice": (
-        "a.jsonl",
-        b'{"question": "q", "choices": ["a", ""]}',
-        {},
-        "column choices is .* not a list of texts",
-    ),
-    "choices and no choices": (
-        "a.jsonl",
-        b'{"question": "q", "choices": ["a", "b"]}\n{"question": "r", "choices": "a"}',
-        {},
-        "row 2: column choices is 'a', not a list",
-    ),
-    "columns of lines": ("a.txt", b"one", {"text_column": "text"}, "has no columns"),
-}
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_what_can_not_be_read(name, tmp_path):
-    file, content, columns, message = UNREADABLE[name]
-    if content is not None:
-        (tmp_path / file).write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        read_texts(tmp_path / file, **columns)
-    assert "\n" not in str(error.value)
-
-
-def test_drawing(world):
-    tokenizer = AutoTokenizer.from_pretrained(world / "checkpoint")
-    texts = Texts(Path("a.txt"), [(text,) for text in SENTENCES] * 2, ())
-    everything = draw(texts, tokenizer, False, 6, 10**6, seed=0)
-    assert len(everything) == len(set(SENTENCES)), "a text that is there twice is drawn once"
-    assert max(len(example["input_ids"]) for example in everything) == 6
-    some = draw(texts, tokenizer, False, 6, 100, seed=0)
-    lengths = [len(example["input_ids"]) for example in some]
-    assert sum(lengths[:-1]) < 100 <= sum(lengths) and some == everything[: len(some)]
-    assert draw(texts, tokenizer, False, 6, 100, seed=1) != some
-    fit, unseen = held_out(everything, 10**6)
-    assert len(unseen) == 8 and len(fit) == 72
-    assert not [example for example in unseen if example in fit]
-
-
-def test_home_folders(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert path("~/small") == Path("/home/me/small")

@@ -1,9 +1,11 @@
 """The speed-up of every distinct shape of a file of cells, timed in one run."""
 
 import sys
+from functools import partial
 
 import pandas as pd
 import pytest
+from records import write_first_version
 
 from analysis.collect import collect
 from analysis.records import load
@@ -13,6 +15,11 @@ from experiments.speed.shapes import SHAPES, flops_ratio, pruned_to, random_mode
 SHAPE = SHAPES["tiny"]
 WHOLE = {"kept_heads": [SHAPE.heads] * SHAPE.layers, "kept_neurons": [SHAPE.neurons] * SHAPE.layers}
 SMALL = {"kept_heads": [1] * SHAPE.layers, "kept_neurons": [16] * SHAPE.layers}
+
+
+@pytest.fixture
+def write_cell(tmp_path):
+    return partial(write_first_version, tmp_path / "outputs")
 
 
 @pytest.fixture

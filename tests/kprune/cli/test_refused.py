@@ -1,0 +1,141 @@
+"""Options, checkpoints and outputs that can't be used: one line, and nothing is written."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import edited, fails, with_head
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from kprune.cli import main
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--flops-reduction", "80%"], "--flops-reduction: 80% is not a share between 0 and 1"),
+        (["--flops-reduction", "1"], "not a share between 0 and 1"),
+        (["--flops-reduction", "nan"], "not a share between 0 and 1"),
+        (["--speedup", "1"], "--speedup: 1 is not a factor above 1"),
+        (["--speedup", "inf"], "not a factor above 1"),
+        (["--speedup", "3", "--flops-reduction", "0.8"], "not allowed with argument --speedup"),
+        (["--params-reduction", "-1"], "not a share between 0 and 1"),
+        (["--of", "model"], "--of model goes with --params-reduction"),
+        (["--grain", "4", "--sparsity", "0.5", "--method", "wanda"], "--grain 4 is about widths"),
+        (["--tokens", "1e5"], "--tokens: 1e5 is not a whole number above 0"),
+        (["--tokens", "1"], "within --tokens 1 is too few"),
+        (["--seed", "-1"], "--seed: -1 is not a whole number, 0 or above"),
+        (["--threads", "0"], "--threads: 0 is not a whole number above 0"),
+        (["--max-length", "65"], "--max-length 65 is more than the model reads: give at most 64"),
+        (["--format", "small"], "--format: invalid choice: 'small'"),
+        (["--method", "nonsense"], "'nonsense'"),
+        (["--method", "kwon"], "--method kwon needs labels, and texts are all there is: use kprune_plus"),
+        (["--task", "nonsense"], "--task nonsense is unknown: use"),
+        (["--task", "span"], "--task span does not suit a BertForSequenceClassification"),
+        (["--device", "abacus"], "--device abacus is not to be had here"),
+        (["--text-column", "text"], "has no columns"),
+        (["--second-column", "text"], "--second-column needs --text-column"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_bad_options(checkpoint, texts, tmp_path, capsys, options, words):
+    line = fails(capsys, "prune", checkpoint, texts, "--output", tmp_path / "small", *options)
+    assert words in line and not (tmp_path / "small").exists()
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def without_head(folder: Path):
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_tokenizer(folder: Path):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (shutil.rmtree, "there is no folder"),
+        (without("config.json"), "has no config.json"),
+        (without("model.safetensors"), "has no weights"),
+        (without_tokenizer, "has no tokenizer"),
+        (without_head, "has no weights of classifier.bias"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json is damaged"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "does not load"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), "does not load"),
+        (edited(architectures=None), "does not say its model's class"),
+        (edited(architectures=[{}]), "config.json is damaged"),
+        (edited(architectures=["BertForPreTraining"]), "BertForPreTraining"),
+        (edited(model_type="gpt9"), "does not load"),
+        (
+            lambda folder: (folder / "modules.json").write_text("[]"),
+            "kprune.prune(SentenceTransformer(FOLDER), batches)",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint(checkpoint, texts, tmp_path, capsys, damage, words):
+    damage(checkpoint)
+    for arguments in (
+        ["prune", checkpoint, texts, "--output", tmp_path / "small"],
+        ["compare", checkpoint, checkpoint, texts],
+    ):
+        assert words in fails(capsys, *arguments)
+    assert not (tmp_path / "small").exists()
+
+
+def test_an_output_that_is_taken(checkpoint, texts, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("long")
+    command = ["prune", checkpoint, texts, "--output"]
+    assert "holds files that kprune did not save" in fails(capsys, *command, mine)
+    assert "is a file" in fails(capsys, *command, mine / "thesis.txt")
+    assert "can't be made" in fails(capsys, *command, mine / "thesis.txt/small")
+    assert "is the checkpoint that is to be pruned" in fails(capsys, *command, checkpoint)
+    assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, capsys):
+    span = with_head(world, tmp_path / "span", "span")
+    assert "one is an AutoModelForSequenceClassification, the other an AutoModelForQuestionAnswering" in fails(
+        capsys, "compare", checkpoint, span, texts
+    )
+    other = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5, ignore_mismatched_sizes=True)
+    other.save_pretrained(tmp_path / "other")
+    assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
+    assert "has no pairs" in fails(capsys, "compare", span, span, texts)
+
+
+def test_what_is_wrong_with_files_needs_no_torch(tmp_path):
+    script = (
+        "import sys; from kprune.cli import main; code = main(sys.argv[1:]); sys.exit(code + ('torch' in sys.modules))"
+    )
+    command = [sys.executable, "-c", script, "prune", tmp_path, tmp_path / "none.txt", "--output", tmp_path / "small"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 2
+
+
+def test_help(capsys):
+    for command in ("prune", "compare"):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0
+        assert f"usage: kprune {command} " in capsys.readouterr().out
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert "prune a checkpoint on texts of your own" in out and err.startswith("error: no command is given")
+    done = subprocess.run(
+        [sys.executable, "-m", "kprune", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.strip()
