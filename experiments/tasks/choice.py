@@ -18,7 +18,7 @@ from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.own import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from experiments.tasks.text import LazyExamples, tokenise
-from kprune.choices import as_examples
+from kprune.choices import as_examples, choice_pairs
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import MultipleChoice
@@ -64,11 +64,6 @@ class Question:
         if len(choices) < 2:
             raise UserError(f"{row} has {len(choices)} choice, and choosing takes two or more: remove the row")
         return cls(texts, choices, _number(label, len(choices), names, row), row)
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return what the model reads of each choice."""
-        first, *question = self.texts
-        return [(first, " ".join([*question, choice])) for choice in self.choices]
 
 
 class ChoiceTask(Task):
@@ -158,7 +153,8 @@ class LazyChoices(LazyExamples):
         self.questions = questions
 
     def tokenised(self, rows: Sequence[int]) -> list[Example]:
-        pairs = [self.questions[row].pairs() for row in rows]
+        asked = [self.questions[row] for row in rows]
+        pairs = [choice_pairs(self.tokenizer, own.texts, own.choices, self.max_length) for own in asked]
         texts = list(zip(*(pair for own in pairs for pair in own), strict=True)) or [[], []]
         return as_examples(tokenise(self.tokenizer, texts, self.max_length), [len(own) for own in pairs])
 

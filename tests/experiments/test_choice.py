@@ -13,6 +13,7 @@ from experiments.config.cell import configured
 from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
 from experiments.tasks import build_task
+from kprune.data import sequences
 from kprune.errors import UserError
 
 OWN = {"name": "mine", "kind": "custom_choice", "evaluation_file": None, "text": ["question"], "choices": "choices"}
@@ -60,8 +61,35 @@ def test_a_question_stands_before_each_choice_of_a_context(file, tokenizer):
     rows = [row | {"context": "ada wrote"} for row in ROWS]
     task = built(file(rows), text=["context", "question"])
     (first, *_) = task.training_questions()
-    assert first.pairs() == [("ada wrote", f"{ROWS[0]['question']} {choice}") for choice in ROWS[0]["choices"]]
-    assert task.training(tokenizer)[0]["choices"][0] == len(tokenizer(*first.pairs()[0])["input_ids"])
+    assert (first.texts, first.choices) == (["ada wrote", ROWS[0]["question"]], ROWS[0]["choices"])
+    pairs = [tokenizer("ada wrote", f"{ROWS[0]['question']} {choice}") for choice in first.choices]
+    found = task.training(tokenizer)[0]
+    assert found["input_ids"] == [token for pair in pairs for token in pair["input_ids"]]
+    assert found["choices"] == [len(pair["input_ids"]) for pair in pairs]
+
+
+@pytest.mark.parametrize("question", ["ada", "engine " * 9, "engine " * 400])
+@pytest.mark.parametrize("context", [None, "paris", "paris " * 300])
+@pytest.mark.parametrize("length", [1, 5, 20, 34])
+def test_a_choice_is_read_whole_however_long_the_texts_before_it_are(file, tokenizer, question, context, length):
+    rows = [{"question": question, "choices": ["w" * length, "x" * length], "label": 0}]
+    if context is not None:
+        rows[0]["context"] = context
+    task = built(file(rows), text=["question"] if context is None else ["context", "question"])
+    (example,) = task.training(tokenizer)
+    for row, letter in zip(sequences(example), "wx", strict=True):
+        words = tokenizer.convert_ids_to_tokens(row["input_ids"])
+        assert words[-length - 1 :] == [letter, *[f"##{letter}"] * (length - 1), "[SEP]"]
+        assert len(words) <= 40 and words[1] in ("a", "e", "p")
+        before = len(question.replace(" ", "")) + len((context or "").replace(" ", ""))
+        assert len(words) == min(40, before + length + 3)
+
+
+def test_of_a_choice_that_is_too_long_by_itself_the_question_stays(file, tokenizer):
+    rows = [{"question": "engine " * 2000, "choices": ["w" * 38, "paris " * 2000], "label": 0}]
+    (example,) = built(file(rows)).training(tokenizer)
+    assert example["choices"] == [40, 40]
+    assert all(row["token_type_ids"].count(0) > 15 for row in sequences(example))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +135,8 @@ def test_swag_is_read_from_the_hub(write_split, tokenizer):
         write_split("allenai/swag", "regular", split, rows)
     task = configured(["task=swag"]).task.build()
     (first, second) = task.evaluation_questions()
-    assert first.pairs() == [("ada sat.", f"she ran {k}") for k in range(4)] and (first.right, second.right) == (3, 0)
+    assert (first.texts, first.choices) == (["ada sat.", "she"], [f"ran {k}" for k in range(4)])
+    assert (first.right, second.right) == (3, 0)
     assert [len(example["choices"]) for example in task.training(tokenizer)] == [4, 4]
 
 
