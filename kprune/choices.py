@@ -66,7 +66,9 @@ def as_examples(rows: Sequence[Example], counts: Sequence[int]) -> list[Example]
     return examples
 
 
-def choice_pairs(tokenizer: Any, texts: Sequence[str], choices: Sequence[str], max_length: int) -> list[tuple[str, str]]:
+def choice_pairs(
+    tokenizer: Any, texts: Sequence[str], choices: Sequence[str], max_length: int
+) -> list[tuple[str, str]]:
     """Return what a model reads of each choice: the first text and, behind the second one if there is one, the choice.
 
     If they are too long together, the texts before the choice are cut, the longer one first, and the choice is read whole. If

@@ -72,7 +72,7 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
     if not path.is_file():
         raise UserError(f"calibration.file={file} does not exist: give the path of a JSON file")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())  # in whatever UTF it is
         examples = [
             {key: example[key] for key in ("input_ids", "token_type_ids", "choices", "label") if key in example}
             for example in content["examples"]

@@ -98,6 +98,7 @@ def test_of_a_choice_that_is_too_long_by_itself_the_question_stays(file, tokeniz
         (["a", "b", "c"], 2, 2),
         (["a", "b", "c"], "2", 2),
         (["a", "b", "c"], 2.0, 2),
+        (["a", "b", "c"], "2.0", 2),
         (["a", "b", "c"], "C", 2),
         ({"text": ["a", "b"], "label": ["A", "B"]}, "B", 1),
         ({"text": ["a", "b", "c"], "label": ["1", "2", "3"]}, "1", 0),  # as in ARC
@@ -208,7 +209,9 @@ def test_a_model_is_fine_tuned_for_it(run, file, checkpoint, tmp_path):
         ({"choices": ["a", ""]}, "row 2: choice 1 is '', no text"),
         ({"choices": ["a", None]}, "row 2: choice 1 is 'None', no text"),
         ({"choices": "a"}, "row 2: choices are 'a', no list of texts"),
-        ({"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "label": "C"}, "row 2: label 'C' is none of A, B"),
+        ({"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "label": "C"}, "row 2: label 'C' is not one of A, B"),
+        ({"choices": {"text": ["a", "b"], "label": ["A", "A"]}, "label": "A"}, "row 2: label 'A' is not one of A, A"),
+        ({"label": 0.5}, "row 2: label '0.5' is no number"),
         ({"question": 7}, "row 2: 7 is no text"),
     ],
 )
@@ -225,6 +228,7 @@ def test_other_mistakes_are_one_line(run, file, world, tmp_path):
         ([f"task.train_file={file()}", "task.choices=answers"], "has no column answers"),
         ([f"task.train_file={file()}", "task.choices=[A]"], "names 1 column"),
         ([f"task.train_file={file()}", "task.text=[a,b,c]"], "names 3 columns"),
+        ([f"task.train_file={file()}", "task.choices=[A,B,A]"], "column A is named twice"),
         ([f"task.train_file={file(ROWS[:2], 'two.jsonl')}"], "too few rows (2) to hold some out"),
         ([f"task.train_file={file()}", f"model.checkpoint={world / 'checkpoint'}"], "needs one ForMultipleChoice"),
         ([f"task.train_file={file()}", "task.max_length=3"], "leaves no room for a text beside 3 special tokens"),
