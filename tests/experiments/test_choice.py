@@ -5,10 +5,12 @@ import json
 import pandas as pd
 import pytest
 import torch
-from choices import tiny_chooser
+from choices import choices_batch, tiny_chooser
 from world import environment, overrides
 
+import kprune
 from experiments.cell.runner import run_cell
+from experiments.cell.saved import evaluate_saved
 from experiments.config.cell import configured
 from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
@@ -183,6 +185,15 @@ def test_a_cell(run, file, tmp_path, method):
     assert evaluate(load_model(folder, task), task, load_tokenizer(folder)) == pytest.approx(record.score)
 
 
+def test_a_model_that_the_library_saved_is_scored_on_a_file(checkpoint, file, tmp_path):
+    outcome = kprune.prune(tiny_chooser(dtype=torch.float32), [choices_batch()], 0.4, "random")
+    outcome.save(tmp_path / "small", load_tokenizer(checkpoint))
+    settings = ["task=custom_choice", f"task.evaluation_file={file()}", "task.max_length=40", "tracking=none"]
+    score = evaluate_saved(configured([f"evaluate={tmp_path / 'small'}", *settings]))
+    task = build_task(OWN | {"train_file": file(), "evaluation_file": file()})
+    assert score == evaluate(outcome.model, task, load_tokenizer(checkpoint))
+
+
 @pytest.mark.parametrize("method", ["kprune_finetuned", "ebert", "dynabert_w", "cofi"])
 def test_methods_that_train(run, file, method):
     recipe = ["method.recipe.epochs=1", "method.recipe.batch_size=4"]
@@ -242,10 +253,11 @@ def test_other_mistakes_are_one_line(run, file, world, tmp_path):
     "example, words",
     [
         ({"choices": [2, 2], "label": 1}, None),
-        ({"label": 1}, "has choices None, a list of the tokens of each"),
-        ({"choices": [4], "label": 0}, "has choices [4], a list of the tokens of each, two or more"),
+        ({"label": 1}, "has choices None: give a list with the number of tokens of each, two or more"),
+        ({"choices": [4], "label": 0}, "has choices [4]: give a list"),
         ({"choices": [2, 3], "label": 1}, "has choices of 5 tokens, and 4 input_ids"),
         ({"choices": [2, 2], "label": 2}, "has label 2, outside 0 to 1"),
+        ({"choices": [2, 2], "label": True}, "has label True, outside 0 to 1"),
     ],
 )
 def test_a_calibration_file(run, file, tmp_path, example, words):
