@@ -134,7 +134,9 @@ def task_beside(
     """
     ours, group = json.loads(chosen.settings.json), any("task" in _named(option.typed) for option in given)
     if saved is None or (group and any(ours.get(key) != saved.get(key) for key in SOURCE)):
-        return chosen
+        if ours.get("train_file") is None and ours.get("evaluation_file"):
+            ours |= {"train_file": ours["evaluation_file"]} if "train_file" in ours else {}
+        return TaskSettings(chosen.name, chosen.kind, Settings.of(ours))
     file = task_file_of(saved)
     if file is None:
         source = saved.get("hub_id") or saved.get("kind")

@@ -72,7 +72,7 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
     if not path.is_file():
         raise UserError(f"calibration.file={file} does not exist: give the path of a JSON file")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())  # in whatever UTF it is
         examples = [
             {key: example[key] for key in ("input_ids", "token_type_ids", "choices", "label") if key in example}
             for example in content["examples"]
@@ -127,7 +127,7 @@ def _wrong_label(example: Example, kind: str, values: int) -> str | None:
     """
     label = example["label"]
     if kind == "example":
-        return None if isinstance(label, int) and 0 <= label < values else f"outside 0 to {values - 1}"
+        return None if type(label) is int and 0 <= label < values else f"outside 0 to {values - 1}"
     tokens = kind == "token"
     size, known = (len(example["input_ids"]), range(values)) if tokens else (values, range(2))
     fits = isinstance(label, list) and len(label) == size
@@ -185,10 +185,12 @@ def _check_choices(examples: list[Example], wanted: bool, file: str) -> None:
             continue
         whole = isinstance(own, list) and all(type(length) is int and length > 0 for length in own)
         if not wanted or not isinstance(own, list) or not whole or len(own) < 2:
-            raise UserError(
-                f"calibration.file={file}: example {row} has choices {own}, "
-                + ("a list of the tokens of each, two or more, is needed: mend it" if wanted else "the task has none")
+            remedy = (
+                "give a list with the number of tokens of each, two or more"
+                if wanted
+                else "remove them: the task has none"
             )
+            raise UserError(f"calibration.file={file}: example {row} has choices {own}: {remedy}")
         if sum(own) != len(example["input_ids"]):
             raise UserError(
                 f"calibration.file={file}: example {row} has choices of {sum(own)} tokens, and {len(example['input_ids'])} "

@@ -84,11 +84,12 @@ def read_file(path: Path, option: str, lines: bool = False) -> Texts:
     """
     check_file(path, option)
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
+        parts = content.split("\n")  # splitlines splits at characters that stand inside a text, too
         if path.suffix.lower() == ".txt":
-            documents = content.splitlines() if lines else [content]
+            documents = parts if lines else [content]
             return Texts(str(path), [document for document in documents if document.strip()])
-        rows = [json.loads(line) for line in content.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in parts if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"{option}={path} cannot be read ({one_line(error)}): check its contents") from error
     for row, entry in enumerate(rows):

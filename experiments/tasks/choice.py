@@ -18,7 +18,7 @@ from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.own import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from experiments.tasks.text import LazyExamples, tokenise
-from kprune.choices import as_examples
+from kprune.choices import as_examples, choice_pairs
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import MultipleChoice
@@ -57,18 +57,15 @@ class Question:
             names = [str(name) for name in plain(choices.get("label", []))]
             choices = plain(choices.get("text"))
         if not isinstance(choices, list):
-            raise UserError(f"{row}: choices are {str(choices)[:40]!r}, no list of texts: mend it or remove the row")
+            raise UserError(
+                f"{row}: choices are {str(choices)[:40]!r}, no list of texts, as .jsonl and .parquet hold: mend it"
+            )
         for number, choice in enumerate(choices):
             if not isinstance(choice, str) or not choice.strip():
                 raise UserError(f"{row}: choice {number} is {str(choice)[:40]!r}, no text: mend it or remove the row")
         if len(choices) < 2:
             raise UserError(f"{row} has {len(choices)} choice, and choosing takes two or more: remove the row")
         return cls(texts, choices, _number(label, len(choices), names, row), row)
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return what the model reads of each choice."""
-        first, *question = self.texts
-        return [(first, " ".join([*question, choice])) for choice in self.choices]
 
 
 class ChoiceTask(Task):
@@ -103,7 +100,12 @@ class ChoiceTask(Task):
             )
         if not isinstance(choices, str) and len(choices) < 2:
             raise UserError(f"task.choices={choices} names {len(choices)} column: give one of lists, or two or more")
-        self.choices, self.label = choices, label
+        columns = [*self.text, *([choices] if isinstance(choices, str) else choices), label]
+        if twice := [column for column in dict.fromkeys(columns) if columns.count(column) > 1]:
+            raise UserError(
+                f"column {twice[0]} is named twice by task.text, task.choices and task.label: give each another"
+            )
+        self.choices, self.label, self.columns = choices, label, columns
         self.max_length, self.average_length, self.batch_size = max_length, average_length, batch_size
         self.objective = MultipleChoice()
 
@@ -121,11 +123,6 @@ class ChoiceTask(Task):
     @cached_property
     def _training(self) -> Sequence[Question]:
         return self.training_questions()
-
-    @property
-    def columns(self) -> list[str]:
-        """Return the columns that are read."""
-        return [*self.text, *([self.choices] if isinstance(self.choices, str) else self.choices), self.label]
 
     def question(self, row: Mapping[str, Any], where: str) -> Question:
         """Return the question in a row of the data; `where` names it in messages."""
@@ -158,7 +155,8 @@ class LazyChoices(LazyExamples):
         self.questions = questions
 
     def tokenised(self, rows: Sequence[int]) -> list[Example]:
-        pairs = [self.questions[row].pairs() for row in rows]
+        asked = [self.questions[row] for row in rows]
+        pairs = [choice_pairs(self.tokenizer, own.texts, own.choices, self.max_length) for own in asked]
         texts = list(zip(*(pair for own in pairs for pair in own), strict=True)) or [[], []]
         return as_examples(tokenise(self.tokenizer, texts, self.max_length), [len(own) for own in pairs])
 
@@ -258,13 +256,12 @@ def _number(label: Any, choices: int, names: Sequence[str] | None, row: str) -> 
         raise UserError(f"{row}: the label is missing; fill it in or remove the row")
     text = str(label).strip()
     if names:
-        if text in names[:choices]:
+        if names[:choices].count(text) == 1:
             return names.index(text)
         raise UserError(
-            f"{row}: label {text[:40]!r} is none of {', '.join(names[:choices])}; mend it or remove the row"
+            f"{row}: label {text[:40]!r} is not one of {', '.join(names[:choices])}; mend it or remove the row"
         )
-    if isinstance(label, float) and math.isfinite(label) and label == int(label):
-        text = str(int(label))  # what a table makes of whole numbers if some are missing
+    text = re.sub(r"\.0+$", "", text)  # what a table makes of whole numbers if some are missing
     number = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else None
     if number is None and re.fullmatch(r"-?\d+", text, re.ASCII) and not isinstance(label, bool):
         number = int(text)

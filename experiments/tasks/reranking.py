@@ -49,7 +49,9 @@ class Candidates:
         if not isinstance(query, str) or not query.strip():
             raise UserError(f"{row}: query {str(query)[:40]!r} is no text; mend it or remove the row")
         if not isinstance(passages, list) or not passages:
-            raise UserError(f"{row}: passages are {str(passages)[:40]!r}, no list of texts: mend it or remove the row")
+            raise UserError(
+                f"{row}: passages are {str(passages)[:40]!r}, no list of texts, as .jsonl and .parquet hold: mend it"
+            )
         for number, passage in enumerate(passages):
             if not isinstance(passage, str) or not passage.strip():
                 raise UserError(f"{row}: passage {number} is {str(passage)[:40]!r}, no text: mend it or remove the row")
@@ -60,6 +62,11 @@ class Candidates:
                     raise UserError(
                         f"{row}: relevant passage {str(place)[:40]!r} is no number from 0 to {len(passages) - 1}: mend it"
                     )
+            if len(set(places)) < len(places):
+                raise UserError(
+                    f"{row}: relevant passages {str(places)[:40]} name one twice: mend it, or give task.grades if they are a "
+                    "number for each passage"
+                )
             grades = [float(place in places) for place in range(len(passages))]
         if not isinstance(grades, list) or len(grades) != len(passages):
             raise UserError(
@@ -98,7 +105,7 @@ class FileRerankingTask(OwnFiles, Task):
         name: str,
         train_file: str | None,
         evaluation_file: str | None,
-        text: str,
+        text: list[str] | str,
         passages: str,
         max_length: int,
         average_length: float | None,
@@ -114,7 +121,10 @@ class FileRerankingTask(OwnFiles, Task):
             raise UserError(f"task.metric={metric} is none of a ranking: give {' or '.join(METRICS)}")
         if relevant and grades:
             raise UserError(f"task.relevant={relevant} and task.grades={grades} say the same: give one of them")
-        self.text, self.passages, self.grades = text, passages, grades
+        columns = [text] if isinstance(text, str) else list(text)
+        if len(columns) != 1:
+            raise UserError(f"task.text={columns} names {len(columns)} columns: give one, of queries")
+        self.text, self.passages, self.grades = columns[0], passages, grades
         self.relevant = None if grades else relevant or "relevant"
         self.metric = metric or next(iter(METRICS))
         self.max_length, self.average_length, self.batch_size = max_length, average_length, batch_size

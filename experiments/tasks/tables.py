@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,16 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     except Exception as error:  # pandas and pyarrow raise many types; an empty CSV is one of them
         reason = "empty" if path.stat().st_size == 0 else one_line(error)
         raise UserError(f"{path} cannot be read as {path.suffix[1:]} ({reason}): check its contents") from error
+    if frame.empty:
+        raise UserError(f"{path} has no rows: give a file with some")
     frame.columns = [str(column).strip() for column in frame.columns]
     for column in columns:
         found = list(frame.columns).count(column)
         if found != 1:
             raise UserError(
                 f"{path} has {'no column' if not found else f'{found} columns'} {column}: it has "
-                f"{', '.join(frame.columns)}; set task.text and task.label"
+                f"{', '.join(frame.columns)}; set task.text and the other columns of the task"
             )
-    if frame.empty:
-        raise UserError(f"{path} has no rows: give a file with some")
     return frame.set_axis(range(1, len(frame) + 1))
 
 
@@ -95,11 +96,19 @@ def read_json(text: str) -> pd.DataFrame:
     if text.lstrip().startswith("["):
         rows = json.loads(text)
     else:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [_parsed(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is {str(row)[:40]!r}, not an object with the columns' names")
     return pd.DataFrame(rows)
+
+
+def _parsed(number: int, line: str) -> Any:
+    """Return the object in a line; the line's number comes in what a fault is called."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
 
 
 def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -117,12 +126,15 @@ def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
         return sum(column in names for column in columns), len(names)
 
     separator = max(SEPARATORS, key=finds)
-    return pd.read_csv(
-        io.StringIO(text),
-        sep=separator,
-        dtype=str,
-        keep_default_na=False,
-        index_col=False,
-        # In a file that is written with blanks after its separators, they are no part of a text, and quotes follow them.
-        skipinitialspace=f"{separator} " in header,
-    )
+    with warnings.catch_warnings(
+        action="error", category=pd.errors.ParserWarning
+    ):  # a row with more entries than names
+        return pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            index_col=False,
+            # In a file that is written with blanks after its separators, they are no part of a text, and quotes follow them.
+            skipinitialspace=f"{separator} " in header,
+        )

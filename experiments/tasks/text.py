@@ -14,6 +14,7 @@ from experiments.inputs.texts import CALIBRATION, Texts, check_file, read_file
 from experiments.scoring import counts
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
+from kprune.cutting import shortened_columns
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Classification, MultiLabel, Objective, Regression
@@ -226,7 +227,7 @@ def tokenise(tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list
     """Return examples of one column of texts or of two, the longer text of a pair cut first."""
     examples: list[Example] = []
     for start in range(0, len(texts[0]), CHUNK):
-        columns = [list(column[start : start + CHUNK]) for column in texts]
+        columns = shortened_columns(tokenizer, [column[start : start + CHUNK] for column in texts], max_length)
         encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
         keys = [key for key in ("input_ids", "token_type_ids") if key in encoded]
         examples += [dict(zip(keys, values, strict=True)) for values in zip(*(encoded[k] for k in keys), strict=True)]

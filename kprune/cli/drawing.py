@@ -4,8 +4,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from kprune.choices import as_examples
+from kprune.choices import as_examples, choice_pairs
 from kprune.cli.texts import Texts
+from kprune.cutting import shortened_columns
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Objective, Span
@@ -90,14 +91,15 @@ def tokenised(
 ) -> list[Example]:
     """Return an example of each text, pair or text with its choices; arguments as `draw` has them."""
     if choices:
-        pairs = [(first, choice) for first, *others in texts for choice in others]
+        pairs = [pair for first, *own in texts for pair in choice_pairs(tokenizer, [first], own, max_length)]
         rows = [
             {name: value for name, value in row.items() if name != "texts"}
             for row in tokenised(pairs, tokenizer, token_types, max_length)
         ]
         examples = as_examples(rows, [len(text) - 1 for text in texts])
         return [example | {"texts": text} for example, text in zip(examples, texts, strict=True)]
-    encoded = tokenizer(*map(list, zip(*texts, strict=True)), truncation=True, max_length=max_length)
+    columns = shortened_columns(tokenizer, list(zip(*texts, strict=True)), max_length)
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
     keys = ["input_ids", *(["token_type_ids"] if token_types and "token_type_ids" in encoded else [])]
     return [{key: encoded[key][row] for key in keys} | {"texts": text} for row, text in enumerate(texts)]
 

@@ -84,7 +84,7 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
         if not table:
             raise UserError(f"{file} has a header and no rows: give a file with texts")
         columns = _columns(file, table, text_column, second_column)
-        choices = len(columns) == 2 and any(isinstance(row.get(columns[1]), list) for _, row in table)
+        choices = len(columns) == 2 and any(isinstance(row.get(columns[1]), (list, dict)) for _, row in table)
         first, *second = columns
         read = _choices if choices else _second
         entries = ((_text(file, row, first), *read(file, row, second)) for row in table)
@@ -151,7 +151,7 @@ def _json_rows(file: Path, content: str) -> Iterator[Row]:
         if isinstance(entry, str):
             yield number, {"text": entry}
         elif isinstance(entry, dict):
-            yield number, entry
+            yield number, {name.strip(): value for name, value in entry.items()}
         else:
             raise UserError(
                 f'{file}, row {number}, is a {type(entry).__name__}: give an object in each line, such as {{"text": "..."}}'
@@ -177,8 +177,9 @@ def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_c
             if column not in present:
                 raise UserError(f"{file} has no column '{column}': it has {listed}")
         return columns
-    if together := next((columns for columns in TOGETHER if set(columns) <= set(present)), None):
-        return together
+    of = {name.lower(): name for name in present}
+    if together := next((columns for columns in TOGETHER if set(columns) <= set(of)), None):
+        return tuple(of[column] for column in together)
     named = [name for name in present if name.lower() in NAMES]
     wordy = [name for name in present if _is_wordy(table, name)]
     found = named if named else wordy
@@ -222,13 +223,14 @@ def _second(file: Path, row: Row, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _choices(file: Path, row: Row, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the choices of a text.
+    """Return the choices of a text: a list or, as in ARC, the list `text` of an object.
 
     Raises:
         UserError: they are no list of two texts or more.
     """
     number, entries = row
     found = entries.get(columns[0])
+    found = found.get("text") if isinstance(found, dict) else found
     if not isinstance(found, list) or not all(isinstance(choice, str) and choice.strip() for choice in found):
         raise UserError(
             f"{file}, row {number}: column {columns[0]} is {str(found)[:40]!r}, not a list of texts: mend it or remove the row"

@@ -5,14 +5,17 @@ import json
 import pandas as pd
 import pytest
 import torch
-from choices import tiny_chooser
+from choices import choices_batch, tiny_chooser
 from world import environment, overrides
 
+import kprune
 from experiments.cell.runner import run_cell
+from experiments.cell.saved import evaluate_saved
 from experiments.config.cell import configured
 from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
 from experiments.tasks import build_task
+from kprune.data import sequences
 from kprune.errors import UserError
 
 OWN = {"name": "mine", "kind": "custom_choice", "evaluation_file": None, "text": ["question"], "choices": "choices"}
@@ -60,8 +63,35 @@ def test_a_question_stands_before_each_choice_of_a_context(file, tokenizer):
     rows = [row | {"context": "ada wrote"} for row in ROWS]
     task = built(file(rows), text=["context", "question"])
     (first, *_) = task.training_questions()
-    assert first.pairs() == [("ada wrote", f"{ROWS[0]['question']} {choice}") for choice in ROWS[0]["choices"]]
-    assert task.training(tokenizer)[0]["choices"][0] == len(tokenizer(*first.pairs()[0])["input_ids"])
+    assert (first.texts, first.choices) == (["ada wrote", ROWS[0]["question"]], ROWS[0]["choices"])
+    pairs = [tokenizer("ada wrote", f"{ROWS[0]['question']} {choice}") for choice in first.choices]
+    found = task.training(tokenizer)[0]
+    assert found["input_ids"] == [token for pair in pairs for token in pair["input_ids"]]
+    assert found["choices"] == [len(pair["input_ids"]) for pair in pairs]
+
+
+@pytest.mark.parametrize("question", ["ada", "engine " * 9, "engine " * 400])
+@pytest.mark.parametrize("context", [None, "paris", "paris " * 300])
+@pytest.mark.parametrize("length", [1, 5, 20, 34])
+def test_a_choice_is_read_whole_however_long_the_texts_before_it_are(file, tokenizer, question, context, length):
+    rows = [{"question": question, "choices": ["w" * length, "x" * length], "label": 0}]
+    if context is not None:
+        rows[0]["context"] = context
+    task = built(file(rows), text=["question"] if context is None else ["context", "question"])
+    (example,) = task.training(tokenizer)
+    for row, letter in zip(sequences(example), "wx", strict=True):
+        words = tokenizer.convert_ids_to_tokens(row["input_ids"])
+        assert words[-length - 1 :] == [letter, *[f"##{letter}"] * (length - 1), "[SEP]"]
+        assert len(words) <= 40 and words[1] in ("a", "e", "p")
+        before = len(question.replace(" ", "")) + len((context or "").replace(" ", ""))
+        assert len(words) == min(40, before + length + 3)
+
+
+def test_of_a_choice_that_is_too_long_by_itself_the_question_stays(file, tokenizer):
+    rows = [{"question": "engine " * 2000, "choices": ["w" * 38, "paris " * 2000], "label": 0}]
+    (example,) = built(file(rows)).training(tokenizer)
+    assert example["choices"] == [40, 40]
+    assert all(row["token_type_ids"].count(0) > 15 for row in sequences(example))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +100,7 @@ def test_a_question_stands_before_each_choice_of_a_context(file, tokenizer):
         (["a", "b", "c"], 2, 2),
         (["a", "b", "c"], "2", 2),
         (["a", "b", "c"], 2.0, 2),
+        (["a", "b", "c"], "2.0", 2),
         (["a", "b", "c"], "C", 2),
         ({"text": ["a", "b"], "label": ["A", "B"]}, "B", 1),
         ({"text": ["a", "b", "c"], "label": ["1", "2", "3"]}, "1", 0),  # as in ARC
@@ -107,7 +138,8 @@ def test_swag_is_read_from_the_hub(write_split, tokenizer):
         write_split("allenai/swag", "regular", split, rows)
     task = configured(["task=swag"]).task.build()
     (first, second) = task.evaluation_questions()
-    assert first.pairs() == [("ada sat.", f"she ran {k}") for k in range(4)] and (first.right, second.right) == (3, 0)
+    assert (first.texts, first.choices) == (["ada sat.", "she"], [f"ran {k}" for k in range(4)])
+    assert (first.right, second.right) == (3, 0)
     assert [len(example["choices"]) for example in task.training(tokenizer)] == [4, 4]
 
 
@@ -153,6 +185,15 @@ def test_a_cell(run, file, tmp_path, method):
     assert evaluate(load_model(folder, task), task, load_tokenizer(folder)) == pytest.approx(record.score)
 
 
+def test_a_model_that_the_library_saved_is_scored_on_a_file(checkpoint, file, tmp_path):
+    outcome = kprune.prune(tiny_chooser(dtype=torch.float32), [choices_batch()], 0.4, "random")
+    outcome.save(tmp_path / "small", load_tokenizer(checkpoint))
+    settings = ["task=custom_choice", f"task.evaluation_file={file()}", "task.max_length=40", "tracking=none"]
+    score = evaluate_saved(configured([f"evaluate={tmp_path / 'small'}", *settings]))
+    task = build_task(OWN | {"train_file": file(), "evaluation_file": file()})
+    assert score == evaluate(outcome.model, task, load_tokenizer(checkpoint))
+
+
 @pytest.mark.parametrize("method", ["kprune_finetuned", "ebert", "dynabert_w", "cofi"])
 def test_methods_that_train(run, file, method):
     recipe = ["method.recipe.epochs=1", "method.recipe.batch_size=4"]
@@ -179,7 +220,9 @@ def test_a_model_is_fine_tuned_for_it(run, file, checkpoint, tmp_path):
         ({"choices": ["a", ""]}, "row 2: choice 1 is '', no text"),
         ({"choices": ["a", None]}, "row 2: choice 1 is 'None', no text"),
         ({"choices": "a"}, "row 2: choices are 'a', no list of texts"),
-        ({"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "label": "C"}, "row 2: label 'C' is none of A, B"),
+        ({"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "label": "C"}, "row 2: label 'C' is not one of A, B"),
+        ({"choices": {"text": ["a", "b"], "label": ["A", "A"]}, "label": "A"}, "row 2: label 'A' is not one of A, A"),
+        ({"label": 0.5}, "row 2: label '0.5' is no number"),
         ({"question": 7}, "row 2: 7 is no text"),
     ],
 )
@@ -196,6 +239,7 @@ def test_other_mistakes_are_one_line(run, file, world, tmp_path):
         ([f"task.train_file={file()}", "task.choices=answers"], "has no column answers"),
         ([f"task.train_file={file()}", "task.choices=[A]"], "names 1 column"),
         ([f"task.train_file={file()}", "task.text=[a,b,c]"], "names 3 columns"),
+        ([f"task.train_file={file()}", "task.choices=[A,B,A]"], "column A is named twice"),
         ([f"task.train_file={file(ROWS[:2], 'two.jsonl')}"], "too few rows (2) to hold some out"),
         ([f"task.train_file={file()}", f"model.checkpoint={world / 'checkpoint'}"], "needs one ForMultipleChoice"),
         ([f"task.train_file={file()}", "task.max_length=3"], "leaves no room for a text beside 3 special tokens"),
@@ -209,10 +253,11 @@ def test_other_mistakes_are_one_line(run, file, world, tmp_path):
     "example, words",
     [
         ({"choices": [2, 2], "label": 1}, None),
-        ({"label": 1}, "has choices None, a list of the tokens of each"),
-        ({"choices": [4], "label": 0}, "has choices [4], a list of the tokens of each, two or more"),
+        ({"label": 1}, "has choices None: give a list with the number of tokens of each, two or more"),
+        ({"choices": [4], "label": 0}, "has choices [4]: give a list"),
         ({"choices": [2, 3], "label": 1}, "has choices of 5 tokens, and 4 input_ids"),
         ({"choices": [2, 2], "label": 2}, "has label 2, outside 0 to 1"),
+        ({"choices": [2, 2], "label": True}, "has label True, outside 0 to 1"),
     ],
 )
 def test_a_calibration_file(run, file, tmp_path, example, words):

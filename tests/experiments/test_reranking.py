@@ -102,7 +102,7 @@ def test_relevant_passages_are_one_or_several(file, tmp_path, tokenizer, relevan
         pd.DataFrame([ROWS[1] | {"relevant": [1]}]).to_parquet(source)
     else:
         source = file([ROWS[1] | {"relevant": relevant}])
-    assert built(str(source)).evaluation(tokenizer).gold == [[0.0, 1.0]]
+    assert built(str(source), text=["query"]).evaluation(tokenizer).gold == [[0.0, 1.0]]
 
 
 @pytest.fixture
@@ -141,6 +141,7 @@ def test_a_cell(run, file, tmp_path, method):
         ({"relevant": [0, -1]}, "row 2: relevant passage '-1' is no number"),
         ({"relevant": "first"}, "row 2: relevant passage 'first' is no number"),
         ({"relevant": None}, "row 2: relevant passage 'None' is no number"),
+        ({"relevant": [1, 1]}, "row 2: relevant passages [1, 1] name one twice: mend it, or give task.grades"),
         ({"relevant": []}, "row 2: no passage is relevant"),
         ({"passages": []}, "row 2: passages are '[]', no list of texts"),
         ({"passages": "ada"}, "row 2: passages are 'ada', no list of texts"),
@@ -176,6 +177,7 @@ def test_other_mistakes_are_one_line(run, file, world):
         ([data, "task.metric=accuracy"], "task.metric=accuracy is none of a ranking: give ndcg@10 or mrr@10"),
         ([data, "task.relevant=a", "task.grades=b"], "say the same: give one of them"),
         ([data, "task.passages=texts"], "has no column texts"),
+        ([data, "task.text=[query,passages]"], "names 2 columns: give one, of queries"),
         ([data, "method=kwon"], "method kwon reads labels, and custom_reranking has none: use method=kprune"),
         ([data, f"model.checkpoint={world / 'checkpoint'}"], "has 3 labels"),
     ):

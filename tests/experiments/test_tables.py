@@ -9,6 +9,7 @@ from experiments.config.composing import CONF
 from experiments.config.groups import CalibrationSettings
 from experiments.inputs import calibration as calibrations
 from experiments.inputs.calibration import average_length, draw_calibration
+from experiments.inputs.texts import read_file
 from experiments.tasks import build_task, text
 from experiments.tasks.tables import read_table
 from kprune.data import mean_length
@@ -71,7 +72,10 @@ def test_the_rows_are_the_same(name, tmp_path, capsys):
         ("a.json", b'{"sentence": "x"', "cannot be read as json"),
         ("a.json", b'["x", "y"]', "row 1 is 'x', not an object"),
         ("a.json", b"3\n", "row 1 is '3', not an object"),
-        ("a.json", b"[]", "no column sentence"),
+        ("a.csv", b"sentence,label\nx,1,z\ny,2\n", "cannot be read as csv"),
+        ("a.jsonl", b'{"sentence": "x"}\n{"sentence"', "cannot be read as jsonl .line 2: "),
+        ("a.json", b"[]", "has no rows"),
+        ("a.jsonl", b"", "has no rows"),
         ("a.parquet", b"no", "cannot be read as parquet"),
         ("a.xlsx", b"", "none of .csv, .tsv"),
     ],
@@ -81,6 +85,14 @@ def test_what_is_no_table_is_one_line(name, content, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         read_table(tmp_path / name, ["sentence", "label"])
     assert "\n" not in str(error.value)
+
+
+def test_a_line_ends_where_json_lines_do(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False), encoding="utf-8-sig")
+    assert read_table(tmp_path / "a.jsonl", ["text"])["text"].tolist() == ["a\u2028b\x85c"]
+    assert read_file(tmp_path / "a.jsonl", "calibration.data").documents == ["a\u2028b\x85c"]
+    (tmp_path / "a.txt").write_text("a\u2028b\nc\n", encoding="utf-8-sig")
+    assert read_file(tmp_path / "a.txt", "calibration.data", lines=True).documents == ["a\u2028b", "c"]
 
 
 def own(tmp_path, labels, **settings):

@@ -37,6 +37,18 @@ READ = {
         {},
         [("q", "one", "two"), ("r", "a", "b", "c")],
     ),
+    "names in other cases, with blanks around them": (
+        "a.jsonl",
+        b'{" Question": "q", "Choices ": ["a", "b"]}',
+        {},
+        [("q", "a", "b")],
+    ),
+    "choices as of ARC": (
+        "a.jsonl",
+        b'{"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}}',
+        {},
+        [("q", "a", "b")],
+    ),
     "question and context": ("a.jsonl", b'{"id": "x", "context": "c", "question": "q"}', {}, [("q", "c")]),
 }
 
@@ -79,6 +91,12 @@ UNREADABLE = {
         b'{"question": "q", "choices": ["a", "b"]}\n{"question": "r", "choices": "a"}',
         {},
         "row 2: column choices is 'a', not a list",
+    ),
+    "an object without texts": (
+        "a.jsonl",
+        b'{"question": "q", "choices": {"a": 1}}',
+        {},
+        "column choices is 'None', not a list",
     ),
     "columns of lines": ("a.txt", b"one", {"text_column": "text"}, "has no columns"),
 }
