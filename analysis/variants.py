@@ -28,6 +28,13 @@ def without_calibration(variant: str) -> str:
     return variant_text({key: value for key, value in variant_parts(variant).items() if key not in CALIBRATION})
 
 
+def changed(variant: str) -> str:
+    """Return what a variant changes of the method's settings: neither what it reads nor the precision of its passes."""
+    return variant_text(
+        {key: value for key, value in variant_parts(variant).items() if key not in (*CALIBRATION, "precision")}
+    )
+
+
 def without_budget(variant: str) -> str:
     """Return a variant without the size of its calibration set."""
     return variant_text({key: value for key, value in variant_parts(variant).items() if key not in BUDGET})

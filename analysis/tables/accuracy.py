@@ -15,7 +15,7 @@ from analysis.render import (
     task_label,
     without_one_model,
 )
-from analysis.variants import without_calibration
+from analysis.variants import changed
 
 
 def accuracy(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def compared(table: pd.DataFrame) -> pd.Series:
     """
     ours = registry.ours(table["method"])
     retrained = registry.retrained(table["method"])
-    ablation = ours & (table["settings"].map(without_calibration) != "")
+    ablation = ours & (table["settings"].map(changed) != "")
     tokens = calibration_budget(table)
     fair = ~ours
     for _, cells in table[~ablation & ~retrained].groupby(["task", "model"], sort=False):

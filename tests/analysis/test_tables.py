@@ -211,6 +211,13 @@ def test_ablation_stands_beside_the_same_budget(write_cell, outputs):
     ]
 
 
+def test_passes_in_reduced_precision_are_no_ablation(write_cell, outputs):
+    write_cell(score=75.0)
+    write_cell(score=74.0, variant={"precision": "reduced"})
+    write_cell(score=60.0, variant={"precision": "reduced", "mu": 2.0})
+    assert shown("accuracy", outputs)["Method"].tolist() == ["K-prune", "K-prune (precision=reduced)"]
+
+
 def test_retrained_beside_kprune(write_cell, outputs):
     write_cell(pruning_seconds=10.0)
     stage = {"steps": 345, "epochs": 3, "examples": 3668, "capped": False}
