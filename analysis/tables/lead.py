@@ -32,7 +32,7 @@ def lead(table: pd.DataFrame) -> pd.DataFrame:
         trains = registry.retrained(cells["method"])
         for _, theirs in cells[trains].iterrows():
             row = {"Task": task_label(task), "Model": model_label(model), "Asked": target_label(target)}
-            row |= {"Method": method_label(theirs["method"], ""), "Seeds": f"{theirs['seeds']}"}
+            row |= {"Method": method_label(theirs["method"], theirs["settings"]), "Seeds": f"{theirs['seeds']}"}
             row["Score"] = mean_and_deviation(theirs["score"], theirs["score_std"])
             for _, ours in cells[~trains].iterrows():
                 row[f"{method_label(ours['method'], ours['settings'])}, ahead by"] = points(ours, theirs)

@@ -8,7 +8,10 @@ import pytest
 from language import make_language_world
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+from world import environment, overrides
 
+from experiments.cell.runner import run_cell
+from experiments.config.cell import configured
 from experiments.inputs import subject
 
 GLUE_ROWS = {
@@ -108,3 +111,17 @@ def cached(language_world, monkeypatch):
     monkeypatch.setenv("KPRUNE_CACHE", str(language_world / "cache"))
     monkeypatch.setenv("KPRUNE_MIRROR", "")
     subject._subject.cache_clear()
+
+
+@pytest.fixture
+def own_cell(world, monkeypatch, tmp_path):
+    """own_cell("task=...", "model.checkpoint=...", ...) runs a cell of another task than the world's, in this process."""
+    for name, value in environment(world).items():
+        monkeypatch.setenv(name, value)
+    sizes = [setting for setting in overrides(world) if not setting.startswith(("task", "model.checkpoint"))]
+
+    def run(*settings):
+        given = [*sizes, "flops_reduction=0.4", *settings, f"outputs={tmp_path / 'outputs'}"]
+        return run_cell(configured(given), "single", "python run.py")
+
+    return run

@@ -1,15 +1,14 @@
 """Multiple choice in the laboratory: files of one's own and of the hub, uneven numbers of choices."""
 
 import json
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
 from choices import choices_batch, tiny_chooser
-from world import environment, overrides
 
 import kprune
-from experiments.cell.runner import run_cell
 from experiments.cell.saved import evaluate_saved
 from experiments.config.cell import configured
 from experiments.inputs.checkpoints import load_model, load_tokenizer
@@ -163,16 +162,8 @@ def checkpoint(tmp_path, tokenizer):
 
 
 @pytest.fixture
-def run(world, monkeypatch, tmp_path, checkpoint):
-    for name, value in environment(world).items():
-        monkeypatch.setenv(name, value)
-
-    def run(*settings):
-        given = [setting for setting in overrides(world) if not setting.startswith(("task", "model.checkpoint"))]
-        given += ["task=custom_choice", "task.max_length=40", f"model.checkpoint={checkpoint}", "flops_reduction=0.4"]
-        return run_cell(configured([*given, *settings, f"outputs={tmp_path / 'outputs'}"]), "single", "python run.py")
-
-    return run
+def run(own_cell, checkpoint):
+    return partial(own_cell, "task=custom_choice", "task.max_length=40", f"model.checkpoint={checkpoint}")
 
 
 @pytest.mark.parametrize("method", ["kprune", "kprune_plus_fast", "kwon", "random"])

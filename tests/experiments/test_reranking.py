@@ -1,6 +1,7 @@
 """Rerankers in the laboratory: a classifier of pairs with one output, by the order that it puts passages in."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,7 @@ from sentence_transformers import CrossEncoder
 from sklearn.metrics import ndcg_score
 from tiny import SHAPE
 from transformers import BertConfig, BertForSequenceClassification
-from world import environment, overrides
 
-from experiments.cell.runner import run_cell
-from experiments.config.cell import configured
 from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
 from experiments.tasks import build_task
@@ -106,21 +104,8 @@ def test_relevant_passages_are_one_or_several(file, tmp_path, tokenizer, relevan
 
 
 @pytest.fixture
-def run(world, monkeypatch, tmp_path, checkpoint):
-    for name, value in environment(world).items():
-        monkeypatch.setenv(name, value)
-
-    def run(*settings):
-        given = [setting for setting in overrides(world) if not setting.startswith(("task", "model.checkpoint"))]
-        given += [
-            "task=custom_reranking",
-            "task.max_length=40",
-            f"model.checkpoint={checkpoint}",
-            "flops_reduction=0.4",
-        ]
-        return run_cell(configured([*given, *settings, f"outputs={tmp_path / 'outputs'}"]), "single", "python run.py")
-
-    return run
+def run(own_cell, checkpoint):
+    return partial(own_cell, "task=custom_reranking", "task.max_length=40", f"model.checkpoint={checkpoint}")
 
 
 @pytest.mark.parametrize("method", ["kprune", "kprune_plus_fast", "magnitude"])

@@ -1,6 +1,7 @@
 """Tagged words in the laboratory: word pieces, entities, files of one's own and of the hub."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from tiny import tiny_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-from world import environment, overrides
 
-from experiments.cell.runner import run_cell
-from experiments.config.cell import configured
 from experiments.scoring.entities import counts_of, entities
 from experiments.scoring.evaluation import predict
 from experiments.tasks import build_task
@@ -134,9 +132,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch, named):
 
 
 @pytest.fixture
-def run(world, monkeypatch, tmp_path):
-    for name, value in environment(world).items():
-        monkeypatch.setenv(name, value)
+def run(own_cell, tmp_path):
     model = tiny_model(head="token_classification", dtype=torch.float32)
     # In another order than the data's.
     model.config.id2label = dict(enumerate(reversed(TAGS)))
@@ -144,17 +140,7 @@ def run(world, monkeypatch, tmp_path):
     model.save_pretrained(tmp_path / "checkpoint")
     word_pieces().save_pretrained(tmp_path / "checkpoint")
 
-    def run(*settings):
-        given = [setting for setting in overrides(world) if not setting.startswith(("task", "model.checkpoint"))]
-        given += [
-            "task=custom_tokens",
-            "task.max_length=32",
-            f"model.checkpoint={tmp_path / 'checkpoint'}",
-            "flops_reduction=0.4",
-        ]
-        return run_cell(configured([*given, *settings, f"outputs={tmp_path / 'outputs'}"]), "single", "python run.py")
-
-    return run
+    return partial(own_cell, "task=custom_tokens", "task.max_length=32", f"model.checkpoint={tmp_path / 'checkpoint'}")
 
 
 @pytest.mark.parametrize("method", ["kprune", "kprune_plus_fast", "kwon"])
