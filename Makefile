@@ -67,7 +67,7 @@ table-speedup: .venv/installed ## run the main comparison and show the fastest m
 	$(call TABLE,accuracy,speedup latency)
 
 table-decoders: .venv/installed ## prune a language model by every method made for one; OVERRIDES="task.windows=16"
-	$(call TABLE,decoders,accuracy measurements)
+	$(call TABLE,decoders,perplexity perplexity_ratios measurements)
 
 ablation: .venv/installed ## run K-prune with its parts left out
 	$(call TABLE,ablation,ablation)

@@ -1,17 +1,60 @@
-"""How many times K-prune+'s perplexity the others' are, with intervals over the windows that all were scored on."""
+"""Perplexities, and how many times K-prune+'s the others' are, with intervals over the windows that all were scored on."""
 
 import numpy as np
 import pandas as pd
 
 from analysis import bootstrap
+from analysis.aggregate import best_score, target_order
 from analysis.pairing import paired_draws
-from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
+from analysis.render import (
+    MISSING,
+    mean_and_deviation,
+    method_label,
+    model_label,
+    number,
+    target_label,
+    task_label,
+    without_one_model,
+)
+from analysis.tables.accuracy import compared
 
 REFERENCES = ("kprune_plus", "kprune_plus_fast")
 """A column for each of them that was scored, with its settings."""
 
 
 def perplexity(table: pd.DataFrame) -> pd.DataFrame:
+    """Make a row per task, model and method of the main comparison, a column per target, the lowest of each in bold.
+
+    The dense model is the first row; then the methods, by their perplexity at the first target that they have. `table` comes
+    from `aggregate`.
+    """
+    table = table[table["metric"] == "perplexity"]
+    table = table[compared(table)]
+    targets = sorted(table["target"].unique(), key=target_order)
+    rows = []
+    for (task, model), of_task in table.groupby(["task", "model"], sort=False):
+        first = {"Task": task_label(task), "Model": model_label(model)}
+        dense = number(of_task["dense_score"].mean())
+        rows.append(first | {"Method": "dense"} | {target_label(target): dense for target in targets})
+        best = {target: best_score(cells) for target, cells in of_task.groupby("target")}
+        methods = []
+        for (method, settings), cells in of_task.groupby(["method", "settings"], sort=False):
+            cells = cells.set_index("target").reindex(targets)
+            row = first | {"Method": method_label(method, settings)}
+            row |= {target_label(cell.Index): shown(cell, best[cell.Index]) for cell in cells.itertuples()}
+            methods.append((cells["score"].fillna(np.inf).tolist(), row))
+        rows += [row for _, row in sorted(methods, key=lambda entry: entry[0])]
+    made = pd.DataFrame(rows)
+    return made.drop(columns=[name for name in ("Task", "Model") if rows and made[name].nunique() == 1])
+
+
+def shown(cell, best: float) -> str:
+    """Write a cell's perplexity, mean ± deviation over seeds, bold if it is `best`."""
+    text = mean_and_deviation(cell.score, cell.score_std)
+    return f"**{text}**" if number(cell.score) == number(best) else text
+
+
+def perplexity_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """Make a row per task, model, target and method: its perplexity, and what that is over K-prune+'s at the same target.
 
     In brackets, the 95 % interval of the ratio, by a paired bootstrap over windows of the difference of their losses: of a row

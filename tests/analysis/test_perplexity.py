@@ -103,7 +103,7 @@ def of_windows(values, method, **changes):
 
 
 def against(source):
-    return TABLES["perplexity"].make(aggregate(load(source))).set_index("Method")["Over K-prune+, fast's"]
+    return TABLES["perplexity_ratios"].make(aggregate(load(source))).set_index("Method")["Over K-prune+, fast's"]
 
 
 def test_a_ratio_of_perplexities_has_an_interval_over_windows(write_cell, outputs, tmp_path):
@@ -147,6 +147,27 @@ def test_a_mean_of_seeds_draws_them_and_other_seeds_have_no_interval(write_cell,
     assert shown["FLAP"].startswith(f"{np.exp(theirs.mean() - ours.mean()):.2f} [") and "[" not in shown["OSSCAR"]
 
 
-def test_scores_in_percent_are_no_perplexities(write_cell, outputs):
+def test_perplexities_by_target_the_lowest_first_and_in_bold(write_cell, outputs):
+    for method, target, score in (
+        ("flap", "p0.1", 24.0),
+        ("flap", "p0.2", 34.0),
+        ("oscar", "p0.2", 27.0),
+        ("kprune_plus", "p0.1", 21.0),
+        ("kprune_plus", "p0.2", 25.0),
+    ):
+        write_cell(**WINDOWS | {"method": method, "target": target, "score": score})
+    write_cell(**WINDOWS | {"method": "kprune_plus", "target": "p0.2", "score": 26.0, "seed": 1})
+    shown = TABLES["perplexity"].make(aggregate(load(outputs)))
+    assert shown.to_numpy().tolist() == [
+        ["dense", "18.40", "18.40"],
+        ["K-prune+", "**21.00**", "**25.50 ± 0.71**"],
+        ["FLAP", "24.00", "34.00"],
+        ["OSSCAR", "–", "27.00"],
+    ]
+    assert list(shown) == ["Method", "10 % of parameters", "20 % of parameters"]
+
+
+@pytest.mark.parametrize("table", ["perplexity", "perplexity_ratios"])
+def test_scores_in_percent_are_no_perplexities(write_cell, outputs, table):
     write_cell()
-    assert TABLES["perplexity"].make(aggregate(load(outputs))).empty
+    assert TABLES[table].make(aggregate(load(outputs))).empty
