@@ -23,12 +23,30 @@ def owned_sums(block: Block, value: Callable[[nn.Parameter], Tensor]) -> Tensor:
     """
     if block.units == 0:
         return torch.zeros(0, dtype=torch.float64)
+    return sum(incoming_sums(block, value), start=outgoing_sums(block, value))
 
-    def of(module: Linear) -> Tensor:
-        values = value(module.weight).double()
-        return values.T if is_transposed(module) else values
 
-    sums = by_unit(of(block.output).sum(dim=0), block)
+def outgoing_sums(block: Block, value: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    """Return the sum of a value over each unit's columns of the output projection: [units] in float64."""
+    return by_unit(_upright(block.output, value).sum(dim=0), block)
+
+
+def incoming_sums(block: Block, value: Callable[[nn.Parameter], Tensor], biases: bool = False) -> list[Tensor]:
+    """Return the sums of a value over each unit's rows of every input module: [units] in float64 each.
+
+    Args:
+        biases: whether the rows' entries of a bias count, too, where there is one.
+    """
+    sums = []
     for rows, module in zip(block.site.inputs, block.inputs, strict=True):
-        sums = sums + of(module).sum(dim=1).view(rows.parts, block.units, -1).sum(dim=(0, 2))
+        of_rows = _upright(module, value).sum(dim=1)
+        if biases and module.bias is not None:
+            of_rows = of_rows + value(module.bias).double()
+        sums.append(of_rows.view(rows.parts, block.units, -1).sum(dim=(0, 2)))
     return sums
+
+
+def _upright(module: Linear, value: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    """Return the values of a module's weight as [outputs, inputs] in float64."""
+    values = value(module.weight).double()
+    return values.T if is_transposed(module) else values

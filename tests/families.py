@@ -1,4 +1,8 @@
-"""Every family, by settings of a tiny model of it."""
+"""Every family: settings of a tiny model of it, and a tiny random classifier."""
+
+import torch
+from tiny import SHAPE
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {"num_key_value_heads": 2}
@@ -45,3 +49,21 @@ def family_settings(layers: int) -> dict:
         "smollm3": GROUPED,
         "gemma": GROUPED | {"head_dim": 16},
     }
+
+
+CLASSIFIERS = family_settings(layers=3)
+CLASSIFIERS["opt, norm last"] = CLASSIFIERS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
+
+
+def tiny_classifier(case: str, dtype: torch.dtype = torch.float64, attention: str | None = None):
+    """A model of three layers and three classes, of a family of `CLASSIFIERS`."""
+    torch.manual_seed(0)
+    settings = SHAPE | TOKENS | {"num_labels": 3} | CLASSIFIERS[case]
+    if case == "distilbert":
+        settings.pop("intermediate_size")
+    config = AutoConfig.for_model(case.partition(",")[0], **settings)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms and biases at their initial values hide what they do
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return model.to(dtype).eval()

@@ -35,7 +35,8 @@ class EBERT(Method):
 
     The gates are those of the authors' code: a predictor per block, from the mean token (first layer) or the [CLS]
     token through 64 dimensions to a gate for each head or neuron; Gumbel-sigmoid with straight-through in training,
-    logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch.
+    logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch. A decoder's first token
+    sees no other, so that there, all predictors read the mean token.
 
     The penalty leaves the FLOPs near the target, not at it. So that methods are compared at the same FLOPs, one threshold
     for all gates is then set such that the mean over calibration examples is the target (0 in the paper).
@@ -135,7 +136,8 @@ class GatedModel(nn.Module):
         self.model = model
         self.view = view_of(model)
         self.blocks = [s for s in self.view.blocks if s.units]
-        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, s.layer == 0) for s in self.blocks)
+        pools = self.view.family.reads_last_token
+        self.predictors = nn.ModuleList(Predictor(s.hidden_size, s.units, pools or s.layer == 0) for s in self.blocks)
         self.predictors.to(model.device, model.dtype)
         self.register_buffer("threshold", torch.zeros((), device=model.device))
         self.sequence_length = sequence_length
@@ -177,16 +179,22 @@ class GatedModel(nn.Module):
 
     @contextmanager
     def _gated(self, attention_mask: Tensor) -> Iterator[None]:
-        """Show, within, the first linear module of a block shows what its predictor reads, and the projection is gated."""
+        """Gate every block while the context is open: the predictor reads what the first input module reads, and the gates
+        multiply the features.
+        """
         self.gates = []
         handles = []
-        for block, predictor in zip(self.blocks, self.predictors, strict=True):
+        for index, (block, predictor) in enumerate(zip(self.blocks, self.predictors, strict=True)):
 
-            def predict(module, inputs, predictor=predictor):
-                self.gates.append(self.gate(at_least_float32(predictor(inputs[0], attention_mask))))
+            def predict(module, inputs, index=index, predictor=predictor):
+                if len(self.gates) == index:  # a projection of positions comes later
+                    hidden = inputs[0].view(*attention_mask.shape, -1)
+                    self.gates.append(self.gate(at_least_float32(predictor(hidden, attention_mask))))
 
             def close(module, inputs, block=block):
-                return (inputs[0] * self.gates[-1].repeat_interleave(block.width, dim=1)[:, None],)
+                gates = self.gates[-1].repeat_interleave(block.width, dim=1)
+                features = inputs[0].view(*attention_mask.shape, -1)
+                return ((features * gates[:, None]).view_as(inputs[0]),)
 
             handles.append(block.inputs[0].register_forward_pre_hook(predict))
             handles.append(block.output.register_forward_pre_hook(close))

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from families import TOKENS, family_settings
-from tiny import SHAPE as SHAPE_OF_ALL
+from families import CLASSIFIERS, TOKENS, tiny_classifier
+from tiny import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
@@ -20,24 +20,6 @@ from kprune.models.masks import masked
 from kprune.models.surgery import keep_layers, keep_units
 from kprune.objectives import objective_of
 from kprune.streams import calibration_states
-
-SHAPE = SHAPE_OF_ALL | TOKENS | {"num_labels": 3}
-CONFIGS = family_settings(layers=3)
-CONFIGS["opt, norm last"] = CONFIGS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
-
-
-def tiny(case: str, dtype: torch.dtype = torch.float64, attention: str = "eager"):
-    torch.manual_seed(0)
-    settings = SHAPE | CONFIGS[case]
-    if case == "distilbert":
-        settings = {name: value for name, value in settings.items() if name not in ("intermediate_size",)}
-    config = AutoConfig.for_model(case.partition(",")[0], **settings)
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:  # norms and biases at their initial values hide what they do
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-    return model.to(dtype).eval()
-
 
 def batch():
     ids = torch.randint(5, 99, (3, 10), generator=torch.Generator().manual_seed(0))
@@ -68,22 +50,22 @@ def pruned_like(model, masks):
     return pruned
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", CLASSIFIERS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
 def test_running_the_blocks_is_running_the_model(case, attention):
     if case in ("deberta-v2", "mpnet") and attention == "sdpa":
         pytest.skip("it has eager attention alone")
-    model, view = tiny(case, attention=attention), None
+    model = tiny_classifier(case, attention=attention)
     view = view_of(model)
     ours = view.run(0, *view.enter(batch()), batch()).logits
     torch.testing.assert_close(ours, model(**batch()).logits, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", CLASSIFIERS)
 @torch.no_grad()
 def test_masked_equals_physically_pruned(case):
-    model = tiny(case, attention="eager")
+    model = tiny_classifier(case, attention="eager")
     view, dense = view_of(model), model(**batch()).logits
     masks = some_masks(view)
     with masked(view, masks):
@@ -97,10 +79,10 @@ def test_masked_equals_physically_pruned(case):
     assert (again - expected).abs().max() <= 1e-9 * scale
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", CLASSIFIERS)
 @torch.no_grad()
 def test_what_is_saved_is_what_was_pruned(case, tmp_path):
-    model = tiny(case, torch.float32, "eager")
+    model = tiny_classifier(case, torch.float32, "eager")
     pruned = become_pruned(pruned_like(model, some_masks(view_of(model))))
     expected = pruned(**batch()).logits
     save(pruned, tmp_path / "model")
@@ -113,15 +95,15 @@ def test_what_is_saved_is_what_was_pruned(case, tmp_path):
     torch.testing.assert_close(stock(**batch()).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-GQA = [case for case, settings in CONFIGS.items() if "num_key_value_heads" in settings or case == "nomic_bert"]
+GQA = [case for case, settings in CLASSIFIERS.items() if "num_key_value_heads" in settings or case == "nomic_bert"]
 """Families whose config has the size of a head, so that it can say that there are fewer."""
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", CLASSIFIERS)
 @torch.no_grad()
 def test_layers_that_are_alike_load_as_the_stock_class(case, tmp_path):
     """Of the narrow widths, and giving the same answers."""
-    dense = tiny(case, torch.float32, "eager")
+    dense = tiny_classifier(case, torch.float32, "eager")
     share = 0.4 if case in GQA else 0.2
     outcome = prune(dense, [batch()], params_reduction=share, method="magnitude", uniform=True)
     view = view_of(outcome.model)
@@ -141,10 +123,10 @@ def test_layers_that_are_alike_load_as_the_stock_class(case, tmp_path):
     torch.testing.assert_close(stock(**batch()).logits, outcome.model(**batch()).logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", CLASSIFIERS)
 def test_units_own_what_goes_with_them(case):
     """FLOPs and parameters of a unit, against what taking one away removes from the modules."""
-    model = tiny(case)
+    model = tiny_classifier(case)
     view, length = view_of(model), 10
     flops, parameters = model_flops(view, length), layer_parameters(view)
     for block in view.blocks:
@@ -163,7 +145,7 @@ DECODERS = ("opt", "opt, norm last", "gpt2", "llama", "mistral", "qwen2", "qwen3
 def test_generation_with_a_cache_equals_generation_without(case):
     """The first layer has no head left: the cache that positions are counted by must not stay empty."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(case.partition(",")[0], **(SHAPE | CONFIGS[case]))
+    config = AutoConfig.for_model(case.partition(",")[0], **(SHAPE | TOKENS | {"num_labels": 3} | CLASSIFIERS[case]))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
     view = view_of(model)
     pruned = become_pruned(pruned_like(model, some_masks(view)))
@@ -177,14 +159,14 @@ def test_generation_with_a_cache_equals_generation_without(case):
 
 @pytest.mark.parametrize("setting", [{"conv_kernel_size": 3, "conv_act": "gelu"}, {"share_att_key": False}])
 def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch):
-    monkeypatch.setitem(CONFIGS, "deberta-v2", CONFIGS["deberta-v2"] | setting)
+    monkeypatch.setitem(CLASSIFIERS, "deberta-v2", CLASSIFIERS["deberta-v2"] | setting)
     with pytest.raises(UserError, match="has a module encoder.*: use another deberta-v2 model"):
-        view_of(tiny("deberta-v2"))
+        view_of(tiny_classifier("deberta-v2"))
 
 
 def test_a_table_of_positions_is_not_cut_with_the_examples():
     """It has as many rows as there are examples here."""
-    view, ids = view_of(tiny("deberta-v2")), torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0))
+    view, ids = view_of(tiny_classifier("deberta-v2")), torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0))
     (state,) = calibration_states(view, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
     assert len(state.context[0]["rel_embeddings"]) == len(ids)
     with torch.no_grad():
@@ -195,7 +177,7 @@ def test_a_table_of_positions_is_not_cut_with_the_examples():
 
 @pytest.mark.parametrize("case", ["modernbert", "qwen2"])
 def test_what_is_left_of_a_model_without_a_layer_loads_as_it_is(case, tmp_path):
-    model = tiny(case, torch.float32)
+    model = tiny_classifier(case, torch.float32)
     keep_layers(view_of(model), [0, 2])
     with torch.no_grad():
         expected = model(**batch()).logits
@@ -206,21 +188,21 @@ def test_token_types_of_models_that_have_no_table_of_them():
     """DeBERTa's forward takes them and reads none; GPT-2 looks them up among its words."""
     ids = torch.randint(5, 99, (4, 8), generator=torch.Generator().manual_seed(0))
     zeros, words = torch.zeros_like(ids), torch.full_like(ids, 7)
-    deberta = tiny("deberta-v2")
+    deberta = tiny_classifier("deberta-v2")
     assert deberta.config.type_vocab_size == 0
     without = calibration_set(deberta, [{"input_ids": ids}], objective_of(deberta), False)
     assert (
         calibration_set(deberta, [{"input_ids": ids, "token_type_ids": zeros}], objective_of(deberta), False) == without
     )
-    gpt2 = tiny("gpt2")
+    gpt2 = tiny_classifier("gpt2")
     read = calibration_set(gpt2, [{"input_ids": ids, "token_type_ids": words}], objective_of(gpt2), False)
     assert read.examples[0]["token_type_ids"] == [7] * 8
     with pytest.raises(UserError, match="token type 99"):
         calibration_set(gpt2, [{"input_ids": ids, "token_type_ids": words + 92}], objective_of(gpt2), False)
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", CLASSIFIERS)
 def test_the_blocks_have_every_linear_module_of_the_layers(case):
-    view = view_of(tiny(case))
+    view = view_of(tiny_classifier(case))
     modules = [module for module in view.layers.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
     assert {id(module) for module in modules} == {id(module) for block in view.blocks for module in block.linears}

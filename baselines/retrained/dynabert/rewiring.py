@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from baselines.owned import incoming_sums, outgoing_sums
 from baselines.retrained.distillation import task_loss
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
@@ -36,7 +37,8 @@ def importance(view: ModelView, objective: Objective, batches: Iterable[dict[str
     """Return how much the task loss would change without a unit, per block [units], to first order.
 
     Absolute values are summed over batches: |Σ h ∂L/∂h| for a head; |w₁ ∂L/∂w₁ + b₁ ∂L/∂b₁| + |w₂ ∂L/∂w₂| for a
-    neuron, as in the authors' code.
+    neuron, as in the authors' code. If a network is gated, each module or fused pair of them that feeds a neuron adds a first
+    term; a bias that is not there adds nothing.
     """
     totals = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in view.blocks]
     for batch in batches:
@@ -53,8 +55,8 @@ def importance(view: ModelView, objective: Objective, batches: Iterable[dict[str
 
 
 def _neuron_changes(block: Block) -> Tensor:
-    outgoing = block.output.weight
-    changes = (outgoing * outgoing.grad).sum(dim=0).abs()
-    for linear in block.inputs:
-        changes = changes + ((linear.weight * linear.weight.grad).sum(dim=1) + linear.bias * linear.bias.grad).abs()
-    return changes.detach()
+    def change(weight: nn.Parameter) -> Tensor:
+        assert weight.grad is not None
+        return (weight * weight.grad).detach()
+
+    return sum((of.abs() for of in incoming_sums(block, change, biases=True)), outgoing_sums(block, change).abs())

@@ -1,15 +1,17 @@
-"""Sub-networks of one shared set of weights: a prefix of every block's units, and evenly spread layers."""
+"""Sub-networks of one shared set of weights: the first units of every block, and evenly spread layers."""
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from kprune.models import ModelView, view_of
-from kprune.models.surgery import keep_layers, keep_units
+from kprune.models import Block, ModelView, view_of
+from kprune.models.modeling_kprune import is_transposed, sizes
+from kprune.models.surgery import keep_layers, keep_units, unit_rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def extract(shared: nn.Module, shape: Shape) -> nn.Module:
 
 
 class Subnetwork:
-    """Called like a model: runs the extracted model on slices of the shared weights, which gradients flow back to."""
+    """Called like a model: runs the extracted model on parts of the shared weights, which gradients flow back to."""
 
     def __init__(self, shared: nn.Module, shape: Shape):
         self.shared = shared
@@ -60,10 +62,28 @@ class Subnetwork:
         view = view_of(whole)
         keep_layers(view, shape.layers(len(view.layers)))
         self.tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
-        sizes = dict(self.skeleton.named_parameters()) | dict(self.skeleton.named_buffers())
-        self.slices = {name: tuple(slice(size) for size in sizes[name].shape) for name in self.tensors}
+        narrow = dict(self.skeleton.named_parameters()) | dict(self.skeleton.named_buffers())
+        self.kept = {name: tuple(slice(size) for size in narrow[name].shape) for name in self.tensors}
+        names = {tensor: name for name, tensor in self.tensors.items()}
+        for block in view_of(whole).blocks:
+            for tensor, kept in fused_parts(block, shape.units(block.units)):
+                self.kept[names[tensor]] = kept
 
     def __call__(self, **inputs):
         self.skeleton.train(self.shared.training)
-        weights = {name: tensor[self.slices[name]] for name, tensor in self.tensors.items()}
+        weights = {name: tensor[self.kept[name]] for name, tensor in self.tensors.items()}
         return functional_call(self.skeleton, weights, (), inputs)
+
+
+def fused_parts(block: Block, count: int) -> Iterator[tuple[Tensor, tuple]]:
+    """Yield the weight and bias of each input module that is fused of several, and the indices of a block's first units.
+
+    Of such a module, they are the first rows of each of its parts, and no slice.
+    """
+    for rows, module in zip(block.site.inputs, block.inputs, strict=True):
+        if rows.parts > 1 and block.units:
+            weight = module.weight
+            kept = unit_rows(torch.arange(count, device=weight.device), block.units, sizes(module)[1], rows.parts)
+            yield weight, (slice(None), kept) if is_transposed(module) else (kept,)
+            if module.bias is not None:
+                yield module.bias, (kept,)
