@@ -57,7 +57,7 @@ hooks: .venv/installed ## have each commit checked as by `make lint`
 	.venv/bin/pip install --quiet --editable '.[hooks]'
 	.venv/bin/pre-commit install
 
-docs: .venv/installed ## build the API reference from the docstrings into docs/api
+docs: .venv/installed ## build the reference of library and methods from the docstrings into docs/api
 	.venv/bin/python docs/reference.py
 
 table-accuracy: .venv/installed ## run the main comparison and show its scores

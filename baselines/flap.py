@@ -43,8 +43,8 @@ class FLAP(Method):
     unit that no longer fits is passed over. Its variance is updated with a mean that is overwritten before it is read; here it
     is that of all tokens.
 
-    A model without output biases gets them, at zero for all other modules that its config counts in, which cost parameters, and
-    those count. A family whose config can't say that there are biases is refused.
+    A model without output biases gets them. Its config may switch on biases of other modules with them; those are zero. All of
+    them count as parameters. A family whose config can't say that there are biases is refused.
 
     Attributes:
         squared_heads: the scores of attention's columns are squared before they are standardised, as in the authors' code;

@@ -24,7 +24,9 @@ from kprune.solve.mask_search import ROUNDING, greedy
 
 @dataclass(frozen=True)
 class KCM(Method):
-    """FFN neurons by representative (R2) times data-driven (D2) ranking, without gradients or labels; heads stay.
+    """Rank FFN neurons by representative (R2) times data-driven (D2) scores, and keep the highest; heads stay.
+
+    It needs neither gradients nor labels.
 
     The top-k over all layers fit the FLOPs budget, less than one neuron's FLOPs is left. Then the neurons' masks are
     scaled by layer-wise least squares as in Kwon et al. (`baselines/mask_tuning.py`), without rearrangement.

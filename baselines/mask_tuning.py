@@ -43,8 +43,9 @@ class Tuning:
 def search_with_teacher(
     search: Callable[[Mapping[str, UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return masks within a budget, and those of the model to tune against: at the constraint √c, c being the share of the cost
-    of all units that is *kept*.
+    """Return the masks within a budget, and the masks of the teacher to tune against.
+
+    If the budget keeps the share c of the cost of all units, the teacher keeps √c.
 
     Args:
         search: takes the blocks' costs by name and what the units kept may cost, gives masks [units] (bool) per block.

@@ -27,14 +27,16 @@ class Oscar(BlockByBlock):
     optimum on the others, K, is W₀_K + W₀_R H_RK (H_KK)⁻¹. So it is the removal of K-prune+ in the metric S = I, with a target
     that knows nothing of the error from below. Output biases stay as they are.
 
-    Other than in the authors' code, a feed-forward network sees what the attention below it, already pruned, gives (there,
+    Departures from the authors' code: a feed-forward network reads what the attention below it gives after pruning (there,
     both are measured in one pass with the layer still dense); heads go one by one (there, two at a time), and neurons by a
-    64th of those present (there, ten at a time). Their target with features of the dense model (`--fullseq`) is left out.
+    64th of those present (there, ten at a time); the number of units to remove is rounded down (there, up), so that of few
+    groups of heads fewer go. Their target with features of the dense model (`--fullseq`) is left out.
 
     Attributes:
         ridge: λ over the mean of the Gram matrix's diagonal.
-        swaps: rounds of the local search after the removal, in which 10 neurons or 5 heads that are kept are exchanged for as
-            many that are not, as long as the cost falls; half as many once it does not. 0 for none; the authors' code has 30.
+        swaps: rounds of the local search after the removal. In a round, 10 neurons or 5 heads that are kept are exchanged for
+            as many that are not, if the cost falls; if it does not, the number is halved. 0, no search, is what the command of
+            the authors' README does; their option runs up to 30 rounds and stops at the first that gains nothing.
     """
 
     ridge: float = 1e-2

@@ -21,9 +21,9 @@ from kprune.streams import CalibrationState, calibration_states
 def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) -> list[int]:
     """Return the units to keep per block, the same share of each block's own.
 
-    A block loses a unit once all of that unit's share is to go, as codes do that round the number to remove down: of three
-    groups of query heads, none up to a third. What the budget leaves over buys one more unit in some blocks, from the bottom
-    up, so that less is left than one unit costs.
+    The number of units to remove is rounded down, as in the codes of Wanda-sp and LLM-Pruner: of three groups of query heads,
+    none goes at shares below a third. The rest of the budget is spent on one more unit per block, from the bottom up, until
+    less is left than a unit costs.
 
     Args:
         spared: layers whose units all stay.

@@ -26,11 +26,10 @@ from kprune.types import Model
 
 @dataclass(frozen=True)
 class ShortGPT(Method):
-    """Drop whole layers, norms and residual connections included, those first that turn their input the least.
+    """Drop whole layers, first those whose output differs least in direction from their input, until the budget is met.
 
-    So many that the budget is met; less is left of it than the last one dropped costs. One layer at least stays; the lowest, if
-    it is built otherwise than the others, as ModernBERT's, which has no first norm. The order is that of the dense model,
-    measured once.
+    Norms and residual connections go with a layer. At least one layer stays: the lowest, if it is built otherwise than the
+    others, as ModernBERT's, which has no first norm. The order is that of the dense model, measured once.
     """
 
     name: str = "shortgpt"

@@ -14,7 +14,7 @@ from kprune.target import Target
 
 @dataclass(frozen=True)
 class SparseGPT(Masking):
-    """Set the weights to zero that a module's output misses least, and move those to the right of them to make up for it.
+    """Set to zero the weights that matter least to a module's output, and let the weights to their right make up for it.
 
     Algorithm 1 of Frantar & Alistarh 2023, with the choices of the authors' code: a share is met in each block of columns,
     all rows together; a pattern in each group of consecutive inputs of a row, as soon as the sweep gets there; all modules of

@@ -11,7 +11,7 @@ from kprune.target import Target
 
 @dataclass(frozen=True)
 class Wanda(Masking):
-    """Set the weights to zero whose |W_ij|·‖x_j‖₂ is least within their row (Sun et al. 2023); the others stay as they are.
+    """Set to zero the weights with the smallest |W_ij|·‖x_j‖₂ of their row (Sun et al. 2023); the others stay as they are.
 
     As in the authors' code, a share is met in each row, a pattern in each group of consecutive inputs of a row, and a layer's
     inputs come from the pruned layers below. Left out: their code runs the model in half precision and divides the squares by

@@ -9,16 +9,18 @@ from pathlib import Path
 # pdoc, because it is the lightest that is well kept: four small packages, no theme, no page to write beside the docstrings.
 import pdoc
 
+import baselines
 import kprune
 
 FOLDER = Path(__file__).parent / "api"
 
 
 def modules() -> list[str]:
-    """Return the names of the library's modules, the public API first."""
-    found = [module.name for module in pkgutil.walk_packages(kprune.__path__, "kprune.")]
+    """Return the names of the modules of the library and of the other methods, the public API first."""
+    packages = (kprune, baselines)
+    found = [module.name for of in packages for module in pkgutil.walk_packages(of.__path__, f"{of.__name__}.")]
     # A `__main__` would run its command.
-    return ["kprune", *sorted(name for name in found if not name.endswith("__main__"))]
+    return ["kprune", "baselines", *sorted(name for name in found if not name.endswith("__main__"))]
 
 
 def build(folder: Path) -> None:

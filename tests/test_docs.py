@@ -119,6 +119,12 @@ def test_every_method_is_named():
     assert set(METHODS) <= set(re.findall(r"`(\w+)`", named))
 
 
+def test_every_method_has_a_row():
+    page = (ROOT / "docs/notes/methods.md").read_text()
+    named = [name for row in re.findall(r"^\|(.*?)\|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(set(METHODS) | {"method"}) == sorted(named)
+
+
 def batches(count=4, vocabulary=97):
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):

@@ -19,13 +19,14 @@ from kprune.models.copies import frozen_copy
 
 @dataclass(frozen=True)
 class Kwon(Method):
-    """Masks of heads and neurons by the Fisher information of the task loss, then tuned as real numbers.
+    """Search masks of heads and neurons by the Fisher information of the task loss, then tune them as real numbers.
 
     Three stages, one file each: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each
     block (`rearrange.py`), and the mask tuning (`baselines/mask_tuning.py`) against the model masked at the
     constraint √c, c being the share of FLOPs *kept*. Their masks make nothing faster; here the tuned values are folded
-    into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples
-    (`calibration.examples`).
+    into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples, 32 in a batch
+    (12 on SQuAD). The size of the batches is a part of the method: the Fisher information has squares of the gradients of a
+    batch's mean loss.
 
     The search leaves less of the budget than one head costs, so no fill step is needed.
 

@@ -48,12 +48,16 @@ class CoFi(Method):
     epochs without masks have little to learn. A masked block keeps its output bias. After training, units are kept by
     the probability that their masks are open until the budget is full, so that it is met to less than a head; if the
     masks' own expectation is further from it than `MISSED`, as after too few steps, that is printed. The optimizer is not
-    started afresh when the masks set in, embeddings are trained, fine-tuning has the pruning's batches and decaying rate,
+    started afresh when the masks set in, embeddings are trained, fine-tuning has the pruning's batches, rate and decay,
     and the last step counts, not the best on the development set. A training serves one reduction, since the target is in
     the loss.
 
+    Of the authors' code: layers are matched in any order (its version 3; version 4 forces theirs). Left out: after training, its
+    masks are sigmoid(0.8 a / β), those below a rank set to 0; here, they are Louizos' sigmoid(a) (ζ − γ) + γ, cut to 0 and 1.
+
     Attributes:
-        recipe: of the pruning stage (the paper: 20 epochs, 100 on small tasks; 1e-5 to 3e-5; batches of 32).
+        recipe: of the pruning stage (the paper: 20 epochs, 100 on small tasks; 2e-5, batches of 32; on SQuAD 3e-5 and 16),
+            whose rate fine-tuning has, too (the paper: 1e-5 to 3e-5).
         unmasked_epochs: distillation alone before the masks set in (the paper: 1 on large tasks, 4 on small ones).
         warmup_epochs: in which the target rises (the paper: 2 on large tasks, 20 on small ones).
         finetuning_epochs: of the pruned model (the paper: 20).

@@ -64,7 +64,7 @@ class Stages:
         self.done: dict[str, Trained] = {}
 
     def hold_out(self, every: int) -> list[Example]:
-        """Take every so-manieth of the examples out of those that are trained on, the first among them, and return them.
+        """Take every n-th example, n being `every`, out of those that are trained on, and return them.
 
         Raises:
             UserError: none is left to train on.

@@ -28,12 +28,15 @@ class DynaBERT(Method):
     """Rewire, train all widths at once, then all widths and depths, and take the largest sub-network within the budget.
 
     Stage w: the fine-tuned model is the fixed teacher of every width, by logits and by embeddings and hidden states. Stage
-    d: DynaBERT_w, at the same width, is the teacher of every depth. One training serves all reductions; its whole cost
-    stands in each. Of sub-networks with equal FLOPs the one with more layers is taken.
+    d: DynaBERT_w, at the same width, is the teacher of every depth. One training serves all reductions; the record of each
+    has the whole training's cost. Of sub-networks with equal FLOPs the one with more layers is taken.
 
-    The paper trains 3 epochs a stage on data augmented as TinyBERT's; there is no augmentation here, so that an epoch is
-    far shorter. It evaluates importance on the development set, this on training examples. Its code distils no logits in
-    regression, this does (squared error). Padding is left out of the hidden states' loss.
+    Departures from the paper: it trains 3 epochs a stage on data augmented as TinyBERT's; there is no augmentation here, so that
+    an epoch is far shorter. It evaluates importance on the development set, this on training examples.
+
+    Departures from the authors' code: without augmented data, its stage w trains every width on the labels and distils nothing;
+    in its stage d, the teacher has its full width for every student. It distils no logits in regression, this does (squared
+    error). Here, padding is left out of the hidden states' loss.
 
     Attributes:
         widths, depths: multipliers. With depth 1 alone there is no second stage: the paper's DynaBERT_w.
