@@ -7,6 +7,7 @@ their file in front: `<!-- number:shares.csv:loss-on squad kprune_plus 0.9 20000
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.aggregate import aggregate, calibration_budget, informative
@@ -74,6 +75,28 @@ class Numbers:
         ratios = (seconds[method] / seconds[reference]).dropna()
         return MISSING if ratios.empty else number(extreme(end, ratios), "{:.1f}")
 
+    def bench(self, end: str, method: str, reference: str) -> str:
+        """Return the lowest or highest ratio of two methods' dense forwards, over the models and tokens of `make bench`."""
+        if not (self.folder / "bench.csv").is_file():
+            return MISSING
+        units = read_csv(self.folder / "bench.csv").pivot_table(
+            index=["shape", "tokens"], columns="method", values="units"
+        )
+        if not {method, reference} <= set(units):
+            return MISSING
+        ratios = (units[method] / units[reference]).dropna()
+        return MISSING if ratios.empty else number(extreme(end, ratios), "{:.1f}")
+
+    def relative_speed(self, method: str, reference: str) -> str:
+        """Return the geometric mean ratio of two methods' speed-ups, over cells that are the same but for the method."""
+        same = ["task", "model", "target", "tokens", "seed", "latency_device"]
+        cells = self.cells[self.cells["variant"].map(without_calibration) == ""].set_index(["method", *same])
+        if not {method, reference} <= set(self.cells["method"]):
+            return MISSING
+        speeds = cells["latency_speedup"]
+        logs = np.log((speeds[method] / speeds[reference]).dropna())
+        return MISSING if logs.empty else number(np.exp(logs.mean()))
+
     def speedup(self, end: str, file: str, *chosen: str) -> str:
         """Return the lowest or highest speed-up of a latency file's rows, of those that have each `column=value`."""
         if not (self.folder / file).is_file():
@@ -112,6 +135,8 @@ NUMBERS = {
     "ratio-interval": Numbers.ratio_interval,
     "tasks": Numbers.tasks,
     "cost": Numbers.cost,
+    "bench": Numbers.bench,
+    "relative-speed": Numbers.relative_speed,
     "speedup": Numbers.speedup,
     "slicegpt": Numbers.slicegpt,
 }

@@ -55,6 +55,7 @@ STUDIES = {
     "shares": ("shares.csv", "accuracy"),
     "shares-speedup": ("shares.csv", "speedup"),
     "shares-cost": ("shares.csv", "cost"),
+    "shares-trade": ("shares.csv", "trade"),
     "embeddings": ("embeddings.csv", "measurements"),
     "vocabulary": ("vocabulary.csv", "size"),
     "decoders": ("decoders.csv", "perplexity"),

@@ -39,9 +39,10 @@ class LLMPruner(Method):
 
     Kept of the authors' script for LLaMA-7B: `param_first` (the default of their program is `param_mix`), and layers that are
     spared by hand, 4 at the bottom and 2 at the top of 32, here as shares of the depth, rounded. Its calibration set is ten
-    texts of 64 tokens from BookCorpus; here it is whatever the job has. Left out: under grouped queries their code adds up query heads that belong to other key heads (it views rows as
-    [ratio, rows of keys]); a unit here owns its own. `param_second`, `vectorize` and the channel mode, which narrows the hidden
-    size, are not here. The gradient of all weights of the layers is in memory at once, for `param_mix` two numbers a weight.
+    texts of 64 tokens from BookCorpus; here it is whatever the job has. Left out: under grouped queries their code adds up
+    query heads that belong to other key heads (it views rows as [ratio, rows of keys]); a unit here owns its own.
+    `param_second`, `vectorize` and the channel mode, which narrows the hidden size, are not here. The gradient of all weights
+    of the layers is in memory at once, for `param_mix` two numbers a weight.
 
     Attributes:
         taylor: which score.

@@ -1,6 +1,6 @@
 """Prune a classifier, export it to ONNX, check that the file computes the same, and time all of it.
 
-    pip install 'kprune[onnx]'
+    pip install '.[onnx]'    # in a clone of kprune
     python examples/deploy_onnx.py my/checkpoint texts.txt deployed --batch-size 1 --length 128
 
 `deployed/` then has the pruned model for transformers and `model.onnx` for onnxruntime, which runs where no torch is installed.

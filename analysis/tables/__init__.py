@@ -14,6 +14,7 @@ from analysis.tables.perplexity import perplexity, perplexity_ratios
 from analysis.tables.settings import ablation, sensitivity
 from analysis.tables.speedup import speedup
 from analysis.tables.summary import summary
+from analysis.tables.trade import trade
 
 SCORES = (
     "Scores in percent, perplexities as they are, mean ± standard deviation over seeds. In brackets, the 95 % interval of the "
@@ -43,6 +44,12 @@ TABLES = {
         "Dense score minus pruned, mean ± standard deviation over seeds; one seed if there is no deviation. Methods that "
         "have every task, without tasks whose dense model is within 5 points of the majority's score.",
         summary,
+    ),
+    "trade": Table(
+        "What removing more costs and buys",
+        "Of each method, the tasks that it has at every share. Points lost are means over tasks, beside those of the task that loses "
+        "most. Of the layers' parameters, what is left. Speed-ups are geometric means.",
+        trade,
     ),
     "perplexity": Table(
         "Perplexities",

@@ -42,7 +42,7 @@ def require_gguf() -> None:
         UserError: it is not.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("format='gguf' needs gguf: pip install 'kprune[gguf]'")
+        raise UserError("format='gguf' needs gguf: pip install '.[gguf]' in a clone of kprune")
 
 
 def check_gguf(model: Model, tokenizer: Any = None) -> None:

@@ -29,7 +29,7 @@ def require_onnx() -> None:
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"ONNX export needs {package}: pip install 'kprune[onnx]'")
+            raise UserError(f"ONNX export needs {package}: pip install '.[onnx]' in a clone of kprune")
 
 
 def example_inputs(model: Model) -> dict[str, torch.Tensor]:

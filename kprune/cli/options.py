@@ -130,14 +130,16 @@ def _parser() -> Parser:
         choices=FORMATS,
         help="pruned: small and fast (default; with a sparsity, dense); uniform: small and fast in the stock class, all layers "
         "alike; dense: the stock architecture with zeros, no smaller and no faster; gguf, gguf-f32: a language model for "
-        "llama.cpp, in float16 or float32 (pip install 'kprune[gguf]')",
+        "llama.cpp, in float16 or float32 (pip install '.[gguf]' in a clone of kprune)",
     )
     how.add_argument(
         "--uniform",
         action="store_true",
         help="keep as many heads, and as many neurons, in every layer; --format uniform implies it",
     )
-    how.add_argument("--onnx", action="store_true", help="write model.onnx beside it (pip install 'kprune[onnx]')")
+    how.add_argument(
+        "--onnx", action="store_true", help="write model.onnx beside it (pip install '.[onnx]' in a clone of kprune)"
+    )
     running = _add_running(prune, "tokens of texts to draw; a tenth of the texts is held out to measure on")
     running.add_argument(
         "--precision",

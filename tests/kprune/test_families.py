@@ -21,6 +21,7 @@ from kprune.models.surgery import keep_layers, keep_units
 from kprune.objectives import objective_of
 from kprune.streams import calibration_states
 
+
 def batch():
     ids = torch.randint(5, 99, (3, 10), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
@@ -166,7 +167,10 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
 
 def test_a_table_of_positions_is_not_cut_with_the_examples():
     """It has as many rows as there are examples here."""
-    view, ids = view_of(tiny_classifier("deberta-v2")), torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0))
+    view, ids = (
+        view_of(tiny_classifier("deberta-v2")),
+        torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0)),
+    )
     (state,) = calibration_states(view, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
     assert len(state.context[0]["rel_embeddings"]) == len(ids)
     with torch.no_grad():
