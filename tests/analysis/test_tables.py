@@ -272,7 +272,7 @@ def test_command(cells, outputs, monkeypatch, capsys, form, expected):
     assert expected in printed and "Retrained methods: no cells for it" in printed
     assert "a CPU, batch 32 of 128 tokens, 2 threads" in printed
     written = sorted(path.name for path in (outputs / "tables").iterdir())
-    made = ("accuracy", "cost", "latency", "loss", "measurements", "speedup")
+    made = ("accuracy", "cost", "latency", "loss", "measurements", "speedup", "trade")
     assert written == sorted(["cells.csv", *(f"{name}.{suffix}" for name in made for suffix in ("csv", "md", "tex"))])
 
 
