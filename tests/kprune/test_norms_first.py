@@ -86,6 +86,24 @@ def test_tokens_beyond_the_clip_count_as_at_it():
     assert fisher.factors(None) == [1.0]
 
 
+@pytest.mark.parametrize("clip", ["auto", None])
+def test_a_block_that_adds_nothing_goes_first(clip):
+    """Features of zeros have no median to clip at."""
+    model = tiny_llama()
+    model.model.layers[1].mlp.up_proj.weight.data.zero_()
+    method = KPrunePlus(refit_epochs=1, clip=clip, kinds=["neurons"])
+    outcome = kprune.prune(model, [texts(seed) for seed in range(3)], params_reduction=0.25, method=method)
+    assert outcome.kept_neurons[1] == 0 < min(outcome.kept_neurons[::2])
+
+
+def test_a_block_that_adds_nothing_is_fitted_if_it_stays():
+    model = tiny_llama()
+    model.model.layers[1].self_attn.v_proj.weight.data.zero_()
+    method = KPrunePlus(refit_epochs=1, kinds=["neurons"])
+    outcome = kprune.prune(model, [texts(seed) for seed in range(3)], params_reduction=0.25, method=method)
+    assert torch.isfinite(outcome.model(**texts()).logits).all()
+
+
 @pytest.mark.parametrize("tune", [True, False])
 def test_blocks_that_lose_nothing_are_tuned_if_asked(tune):
     model = tiny_llama()

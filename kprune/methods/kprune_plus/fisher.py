@@ -107,7 +107,10 @@ class OutputFisher:
         """
         if clip is None or not self.energy:
             return [1.0] * len(self.energies)
-        most = clip * processes.gathered(torch.cat([f[f > 0] for f in self.features])).median()
+        present = processes.gathered(torch.cat([f[f > 0] for f in self.features]))
+        if not len(present):  # a feed-forward network whose units are all dead
+            return [1.0] * len(self.energies)
+        most = clip * present.median()
         return [(most / f).clamp(max=1.0) for f in self.features]
 
 
