@@ -13,7 +13,7 @@ from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_g
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
-from kprune.files import whole_folder
+from kprune.files import check_movable, whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
@@ -140,8 +140,9 @@ def check_replaceable(folder: Path) -> None:
     """Check that a folder is free for a pruned model, or holds an earlier one.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or as of `check_movable`.
     """
+    check_movable(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:

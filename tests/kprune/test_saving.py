@@ -99,6 +99,16 @@ def test_a_folder_behind_a_link_is_replaced_where_it_is(tmp_path):
     assert (tmp_path / "here").is_symlink() and (tmp_path / "there/README.md").read_text() == "new"
 
 
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "model/inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model/inner")
+    for folder in (".", "..", tmp_path / "model"):
+        with pytest.raises(UserError, match="is or holds the working directory, which can't be replaced: give a folder"):
+            save(narrowed(), folder)
+    assert list(Path("..").resolve().iterdir()) == [Path.cwd()]
+    assert save(narrowed(), "small") == Path("small") and (tmp_path / "model/inner/small/config.json").is_file()
+
+
 def test_only_what_kprune_saved_is_replaced(tmp_path):
     folder = tmp_path / "model"
     for format in ("pruned", "dense", "pruned"):
