@@ -249,6 +249,15 @@ class Method(ABC):
         if not self.uniform:
             raise UserError(f"method {self.name} does not keep the layers alike: leave uniform out, or use kprune")
 
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that the method can round widths to multiples of `grain` columns.
+
+        Raises:
+            UserError: it can't.
+        """
+        if grain > 1 and self.budgets != ANY_BUDGET:
+            raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
+
     def check_processes(self) -> None:
         """Check that the method can share its work among the processes there are.
 
@@ -278,8 +287,7 @@ class Method(ABC):
         if budget.uniform:
             self.check_uniform()
             check_uniform(view_of(model), budget)
-        if budget.grain > 1 and self.budgets != ANY_BUDGET:
-            raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
+        self.check_grain(budget.grain, budget.uniform)
         if isinstance(budget, FlopsBudget):
             reach = self.reach(model, budget.sequence_length)
             if budget.flops_reduction > reach:

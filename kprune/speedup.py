@@ -47,6 +47,7 @@ def prune_to_speedup(
     check_alone("a measured speed-up", "start one, or ask for a share of FLOPs or parameters")
     check_speedup(speedup)
     method.check_measure("latency")
+    method.check_grain(grain, uniform)
     if uniform:
         method.check_uniform()
         check_alike(view_of(model))

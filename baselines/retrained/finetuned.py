@@ -77,6 +77,10 @@ class FineTuned(Method):
         """Return the pruner's."""
         return self.pruner.reach(model, sequence_length)
 
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that the pruner rounds widths, which training does not change."""
+        self.pruner.check_grain(grain, uniform)
+
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model with the pruner, and train what is left."""
         outcome = self.pruner.prune(job)

@@ -103,7 +103,9 @@ def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "model/inner").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "model/inner")
     for folder in (".", "..", tmp_path / "model"):
-        with pytest.raises(UserError, match="is or holds the working directory, which can't be replaced: give a folder"):
+        with pytest.raises(
+            UserError, match="is or holds the working directory, which can't be replaced: give a folder"
+        ):
             save(narrowed(), folder)
     assert list(Path("..").resolve().iterdir()) == [Path.cwd()]
     assert save(narrowed(), "small") == Path("small") and (tmp_path / "model/inner/small/config.json").is_file()

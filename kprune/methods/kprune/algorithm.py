@@ -88,6 +88,14 @@ class KPrune(Method):
         """Return the version: 2 if knowledge is measured on some of the examples, which were others in version 1."""
         return 1 if self.measure_examples == 1 else 2
 
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that what rounds widths, the filling, is not switched off."""
+        super().check_grain(grain, uniform)
+        if grain > 1 and not self.fill_budget and not uniform:
+            raise UserError(
+                f"method {self.name} has fill_budget=False, and widths are rounded by filling: leave grain=1 or use kprune"
+            )
+
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model, by the best of the λ given."""
         job = replace(job, objective=job.objective.with_padding(self.span_padding))
