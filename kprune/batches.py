@@ -16,6 +16,8 @@ from kprune.objectives.base import IGNORED
 from kprune.types import Model
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+PACKED = ("cu_seq_lens_q", "seq_idx")
+"""What collators of transformers can give in place of `position_ids` to tell of several texts in one row."""
 SAME = 1e-4
 """Answers that differ by less, relative to the largest, differ by rounding."""
 
@@ -92,6 +94,7 @@ def _examples(
     for name, value in {"attention_mask": mask, **inputs}.items():
         if value.shape != ids.shape:
             raise UserError(f"batch {number}: {name} is {list(value.shape)}, input_ids {list(ids.shape)}: one shape")
+    _check_not_packed(number, batch, mask, model)
     lengths = mask.sum(dim=1)
     if (lengths == 0).any():
         row = int((lengths == 0).nonzero()[0])
@@ -113,6 +116,28 @@ def _examples(
     if labels or objective.reads_labels:
         _add_labels(number, batch, examples, starts, objective, model)
     return examples
+
+
+def _check_not_packed(number: int, batch: Mapping[str, Tensor], mask: Tensor, model: Model) -> None:
+    """Check that each row is one text, its positions those that the model counts by itself.
+
+    Args:
+        mask: [R, T] bool.
+
+    Raises:
+        UserError: it is several, or its positions are others.
+    """
+    wrong = any(batch.get(name) is not None for name in PACKED)
+    if batch.get("position_ids") is not None:
+        positions = _tensor(number, batch, "position_ids").to(mask.device)
+        # Those of RoBERTa begin behind the padding's.
+        counted = mask.cumsum(dim=1) - 1 + model.config.max_position_embeddings - longest_input(model)
+        wrong = positions.shape != mask.shape or bool((positions != counted)[mask].any())
+    if wrong:
+        raise UserError(
+            f"batch {number} has several texts in a row, or position_ids other than the model's own: give each text a row of its "
+            "own, as transformers' DataCollatorWithPadding(tokenizer) does, and no position_ids"
+        )
 
 
 def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Model, objective: Objective) -> Tensor:

@@ -10,7 +10,7 @@ from kprune.cutting import shortened, token_ends
 from kprune.data import Example
 from kprune.errors import UserError
 
-READ = ("input_ids", "attention_mask", "token_type_ids")
+READ = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 SHAPE = "[examples, choices, length]"
 
 

@@ -5,7 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from api import IDS, Recorder, kept, padded_batches
+from language import tiny_llama
 from tiny import tiny_batch, tiny_calibration, tiny_model
+from transformers import DataCollatorWithFlattening
 
 import kprune
 from kprune.api import calibration_set
@@ -47,6 +49,30 @@ RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
 def test_batches_that_no_model_reads(batches, message):
     with pytest.raises(UserError, match=message):
         kprune.prune(tiny_model(), batches)
+
+
+@pytest.mark.parametrize("told_by", ["position_ids", "flash_attn_kwargs", "seq_idx"])
+def test_several_texts_in_a_row_are_refused(told_by):
+    texts = [{"input_ids": list(range(5, 5 + length))} for length in (9, 4, 7)]
+    collate = DataCollatorWithFlattening(return_position_ids=told_by == "position_ids")
+    if told_by != "position_ids":
+        setattr(collate, f"return_{told_by}", True)
+    with pytest.raises(UserError, match="^batch 0 has several texts in a row.*: give each text a row of its own"):
+        kprune.prune(tiny_llama(), [collate(texts, return_tensors="pt")], 0.3)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_positions_that_the_model_counts_by_itself_change_nothing(family):
+    """RoBERTa's begin behind the padding's number, 1; at padding they may be anything."""
+    model, plain = tiny_model(family, dtype=torch.float32), list(padded_batches(tiny_model()))
+    first = 2 if family == "roberta" else 0
+    counted = [
+        b | {"position_ids": first + torch.arange(b["input_ids"].shape[1]).expand_as(b["input_ids"])} for b in plain
+    ]
+    assert kept(model, counted) == kept(model, plain)
+    for wrong in (counted[0]["position_ids"] + 1, counted[0]["position_ids"][:1]):
+        with pytest.raises(UserError, match="position_ids other than the model's own"):
+            kprune.prune(model, [counted[0] | {"position_ids": wrong}], 0.5)
 
 
 def test_token_types_are_read_and_are_zero_where_a_batch_has_none():
