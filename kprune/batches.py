@@ -236,18 +236,16 @@ def _check_shape(
         UserError: they don't.
     """
     tokens = batch["input_ids"].shape[1]
-    if objective.labels_of == "example":
-        if value.ndim > 1 and value.shape[1] == tokens:
-            raise UserError(
-                f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune"
-            )
+    of_label = objective.label_shape(model, tokens)
+    if list(value.shape[1:]) == of_label:
         return
-    wanted = [len(value), tokens if objective.labels_of == "token" else model.config.num_labels]
-    if list(value.shape) != wanted:
-        raise UserError(
-            f"batch {number}: {name} is {list(value.shape)}, and a {objective.name} head needs {wanted}, one for each "
-            f"{objective.labels_of}: mend it"
-        )
+    if objective.labels_of == "example" and value.ndim > 1 and value.shape[1] == tokens:
+        raise UserError(f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune")
+    each = "output" if objective.labels_of == "example" and of_label else objective.labels_of
+    raise UserError(
+        f"batch {number}: {name} is {list(value.shape)}, and a {objective.name} head needs {[len(value), *of_label]}, one for each "
+        f"{each}: mend it"
+    )
 
 
 def _entries(label: Any, objective: Objective) -> list[Any]:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from api import IDS, Headless, Recorder, padded_batches
-from tiny import tiny_model
+from tiny import SHAPE, tiny_model
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
-from transformers import BertForPreTraining, BertForSequenceClassification
+from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification
 
 import kprune
 from baselines.retrained.cofi import CoFi
@@ -28,9 +28,13 @@ from kprune.objectives import Span
         ),
         ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100"),
         ("classification", torch.tensor([0.0, 1.0, 2.0, 1.0]), "example 0: labels is 0.0"),
-        ("classification", torch.tensor([[0], [1], [2], [1]]), r"example 0: labels is \[0\]"),
+        ("classification", torch.tensor([[0], [1], [2], [1]]), r"labels is \[4, 1\], and .* needs \[4\], one for each example"),
         ("classification", torch.tensor(1), r"labels is \[\], and there are 4 examples"),
         ("regression", torch.tensor([0.0, 1.0, float("nan"), 1.0]), "labels that are NaN or infinite"),
+        # One loss in transformers, and 4 by 4 differences here.
+        ("regression", torch.rand(4, 1), r"labels is \[4, 1\], and a regression head needs \[4\], one for each example"),
+        ("regression", torch.rand(4, 2), r"labels is \[4, 2\], and a regression head needs \[4\]"),
+        ("span", torch.tensor([[0], [1], [2], [1]]), r"start_positions is \[4, 1\], and a span head needs \[4\]"),
         ("span", torch.tensor([0, 1, 2, 12]), "example 3: start_positions is 12, not a whole number from 0 to 9"),
     ],
 )
@@ -41,6 +45,17 @@ def test_labels_that_a_head_has_not(head, label, message):
     with pytest.raises(UserError, match=message) as error:
         kprune.prune(model, [batch], 0.5, "kwon")
     assert "\n" not in str(error.value)
+
+
+def test_labels_of_several_values_at_once_have_one_for_each():
+    """Values of several outputs, of which the loss is a mean."""
+    torch.manual_seed(0)
+    config = BertConfig(**SHAPE, num_labels=2, problem_type="regression")
+    model, batch = BertForSequenceClassification(config).eval(), {"input_ids": torch.arange(5, 45).view(4, 10)}
+    for wrong in (torch.rand(4), torch.rand(4, 1), torch.rand(4, 3)):
+        with pytest.raises(UserError, match=r"regression head needs \[4, 2\], one for each output"):
+            kprune.prune(model, [batch | {"labels": wrong}], 0.5, "kwon")
+    assert kprune.prune(model, [batch | {"labels": torch.rand(4, 2)}], 0.5, "kwon").details["flops_reduction"] >= 0.5
 
 
 def test_a_method_that_trains_is_told_where_it_can():
