@@ -170,6 +170,9 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
         ids: of one example, [T].
         mask: of it, [T] bool.
     """
+    end = int(mask.nonzero().max()) + 1
+    # Padding may be more than the model reads; the example itself is not.
+    ids, mask = (row[:end][-longest_input(model) :] for row in (ids, mask))
     model = frozen_view(model)
     answers = []
     for tokens, real in ((ids, mask), (ids[mask], mask[mask])):

@@ -112,6 +112,17 @@ def test_one_example_that_holds_all_the_energy(method):
     assert outcome.details["flops_reduction"] >= 0.5
 
 
+@pytest.mark.parametrize("length, accepted", [(20, False), (64, True)])
+def test_padding_before_an_example_beyond_what_the_model_reads(length, accepted):
+    """An example as long as what the model reads leaves no padding that it could hang on."""
+    model = tiny_model(dtype=torch.float32)
+    ids = torch.randint(5, 99, (2, 80), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(80) >= 70 - length) & (torch.arange(80) < 70)  # and some behind it
+    batch = {"input_ids": ids, "attention_mask": mask.long().expand(2, 80)}
+    with nullcontext() if accepted else pytest.raises(UserError, match="padded on the left, and the model's answer hangs"):
+        assert kprune.prune(model, [batch], 0.5).details["sequence_length"] == length
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_before_an_example_is_as_none_if_the_model_answers_the_same(side):
     model, recorder = tiny_model("roberta", "span", dtype=torch.float32), Recorder(needs={"labels"})
