@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kprune.choices import READ, SHAPE, as_examples, as_rows
-from kprune.data import CalibrationSet, Example
+from kprune.data import CalibrationSet, Example, has_label
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
@@ -47,6 +47,11 @@ def calibration_set(
         largest = max(largest, len(rows))
     if not examples:
         raise UserError("batches is empty: give an iterable of dicts with input_ids, such as a DataLoader")
+    if objective.reads_labels and not any(has_label(example) for example in examples):
+        raise UserError(
+            "no batch has a label other than -100, so that the model is asked for nothing: make batches by transformers' "
+            "DataCollatorForLanguageModeling(tokenizer)"
+        )
     typed = ["token_type_ids" in example for example in examples]
     if any(typed) and not all(typed):
         if family_of(model).types_are_words:

@@ -30,6 +30,11 @@ def sequences(example: Example) -> list[Example]:
     return [{name: example[name][start:end] for name in names} for start, end in pairs]
 
 
+def has_label(example: Example) -> bool:
+    """Tell whether a token of an example has a label."""
+    return any(label != IGNORED for label in example["label"])
+
+
 def lengths(example: Example) -> list[int]:
     """Return the number of tokens of each of an example's `sequences`."""
     return example.get("choices") or [len(example["input_ids"])]

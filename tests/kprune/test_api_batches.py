@@ -119,7 +119,11 @@ def test_padding_before_an_example_beyond_what_the_model_reads(length, accepted)
     ids = torch.randint(5, 99, (2, 80), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(80) >= 70 - length) & (torch.arange(80) < 70)  # and some behind it
     batch = {"input_ids": ids, "attention_mask": mask.long().expand(2, 80)}
-    with nullcontext() if accepted else pytest.raises(UserError, match="padded on the left, and the model's answer hangs"):
+    with (
+        nullcontext()
+        if accepted
+        else pytest.raises(UserError, match="padded on the left, and the model's answer hangs")
+    ):
         assert kprune.prune(model, [batch], 0.5).details["sequence_length"] == length
 
 

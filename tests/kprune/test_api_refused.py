@@ -28,11 +28,19 @@ from kprune.objectives import Span
         ),
         ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100"),
         ("classification", torch.tensor([0.0, 1.0, 2.0, 1.0]), "example 0: labels is 0.0"),
-        ("classification", torch.tensor([[0], [1], [2], [1]]), r"labels is \[4, 1\], and .* needs \[4\], one for each example"),
+        (
+            "classification",
+            torch.tensor([[0], [1], [2], [1]]),
+            r"labels is \[4, 1\], and .* needs \[4\], one for each example",
+        ),
         ("classification", torch.tensor(1), r"labels is \[\], and there are 4 examples"),
         ("regression", torch.tensor([0.0, 1.0, float("nan"), 1.0]), "labels that are NaN or infinite"),
         # One loss in transformers, and 4 by 4 differences here.
-        ("regression", torch.rand(4, 1), r"labels is \[4, 1\], and a regression head needs \[4\], one for each example"),
+        (
+            "regression",
+            torch.rand(4, 1),
+            r"labels is \[4, 1\], and a regression head needs \[4\], one for each example",
+        ),
         ("regression", torch.rand(4, 2), r"labels is \[4, 2\], and a regression head needs \[4\]"),
         ("span", torch.tensor([[0], [1], [2], [1]]), r"start_positions is \[4, 1\], and a span head needs \[4\]"),
         ("span", torch.tensor([0, 1, 2, 12]), "example 3: start_positions is 12, not a whole number from 0 to 9"),
