@@ -17,6 +17,16 @@ Precision = Literal["full", "reduced"]
 PRECISIONS: tuple[Precision, ...] = "full", "reduced"
 
 
+def computes_in_float64(device: str | torch.device) -> bool:
+    """Tell whether a device is there, computes in float64, in which is solved, and gives back what it computed."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    # TypeError: of Apple's "mps"; NotImplementedError: of "meta".
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        return False
+    return True
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Compute, within, float32 products in float32, without autocast, on tensors that can have gradients.

@@ -13,8 +13,10 @@ from baselines.retrained.cofi import CoFi
 from baselines.retrained.dynabert import DynaBERT
 from baselines.retrained.ebert import EBERT
 from baselines.retrained.finetuned import FineTuned
+from kprune.cli.loading import pick_device
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
+from kprune.models.offload import place_for_layers
 from kprune.objectives import Span
 
 
@@ -179,6 +181,27 @@ def test_a_head_that_is_changed_afterwards_is_not_saved(tmp_path):
     with pytest.raises(UserError, match="classifier is a Sequential, not a Linear"):
         outcome.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_device_without_float64(monkeypatch):
+    """Apple's, which this one stands for."""
+    zeros = torch.zeros
+
+    def without_float64(*size, dtype=None, **settings):
+        if dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return zeros(*size, dtype=dtype, **settings)
+
+    model = tiny_model(dtype=torch.float32)
+    monkeypatch.setattr(torch, "zeros", without_float64)
+    with pytest.raises(
+        UserError, match=r"^the model is on cpu, which does not compute in float64: .*model.to\('cpu'\)$"
+    ):
+        kprune.prune(model, padded_batches(model), 0.5)
+    with pytest.raises(UserError, match="layers_on=cpu:0 is not to be had here, or has no float64"):
+        place_for_layers("cpu:0", model.device)
+    with pytest.raises(UserError, match="--device cpu is not to be had here, or has no float64"):
+        pick_device("cpu")
 
 
 @pytest.mark.parametrize(

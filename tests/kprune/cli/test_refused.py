@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[3]
         (["--task", "nonsense"], "--task nonsense is unknown: use"),
         (["--task", "span"], "--task span does not suit a BertForSequenceClassification"),
         (["--device", "abacus"], "--device abacus is not to be had here"),
+        (["--device", "meta"], "--device meta is not to be had here"),
         (["--text-column", "text"], "has no columns"),
         (["--second-column", "text"], "--second-column needs --text-column"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
