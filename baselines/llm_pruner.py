@@ -13,7 +13,7 @@ from kprune.budgets import Budget
 from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.data import CalibrationSet
-from kprune.errors import UserError, check_words
+from kprune.errors import UserError
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
@@ -21,6 +21,7 @@ from kprune.models.surgery import keep_units
 from kprune.models.view import call, on_device
 from kprune.objectives import CausalLM
 from kprune.objectives.base import IGNORED
+from kprune.settings_checks import check_words
 from kprune.solve.uniform import best_units
 from kprune.types import Model
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from baselines.same_share import BlockByBlock
-from kprune.errors import check_not_negative, check_whole
 from kprune.models import Block
 from kprune.models.surgery import keep_units, output_weight, unit_columns
+from kprune.settings_checks import check_not_negative, check_whole
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.removal import Factors, remove_greedily, unit_errors
 

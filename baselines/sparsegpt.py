@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from baselines.masking import Inputs, Masking, smallest
-from kprune.errors import UserError, check_count, check_positive
+from kprune.errors import UserError
+from kprune.settings_checks import check_count, check_positive
 from kprune.solve.least_squares import add_lower, ridged_cholesky
 from kprune.target import Target
 

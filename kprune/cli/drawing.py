@@ -4,9 +4,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from kprune.choices import as_examples, choice_pairs
+from kprune.choices import as_examples
 from kprune.cli.texts import Texts
-from kprune.cutting import shortened_columns
+from kprune.cutting import choice_pairs, shortened_columns
 from kprune.data import Example, has_label
 from kprune.errors import UserError
 from kprune.masking import masked

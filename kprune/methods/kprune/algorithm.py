@@ -14,13 +14,14 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.data import CalibrationSet, split
 from kprune.divergence import held_out_divergence
-from kprune.errors import UserError, check_count, check_not_negative, check_positive, check_words
+from kprune.errors import UserError
 from kprune.memory import pass_tokens
 from kprune.methods.kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.surgery import keep_units, output_weight
 from kprune.objectives import Objective
+from kprune.settings_checks import check_count, check_not_negative, check_positive, check_words
 from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
 from kprune.solve.uniform import best_units, lost, uniform_counts

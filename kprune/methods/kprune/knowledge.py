@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from kprune.data import per_example
-from kprune.errors import UserError, check_positive, check_words
+from kprune.errors import UserError
 from kprune.models import Block, ModelView
 from kprune.models.masks import features_and_gradients, mask_gradients
 from kprune.models.surgery import output_weight
 from kprune.objectives import Objective
+from kprune.settings_checks import check_positive, check_words
 from kprune.streams import CalibrationState
 
 

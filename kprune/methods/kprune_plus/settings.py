@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeVar
 
 from kprune.contract import Method
-from kprune.errors import UserError, check_not_negative, check_positive, check_whole, check_words
+from kprune.errors import UserError
 from kprune.models import ModelView
 from kprune.models.families import Kind
+from kprune.settings_checks import check_not_negative, check_positive, check_whole, check_words
 from kprune.solve.uniform import KINDS
 from kprune.storage import Where
 
