@@ -74,7 +74,7 @@ class KPrunePlusSearch(KPrunePlus):
         check_count(generations=self.generations, offspring=self.offspring, rounds=self.rounds)
         check_count(top_logits=self.top_logits)
         check_positive(step=self.step)
-        if not (isinstance(self.held_out, int | float) and 0 < self.held_out <= 0.5):
+        if not 0 < self.held_out <= 0.5:
             raise UserError(f"held_out={self.held_out} is out of range: give a share above 0, up to 0.5")
 
     def allocation(

@@ -1,7 +1,7 @@
 """Checks of the values that a method's settings are given."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -10,16 +10,20 @@ from kprune.errors import UserError
 WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
 
 
-def check_words(settings: Any) -> None:
-    """Check that a dataclass has only words that its fields, if they are Literals, allow.
+def check_settings(settings: Any) -> None:
+    """Check that each field of a dataclass, all of which have defaults, has a value of its type.
 
     Raises:
-        UserError: one does not.
+        UserError: one has not.
     """
     for entry in fields(settings):
-        value, allowed = getattr(settings, entry.name), get_args(entry.type)
-        if get_origin(entry.type) is Literal and value not in allowed:
-            raise UserError(f"{entry.name}={value} is unknown: use {' or '.join(allowed)}")
+        value = getattr(settings, entry.name)
+        if fits(value, entry.type):
+            continue
+        if get_origin(entry.type) is Literal:
+            raise UserError(f"{entry.name}={value} is unknown: use {described(entry.type)}")
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        raise UserError(f"{entry.name}={value} is not {described(entry.type)}: the default is {default}")
 
 
 def check_positive(**settings: float) -> None:
@@ -74,7 +78,7 @@ def fits(value: Any, kind: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(fits(entry, get_args(kind)[0]) for entry in value)
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return kind not in WORDS or isinstance(value, kind)
+    return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def described(kind: Any) -> str:
@@ -85,4 +89,4 @@ def described(kind: Any) -> str:
         return " or ".join(map(described, get_args(kind)))
     if get_origin(kind) is Sequence:
         return f"a list, each {described(get_args(kind)[0])}"
-    return WORDS.get(kind, str(kind))
+    return WORDS.get(kind) or f"a {kind.__name__}"

@@ -86,7 +86,10 @@ class Objective(ABC):
 
     def label_shape(self, model: Model, tokens: int) -> list[int]:
         """Return the shape of an example's label, under each of `label_keys`, among so many tokens, padding counted."""
-        return {"example": [], "token": [tokens], "output": [model.config.num_labels]}[self.labels_of]
+        if self.labels_of == "example":
+            return []
+        outputs: Any = model.config.num_labels
+        return [tokens if self.labels_of == "token" else outputs]
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
         """Return one example's logits without those of its padding; only a head that predicts per token has any."""

@@ -189,6 +189,12 @@ def test_a_table_of_a_model_without_heads():
         assert 55 <= sum(outcome.kept_neurons) <= 57
 
 
+@pytest.mark.parametrize("settings", [(0, 16), (2.5, 16), (2, -1), ("2", 16), (2, None)])
+def test_a_point_that_nothing_can_be_measured_at(settings):
+    with pytest.raises(UserError, match="batch_size|sequence_length.*: the default is|: give a whole number above 0"):
+        Point(*settings)
+
+
 def test_a_method_that_counts_flops_alone():
     class Counting(Method):
         name, budgets = "counting", frozenset({"flops"})

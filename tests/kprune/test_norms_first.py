@@ -143,6 +143,10 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
     "settings",
     [
         dict(kinds=["layers"]),
+        dict(kinds=5),
+        dict(kinds=[]),
+        dict(refit_epochs=1.5),
+        dict(layers_on=0),
         dict(kinds="heads"),
         dict(tune="x"),
         dict(map_input=3),
@@ -151,5 +155,5 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
     ],
 )
 def test_settings_that_mean_nothing(settings):
-    with pytest.raises(kprune.UserError, match="is unknown|give"):
+    with pytest.raises(kprune.UserError, match="is unknown: use|: the default is|lets nothing go: use auto, or a list"):
         KPrunePlus(**settings)

@@ -13,7 +13,7 @@ from kprune.models import Block, ModelView
 from kprune.models.masks import features_and_gradients, mask_gradients
 from kprune.models.surgery import output_weight
 from kprune.objectives import Objective
-from kprune.settings_checks import check_positive, check_words
+from kprune.settings_checks import check_positive, check_settings
 from kprune.streams import CalibrationState
 
 
@@ -37,7 +37,7 @@ class KnowledgeSettings:
     head: Literal["whole", "mean_of_dimensions"] = "whole"
 
     def __post_init__(self) -> None:
-        check_words(self)
+        check_settings(self)
         check_positive(temperature=self.temperature)
 
 
