@@ -101,7 +101,7 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if card is not None:
-            (temporary / "README.md").write_text(card)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         if onnx:
             export_onnx(inner, temporary / "model.onnx")
     return folder
@@ -146,7 +146,7 @@ def check_replaceable(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         ours = any(entry in config for entry in ("kprune", DENSE, UNIFORM, "kprune_format"))
     except (OSError, ValueError, TypeError):
         ours = False

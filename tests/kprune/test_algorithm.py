@@ -1,4 +1,5 @@
 import copy
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -115,6 +116,13 @@ def test_an_emptied_block_keeps_its_bias_unless_told():
         outcome = prune(tiny_model(), 0.97, replace(KPrune(), keep_bias=keep_bias))
         empty = [s for s in view_of(outcome.model).blocks if s.units == 0]
         assert empty and all((s.output.bias.abs().max() > 0) == keep_bias for s in empty)
+
+
+def test_what_is_on_record_is_plain_json_if_no_unit_fits():
+    outcome = prune(tiny_model(), 0.9999, KPrune())
+    assert outcome.kept_heads == outcome.kept_neurons == [0, 0, 0]
+    assert json.loads(json.dumps(outcome.details, allow_nan=False)) == outcome.details
+    assert outcome.details["threshold"][1:] == [None] * 5
 
 
 @pytest.mark.parametrize("reduction", [0.0, 1.0, -0.5, 80])

@@ -1,5 +1,6 @@
 """What saving writes: all of it or nothing, over what kprune saved before and over nothing else."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,12 @@ def test_a_folder_behind_a_link_is_replaced_where_it_is(tmp_path):
     (tmp_path / "here").symlink_to("there")
     save(narrowed(), tmp_path / "here", card="new")
     assert (tmp_path / "here").is_symlink() and (tmp_path / "there/README.md").read_text() == "new"
+
+
+def test_a_card_is_utf_8_whatever_the_locale_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *level: encoding or "ascii")
+    folder = save(narrowed(), tmp_path / "model", card="λ ≥ 0.1")
+    assert (folder / "README.md").read_bytes().decode("utf-8") == "λ ≥ 0.1"
 
 
 def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):

@@ -155,7 +155,8 @@ class KPrune(Method):
         details = {
             "lambda": lam,
             "ridge": ridges,
-            "threshold": [nu or 0.0 for nu in thresholds],
+            # None if no unit of what was searched fits.
+            "threshold": [None if nu == math.inf else nu or 0.0 for nu in thresholds],
             "no_signal": [index for index, nu in enumerate(thresholds) if nu is None],
         }
         return Outcome.of(student, kept_units, clock, details)
