@@ -32,23 +32,27 @@ from kprune.streams import CalibrationState, TeacherLogits, calibration_states
 class KPrune(Method):
     """Prune by the paper: measure knowledge, search masks, tune weights, block by block.
 
-    Its authors' code departs from the paper: `conf/method/kprune_official.yaml` switches every departure on, and
-    `docs/notes/differences_from_the_paper.md` says what each is.
+    The defaults depart from it where an attribute says so. Its authors' code departs from it, too:
+    `conf/method/kprune_official.yaml` switches every departure on, and `docs/notes/differences_from_the_paper.md` says what each
+    is. If no unit has a score, which the paper has no rule for, units stay by their numbers, the lowest first.
 
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
             and the model with the lowest divergence from the teacher on the last tenth is kept, as it is (the paper takes
-            the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations).
-        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole.
+            the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations). 0.1 is in the unit of a K_rep per token
+            and hidden dimension; it is not the paper's 2.5e-4 or 1.
+        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper, the
+            dimensions of a head that its authors' code takes the mean over.
         knowledge: how knowledge is measured.
         measure_every: blocks from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
             searches all masks with that (ablation "without block-wise pruning").
         measure_examples: knowledge is measured on every k-th example, by length, 1 in the paper; tuning takes all.
         tuning: fit the output projections (the ablation leaves them as they are).
-        fill_budget: after the threshold, add the best units of the block at hand that still fit.
+        fill_budget: after the threshold, add the best units of the block at hand that still fit: beyond Algorithm 1, which
+            never fills. False is the literal algorithm.
         strict_threshold: prune at least one unit at each block's search, stop strictly under the budget.
         solve: "float64" with `ridge`, or the authors' "float32" normal equations without one.
-        ridge: relative to the mean of the Gram matrix's diagonal.
+        ridge: relative to the mean of the Gram matrix's diagonal; the paper has none.
         keep_bias: a block without units keeps its output bias.
         drawn_batches: measure on batches as drawn; else sorted by length, which pads less.
         span_padding: padded positions take part in a span's softmax.

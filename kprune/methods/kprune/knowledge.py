@@ -19,12 +19,15 @@ from kprune.streams import CalibrationState
 
 @dataclass(frozen=True)
 class KnowledgeSettings:
-    """How knowledge is measured. The defaults are the paper's formulae; the other values are its authors' code.
+    """How knowledge is measured.
+
+    The defaults follow the paper, except that K_rep is a mean over tokens and hidden dimensions, as in its authors' code.
+    `predictive="fisher"` is this project's; the other values are the authors'.
 
     Attributes:
         temperature: γ of eq. 4, above 0.
         predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero as long as the student still is the
-            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`), not in the paper.
+            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`).
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
         head: score a head as a whole, or as the mean over its dimensions without their cross terms.
