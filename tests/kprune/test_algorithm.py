@@ -160,7 +160,7 @@ def test_settings_that_mean_nothing(settings, message):
 
 
 def test_empty_calibration_set():
-    with pytest.raises(UserError, match="calibration set is empty"):
+    with pytest.raises(UserError, match="^the calibration set is empty: give more examples$"):
         CalibrationSet([], 4, 0)
 
 

@@ -34,15 +34,15 @@ class KPrune(Method):
 
     The defaults depart from it where an attribute says so. Its authors' code departs from it, too:
     `conf/method/kprune_official.yaml` switches every departure on, and `docs/notes/differences_from_the_paper.md` says what each
-    is. If no unit has a score, which the paper has no rule for, units stay by their numbers, the lowest first.
+    is. If no unit has a score, which the paper has no rule for, they stay in their order, the lowest block's first.
 
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
             and the model with the lowest divergence from the teacher on the last tenth is kept, as it is (the paper takes
             the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations). 0.1 is in the unit of a K_rep per token
             and hidden dimension; it is not the paper's 2.5e-4 or 1.
-        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper, the
-            dimensions of a head that its authors' code takes the mean over.
+        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper: the
+            dimensions of BERT-base's heads, over which its authors' code takes a mean.
         knowledge: how knowledge is measured.
         measure_every: blocks from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
             searches all masks with that (ablation "without block-wise pruning").
