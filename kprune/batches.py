@@ -226,8 +226,9 @@ def _add_labels(
                 continue
             wrong = [entry for entry in _entries(label, objective) if not _fits(entry, limit, objective)]
             if wrong:
+                remedy = f"convert them, {name}.long()" if wrong[0] in range(limit) else "mend it"
                 raise UserError(
-                    f"batch {number}, example {place}: {name} is {wrong[0]}, not a whole number from 0 to {limit - 1}: mend it"
+                    f"batch {number}, example {place}: {name} is {wrong[0]}, not a whole number from 0 to {limit - 1}: {remedy}"
                 )
         if not torch.isfinite(value).all():
             raise UserError(f"batch {number} has {name} that are NaN or infinite: mend them")
@@ -270,13 +271,18 @@ def _fits(entry: Any, limit: int, objective: Objective) -> bool:
 
 
 def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:
-    if not isinstance(batch.get(name), Tensor):
+    value = batch.get(name)
+    if value is not None and not isinstance(value, Tensor):
+        raise UserError(
+            f"batch {number}: {name} is a {type(value).__name__}: give a tensor, as tokenizers do if told return_tensors='pt'"
+        )
+    if value is None:
         raise UserError(
             f"batch {number} has no tensor {name}, but {', '.join(map(str, batch))}: "
             f"give dicts of tensors, {name} among them"
         )
-    if batch[name].is_nested or batch[name].layout != torch.strided:
+    if value.is_nested or value.layout != torch.strided:
         raise UserError(f"batch {number} has {name} as a nested or sparse tensor: pad it, or call its to_dense()")
-    if batch[name].is_meta:
+    if value.is_meta:
         raise UserError(f"batch {number} has {name} on the meta device, without values: give them on a CPU or GPU")
-    return batch[name]
+    return value

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from kprune.checkpoint import format_1
 from kprune.checkpoint.classes import auto_map, check_units, pruned_entries, stock_config
+from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
@@ -51,6 +52,8 @@ def load(folder: str | Path) -> Model:
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
+            if (folder / GGUF).is_file():
+                raise UserError(f"{folder} holds {GGUF}, for llama.cpp: save with format='pruned' to load it")
             raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
     values = _read_json(folder / CONFIG)
     stock = _stock_class_of(folder, values)

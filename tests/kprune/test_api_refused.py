@@ -28,8 +28,13 @@ from kprune.objectives import Span
             torch.tensor([0, 1, 2, 3]),
             "batch 0, example 3: labels is 3, not a whole number from 0 to 2",
         ),
-        ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100"),
-        ("classification", torch.tensor([0.0, 1.0, 2.0, 1.0]), "example 0: labels is 0.0"),
+        ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100, .*: mend it$"),
+        ("classification", torch.tensor([0.5, 1.0, 2.0, 1.0]), "example 0: labels is 0.5, .*: mend it$"),
+        (
+            "classification",
+            torch.tensor([0.0, 1.0, 2.0, 1.0]),
+            r"example 0: labels is 0.0, .*: convert them, labels.long\(\)$",
+        ),
         (
             "classification",
             torch.tensor([[0], [1], [2], [1]]),

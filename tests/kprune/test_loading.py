@@ -124,6 +124,12 @@ def test_a_tampered_config_is_one_clear_error(name, folder):
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
+def test_a_folder_for_llama_cpp_is_told_apart(folder):
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    with pytest.raises(UserError, match="holds model.gguf, for llama.cpp: save with format='pruned' to load it"):
+        load(folder)
+
+
 def test_large_numbers_that_are_no_sizes_are_what_they_were(tmp_path):
     model = tiny_llama(rope_theta=50_000_000)
     model.config.num_parameters_total = 134_515_008  # a user's own

@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import kprune
 from kprune.budgets import FlopsBudget, ParametersBudget
+from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.allocation import may_go
 from kprune.methods.kprune_plus.fisher import OutputFisher
@@ -137,6 +138,14 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
         (single, ParametersBudget(0.3), both),
     ):
         assert tuple(may_go(view, budget)) == kinds
+
+
+def test_more_than_the_units_that_may_go_is_told():
+    method = KPrunePlus(kinds=["neurons"], refit_epochs=0)
+    with pytest.raises(
+        UserError, match=r"kinds=\['neurons'\] lets neurons alone go, .*ask for less, or add heads to kinds"
+    ):
+        kprune.prune(tiny_llama(), [texts()], 0.9, method)
 
 
 @pytest.mark.parametrize(
