@@ -93,12 +93,13 @@ def prune(
             token classification, question answering, the next token or masked ones, or without one, whose embeddings are kept; or
             a SentenceTransformer or CrossEncoder of sentence-transformers around one.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
-            token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
-            read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, T] for token classification, -100 where there is
-            none; for question answering `start_positions` and `end_positions`) by methods that need them alone. Of a masked
-            language model, all methods read the `labels` of transformers' DataCollatorForLanguageModeling: what was masked. Of
-            multiple choice, the three are [B, C, T], as transformers' DataCollatorForMultipleChoice makes them; an example with
-            fewer choices than C has padding alone for the others, zeros in its mask.
+            token is padding; left padding is accepted if the model answers the same without it) and `token_type_ids` are
+            read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, outputs] for regression with several; [B, T]
+            for token classification, -100 where there is none; for question answering `start_positions` and `end_positions`) by
+            methods that need them alone. Of a masked language model, all methods read the `labels` of transformers'
+            DataCollatorForLanguageModeling: what was masked. Of multiple choice, `input_ids`, `attention_mask` and
+            `token_type_ids` are [B, C, T], as transformers' DataCollatorForMultipleChoice makes them; an example with fewer
+            choices than C has padding alone for the others, zeros in its mask.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).

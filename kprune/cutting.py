@@ -11,7 +11,7 @@ def token_ends(tokenizer: Any, text: str) -> list[int]:
 
 
 def shortened(tokenizer: Any, text: str, tokens: int) -> str:
-    """Return a text of more than so many characters without what stands behind so many tokens.
+    """Cut a text behind its first `tokens` tokens; one of at most as many characters is returned as it is.
 
     A tokenizer in Rust that cuts two texts to one length makes every combination of their rests: of two books, gigabytes. One
     in Python does not, and does not say where tokens end.

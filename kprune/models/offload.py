@@ -31,7 +31,7 @@ def place_for_layers(name: str | None, home: torch.device) -> torch.device:
 
 @contextmanager
 def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
-    """Hold tensors on a device, within, for who reads them: behind it they are what they were."""
+    """Put tensors on a device while the context is open; they must not be changed, and are what they were afterwards."""
     homes = [(tensor, tensor.data) for tensor in tensors]
     try:
         for tensor, home in homes:
@@ -44,7 +44,7 @@ def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def moved(module: nn.Module, device: torch.device, home: torch.device) -> Iterator[None]:
-    """Hold a module on a device, within, and bring home what has become of it."""
+    """Put a module on a device while the context is open, and bring home what has become of it."""
     try:
         module.to(device)
         yield
