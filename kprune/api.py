@@ -164,7 +164,7 @@ def prune(
             outcome, found["latency"] = prune_to_speedup(
                 chosen, model, objective, data, speedup, length, point, grain, uniform
             )
-        if outcome.plan.masks:
+        if outcome.plan.sparsity:
             found["sparsity"] = zeros(view_of(outcome.model))
         elif not outcome.count_units:
             become_pruned(outcome.model)

@@ -61,7 +61,7 @@ class Target:
             )
         if self.kind == "pattern" and not (0 < amount < (self.group or 0) and amount == int(amount)):
             raise UserError(
-                f"the mask pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
+                f"the pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
                 "than a group has, such as 2:4"
             )
         if self.kind in _SHARES and not 0 < amount < 1 and not self.keeps_all:
@@ -81,7 +81,7 @@ class Target:
                 return cls(kind, float(amount), *map(int, group))
         raise UserError(
             f"target {text!r} is unknown: give 0.8 (share of FLOPs), p0.2 (share of parameters), 3x (speed-up), s0.5 (share of "
-            "weights that are zero) or 2:4 (mask)"
+            "weights that are zero) or 2:4 (pattern)"
         )
 
     @classmethod
@@ -114,10 +114,10 @@ class Target:
     @property
     def option(self) -> str:
         """Return the name of the option that gives the amount."""
-        return SPARSITY if self.masks else OPTIONS[self.kind]
+        return SPARSITY if self.is_sparsity else OPTIONS[self.kind]
 
     @property
-    def masks(self) -> bool:
+    def is_sparsity(self) -> bool:
         """Tell whether single weights are to be zero, so that nothing gets smaller."""
         return self.kind in ("sparsity", "pattern")
 

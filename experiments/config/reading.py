@@ -22,7 +22,7 @@ from experiments.config.groups import (
 from experiments.config.kinds import Kind, check, shown
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
-from kprune.contract import MASKS, MEASURED, Method
+from kprune.contract import MEASURED, ZEROS, Method
 from kprune.errors import UserError
 from kprune.target import NOTHING
 
@@ -169,7 +169,7 @@ def _check_measure(method: Method, request: Request, found: Collected) -> None:
             f"method {method.name} removes whole heads and neurons, not single weights: leave sparsity out, or use "
             "method=wanda or method=sparsegpt"
         )
-    elif method.budgets == MASKS:
+    elif method.budgets == ZEROS:
         found.add(
             f"method {method.name} sets single weights to zero, which saves no {MEASURED[request.budget]}: give sparsity=0.5 or "
             "sparsity=2:4 alone, or use method=kprune"

@@ -48,7 +48,7 @@ def natural_format(model: Model, plan: Plan) -> str:
     else "uniform"."""
     if is_pruned(type(model)):
         return "pruned"
-    return "dense" if plan.masks else "uniform"
+    return "dense" if plan.sparsity else "uniform"
 
 
 def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:

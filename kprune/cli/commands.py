@@ -82,13 +82,13 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     whole_words = theirs is not None and not comparison.answers_once(objective)
     compared = (whole.model, objective, unseen) if whole_words else (pruned, objective, unseen, theirs)
     distance = comparison.distance(dense, *compared)
-    latency = None if outcome.plan.masks else outcome.details.get("latency") or measured(dense, pruned)
+    latency = None if outcome.plan.sparsity else outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
     print(comparison.table([*units(dense, outcome), *tokens_lines(outcome), *size]))
     removed = (
         f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
         "faster"
-        if outcome.plan.masks
+        if outcome.plan.sparsity
         else f"removed: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
         f"{outcome.details['sequence_length']:.1f} tokens"
     )

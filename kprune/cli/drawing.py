@@ -9,7 +9,7 @@ from kprune.cli.texts import Texts
 from kprune.cutting import choice_pairs, shortened_columns
 from kprune.data import Example, has_label
 from kprune.errors import UserError
-from kprune.masking import masked
+from kprune.masking import mask_tokens
 from kprune.objectives import Objective, Span
 
 LONGEST = 512
@@ -111,7 +111,7 @@ def with_masks(examples: Sequence[Example], tokenizer: Any, texts: Texts) -> lis
     Raises:
         UserError: none is left.
     """
-    answered = [example for example in (masked(example, tokenizer) for example in examples) if has_label(example)]
+    answered = [example for example in (mask_tokens(example, tokenizer) for example in examples) if has_label(example)]
     if not answered:
         raise UserError(
             f"the tokenizer knows no word of the texts in {texts.file}, so there is none to mask: check file and tokenizer"

@@ -23,7 +23,7 @@ from kprune.batches import calibration_set
 from kprune.cli import main
 from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
-from kprune.masking import masked as mask_tokens
+from kprune.masking import mask_tokens
 from kprune.models import view_of
 from kprune.models.masks import masked
 from kprune.objectives import MaskedLM, objective_of
