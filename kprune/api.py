@@ -10,7 +10,7 @@ from torch import Tensor
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, Of, ParametersBudget
 from kprune.budgets.costs import check_grain
-from kprune.budgets.latency import STANDARD, Point, check_speedup
+from kprune.budgets.latency import STANDARD, Point
 from kprune.checkpoint import become_pruned, check_format, natural_format, python_card, save
 from kprune.checks import check_class, check_model
 from kprune.contract import Job, Method, Outcome, PruningData
@@ -24,7 +24,7 @@ from kprune.models.view import longest_input
 from kprune.objectives import OBJECTIVES, Embedding, Objective, objective_of
 from kprune.precision import Precision, check_reduced, full_precision
 from kprune.speedup import prune_to_speedup
-from kprune.target import Target
+from kprune.target import Target, check_speedup
 from kprune.types import Model
 from kprune.wrappers import objective_within, rewrapped, unwrapped
 

@@ -189,6 +189,13 @@ def test_a_table_of_a_model_without_heads():
         assert 55 <= sum(outcome.kept_neurons) <= 57
 
 
+@pytest.mark.parametrize("speedup", [1, float("inf"), float("nan"), "3", True])
+def test_a_speed_up_that_is_none_is_told_before_anything_is_measured(speedup, monkeypatch):
+    monkeypatch.setattr("kprune.speedup.measure_table", None)
+    with pytest.raises(UserError, match="^speedup=.* asks for no speed-up: give a factor above 1"):
+        kprune.prune(tiny_model(dtype=torch.float32), [tiny_batch()], speedup=speedup)
+
+
 @pytest.mark.parametrize("settings", [(0, 16), (2.5, 16), (2, -1), ("2", 16), (2, None)])
 def test_a_point_that_nothing_can_be_measured_at(settings):
     with pytest.raises(UserError, match="batch_size|sequence_length.*: the default is|: give a whole number above 0"):
