@@ -21,7 +21,7 @@ from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.flops import sparsity as zeros
 from kprune.models.view import longest_input
-from kprune.objectives import OBJECTIVES, Embedding, Objective, objective_of
+from kprune.objectives import Embedding, Objective, objective_of
 from kprune.precision import Precision, check_reduced, full_precision
 from kprune.speedup import prune_to_speedup
 from kprune.target import Target, check_speedup
@@ -228,24 +228,7 @@ def _method(method: str | Method) -> Method:
 def _objective(task: str | Objective | None, model: Model, wrapper: Any) -> Objective:
     if task in (None, Embedding.name):
         task = objective_within(wrapper) or task
-    if task is None:
-        return objective_of(model)
-    if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):
-        raise UserError(f"task '{task}' is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
-    objective = task if isinstance(task, Objective) else OBJECTIVES[task]()
-    if not getattr(objective, "class_suffixes", ()):
-        raise UserError(
-            f"{type(objective).__name__} does not say which models have its head: give it class_suffixes, such as "
-            "('ForSequenceClassification',)"
-        )
-    name = type(model).__name__
-    if not name.endswith(objective.class_suffixes):
-        raise UserError(
-            f"task '{objective.name}' is for a ...{objective.class_suffixes[0]} model, this is a {name}: leave task out"
-        )
-    if isinstance(task, str):
-        objective.fits(model)  # or it says what the head predicts in place of that
-    return objective
+    return objective_of(model, task)
 
 
 def _set_as_in(pruned: Model, dense: Model) -> None:

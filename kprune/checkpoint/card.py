@@ -1,7 +1,7 @@
 """The parts of a model card that every pruned model has."""
 
 from kprune.contract import Outcome
-from kprune.objectives import OBJECTIVES
+from kprune.objectives import auto_class_for
 from kprune.types import Model
 from kprune.wrappers import PACKAGE, WRAPPERS, wrapper_of
 
@@ -29,8 +29,7 @@ not kept is spelled by several others.
 
 def auto_class_of(model: Model) -> str:
     """Return the name of the transformers auto class that loads a model with its head."""
-    name = type(model).__name__
-    return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes)), "AutoModel")
+    return auto_class_for(type(model).__name__) or "AutoModel"
 
 
 def loading_section(loader: str, format: str, zeros: bool = False) -> str:

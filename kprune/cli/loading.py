@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 import kprune
 from kprune.cli.folders import Checkpoint
 from kprune.errors import UserError, one_line
-from kprune.objectives import OBJECTIVES
+from kprune.objectives import OBJECTIVES, auto_class_for
 from kprune.precision import computes_in_float64
 from kprune.quiet import quiet_transformers
 
@@ -45,7 +45,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     if architecture.startswith("Pruned"):
         pruned: Any = kprune.load(folder)
         return pruned.to(device)
-    auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffixes)), None)
+    auto = auto_class_for(architecture)
     if auto is None:
         suffixes = sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()})
         raise UserError(

@@ -37,7 +37,10 @@ ROOT = Path(__file__).parents[3]
         (["--method", "nonsense"], "'nonsense'"),
         (["--method", "kwon"], "--method kwon needs labels, and texts are all there is: use kprune_plus"),
         (["--task", "nonsense"], "--task nonsense is unknown: use"),
-        (["--task", "span"], "--task span does not suit a BertForSequenceClassification"),
+        (
+            ["--task", "span"],
+            "--task span is for a ...ForQuestionAnswering model, this is a BertForSequenceClassification",
+        ),
         (["--device", "abacus"], "--device abacus is not to be had here"),
         (["--device", "meta"], "--device meta is not to be had here"),
         (["--text-column", "text"], "has no columns"),
