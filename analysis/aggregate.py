@@ -162,7 +162,7 @@ def with_budget(cell) -> str:
 
 def masked(table: pd.DataFrame) -> pd.Series:
     """Return which rows set single weights to zero, and so remove no FLOPs and no unit."""
-    return table["target"].map(lambda target: Target.parse(target).masks).astype(bool)
+    return table["target"].map(lambda target: Target.parse(target).is_sparsity).astype(bool)
 
 
 def target_order(target: str) -> tuple[int, float, int]:

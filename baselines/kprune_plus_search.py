@@ -13,13 +13,14 @@ from tqdm import tqdm
 from kprune.clock import Clock
 from kprune.contract import Job
 from kprune.data import CalibrationSet, split
-from kprune.errors import UserError, check_count, check_positive
+from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import TOKENS, KPrunePlus, centred_if_biased
 from kprune.methods.kprune_plus.allocation import allocate_units, may_go
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_view
 from kprune.models.surgery import empty, output_weight, take_units, unit_columns
 from kprune.objectives import Objective
+from kprune.settings_checks import check_count, check_positive
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.mask_search import ROUNDING
 from kprune.storage import Storage, storage_at
@@ -73,7 +74,7 @@ class KPrunePlusSearch(KPrunePlus):
         check_count(generations=self.generations, offspring=self.offspring, rounds=self.rounds)
         check_count(top_logits=self.top_logits)
         check_positive(step=self.step)
-        if not (isinstance(self.held_out, int | float) and 0 < self.held_out <= 0.5):
+        if not 0 < self.held_out <= 0.5:
             raise UserError(f"held_out={self.held_out} is out of range: give a share above 0, up to 0.5")
 
     def allocation(

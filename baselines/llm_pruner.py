@@ -13,7 +13,7 @@ from kprune.budgets import Budget
 from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.data import CalibrationSet
-from kprune.errors import UserError, check_words
+from kprune.errors import UserError
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
@@ -21,6 +21,7 @@ from kprune.models.surgery import keep_units
 from kprune.models.view import call, on_device
 from kprune.objectives import CausalLM
 from kprune.objectives.base import IGNORED
+from kprune.settings_checks import check_settings
 from kprune.solve.uniform import best_units
 from kprune.types import Model
 
@@ -57,9 +58,9 @@ class LLMPruner(Method):
     heads = frozenset({"causal_lm"})
 
     def __post_init__(self) -> None:
-        check_words(self)
+        check_settings(self)
         shares = self.spared_bottom, self.spared_top
-        if not all(isinstance(share, int | float) and 0 <= share < 1 for share in shares) or sum(shares) >= 1:
+        if not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
             raise UserError(
                 f"spared_bottom={self.spared_bottom} and spared_top={self.spared_top} spare all layers, or are no shares: give two "
                 "that are 0 or above and less than 1 together"

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from kprune.budgets import Budget
 from kprune.clock import Clock
-from kprune.contract import MASKS, Job, Method, Outcome
+from kprune.contract import ZEROS, Job, Method, Outcome
 from kprune.errors import UserError
 from kprune.models import Block, view_of
 from kprune.models.copies import frozen_copy
@@ -45,7 +45,7 @@ class Masking(Method):
     count, nor do DeBERTa's positions, which its query and key modules read, too.
     """
 
-    budgets = MASKS
+    budgets = ZEROS
 
     @abstractmethod
     def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
@@ -92,7 +92,7 @@ class Masking(Method):
                         for block in blocks:
                             state.student = block.run(state.student, state.context)
                         state.teacher = state.student
-        plan = Plan.of_masks(view, job.sparsity)
+        plan = Plan.of_sparsity(view, job.sparsity)
         return Outcome(view.model.requires_grad_(True), plan, dict(clock.seconds), {})
 
     def read(

@@ -10,7 +10,7 @@ from torch import Tensor
 from kprune.batches import calibration_set
 from kprune.budgets import Budget, FlopsBudget, Of, ParametersBudget
 from kprune.budgets.costs import check_grain
-from kprune.budgets.latency import STANDARD, Point, check_speedup
+from kprune.budgets.latency import STANDARD, Point
 from kprune.checkpoint import become_pruned, check_format, natural_format, python_card, save
 from kprune.checks import check_class, check_model
 from kprune.contract import Job, Method, Outcome, PruningData
@@ -21,10 +21,10 @@ from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.flops import sparsity as zeros
 from kprune.models.view import longest_input
-from kprune.objectives import OBJECTIVES, Embedding, Objective, objective_of
+from kprune.objectives import Embedding, Objective, objective_of
 from kprune.precision import Precision, check_reduced, full_precision
 from kprune.speedup import prune_to_speedup
-from kprune.target import Target
+from kprune.target import Target, check_speedup
 from kprune.types import Model
 from kprune.wrappers import objective_within, rewrapped, unwrapped
 
@@ -93,12 +93,13 @@ def prune(
             token classification, question answering, the next token or masked ones, or without one, whose embeddings are kept; or
             a SentenceTransformer or CrossEncoder of sentence-transformers around one.
         batches: such as a DataLoader. Of each, [B, T] `input_ids`, `attention_mask` (ones, then zeros; without it no
-            token is padding; zeros before the ones if the model's answer does not hang on them) and `token_type_ids` are
-            read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, T] for token classification, -100 where there is
-            none; for question answering `start_positions` and `end_positions`) by methods that need them alone. Of a masked
-            language model, all methods read the `labels` of transformers' DataCollatorForLanguageModeling: what was masked. Of
-            multiple choice, the three are [B, C, T], as transformers' DataCollatorForMultipleChoice makes them; an example with
-            fewer choices than C has padding alone for the others, zeros in its mask.
+            token is padding; left padding is accepted if the model answers the same without it) and `token_type_ids` are
+            read; `labels` ([B]; [B, labels] of zeros and ones for several labels; [B, outputs] for regression with several; [B, T]
+            for token classification, -100 where there is none; for question answering `start_positions` and `end_positions`) by
+            methods that need them alone. Of a masked language model, all methods read the `labels` of transformers'
+            DataCollatorForLanguageModeling: what was masked. Of multiple choice, `input_ids`, `attention_mask` and
+            `token_type_ids` are [B, C, T], as transformers' DataCollatorForMultipleChoice makes them; an example with fewer
+            choices than C has padding alone for the others, zeros in its mask.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
         method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
@@ -163,7 +164,7 @@ def prune(
             outcome, found["latency"] = prune_to_speedup(
                 chosen, model, objective, data, speedup, length, point, grain, uniform
             )
-        if outcome.plan.masks:
+        if outcome.plan.sparsity:
             found["sparsity"] = zeros(view_of(outcome.model))
         elif not outcome.count_units:
             become_pruned(outcome.model)
@@ -227,24 +228,7 @@ def _method(method: str | Method) -> Method:
 def _objective(task: str | Objective | None, model: Model, wrapper: Any) -> Objective:
     if task in (None, Embedding.name):
         task = objective_within(wrapper) or task
-    if task is None:
-        return objective_of(model)
-    if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):
-        raise UserError(f"task '{task}' is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
-    objective = task if isinstance(task, Objective) else OBJECTIVES[task]()
-    if not getattr(objective, "class_suffixes", ()):
-        raise UserError(
-            f"{type(objective).__name__} does not say which models have its head: give it class_suffixes, such as "
-            "('ForSequenceClassification',)"
-        )
-    name = type(model).__name__
-    if not name.endswith(objective.class_suffixes):
-        raise UserError(
-            f"task '{objective.name}' is for a ...{objective.class_suffixes[0]} model, this is a {name}: leave task out"
-        )
-    if isinstance(task, str):
-        objective.fits(model)  # or it says what the head predicts in place of that
-    return objective
+    return objective_of(model, task)
 
 
 def _set_as_in(pruned: Model, dense: Model) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kprune.choices import READ, SHAPE, as_examples, as_rows
-from kprune.data import CalibrationSet, Example
+from kprune.data import CalibrationSet, Example, has_label
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
@@ -16,6 +16,8 @@ from kprune.objectives.base import IGNORED
 from kprune.types import Model
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+PACKED = ("cu_seq_lens_q", "seq_idx")
+"""What collators of transformers can give in place of `position_ids` to tell of several texts in one row."""
 SAME = 1e-4
 """Answers that differ by less, relative to the largest, differ by rounding."""
 
@@ -45,6 +47,11 @@ def calibration_set(
         largest = max(largest, len(rows))
     if not examples:
         raise UserError("batches is empty: give an iterable of dicts with input_ids, such as a DataLoader")
+    if objective.reads_labels and not any(has_label(example) for example in examples):
+        raise UserError(
+            "no batch has a label other than -100, so that the model is asked for nothing: make batches by transformers' "
+            "DataCollatorForLanguageModeling(tokenizer)"
+        )
     typed = ["token_type_ids" in example for example in examples]
     if any(typed) and not all(typed):
         if family_of(model).types_are_words:
@@ -92,6 +99,7 @@ def _examples(
     for name, value in {"attention_mask": mask, **inputs}.items():
         if value.shape != ids.shape:
             raise UserError(f"batch {number}: {name} is {list(value.shape)}, input_ids {list(ids.shape)}: one shape")
+    _check_not_packed(number, batch, mask, model)
     lengths = mask.sum(dim=1)
     if (lengths == 0).any():
         row = int((lengths == 0).nonzero()[0])
@@ -113,6 +121,28 @@ def _examples(
     if labels or objective.reads_labels:
         _add_labels(number, batch, examples, starts, objective, model)
     return examples
+
+
+def _check_not_packed(number: int, batch: Mapping[str, Tensor], mask: Tensor, model: Model) -> None:
+    """Check that each row is one text, its positions those that the model counts by itself.
+
+    Args:
+        mask: [R, T] bool.
+
+    Raises:
+        UserError: it is several, or its positions are others.
+    """
+    wrong = any(batch.get(name) is not None for name in PACKED)
+    if batch.get("position_ids") is not None:
+        positions = _tensor(number, batch, "position_ids").to(mask.device)
+        # Those of RoBERTa begin behind the padding's.
+        counted = mask.cumsum(dim=1) - 1 + model.config.max_position_embeddings - longest_input(model)
+        wrong = positions.shape != mask.shape or bool((positions != counted)[mask].any())
+    if wrong:
+        raise UserError(
+            f"batch {number} has several texts in a row, or position_ids other than the model's own: give each text a row of its "
+            "own, as transformers' DataCollatorWithPadding(tokenizer) does, and no position_ids"
+        )
 
 
 def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Model, objective: Objective) -> Tensor:
@@ -145,6 +175,9 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
         ids: of one example, [T].
         mask: of it, [T] bool.
     """
+    end = int(mask.nonzero().max()) + 1
+    # Padding may be more than the model reads; the example itself is not.
+    ids, mask = (row[:end][-longest_input(model) :] for row in (ids, mask))
     model = frozen_view(model)
     answers = []
     for tokens, real in ((ids, mask), (ids[mask], mask[mask])):
@@ -193,8 +226,9 @@ def _add_labels(
                 continue
             wrong = [entry for entry in _entries(label, objective) if not _fits(entry, limit, objective)]
             if wrong:
+                remedy = f"convert them, {name}.long()" if wrong[0] in range(limit) else "mend it"
                 raise UserError(
-                    f"batch {number}, example {place}: {name} is {wrong[0]}, not a whole number from 0 to {limit - 1}: mend it"
+                    f"batch {number}, example {place}: {name} is {wrong[0]}, not a whole number from 0 to {limit - 1}: {remedy}"
                 )
         if not torch.isfinite(value).all():
             raise UserError(f"batch {number} has {name} that are NaN or infinite: mend them")
@@ -211,18 +245,16 @@ def _check_shape(
         UserError: they don't.
     """
     tokens = batch["input_ids"].shape[1]
-    if objective.labels_of == "example":
-        if value.ndim > 1 and value.shape[1] == tokens:
-            raise UserError(
-                f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune"
-            )
+    of_label = objective.label_shape(model, tokens)
+    if list(value.shape[1:]) == of_label:
         return
-    wanted = [len(value), tokens if objective.labels_of == "token" else model.config.num_labels]
-    if list(value.shape) != wanted:
-        raise UserError(
-            f"batch {number}: {name} is {list(value.shape)}, and a {objective.name} head needs {wanted}, one for each "
-            f"{objective.labels_of}: mend it"
-        )
+    if objective.labels_of == "example" and value.ndim > 1 and value.shape[1] == tokens:
+        raise UserError(f"batch {number}: {name} has one for every token: use a method that needs no labels, as kprune")
+    each = "output" if objective.labels_of == "example" and of_label else objective.labels_of
+    raise UserError(
+        f"batch {number}: {name} is {list(value.shape)}, and a {objective.name} head needs {[len(value), *of_label]}, one for each "
+        f"{each}: mend it"
+    )
 
 
 def _entries(label: Any, objective: Objective) -> list[Any]:
@@ -239,13 +271,18 @@ def _fits(entry: Any, limit: int, objective: Objective) -> bool:
 
 
 def _tensor(number: int, batch: Mapping[str, Any], name: str) -> Tensor:
-    if not isinstance(batch.get(name), Tensor):
+    value = batch.get(name)
+    if value is not None and not isinstance(value, Tensor):
+        raise UserError(
+            f"batch {number}: {name} is a {type(value).__name__}: give a tensor, as tokenizers do if told return_tensors='pt'"
+        )
+    if value is None:
         raise UserError(
             f"batch {number} has no tensor {name}, but {', '.join(map(str, batch))}: "
             f"give dicts of tensors, {name} among them"
         )
-    if batch[name].is_nested or batch[name].layout != torch.strided:
+    if value.is_nested or value.layout != torch.strided:
         raise UserError(f"batch {number} has {name} as a nested or sparse tensor: pad it, or call its to_dense()")
-    if batch[name].is_meta:
+    if value.is_meta:
         raise UserError(f"batch {number} has {name} on the meta device, without values: give them on a CPU or GPU")
-    return batch[name]
+    return value

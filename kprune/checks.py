@@ -14,6 +14,7 @@ from kprune.models import view_of
 from kprune.models.copies import frozen_view
 from kprune.models.view import family_of, padding_of
 from kprune.objectives import Objective
+from kprune.precision import computes_in_float64
 from kprune.types import Model
 
 ATTENTION = ("eager", "sdpa")
@@ -81,6 +82,11 @@ def _check_weights(model: Model) -> None:
     if len(places) > 1:
         raise UserError(
             f"the model is spread over {' and '.join(sorted(places))}: move it to one device, model.to('cpu')"
+        )
+    (place,) = places
+    if not computes_in_float64(place):
+        raise UserError(
+            f"the model is on {place}, which does not compute in float64: move it to the CPU, model.to('cpu')"
         )
     for name, weight in weights.items():
         if weight.dtype not in (torch.float32, torch.float64):

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kprune.cutting import shortened, token_ends
 from kprune.data import Example
 from kprune.errors import UserError
 
-READ = ("input_ids", "attention_mask", "token_type_ids")
+READ = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 SHAPE = "[examples, choices, length]"
 
 
@@ -64,45 +63,6 @@ def as_examples(rows: Sequence[Example], counts: Sequence[int]) -> list[Example]
         joined: Example = {name: [token for row in own for token in row[name]] for name in own[0]}
         examples.append(joined | {"choices": [len(row["input_ids"]) for row in own]})
     return examples
-
-
-def choice_pairs(
-    tokenizer: Any, texts: Sequence[str], choices: Sequence[str], max_length: int
-) -> list[tuple[str, str]]:
-    """Return what a model reads of each choice: the first text and, behind the second one if there is one, the choice.
-
-    If they are too long together, the texts before the choice are cut, the longer one first, and the choice is read whole. If
-    it is too long by itself, the tokenizer cuts the longer of the two.
-
-    Args:
-        texts: a question; or a context and a question.
-        max_length: of the two, special tokens counted.
-    """
-    first, *rest = texts
-    pairs = [(first, " ".join([*rest, choice])) for choice in choices]
-    encoded = tokenizer(*map(list, zip(*pairs, strict=True)), return_attention_mask=False, verbose=False)
-    if not tokenizer.is_fast or max(map(len, encoded["input_ids"])) <= max_length:
-        return pairs
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    before = [(text, token_ends(tokenizer, text)) for text in texts]
-    fitted = []
-    for pair, choice in zip(pairs, choices, strict=True):
-        left = room - len(token_ends(tokenizer, choice))
-        if left > 0:
-            first, *rest = _cut(before, left)
-            pair = (first, " ".join([*filter(None, rest), choice]))
-        fitted.append((shortened(tokenizer, pair[0], 2 * max_length), shortened(tokenizer, pair[1], 2 * max_length)))
-    return fitted
-
-
-def _cut(texts: Sequence[tuple[str, Sequence[int]]], tokens: int) -> list[str]:
-    """Return one text or two of so many tokens together, the longer one cut first; each comes with where its tokens end."""
-    first, *rest = (len(ends) for _, ends in texts)
-    if first + sum(rest) > tokens:
-        first = min(first, max(tokens - sum(rest), (tokens + 1) // 2))
-        rest = [tokens - first for _ in rest]
-    sizes = zip(texts, [first, *rest], strict=True)
-    return [text if size == len(ends) else text[: ends[size - 1] if size else 0] for (text, ends), size in sizes]
 
 
 def _shape(number: int, batch: Mapping[str, Any]) -> torch.Size:

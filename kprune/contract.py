@@ -24,7 +24,7 @@ from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
 """The budgets of a method that reads of a budget its costs and its limit alone."""
-MASKS = frozenset({SPARSITY})
+ZEROS = frozenset({SPARSITY})
 """What a method prunes to that sets single weights to zero: a target of weights, and no budget."""
 MEASURED = {"flops": "FLOPs", "parameters": "parameters", "latency": "time"}
 """What the budgets measure, in words."""
@@ -148,7 +148,7 @@ class Method(ABC):
         name: as in `method=` and in results.
         needs: "labels" if the calibration examples carry theirs; "training" if it trains on the whole training set.
         budgets: measures that it prunes to: `ANY_BUDGET` if it reads a budget's costs and limit alone, and so rounds
-            widths to whole grains, too; `MASKS` if it sets single weights to zero.
+            widths to whole grains, too; `ZEROS` if it sets single weights to zero.
         heads: names of the objectives whose models it prunes.
         uniform: whether it keeps all layers alike if a budget asks for it.
         one_model: whether what comes out is the same model for every input, which has weights of its own.
@@ -206,7 +206,7 @@ class Method(ABC):
                 f"method {self.name} removes whole heads and neurons, not single weights: ask for a share of FLOPs, or use "
                 "wanda or sparsegpt"
             )
-        if self.budgets == MASKS:
+        if self.budgets == ZEROS:
             raise UserError(
                 f"method {self.name} sets single weights to zero, which saves no {MEASURED[measure]}: give sparsity=0.5 or "
                 "sparsity='2:4', or use kprune"
@@ -249,6 +249,15 @@ class Method(ABC):
         if not self.uniform:
             raise UserError(f"method {self.name} does not keep the layers alike: leave uniform out, or use kprune")
 
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that the method can round widths to multiples of `grain` columns.
+
+        Raises:
+            UserError: it can't.
+        """
+        if grain > 1 and self.budgets != ANY_BUDGET:
+            raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
+
     def check_processes(self) -> None:
         """Check that the method can share its work among the processes there are.
 
@@ -269,7 +278,7 @@ class Method(ABC):
         """
         self.check_head(model)
         if isinstance(asked, Target):
-            self.check_measure(SPARSITY if asked.masks else NOTHING)
+            self.check_measure(SPARSITY if asked.is_sparsity else NOTHING)
             self.check_processes()
             return
         budget = asked
@@ -278,8 +287,7 @@ class Method(ABC):
         if budget.uniform:
             self.check_uniform()
             check_uniform(view_of(model), budget)
-        if budget.grain > 1 and self.budgets != ANY_BUDGET:
-            raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
+        self.check_grain(budget.grain, budget.uniform)
         if isinstance(budget, FlopsBudget):
             reach = self.reach(model, budget.sequence_length)
             if budget.flops_reduction > reach:

@@ -11,7 +11,7 @@ def token_ends(tokenizer: Any, text: str) -> list[int]:
 
 
 def shortened(tokenizer: Any, text: str, tokens: int) -> str:
-    """Return a text of more than so many characters without what stands behind so many tokens.
+    """Cut a text behind its first `tokens` tokens; one of at most as many characters is returned as it is.
 
     A tokenizer in Rust that cuts two texts to one length makes every combination of their rests: of two books, gigabytes. One
     in Python does not, and does not say where tokens end.
@@ -30,3 +30,42 @@ def shortened_columns(tokenizer: Any, columns: Sequence[Sequence[str]], max_leng
     if len(columns) == 1:
         return [list(columns[0])]
     return [[shortened(tokenizer, text, 2 * max_length) for text in column] for column in columns]
+
+
+def choice_pairs(
+    tokenizer: Any, texts: Sequence[str], choices: Sequence[str], max_length: int
+) -> list[tuple[str, str]]:
+    """Return what a model reads of each choice: the first text and, behind the second one if there is one, the choice.
+
+    If they are too long together, the texts before the choice are cut, the longer one first, and the choice is read whole. If
+    it is too long by itself, the tokenizer cuts the longer of the two.
+
+    Args:
+        texts: a question; or a context and a question.
+        max_length: of the two, special tokens counted.
+    """
+    first, *rest = texts
+    pairs = [(first, " ".join([*rest, choice])) for choice in choices]
+    encoded = tokenizer(*map(list, zip(*pairs, strict=True)), return_attention_mask=False, verbose=False)
+    if not tokenizer.is_fast or max(map(len, encoded["input_ids"])) <= max_length:
+        return pairs
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    before = [(text, token_ends(tokenizer, text)) for text in texts]
+    fitted = []
+    for pair, choice in zip(pairs, choices, strict=True):
+        left = room - len(token_ends(tokenizer, choice))
+        if left > 0:
+            first, *rest = _cut(before, left)
+            pair = (first, " ".join([*filter(None, rest), choice]))
+        fitted.append((shortened(tokenizer, pair[0], 2 * max_length), shortened(tokenizer, pair[1], 2 * max_length)))
+    return fitted
+
+
+def _cut(texts: Sequence[tuple[str, Sequence[int]]], tokens: int) -> list[str]:
+    """Return one text or two of so many tokens together, the longer one cut first; each comes with where its tokens end."""
+    first, *rest = (len(ends) for _, ends in texts)
+    if first + sum(rest) > tokens:
+        first = min(first, max(tokens - sum(rest), (tokens + 1) // 2))
+        rest = [tokens - first for _ in rest]
+    sizes = zip(texts, [first, *rest], strict=True)
+    return [text if size == len(ends) else text[: ends[size - 1] if size else 0] for (text, ends), size in sizes]

@@ -30,6 +30,11 @@ def sequences(example: Example) -> list[Example]:
     return [{name: example[name][start:end] for name in names} for start, end in pairs]
 
 
+def has_label(example: Example) -> bool:
+    """Tell whether a token of an example has a label."""
+    return any(label != IGNORED for label in example["label"])
+
+
 def lengths(example: Example) -> list[int]:
     """Return the number of tokens of each of an example's `sequences`."""
     return example.get("choices") or [len(example["input_ids"])]
@@ -109,7 +114,7 @@ class CalibrationSet:
 
     def __post_init__(self) -> None:
         if not self.examples:
-            raise UserError("the calibration set is empty: raise calibration.tokens or check calibration.file")
+            raise UserError("the calibration set is empty: give more examples")
         if any(0 in lengths(example) for example in self.examples):
             raise UserError("the calibration set has an example without tokens: remove it from the data")
 
@@ -163,7 +168,7 @@ def split(calibration: CalibrationSet, every: int = 10) -> tuple[CalibrationSet,
     if len(numbers) == 1:
         raise UserError(
             "a choice is made on examples that are held out, and there is one example: give more, or leave nothing to choose "
-            "(one λ as method.lambdas, kprune_plus without a search)"
+            "(of K-prune one λ, lambdas=[0.1]; of K-prune+ the method without a search)"
         )
     fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)

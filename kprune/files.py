@@ -40,6 +40,22 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def check_movable(folder: Path) -> None:
+    """Check that `whole_folder` can put another folder in the place of this one, which need not be there.
+
+    Raises:
+        UserError: the folder that it is in can't be written to, a disk is mounted at it, or this process works in it.
+    """
+    place = Path(os.path.realpath(folder))
+    if os.path.ismount(place):
+        raise UserError(f"{folder} is a mount point, which can't be replaced: give a folder in it")
+    if place.is_dir() and Path.cwd().is_relative_to(place):
+        raise UserError(f"{folder} is or holds the working directory, which can't be replaced: give a folder in it")
+    there = next(parent for parent in place.parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} can't be made: {there} is no folder that you may write to; give another")
+
+
 @contextmanager
 def whole_folder(
     folder: Path, remedy: str = OTHER_FOLDER, keep: Callable[[str], bool] = lambda name: False

@@ -24,7 +24,7 @@ def check_mask_token(tokenizer: Any) -> None:
         )
 
 
-def masked(example: Example, tokenizer: Any) -> Example:
+def mask_tokens(example: Example, tokenizer: Any) -> Example:
     """Return an example with tokens masked, and what they were as its label; -100 elsewhere.
 
     15 % of the tokens that are not special are masked, one at least. They are drawn with the example's own tokens, so that

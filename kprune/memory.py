@@ -1,4 +1,4 @@
-"""Memory: how much a pass may take, and what has been freed, and the C library keeps."""
+"""Limit what a pass takes, and return freed memory that the C library holds."""
 
 import ctypes
 from collections.abc import Callable

@@ -18,14 +18,14 @@ class Plan:
         units: number of units kept of each block; a mean if it depends on the input.
         kept: indices of the kept units of each block, in the dense model's numbering; None if they depend on the input.
         layers_left_out: layers of the dense model that are gone whole, norms and residual connections included.
-        masks: which share or pattern of the weights of every linear module of the layers is zero; None if none was masked.
+        sparsity: which share or pattern of the weights of every linear module of the layers is zero; None if none was set to zero.
     """
 
     kinds: Mapping[str, Kind]
     units: Mapping[str, float]
     kept: Mapping[str, Sequence[int]] | None
     layers_left_out: tuple[int, ...] = field(default=())
-    masks: Target | None = None
+    sparsity: Target | None = None
 
     @classmethod
     def of(cls, view: ModelView, kept: Iterable[Sequence[int]], layers_left_out: Iterable[int] = ()) -> "Plan":
@@ -41,9 +41,9 @@ class Plan:
         return cls({block.name: block.kind for block in view.blocks}, dict(zip(names, units, strict=True)), None)
 
     @classmethod
-    def of_masks(cls, view: ModelView, masks: Target) -> "Plan":
+    def of_sparsity(cls, view: ModelView, sparsity: Target) -> "Plan":
         """Return the plan that keeps every unit, and sets weights of the layers' linear modules to zero."""
-        return replace(cls.of(view, [range(block.units) for block in view.blocks]), masks=masks)
+        return replace(cls.of(view, [range(block.units) for block in view.blocks]), sparsity=sparsity)
 
     def per_layer(self, kind: Kind) -> list[float]:
         """Return the number of heads, or of neurons, that each layer keeps, bottom to top."""
@@ -56,17 +56,17 @@ class Plan:
             "units": dict(self.units),
             "kept": None if self.kept is None else {name: list(units) for name, units in self.kept.items()},
             "layers_left_out": list(self.layers_left_out),
-            "masks": None if self.masks is None else str(self.masks),
+            "sparsity": None if self.sparsity is None else str(self.sparsity),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
-        """Return the plan of such values."""
-        masks = values.get("masks")
+        """Return the plan of such values, or of those that kprune wrote before it called a sparsity so."""
+        sparsity = values.get("sparsity", values.get("masks"))
         return cls(
             values["kinds"],
             values["units"],
             values["kept"],
             tuple(values["layers_left_out"]),
-            None if masks is None else Target.parse(masks),
+            None if sparsity is None else Target.parse(sparsity),
         )

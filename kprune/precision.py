@@ -17,9 +17,19 @@ Precision = Literal["full", "reduced"]
 PRECISIONS: tuple[Precision, ...] = "full", "reduced"
 
 
+def computes_in_float64(device: str | torch.device) -> bool:
+    """Tell whether a device is there, computes in float64, in which is solved, and gives back what it computed."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    # TypeError: of Apple's "mps"; NotImplementedError: of "meta".
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        return False
+    return True
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute, within, float32 products in float32, without autocast, on tensors that can have gradients.
+    """Compute float32 products in float32, without autocast, on tensors that can have gradients, while the context is open.
 
     `torch.set_float32_matmul_precision("high")` means TF32 on a GPU and bfloat16 on some CPUs: too coarse for Gram matrices.
     So do the settings of each backend (`torch.backends.cuda.matmul.fp32_precision`), which take its place in newer versions.
@@ -61,7 +71,7 @@ def _exact_products() -> Iterator[None]:
 
 
 def linear_layers(precision: Precision) -> AbstractContextManager[Any]:
-    """Compute, within, the products of linear layers, forward and backward, as they are or in reduced precision.
+    """Compute the products of linear layers, forward and backward, in a precision while the context is open.
 
     Reduced, their factors are rounded to what the processor multiplies fastest, bfloat16 on a CPU and TF32 on a GPU. Sums and what
     comes out are float32, the residual stream among it. Linear layers are what passes through a model consist of, and nothing that
@@ -92,7 +102,7 @@ def check_reduced(device: torch.device, dtype: torch.dtype) -> None:
 
 @contextmanager
 def _coarse_products() -> Iterator[None]:
-    """Let torch take bfloat16 or TF32 for float32 products, within; `full_precision` is around it."""
+    """Let torch take bfloat16 or TF32 for float32 products while the context is open; `full_precision` is around it."""
     torch.set_float32_matmul_precision("medium")
     try:
         yield

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kprune.budgets.latency.budget import LatencyBudget, check_speedup
+from kprune.budgets.latency.budget import LatencyBudget
 from kprune.budgets.latency.table import measure_table
 from kprune.budgets.latency.timing import STANDARD, Point, measure_latency
 from kprune.contract import Job, Method, Outcome, PruningData
@@ -12,6 +12,7 @@ from kprune.models import view_of
 from kprune.models.uniform import check_alike
 from kprune.objectives import Objective
 from kprune.processes import check_alone
+from kprune.target import check_speedup
 from kprune.types import Model
 
 TOLERANCE = 0.05
@@ -47,6 +48,7 @@ def prune_to_speedup(
     check_alone("a measured speed-up", "start one, or ask for a share of FLOPs or parameters")
     check_speedup(speedup)
     method.check_measure("latency")
+    method.check_grain(grain, uniform)
     if uniform:
         method.check_uniform()
         check_alike(view_of(model))

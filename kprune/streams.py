@@ -125,8 +125,7 @@ def calibration_states(
 class TeacherLogits(Iterable[Tensor]):
     """What the objective reads of the whole, unpruned model, for states at the input of its first block, one by one.
 
-    Of each state, the smaller is kept: these logits or, of a vocabulary, the last hidden state that they are made of again
-    whenever they are asked for.
+    Keep the logits of each state or, if it is smaller, its last hidden state, from which they are recomputed on each iteration.
     """
 
     def __init__(self, view: ModelView, states: Sequence[CalibrationState], objective: Objective):

@@ -55,18 +55,15 @@ class Target:
         if self.kind not in get_args(Kind) or (self.group is None) == (self.kind == "pattern"):
             raise ValueError(f"no target is of kind {self.kind!r} with a group of {self.group}")
         amount = self.amount if _is_number(self.amount) else math.nan
-        if self.kind == "latency" and not 1 < amount < math.inf:
-            raise UserError(
-                f"speedup={_shown(self.amount)} asks for no speed-up: give a factor above 1, such as speedup=3"
-            )
+        if self.kind == "latency":
+            check_speedup(self.amount)
         if self.kind == "pattern" and not (0 < amount < (self.group or 0) and amount == int(amount)):
             raise UserError(
-                f"the mask pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
+                f"the pattern {_shown(self.amount)}:{self.group} removes nothing or everything: keep fewer weights "
                 "than a group has, such as 2:4"
             )
-        if self.kind in _SHARES and not 0 < amount < 1 and not self.keeps_all:
-            wrong = "is outside (0, 1)" if self.amount is None or _is_number(self.amount) else "is not a number"
-            raise UserError(f"{self.option}={_shown(self.amount)} {wrong}: give the share of {_SHARES[self.kind]}")
+        if self.kind in _SHARES and not self.keeps_all:
+            check_share(self.kind, self.amount)
 
     @classmethod
     def parse(cls, text: str) -> "Target":
@@ -81,7 +78,7 @@ class Target:
                 return cls(kind, float(amount), *map(int, group))
         raise UserError(
             f"target {text!r} is unknown: give 0.8 (share of FLOPs), p0.2 (share of parameters), 3x (speed-up), s0.5 (share of "
-            "weights that are zero) or 2:4 (mask)"
+            "weights that are zero) or 2:4 (pattern)"
         )
 
     @classmethod
@@ -114,10 +111,10 @@ class Target:
     @property
     def option(self) -> str:
         """Return the name of the option that gives the amount."""
-        return SPARSITY if self.masks else OPTIONS[self.kind]
+        return SPARSITY if self.is_sparsity else OPTIONS[self.kind]
 
     @property
-    def masks(self) -> bool:
+    def is_sparsity(self) -> bool:
         """Tell whether single weights are to be zero, so that nothing gets smaller."""
         return self.kind in ("sparsity", "pattern")
 
@@ -148,6 +145,29 @@ class Target:
         return {"flops": text, "parameters": f"p{text}", "latency": f"{text}x", "sparsity": f"s{text}"}[self.kind]
 
 
+def check_share(kind: Kind, amount: Any) -> None:
+    """Check that the amount of a target is a share, between 0 and 1.
+
+    Raises:
+        UserError: it is not.
+    """
+    number = _is_number(amount)
+    if not number or not 0 < amount < 1:
+        option = OPTIONS.get(kind, SPARSITY)
+        wrong = "is outside (0, 1)" if number else "is not a number"
+        raise UserError(f"{option}={_shown(amount)} {wrong}: give the share of {_SHARES[kind]}")
+
+
+def check_speedup(amount: Any) -> None:
+    """Check that the amount of a target is a factor above 1.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not _is_number(amount) or not 1 < amount < math.inf:
+        raise UserError(f"speedup={_shown(amount)} asks for no speed-up: give a factor above 1, such as speedup=3")
+
+
 def number_text(number: float) -> str:
     """Return the shortest text of a number that reads back as the same one: 0.8, 3, 1e-05."""
     short = f"{number:g}"
@@ -161,4 +181,6 @@ def _is_number(value: Any) -> bool:
 def _shown(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, str) and re.fullmatch(NUMBER, value):  # what is wrong with it is the quotes
+        return repr(value)
     return number_text(value) if _is_number(value) else str(value)

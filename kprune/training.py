@@ -78,7 +78,7 @@ class Training:
         seed: int,
         groups: list[dict[str, Any]] | None = None,
         notes: dict[str, Any] | None = None,
-        adjust: str = "method.recipe.lr",
+        adjust: str = "recipe.lr",
         dropout: bool = True,
     ):
         self.learner, self.losses, self.examples, self.pad_token_id = learner, losses, examples, pad_token_id

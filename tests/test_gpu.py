@@ -22,7 +22,7 @@ from kprune import checkpoint
 from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
-from kprune.contract import MASKS, Job, PruningData
+from kprune.contract import ZEROS, Job, PruningData
 from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
@@ -46,7 +46,7 @@ def pruned(pruner, device, head="classification", dtype=torch.float64, workspace
     calibration = tiny_labelled(head, examples=48, batch_size=8)
     data = PruningData(calibration, lambda: calibration.examples, workspace)
     asked = FlopsBudget(0.3 if pruner.name == "kcm" else 0.6, 8.0)
-    if pruner.budgets == MASKS:
+    if pruner.budgets == ZEROS:
         asked = Target("sparsity", 0.5)
     return pruner.prune(Job(model, objective_of(model), data, asked))
 

@@ -298,14 +298,14 @@ def test_calibration_files(world, tmp_path):
         (tmp_path / "c.json").write_text(json.dumps(content))
         return run(world, f"outputs={tmp_path / 'o'}", f"calibration.file={tmp_path / 'c.json'}", *more)
 
-    bad(with_file({"examples": []}), "empty")
+    bad(with_file({"examples": []}), "calibration.file=", "is empty")
     bad(with_file({}), "damaged")
     bad(with_file({"examples": [{"input_ids": [1, 1, 1]}]}), "padding alone")
     bad(with_file({"examples": [{"input_ids": [5, 6], "attention_mask": [0, 0]}]}), "padding alone")
     bad(with_file({"examples": [{"input_ids": [5, 6], "label": 3}]}), "label 3")
     bad(with_file({"examples": [{"input_ids": [5, 600]}]}), "vocabulary")
     alike = with_file({"examples": [{"input_ids": list(range(5, 15))}] * 8}, "method.lambdas=[0.1,1]")
-    bad(alike, "one example", "method.lambdas")
+    bad(alike, "one example", "lambdas=[0.1]")
     good = with_file({"examples": [{"input_ids": list(range(5, 15 - i)), "label": 1} for i in range(8)]})
     assert good.returncode == 0, good.stderr
 

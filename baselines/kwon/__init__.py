@@ -13,6 +13,7 @@ from baselines.mask_tuning import prune_and_tune, search_with_teacher
 from kprune.budgets import UnitCost
 from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
+from kprune.errors import UserError
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 
@@ -40,6 +41,15 @@ class Kwon(Method):
     name: str = "kwon"
 
     needs = frozenset({"labels"})
+
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that widths are not to be rounded, which the search does not.
+
+        Raises:
+            UserError: they are.
+        """
+        if grain > 1:
+            raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model.

@@ -25,16 +25,15 @@ def search(
 
     Args:
         heads, neurons: per block, the importance of its units, [units] and not negative.
+        head_cost, neuron_cost: without a grain, which `Kwon.check_grain` refuses.
         budget: in the costs' unit.
 
     Returns:
         masks of the heads and of the neurons, per block [units] (bool, True = kept).
 
     Raises:
-        UserError: the budget does not pay for what every block costs at least, or widths are to be rounded.
+        UserError: the budget does not pay for what every block costs at least.
     """
-    if max(head_cost.grain, neuron_cost.grain) > 1:
-        raise UserError("the Fisher mask search of Kwon et al. does not round widths: leave grain=1")
     head_order, head_gain, free_heads = _ranked(heads, head_cost.free)
     neuron_order, neuron_gain, free_neurons = _ranked(neurons, neuron_cost.free)
     spare = budget * (1 + ROUNDING) - sum(len(h) > 0 for h in heads) * head_cost.base

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from baselines.retrained.distillation import logit_loss, see
 from baselines.retrained.stages import Stages, weights_sha256
 from kprune.clock import Clock
-from kprune.contract import MASKS, Job, Method, Outcome
+from kprune.contract import ZEROS, Job, Method, Outcome
 from kprune.data import CalibrationSet, size_of
 from kprune.errors import UserError
 from kprune.methods.kprune import KPrune
@@ -47,7 +47,7 @@ class FineTuned(Method):
     name: str = "kprune_finetuned"
 
     def __post_init__(self) -> None:
-        if self.pruner.budgets == MASKS:
+        if self.pruner.budgets == ZEROS:
             raise UserError(
                 f"pruner={self.pruner.name} sets single weights to zero, which training would fill again: use a pruner that "
                 "removes units, such as kprune"
@@ -76,6 +76,10 @@ class FineTuned(Method):
     def reach(self, model: nn.Module, sequence_length: float) -> float:
         """Return the pruner's."""
         return self.pruner.reach(model, sequence_length)
+
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that the pruner rounds widths, which training does not change."""
+        self.pruner.check_grain(grain, uniform)
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model with the pruner, and train what is left."""

@@ -45,7 +45,7 @@ def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:
         return Sizes(1 - left / model_flops(dense, length), 0.0, 0.0, plan, size_of(dense, dense))
     pruned = view_of(outcome.model)
     shares = params_reduction(dense, pruned), params_reduction_of_model(dense, pruned)
-    zeros = sparsity(pruned) if plan.masks else None
+    zeros = sparsity(pruned) if plan.sparsity else None
     return Sizes(flops_reduction(dense, pruned, length), *shares, plan, size_of(dense, pruned), zeros)
 
 
@@ -76,7 +76,7 @@ def latency_of(
     Args:
         measured: the latency, if it was the budget.
     """
-    if point is None or outcome.count_units or outcome.plan.masks:
+    if point is None or outcome.count_units or outcome.plan.sparsity:
         return None
     models, shape = (subject.model, outcome.model), (point.batch_size, point.sequence_length)
     latency = measured or Latency(**measure_latency(*models, *shape))

@@ -31,7 +31,7 @@ def prune_within(
     """
     model, objective = subject.model, subject.task.objective
     if target.kind != "latency":
-        asked = target if target.masks or target.keeps_all else counted_budget(target, of, length, grain, uniform)
+        asked = target if target.is_sparsity or target.keeps_all else counted_budget(target, of, length, grain, uniform)
         method.check(model, asked)
         return method.prune(Job(model, objective, data, asked)), None
     point = Point(latency.batch_size, latency.sequence_length)

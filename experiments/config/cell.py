@@ -157,4 +157,4 @@ def _natural_format(target: Target) -> str:
     """Return the format of a saved model for which none is given."""
     if target.keeps_all:
         return "uniform"
-    return "dense" if target.masks else "pruned"
+    return "dense" if target.is_sparsity else "pruned"

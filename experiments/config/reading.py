@@ -22,7 +22,7 @@ from experiments.config.groups import (
 from experiments.config.kinds import Kind, check, shown
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
-from kprune.contract import ANY_BUDGET, MASKS, MEASURED, Method
+from kprune.contract import MEASURED, ZEROS, Method
 from kprune.errors import UserError
 from kprune.target import NOTHING
 
@@ -141,8 +141,9 @@ def method_of(
         return None
     if request:
         _check_measure(method, request, found)
-    if numbers and numbers.grain > 1 and method.budgets != ANY_BUDGET:
-        found.add(f"method {method.name} does not round widths: leave grain=1 or use method=kprune")
+    if numbers:
+        with found.catching():
+            method.check_grain(numbers.grain, numbers.uniform)
     if numbers and numbers.uniform and not method.uniform:
         found.add(
             f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
@@ -168,7 +169,7 @@ def _check_measure(method: Method, request: Request, found: Collected) -> None:
             f"method {method.name} removes whole heads and neurons, not single weights: leave sparsity out, or use "
             "method=wanda or method=sparsegpt"
         )
-    elif method.budgets == MASKS:
+    elif method.budgets == ZEROS:
         found.add(
             f"method {method.name} sets single weights to zero, which saves no {MEASURED[request.budget]}: give sparsity=0.5 or "
             "sparsity=2:4 alone, or use method=kprune"

@@ -86,6 +86,8 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
         raise UserError(
             f"calibration.file={file} is damaged ({type(error).__name__}: {error}): it needs a list of examples with input_ids"
         ) from error
+    if not examples:
+        raise UserError(f"calibration.file={file} is empty: give a list of examples")
     _check_choices(examples, task.objective.of_choices, file)
     _check_tokens(examples, len(tokenizer), positions_of(model.config.to_dict()), file)
     _check_token_types(examples, token_types(model), file)

@@ -83,7 +83,7 @@ def subject_for(config: CellConfig) -> Subject:
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
     vocabulary_for(config, subject)
-    if config.target.masks:
+    if config.target.is_sparsity:
         config.method.build().check(subject.model, config.target)
     subject.dense  # noqa: B018 (computes)
     return subject

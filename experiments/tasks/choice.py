@@ -18,7 +18,8 @@ from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.own import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from experiments.tasks.text import LazyExamples, tokenise
-from kprune.choices import as_examples, choice_pairs
+from kprune.choices import as_examples
+from kprune.cutting import choice_pairs
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import MultipleChoice

@@ -11,7 +11,7 @@ from experiments.inputs.texts import Texts
 from experiments.tasks.language import FileTextTask, HubTextTask, LanguageTask, WindowEvaluation
 from kprune.data import Example
 from kprune.errors import UserError
-from kprune.masking import SHARE, check_mask_token, masked
+from kprune.masking import SHARE, check_mask_token, mask_tokens
 from kprune.objectives import MaskedLM
 from kprune.objectives.base import IGNORED
 
@@ -35,16 +35,16 @@ class MaskedTask(LanguageTask):
 
     def draw(self, texts: Texts, tokenizer: Any, amount: Amount, seed: int) -> tuple[list[Example], Draw]:
         drawn, draw = draw_texts(texts, tokenizer, self.window, amount, seed, self._around(tokenizer))
-        return [masked({"input_ids": ids}, tokenizer) for ids in drawn], draw
+        return [mask_tokens({"input_ids": ids}, tokenizer) for ids in drawn], draw
 
     def tokenise_training(self, tokenizer: Any) -> list[Example]:
         self._around(tokenizer)
-        return [masked(example, tokenizer) for example in super().tokenise_training(tokenizer)]
+        return [mask_tokens(example, tokenizer) for example in super().tokenise_training(tokenizer)]
 
     def tokenise_evaluation(self, tokenizer: Any) -> WindowEvaluation:
         around, texts = self._around(tokenizer), self.evaluation_texts()
         windows = self.windows_of(texts, tokenizer, self.window - len(around), special=False)
-        examples = [masked({"input_ids": around.put(ids)}, tokenizer) for ids in windows]
+        examples = [mask_tokens({"input_ids": around.put(ids)}, tokenizer) for ids in windows]
         data = f"{texts.source}, {100 * SHARE:.0f} % masked"
         return MaskedEvaluation(self.evaluation_split, examples, data, self.window, "each")
 

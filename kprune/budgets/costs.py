@@ -85,15 +85,3 @@ def check_grain(grain: int) -> None:
         raise UserError(
             f"grain={grain} is no width to round to: give a whole number of columns, such as 16, or 1 for none"
         )
-
-
-def check_share(name: str, share: float, of: str) -> None:
-    """Check that a share to remove is between 0 and 1.
-
-    Raises:
-        UserError: it is not.
-    """
-    if isinstance(share, bool) or not isinstance(share, (int, float)):
-        raise UserError(f"{name}={share!r} is not a number: give the share of {of} to remove, such as 0.8")
-    if not 0 < share < 1:
-        raise UserError(f"{name}={share:g} is outside (0, 1): give the share of {of} to remove, such as 0.8")

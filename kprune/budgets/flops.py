@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from kprune.budgets.costs import UnitCost, check_grain, check_share, units_in
+from kprune.budgets.costs import UnitCost, check_grain, units_in
 from kprune.models import ModelView
 from kprune.models.flops import model_flops
+from kprune.target import check_share
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FlopsBudget:
     measure: str = "flops"
 
     def __post_init__(self) -> None:
-        check_share("flops_reduction", self.flops_reduction, "FLOPs")
+        check_share("flops", self.flops_reduction)
         check_grain(self.grain)
 
     def costs(self, view: ModelView) -> dict[str, UnitCost]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kprune.budgets.costs import UnitCost, check_grain, check_share, units_in
+from kprune.budgets.costs import UnitCost, check_grain, units_in
 from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView
 from kprune.models.flops import layer_parameters, model_parameters
+from kprune.target import check_share
 
 Of = Literal["layers", "model"]
 
@@ -33,7 +34,7 @@ class ParametersBudget:
     measure: str = "parameters"
 
     def __post_init__(self) -> None:
-        check_share("params_reduction", self.params_reduction, "the parameters")
+        check_share("parameters", self.params_reduction)
         check_grain(self.grain)
         if self.of not in get_args(Of):
             raise UserError(f"of={self.of!r} is unknown: give one of {', '.join(get_args(Of))}")

@@ -1,7 +1,7 @@
 """The parts of a model card that every pruned model has."""
 
 from kprune.contract import Outcome
-from kprune.objectives import OBJECTIVES
+from kprune.objectives import auto_class_for
 from kprune.types import Model
 from kprune.wrappers import PACKAGE, WRAPPERS, wrapper_of
 
@@ -15,7 +15,7 @@ NOTES = {
     "save with `format=pruned` for that.",
 }
 """What a format means for a model that transformers loads."""
-MASKED = (
+WITH_ZEROS = (
     "The stock architecture with zeros among the weights of its layers. It loads everywhere without trusting code, and it has "
     "**as many parameters as the dense model and is no faster**: what makes use of the zeros, such as a GPU's kernels for 2:4, "
     "was not measured."
@@ -29,16 +29,15 @@ not kept is spelled by several others.
 
 def auto_class_of(model: Model) -> str:
     """Return the name of the transformers auto class that loads a model with its head."""
-    name = type(model).__name__
-    return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes)), "AutoModel")
+    return auto_class_for(type(model).__name__) or "AutoModel"
 
 
-def loading_section(loader: str, format: str, masked: bool = False) -> str:
+def loading_section(loader: str, format: str, zeros: bool = False) -> str:
     """Return how to load a saved model, and what its format means for its speed, in Markdown.
 
     Args:
         loader: an auto class of transformers, or a class of sentence-transformers.
-        masked: whether single weights were set to zero, and no unit was removed.
+        zeros: whether single weights were set to zero, and no unit was removed.
     """
     if format.startswith("gguf"):
         return """```
@@ -47,7 +46,7 @@ llama-cli -m model.gguf
 
 A file for llama.cpp. Its architecture is `llama` if all layers are alike, else `deci`, whose layers have widths of their own."""
     trust = ", trust_remote_code=True" if format == "pruned" else ""
-    note = MASKED if masked and format == "dense" else NOTES[format]
+    note = WITH_ZEROS if zeros and format == "dense" else NOTES[format]
     package, call = (PACKAGE, loader) if loader in WRAPPERS else ("transformers", f"{loader}.from_pretrained")
     return f"""```python
 from {package} import {loader}
@@ -74,7 +73,7 @@ def python_card(outcome: Outcome, format: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     return f"""# {type(outcome.model).__name__}, pruned by kprune
 
-{loading_section(wrapper_of(outcome.model) or auto_class_of(outcome.model), format, outcome.plan.masks is not None)}
+{loading_section(wrapper_of(outcome.model) or auto_class_of(outcome.model), format, outcome.plan.sparsity is not None)}
 
 | | |
 |---|---|

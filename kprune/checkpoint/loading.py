@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from kprune.checkpoint import format_1
 from kprune.checkpoint.classes import auto_map, check_units, pruned_entries, stock_config
+from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
@@ -24,7 +25,9 @@ from kprune.types import Model
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 LARGEST = 2**24
-"""No whole number in a config is larger."""
+"""No whole number is larger in a setting that may be a size."""
+THETA = "rope_theta"
+"""A setting that is none: the base of rotary positions' frequencies."""
 AUTO_MAP = re.compile(rf"([\w.-]+/[\w.-]+--)?modeling_kprune\.{PREFIX}\w+")
 """The classes that a config may name: of the shipped file, in the folder or in a repository of the hub. None is imported."""
 ATTENTION = (None, "eager", "sdpa")
@@ -49,6 +52,8 @@ def load(folder: str | Path) -> Model:
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
+            if (folder / GGUF).is_file():
+                raise UserError(f"{folder} holds {GGUF}, for llama.cpp: save with format='pruned' to load it")
             raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
     values = _read_json(folder / CONFIG)
     stock = _stock_class_of(folder, values)
@@ -141,12 +146,15 @@ def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
             raise ValueError(f"config.json asks for {name}={one_line_of(value)}, which is none of transformers' own")
         if name == "quantization_config" and value is not None:
             raise ValueError("config.json has a quantization_config, and pruned models are not quantized")
-    _check_numbers(CONFIG, values)
+    own = stock.config_class().to_dict()
+    # Settings that the class does not have, such as a user's own, are read by nobody.
+    _check_numbers(
+        {name: values[name] for name in ("kprune", *own, *stock.config_class.attribute_map) if name in values}
+    )
     classes = values.get("auto_map") or {}
     if not isinstance(classes, dict) or not all(AUTO_MAP.fullmatch(str(name)) for name in classes.values()):
         raise ValueError("config.json has an auto_map to code that is not kprune's")
     settings = {name: value for name, value in values.items() if name[:1] != "_" and name not in NOT_SETTINGS}
-    own = stock.config_class().to_dict()
     for name in settings:
         # What a config can do is not overwritten by what it holds.
         if not name.isidentifier() or (name not in own and callable(getattr(stock.config_class, name, None))):
@@ -161,28 +169,24 @@ def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
 
 
 def _generation_config(values: dict[str, Any]) -> GenerationConfig:
-    """Return the settings of generation that a file has, those that transformers knows alone.
-
-    Raises:
-        ValueError: one is a number larger than any that makes sense.
-    """
-    _check_numbers(GENERATION, values)
+    """Return the settings of generation that a file has, those that transformers knows alone."""
     known = GenerationConfig().to_dict()
     return GenerationConfig.from_dict({name: value for name, value in values.items() if name in known})
 
 
-def _check_numbers(file: str, values: dict[str, Any]) -> None:
+def _check_numbers(values: dict[str, Any]) -> None:
     for number in _whole_numbers(values):
         if abs(number) > LARGEST:
-            raise ValueError(f"{file} has the number {str(number)[:20]}, which is no size of a model")
+            raise ValueError(f"config.json has the number {str(number)[:20]}, which is no size of a model")
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:
     if isinstance(value, int):
         yield value
     elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _whole_numbers(inner)
+        for name, inner in value.items():
+            if name != THETA:
+                yield from _whole_numbers(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from _whole_numbers(inner)

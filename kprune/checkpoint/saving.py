@@ -13,7 +13,7 @@ from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_g
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
-from kprune.files import whole_folder
+from kprune.files import check_movable, whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
@@ -48,7 +48,7 @@ def natural_format(model: Model, plan: Plan) -> str:
     else "uniform"."""
     if is_pruned(type(model)):
         return "pruned"
-    return "dense" if plan.masks else "uniform"
+    return "dense" if plan.sparsity else "uniform"
 
 
 def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:
@@ -101,7 +101,7 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if card is not None:
-            (temporary / "README.md").write_text(card)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         if onnx:
             export_onnx(inner, temporary / "model.onnx")
     return folder
@@ -140,12 +140,13 @@ def check_replaceable(folder: Path) -> None:
     """Check that a folder is free for a pruned model, or holds an earlier one.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or as of `check_movable`.
     """
+    check_movable(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         ours = any(entry in config for entry in ("kprune", DENSE, UNIFORM, "kprune_format"))
     except (OSError, ValueError, TypeError):
         ours = False

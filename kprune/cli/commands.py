@@ -15,14 +15,14 @@ import kprune
 from kprune.checkpoint import check_format, check_kind, check_replaceable, natural_format
 from kprune.checkpoint.card import auto_class_of
 from kprune.cli import comparison
-from kprune.cli.drawing import HELD_OUT, check_columns, cut_at, draw, held_out, tokenised
+from kprune.cli.drawing import HELD_OUT, check_columns, cut_at, draw, held_out, tokenised, with_masks
 from kprune.cli.folders import Checkpoint, find_checkpoint
 from kprune.cli.loading import convert_to_stored, load_model, load_tokenizer, pick_device
 from kprune.cli.options import CALIBRATION, FLOPS_REDUCTION
 from kprune.cli.texts import Texts, read_texts
 from kprune.data import Example, collate
 from kprune.errors import UserError
-from kprune.masking import check_mask_token, masked
+from kprune.masking import check_mask_token
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of
@@ -82,13 +82,13 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     whole_words = theirs is not None and not comparison.answers_once(objective)
     compared = (whole.model, objective, unseen) if whole_words else (pruned, objective, unseen, theirs)
     distance = comparison.distance(dense, *compared)
-    latency = None if outcome.plan.masks else outcome.details.get("latency") or measured(dense, pruned)
+    latency = None if outcome.plan.sparsity else outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
     print(comparison.table([*units(dense, outcome), *tokens_lines(outcome), *size]))
     removed = (
         f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
         "faster"
-        if outcome.plan.masks
+        if outcome.plan.sparsity
         else f"removed: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
         f"{outcome.details['sequence_length']:.1f} tokens"
     )
@@ -229,11 +229,12 @@ def started(options: argparse.Namespace) -> torch.device:
 def drawn(
     options: argparse.Namespace, texts: Texts, model: PreTrainedModel, objective: Objective, tokenizer: Any
 ) -> list[Example]:
-    """Return tokenised texts, drawn until the budget of tokens is full.
+    """Return tokenised texts, drawn until the budget of tokens is full; without those in which there is nothing to mask.
 
     Raises:
         UserError: the model answers questions and the texts are no pairs, it chooses and they have no choices, the model is
-            asked for masked tokens and the tokenizer masks none, --max-length does not suit the model, or there is no token.
+            asked for masked tokens and the tokenizer masks none, --max-length does not suit the model, or there is no token, or
+            none to mask.
     """
     check_columns(texts, objective)
     if objective.reads_labels:
@@ -242,7 +243,7 @@ def drawn(
     examples = draw(texts, tokenizer, needs_token_types(model), length, options.tokens, options.seed)
     if not examples:
         raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")
-    return [masked(example, tokenizer) for example in examples] if objective.reads_labels else examples
+    return with_masks(examples, tokenizer, texts) if objective.reads_labels else examples
 
 
 def described(texts: Texts) -> str:

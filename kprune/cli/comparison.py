@@ -15,7 +15,6 @@ from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
 from kprune.models.view import longest_input, model_inputs, on_device, padding_of
 from kprune.objectives import (
-    OBJECTIVES,
     CausalLM,
     Classification,
     Embedding,
@@ -74,14 +73,10 @@ def objective_for(model: PreTrainedModel, task: str | None) -> Objective:
     Raises:
         UserError: the name is unknown or does not suit the model, or the head is of no kind that kprune can compare.
     """
-    if task is None:
-        return objective_of(model)
-    if task not in OBJECTIVES:
-        raise UserError(f"--task {task} is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
-    if not type(model).__name__.endswith(OBJECTIVES[task].class_suffixes):
-        raise UserError(f"--task {task} does not suit a {type(model).__name__}: leave it out")
-    OBJECTIVES[task].fits(model)  # or it says what the head predicts in place of that
-    return OBJECTIVES[task]()
+    try:
+        return objective_of(model, task)
+    except UserError as error:
+        raise UserError(str(error).replace(f"task '{task}'", f"--task {task}", 1)) from error
 
 
 def answers_once(objective: Objective) -> bool:

@@ -4,11 +4,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from kprune.choices import as_examples, choice_pairs
+from kprune.choices import as_examples
 from kprune.cli.texts import Texts
-from kprune.cutting import shortened_columns
-from kprune.data import Example
+from kprune.cutting import choice_pairs, shortened_columns
+from kprune.data import Example, has_label
 from kprune.errors import UserError
+from kprune.masking import mask_tokens
 from kprune.objectives import Objective, Span
 
 LONGEST = 512
@@ -102,6 +103,20 @@ def tokenised(
     encoded = tokenizer(*columns, truncation=True, max_length=max_length)
     keys = ["input_ids", *(["token_type_ids"] if token_types and "token_type_ids" in encoded else [])]
     return [{key: encoded[key][row] for key in keys} | {"texts": text} for row, text in enumerate(texts)]
+
+
+def with_masks(examples: Sequence[Example], tokenizer: Any, texts: Texts) -> list[Example]:
+    """Mask tokens of examples; those without any that can be masked are left out.
+
+    Raises:
+        UserError: none is left.
+    """
+    answered = [example for example in (mask_tokens(example, tokenizer) for example in examples) if has_label(example)]
+    if not answered:
+        raise UserError(
+            f"the tokenizer knows no word of the texts in {texts.file}, so there is none to mask: check file and tokenizer"
+        )
+    return answered
 
 
 def held_out(examples: list[Example], tokens: int) -> tuple[list[Example], list[Example]]:

@@ -1,12 +1,12 @@
 """A user's folders: a checkpoint by its config.json, and where a pruned model is to go. Needs no torch."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kprune.errors import UserError, one_line
+from kprune.files import check_movable
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.gguf")
 MODULES = "modules.json"
@@ -72,15 +72,16 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def check_output(folder: Path, checkpoint: Path) -> None:
-    """Check that a folder can be written to; `kprune.checkpoint.check_replaceable` looks into it.
+    """Check that a folder can be made or replaced; `kprune.checkpoint.check_replaceable` looks into it.
 
     Raises:
-        UserError: it is a file or the checkpoint's own, or nobody may write there.
+        UserError: it is a file or the checkpoint's own, or as of `check_movable`.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: give a folder")
     if folder.resolve() == checkpoint.resolve():
         raise UserError(f"--output {folder} is the checkpoint that is to be pruned: give another folder")
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--output {folder} can't be made: {there} is no folder that you may write to; give another")
+    try:
+        check_movable(folder)
+    except UserError as error:
+        raise UserError(f"--output {error}") from error

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 import kprune
 from kprune.cli.folders import Checkpoint
 from kprune.errors import UserError, one_line
-from kprune.objectives import OBJECTIVES
+from kprune.objectives import OBJECTIVES, auto_class_for
+from kprune.precision import computes_in_float64
 from kprune.quiet import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -19,16 +20,13 @@ def pick_device(name: str) -> torch.device:
     """Return a device by its name; "auto" is a GPU if there is one.
 
     Raises:
-        UserError: the device is unknown or not there.
+        UserError: the device is unknown, not there, or without float64.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not to be had here: leave it out, or give cpu") from error
-    return device
+    if not computes_in_float64(name):
+        raise UserError(f"--device {name} is not to be had here, or has no float64: leave it out, or give cpu")
+    return torch.device(name)
 
 
 def convert_to_stored(model: Any, checkpoint: Checkpoint) -> None:
@@ -47,7 +45,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     if architecture.startswith("Pruned"):
         pruned: Any = kprune.load(folder)
         return pruned.to(device)
-    auto = next((kind.auto_class for kind in OBJECTIVES.values() if architecture.endswith(kind.class_suffixes)), None)
+    auto = auto_class_for(architecture)
     if auto is None:
         suffixes = sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()})
         raise UserError(

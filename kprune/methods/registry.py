@@ -1,12 +1,12 @@
 """The methods of this package, as data, and how any method is made from its entry; a method is imported when it is made."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal
 
 from kprune.errors import UserError
+from kprune.settings_checks import described, fits
 
 if TYPE_CHECKING:
     from kprune.contract import Method
@@ -142,30 +142,3 @@ def changed(settings: Any, changes: Mapping[str, Any], method: str, group: str =
         else:
             raise UserError(f"method {method}: {group}{key}={value} is not {described(kind)}: the default is {current}")
     return replace(settings, **values)
-
-
-WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Tell whether a plain value is of a field's type."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return any(fits(value, option) for option in get_args(kind))
-    if get_origin(kind) is Sequence:
-        return isinstance(value, (list, tuple)) and all(fits(entry, get_args(kind)[0]) for entry in value)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return kind not in WORDS or isinstance(value, kind)
-
-
-def described(kind: Any) -> str:
-    """Return what a field takes, in words."""
-    if get_origin(kind) is Literal:
-        return " or ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(map(described, get_args(kind)))
-    if get_origin(kind) is Sequence:
-        return f"a list, each {described(get_args(kind)[0])}"
-    return WORDS.get(kind, str(kind))

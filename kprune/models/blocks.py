@@ -72,7 +72,7 @@ class Block:
 
     @property
     def norm(self) -> nn.Module:
-        """Return the norm, for `read` and `settle` alone."""
+        """Return the norm, which `read` or `settle` applies."""
         return self.module.get_submodule(self.site.norm)
 
     @property
@@ -174,7 +174,7 @@ class Block:
 
     @contextmanager
     def _left_at_output(self, core: str) -> Iterator[None]:
-        """Let a core that has the output projection inside it raise `Reached` there, within."""
+        """Let a core that has the output projection inside it raise `Reached` there while the context is open."""
         if not self.site.output.startswith(f"{core}."):
             yield
             return

@@ -12,7 +12,7 @@ from kprune.models.view import Context, ModelView
 
 @contextmanager
 def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
-    """Multiply, within, every unit's features by its mask ([units] per block, bottom to top)."""
+    """Multiply every unit's features by its mask ([units] per block, bottom to top) while the context is open."""
     handles = []
     try:
         for block, mask in zip(view.blocks, masks, strict=True):
@@ -28,9 +28,9 @@ def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def caught(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
-    """Collect, within, the inputs or outputs ("input", "output") of the output projections, as leaves or nodes of a graph.
+    """Collect the inputs or outputs ("input", "output") of the output projections while the context is open.
 
-    The graph begins at the lowest of them; blocks without units have none.
+    They are leaves or nodes of a graph. The graph begins at the lowest of them; blocks without units have none.
     """
     seen: list[Tensor] = []
 

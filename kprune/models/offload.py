@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.errors import UserError
+from kprune.precision import computes_in_float64
 
 
 def place_for_layers(name: str | None, home: torch.device) -> torch.device:
@@ -16,23 +17,21 @@ def place_for_layers(name: str | None, home: torch.device) -> torch.device:
         home: where the model is.
 
     Raises:
-        UserError: it is unknown, not there, or where the model is anyway.
+        UserError: it is unknown, not there, without float64, or where the model is anyway.
     """
     if name is None:
         return home
-    try:
-        there = torch.zeros(1, device=name)
-        there.cpu()  # of "meta", nothing comes back
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"layers_on={name} is not to be had here: leave it out") from error
-    if there.device == home:
+    if not computes_in_float64(name):
+        raise UserError(f"layers_on={name} is not to be had here, or has no float64: leave it out")
+    there = torch.empty(1, device=name).device
+    if there == home:
         raise UserError(f"layers_on={name} is where the model is: leave it out, or keep the model on the CPU")
-    return there.device
+    return there
 
 
 @contextmanager
 def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
-    """Hold tensors on a device, within, for who reads them: behind it they are what they were."""
+    """Put tensors on a device while the context is open; they must not be changed, and are what they were afterwards."""
     homes = [(tensor, tensor.data) for tensor in tensors]
     try:
         for tensor, home in homes:
@@ -45,7 +44,7 @@ def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def moved(module: nn.Module, device: torch.device, home: torch.device) -> Iterator[None]:
-    """Hold a module on a device, within, and bring home what has become of it."""
+    """Put a module on a device while the context is open, and bring home what has become of it."""
     try:
         module.to(device)
         yield

@@ -89,8 +89,8 @@ class Recorder(nn.Module):
 class ModelView:
     """A model seen as blocks, bottom to top.
 
-    Its blocks may work on another device than the model is on. A layer's weights are there within `at_work` then, and what
-    comes before and behind the layers within `ends_at_work`.
+    Its blocks may work on another device than the model is on, the working device. A layer's weights are there while `at_work`
+    is open then, and what comes before and behind the layers while `ends_at_work` is.
     """
 
     def __init__(self, model: Model, family: Family, device: torch.device | None = None):
@@ -115,11 +115,11 @@ class ModelView:
         return self._device or self.model.device
 
     def at_work(self, layer: int) -> AbstractContextManager[None]:
-        """Hold a layer's weights where the blocks work, within, for who reads them and changes none."""
+        """Put a layer's weights on the working device while the context is open; they must not be changed."""
         return lent(weights_of(self.layers[layer]), self.device)
 
     def ends_at_work(self) -> AbstractContextManager[None]:
-        """Hold what comes before and behind the layers where the blocks work, within, for who reads it and changes nothing."""
+        """Put what comes before and behind the layers on the working device while the context is open; it must not be changed."""
         return lent(self.ends(), self.device)
 
     def ends(self) -> list[Tensor]:

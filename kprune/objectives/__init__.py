@@ -25,6 +25,7 @@ __all__ = [
     "Regression",
     "Span",
     "TokenClassification",
+    "auto_class_for",
     "objective_of",
     "reads_choices",
 ]
@@ -46,17 +47,43 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """By name. The first that fits a model's head is taken, so a special case comes before its general one."""
 
 
-def objective_of(model: Model) -> Objective:
-    """Return the objective that a transformers model's head asks for.
+def auto_class_for(name: str) -> str | None:
+    """Return the name of the auto class that loads a transformers class, given by its name; None if no kind of head fits."""
+    return next((kind.auto_class for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes)), None)
+
+
+def objective_of(model: Model, task: str | Objective | None = None) -> Objective:
+    """Return the objective that a transformers model's head asks for, or the one that is given or named.
 
     Raises:
-        UserError: no kind of head fits.
+        UserError: no kind of head fits, the name is unknown, or the model has another head.
     """
+    if task is not None:
+        return _checked(model, task)
     for kind in OBJECTIVES.values():
         if kind.fits(model):
             return kind()
     classes = " or ".join(sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()}))
     raise UserError(f"{type(model).__name__} has no head K-prune can compare; use a {classes} model")
+
+
+def _checked(model: Model, task: str | Objective) -> Objective:
+    if not isinstance(task, Objective) and (not isinstance(task, str) or task not in OBJECTIVES):
+        raise UserError(f"task '{task}' is unknown: use {', '.join(OBJECTIVES)}, or leave it out")
+    objective = task if isinstance(task, Objective) else OBJECTIVES[task]()
+    if not getattr(objective, "class_suffixes", ()):
+        raise UserError(
+            f"{type(objective).__name__} does not say which models have its head: give it class_suffixes, such as "
+            "('ForSequenceClassification',)"
+        )
+    name = type(model).__name__
+    if not name.endswith(objective.class_suffixes):
+        raise UserError(
+            f"task '{objective.name}' is for a ...{objective.class_suffixes[0]} model, this is a {name}: leave task out"
+        )
+    if isinstance(task, str):
+        objective.fits(model)  # or it says what the head predicts in place of that
+    return objective
 
 
 def reads_choices(model: Model) -> bool:

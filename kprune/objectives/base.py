@@ -84,6 +84,13 @@ class Objective(ABC):
         """Return the number of values, from 0 up, that each number of an example's label may have; None if it may be any."""
         return None
 
+    def label_shape(self, model: Model, tokens: int) -> list[int]:
+        """Return the shape of an example's label, under each of `label_keys`, among so many tokens, padding counted."""
+        if self.labels_of == "example":
+            return []
+        outputs: Any = model.config.num_labels
+        return [tokens if self.labels_of == "token" else outputs]
+
     def crop(self, logits: Tensor, length: int) -> Tensor:
         """Return one example's logits without those of its padding; only a head that predicts per token has any."""
         return logits

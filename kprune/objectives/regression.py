@@ -24,6 +24,10 @@ class Regression(Objective):
     def fits(cls, model: Model) -> bool:
         return super().fits(model) and (model.config.problem_type == cls.problem_type or model.config.num_labels == 1)
 
+    def label_shape(self, model: Model, tokens: int) -> list[int]:
+        outputs: Any = model.config.num_labels
+        return [outputs] if outputs > 1 else []
+
     def read(self, output: Any, attention_mask: Tensor) -> Tensor:
         return output.logits.squeeze(-1)
 

@@ -179,6 +179,6 @@ class LeastSquares:
         weight = torch.linalg.lstsq(gram, cross, rcond=0.0).solution.T
         if not all(torch.isfinite(matrix).all() for matrix in (gram, cross, weight)):
             raise UserError(
-                "float32 normal equations without a ridge have no finite solution here: use method.solve=float64"
+                "float32 normal equations without a ridge have no finite solution here: use solve='float64'"
             )
         return weight

@@ -118,7 +118,12 @@ def _renumber(config: Any, new: Mapping[int, int]) -> None:
     for name in LISTS:
         if getattr(config, name, None):
             setattr(config, name, [new[token] for token in getattr(config, name) if token in new])
+    # Of sequences, None in place of an empty list, which `generate` refuses.
     if getattr(config, "bad_words_ids", None):
-        config.bad_words_ids = [
-            [new[token] for token in word] for word in config.bad_words_ids if all(token in new for token in word)
-        ]
+        words = [[new[token] for token in word] for word in config.bad_words_ids if new.keys() >= set(word)]
+        config.bad_words_ids = words or None
+    if getattr(config, "sequence_bias", None):
+        given = config.sequence_bias
+        pairs = given.items() if isinstance(given, Mapping) else given
+        biases = [[[new[token] for token in word], bias] for word, bias in pairs if new.keys() >= set(word)]
+        config.sequence_bias = biases or None

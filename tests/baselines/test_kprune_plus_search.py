@@ -220,7 +220,7 @@ def test_states_on_disk_make_no_difference():
     "settings, words",
     [
         ({"rounds": 0}, "rounds=0 is out of range: give a whole number above 0"),
-        ({"offspring": 1.5}, "offspring=1.5 is out of range"),
+        ({"offspring": 1.5}, "offspring=1.5 is not a whole number: the default is 16"),
         ({"step": 0.0}, "step=0.0 is out of range"),
         ({"held_out": 0.6}, "held_out=0.6 is out of range: give a share above 0, up to 0.5"),
         ({"held_out": 0}, "held_out=0 is out of range"),

@@ -88,7 +88,7 @@ def test_every_linear_module_of_the_layers_loses_its_share_and_nothing_else_chan
     share = 0.5 if asked == "2:4" else asked
     assert outcome.details["sparsity"] == sparsity(view_of(outcome.model)) == pytest.approx(share, abs=0.02)
     assert outcome.details["flops_reduction"] == outcome.details["params_reduction"] == 0
-    assert outcome.plan.masks == Target.of_sparsity(asked) and type(outcome.model) is type(model)
+    assert outcome.plan.sparsity == Target.of_sparsity(asked) and type(outcome.model) is type(model)
     kept = {block.name: list(range(block.units)) for block in view_of(model).blocks}
     assert outcome.plan.kept == kept and type(outcome.plan).from_json(outcome.plan.to_json()) == outcome.plan
 

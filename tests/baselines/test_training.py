@@ -4,6 +4,7 @@ from tiny import tiny_calibration, tiny_model
 
 from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_loss
 from baselines.retrained.stages import first_of_shuffled, train
+from kprune.errors import UserError
 from kprune.objectives import objective_of
 from kprune.precision import full_precision
 from kprune.training import LOSS_POINTS, Recipe, Training, batch_order, parameter_groups, rate
@@ -66,6 +67,15 @@ def test_losses_given_one_by_one_are_one_loss():
         return model.classifier.weight.grad.clone()
 
     torch.testing.assert_close(gradient(3), gradient(1))
+
+
+def test_a_loss_that_is_not_finite_names_the_setting_to_lower():
+    learner = torch.nn.Linear(2, 2)
+    losses = lambda batch, epochs: [learner.weight.sum() * float("nan")]  # noqa: E731
+    for adjust, more in (("recipe.lr", {}), ("task.finetuning.lr", {"adjust": "task.finetuning.lr"})):
+        run = Training(learner, losses, [{"input_ids": [1]}] * 2, 0, Recipe(), 0, **more)
+        with pytest.raises(UserError, match=f"^the loss is nan at step 0: lower {adjust} or check the data$"):
+            run.train("a test")
 
 
 def test_free_parameters_keep_their_rate_and_are_not_clipped():

@@ -58,7 +58,7 @@ def test_a_cell_by_sparsity(typed, asked):
         (["budget=latency", "speedup=fast"], "speedup=fast is not a finite number"),
         (["budget=latency", "speedup=3", "latency=null"], "needs a batch size and length"),
         (["budget=latency", "speedup=3", "method=cofi"], "method cofi prunes by flops alone: leave budget=flops"),
-        (["budget=parameters"], "params_reduction=null is outside"),
+        (["budget=parameters"], "params_reduction=null is not a number"),
         (["grain=16", "method=cofi"], "method cofi does not round widths"),
         (["uniform=true", "method=kwon"], "method kwon does not keep the layers alike"),
         (["format=uniform", "method=kcm"], "method kcm does not keep the layers alike"),

@@ -15,7 +15,7 @@ from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
 from experiments.tasks.masked import special_tokens
 from kprune.errors import UserError
-from kprune.masking import masked
+from kprune.masking import mask_tokens
 
 MASK = 4
 
@@ -68,7 +68,7 @@ def test_the_perplexity_is_that_of_the_masked_tokens_of_each_window(world):
     losses = []
     for start in range(0, 196, 14):
         window = [2, *ids[start : start + 14], 3]
-        inputs = masked({"input_ids": window}, tokenizer)["input_ids"]
+        inputs = mask_tokens({"input_ids": window}, tokenizer)["input_ids"]
         places = [place for place, token in enumerate(inputs) if token == MASK]
         assert len(places) == 2
         with torch.no_grad():

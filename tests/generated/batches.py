@@ -96,8 +96,8 @@ BATCHES: dict[str, tuple[Option, ...]] = {
         Option(
             "nested", each(lambda b: {n: torch.nested.nested_tensor(list(v)) for n, v in b.items()}), "nested or sparse"
         ),
-        Option("lists", each(lambda b: {name: value.tolist() for name, value in b.items()}), "no tensor input_ids"),
-        Option("numpy", each(lambda b: {name: value.numpy() for name, value in b.items()}), "no tensor input_ids"),
+        Option("lists", each(lambda b: {name: value.tolist() for name, value in b.items()}), "input_ids is a list"),
+        Option("numpy", each(lambda b: {name: value.numpy() for name, value in b.items()}), "input_ids is a ndarray"),
     ),
     "batches": options(
         Option("", lambda batches: batches),

@@ -1,4 +1,5 @@
 import copy
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -117,6 +118,13 @@ def test_an_emptied_block_keeps_its_bias_unless_told():
         assert empty and all((s.output.bias.abs().max() > 0) == keep_bias for s in empty)
 
 
+def test_what_is_on_record_is_plain_json_if_no_unit_fits():
+    outcome = prune(tiny_model(), 0.9999, KPrune())
+    assert outcome.kept_heads == outcome.kept_neurons == [0, 0, 0]
+    assert json.loads(json.dumps(outcome.details, allow_nan=False)) == outcome.details
+    assert outcome.details["threshold"][1:] == [None] * 5
+
+
 @pytest.mark.parametrize("reduction", [0.0, 1.0, -0.5, 80])
 def test_a_reduction_out_of_range(reduction):
     with pytest.raises(UserError, match="outside \\(0, 1\\)"):
@@ -129,7 +137,16 @@ def test_a_reduction_out_of_range(reduction):
         (dict(solve="float23"), "solve=float23 is unknown: use float64 or float32"),
         (dict(measure_examples=0), "measure_examples=0 is out of range: give a whole number above 0"),
         (dict(measure_every=0), "measure_every=0 is out of range"),
-        (dict(measure_every=1.5), "measure_every=1.5 is out of range"),
+        (dict(measure_every=1.5), "measure_every=1.5 is not a whole number or None: the default is 1"),
+        (dict(lambdas=0.1), r"lambdas=0.1 is not a list, each a number or None: the default is \(0.1,\)"),
+        (dict(lambdas=["0.1"]), r"lambdas=\['0.1'\] is not a list, each a number or None"),
+        (dict(tuning="no"), "tuning=no is not True or False: the default is True"),
+        (dict(fill_budget="false"), "fill_budget=false is not True or False"),
+        (dict(keep_bias=None), "keep_bias=None is not True or False"),
+        (
+            dict(knowledge={"temperature": 1.0}),
+            "knowledge={.*} is not a KnowledgeSettings: the default is KnowledgeSett",
+        ),
         (dict(lambdas=()), "lambdas is empty"),
         (dict(lambdas=(1e-5, -1.0)), "lambdas=-1.0 is out of range: give 0 or a number above"),
         (dict(lambdas=(float("nan"),)), "lambdas=nan is out of range"),
@@ -143,7 +160,7 @@ def test_settings_that_mean_nothing(settings, message):
 
 
 def test_empty_calibration_set():
-    with pytest.raises(UserError, match="calibration set is empty"):
+    with pytest.raises(UserError, match="^the calibration set is empty: give more examples$"):
         CalibrationSet([], 4, 0)
 
 

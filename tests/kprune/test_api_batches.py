@@ -5,7 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from api import IDS, Recorder, kept, padded_batches
+from language import tiny_llama
 from tiny import tiny_batch, tiny_calibration, tiny_model
+from transformers import DataCollatorWithFlattening
 
 import kprune
 from kprune.api import calibration_set
@@ -31,7 +33,9 @@ RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
         ({"input_ids": IDS}, "batches is one batch"),
         ([(IDS, RIGHT)], "batch 0 is a tuple: give dicts"),
         ([{"attention_mask": RIGHT}], "batch 0 has no tensor input_ids, but attention_mask"),
-        ([{"input_ids": [[1, 2]]}], "no tensor input_ids"),
+        ([{"input_ids": None, "attention_mask": RIGHT}], "batch 0 has no tensor input_ids"),
+        ([{"input_ids": [[1, 2]]}], "^batch 0: input_ids is a list: give a tensor, .*return_tensors='pt'"),
+        ([{"input_ids": IDS, "attention_mask": RIGHT.numpy()}], "^batch 0: attention_mask is a ndarray: give a tensor"),
         ([{"input_ids": IDS[0]}], r"input_ids are \[4\] torch.int64"),
         ([{"input_ids": IDS[:0]}], "batch 0 is empty"),
         ([{"input_ids": IDS, "attention_mask": RIGHT[:1]}], r"attention_mask is \[1, 4\], input_ids \[2, 4\]"),
@@ -47,6 +51,30 @@ RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
 def test_batches_that_no_model_reads(batches, message):
     with pytest.raises(UserError, match=message):
         kprune.prune(tiny_model(), batches)
+
+
+@pytest.mark.parametrize("told_by", ["position_ids", "flash_attn_kwargs", "seq_idx"])
+def test_several_texts_in_a_row_are_refused(told_by):
+    texts = [{"input_ids": list(range(5, 5 + length))} for length in (9, 4, 7)]
+    collate = DataCollatorWithFlattening(return_position_ids=told_by == "position_ids")
+    if told_by != "position_ids":
+        setattr(collate, f"return_{told_by}", True)
+    with pytest.raises(UserError, match="^batch 0 has several texts in a row.*: give each text a row of its own"):
+        kprune.prune(tiny_llama(), [collate(texts, return_tensors="pt")], 0.3)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_positions_that_the_model_counts_by_itself_change_nothing(family):
+    """RoBERTa's begin behind the padding's number, 1; at padding they may be anything."""
+    model, plain = tiny_model(family, dtype=torch.float32), list(padded_batches(tiny_model()))
+    first = 2 if family == "roberta" else 0
+    counted = [
+        b | {"position_ids": first + torch.arange(b["input_ids"].shape[1]).expand_as(b["input_ids"])} for b in plain
+    ]
+    assert kept(model, counted) == kept(model, plain)
+    for wrong in (counted[0]["position_ids"] + 1, counted[0]["position_ids"][:1]):
+        with pytest.raises(UserError, match="position_ids other than the model's own"):
+            kprune.prune(model, [counted[0] | {"position_ids": wrong}], 0.5)
 
 
 def test_token_types_are_read_and_are_zero_where_a_batch_has_none():
@@ -84,6 +112,21 @@ def test_one_example_that_holds_all_the_energy(method):
         model.classifier.bias.copy_(60 * (model.classifier.bias - logits[0]))  # the first is undecided
     outcome = kprune.prune(model, [batch], 0.5, method)
     assert outcome.details["flops_reduction"] >= 0.5
+
+
+@pytest.mark.parametrize("length, accepted", [(20, False), (64, True)])
+def test_padding_before_an_example_beyond_what_the_model_reads(length, accepted):
+    """An example as long as what the model reads leaves no padding that it could hang on."""
+    model = tiny_model(dtype=torch.float32)
+    ids = torch.randint(5, 99, (2, 80), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(80) >= 70 - length) & (torch.arange(80) < 70)  # and some behind it
+    batch = {"input_ids": ids, "attention_mask": mask.long().expand(2, 80)}
+    with (
+        nullcontext()
+        if accepted
+        else pytest.raises(UserError, match="padded on the left, and the model's answer hangs")
+    ):
+        assert kprune.prune(model, [batch], 0.5).details["sequence_length"] == length
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -3,18 +3,20 @@
 import pytest
 import torch
 from api import IDS, Headless, Recorder, padded_batches
-from tiny import tiny_model
+from tiny import SHAPE, tiny_model
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
-from transformers import BertForPreTraining, BertForSequenceClassification
+from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification
 
 import kprune
 from baselines.retrained.cofi import CoFi
 from baselines.retrained.dynabert import DynaBERT
 from baselines.retrained.ebert import EBERT
 from baselines.retrained.finetuned import FineTuned
+from kprune.cli.loading import pick_device
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
+from kprune.models.offload import place_for_layers
 from kprune.objectives import Span
 
 
@@ -26,11 +28,28 @@ from kprune.objectives import Span
             torch.tensor([0, 1, 2, 3]),
             "batch 0, example 3: labels is 3, not a whole number from 0 to 2",
         ),
-        ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100"),
-        ("classification", torch.tensor([0.0, 1.0, 2.0, 1.0]), "example 0: labels is 0.0"),
-        ("classification", torch.tensor([[0], [1], [2], [1]]), r"example 0: labels is \[0\]"),
+        ("classification", torch.tensor([0, 1, -100, 2]), "example 2: labels is -100, .*: mend it$"),
+        ("classification", torch.tensor([0.5, 1.0, 2.0, 1.0]), "example 0: labels is 0.5, .*: mend it$"),
+        (
+            "classification",
+            torch.tensor([0.0, 1.0, 2.0, 1.0]),
+            r"example 0: labels is 0.0, .*: convert them, labels.long\(\)$",
+        ),
+        (
+            "classification",
+            torch.tensor([[0], [1], [2], [1]]),
+            r"labels is \[4, 1\], and .* needs \[4\], one for each example",
+        ),
         ("classification", torch.tensor(1), r"labels is \[\], and there are 4 examples"),
         ("regression", torch.tensor([0.0, 1.0, float("nan"), 1.0]), "labels that are NaN or infinite"),
+        # One loss in transformers, and 4 by 4 differences here.
+        (
+            "regression",
+            torch.rand(4, 1),
+            r"labels is \[4, 1\], and a regression head needs \[4\], one for each example",
+        ),
+        ("regression", torch.rand(4, 2), r"labels is \[4, 2\], and a regression head needs \[4\]"),
+        ("span", torch.tensor([[0], [1], [2], [1]]), r"start_positions is \[4, 1\], and a span head needs \[4\]"),
         ("span", torch.tensor([0, 1, 2, 12]), "example 3: start_positions is 12, not a whole number from 0 to 9"),
     ],
 )
@@ -41,6 +60,17 @@ def test_labels_that_a_head_has_not(head, label, message):
     with pytest.raises(UserError, match=message) as error:
         kprune.prune(model, [batch], 0.5, "kwon")
     assert "\n" not in str(error.value)
+
+
+def test_labels_of_several_values_at_once_have_one_for_each():
+    """Values of several outputs, of which the loss is a mean."""
+    torch.manual_seed(0)
+    config = BertConfig(**SHAPE, num_labels=2, problem_type="regression")
+    model, batch = BertForSequenceClassification(config).eval(), {"input_ids": torch.arange(5, 45).view(4, 10)}
+    for wrong in (torch.rand(4), torch.rand(4, 1), torch.rand(4, 3)):
+        with pytest.raises(UserError, match=r"regression head needs \[4, 2\], one for each output"):
+            kprune.prune(model, [batch | {"labels": wrong}], 0.5, "kwon")
+    assert kprune.prune(model, [batch | {"labels": torch.rand(4, 2)}], 0.5, "kwon").details["flops_reduction"] >= 0.5
 
 
 def test_a_method_that_trains_is_told_where_it_can():
@@ -156,6 +186,27 @@ def test_a_head_that_is_changed_afterwards_is_not_saved(tmp_path):
     with pytest.raises(UserError, match="classifier is a Sequential, not a Linear"):
         outcome.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_device_without_float64(monkeypatch):
+    """Apple's, which this one stands for."""
+    zeros = torch.zeros
+
+    def without_float64(*size, dtype=None, **settings):
+        if dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return zeros(*size, dtype=dtype, **settings)
+
+    model = tiny_model(dtype=torch.float32)
+    monkeypatch.setattr(torch, "zeros", without_float64)
+    with pytest.raises(
+        UserError, match=r"^the model is on cpu, which does not compute in float64: .*model.to\('cpu'\)$"
+    ):
+        kprune.prune(model, padded_batches(model), 0.5)
+    with pytest.raises(UserError, match="layers_on=cpu:0 is not to be had here, or has no float64"):
+        place_for_layers("cpu:0", model.device)
+    with pytest.raises(UserError, match="--device cpu is not to be had here, or has no float64"):
+        pick_device("cpu")
 
 
 @pytest.mark.parametrize(

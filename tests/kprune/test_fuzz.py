@@ -22,7 +22,7 @@ OURS = {"kprune", "architectures", "auto_map"}
 
 @contextlib.contextmanager
 def forwards():
-    """Count, within, forward passes of transformers' models without their head, copies included."""
+    """Count forward passes of transformers' models without their head, copies included, while the context is open."""
     count = [0]
 
     def hook(module, inputs):

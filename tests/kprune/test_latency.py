@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_calibration, tiny_labelled, tiny_model
+from tiny import tiny_batch, tiny_calibration, tiny_labelled, tiny_model
 
+import kprune
 from baselines.kwon import Kwon
 from baselines.magnitude import Magnitude
 from baselines.registry import METHODS
@@ -132,8 +133,22 @@ def test_widths_are_whole_grains_within_the_budget():
         assert flops_reduction(view_of(model), view_of(outcome.model), 8.0) >= reduction - 1e-9
         assert all(n % grain == 0 or n == 48 for n in outcome.kept_neurons)
         assert all(8 * h % grain == 0 for h in outcome.kept_heads)
+    # Uniform widths are searched among whole grains, so nothing needs to be filled.
+    outcome = kprune.prune(model, [tiny_batch()], 0.2, "kprune_official", uniform=True, grain=16)
+    assert outcome.kept_neurons[0] % 16 == 0
     with pytest.raises(UserError, match="grain=0"):
         FlopsBudget(0.5, 8.0, 0)
+
+
+@pytest.mark.parametrize("asked", [dict(flops_reduction=0.5), dict(params_reduction=0.5), dict(speedup=2.0)])
+@pytest.mark.parametrize(
+    "name, words", [("kprune_official", "has fill_budget=False, and widths are"), ("kwon", "does not round widths")]
+)
+def test_a_grain_that_a_method_would_not_keep_is_refused_before_anything_is_measured(name, words, asked, monkeypatch):
+    monkeypatch.setattr("kprune.speedup.measure_table", None)
+    labelled = tiny_batch() | {"labels": torch.tensor([0, 1, 2, 0])}
+    with pytest.raises(UserError, match=f"method {name} {words}.*: leave grain=1 or use kprune"):
+        kprune.prune(tiny_model(dtype=torch.float32), [labelled], method=name, grain=16, **asked)
 
 
 def test_the_search_is_as_good_as_any_threshold():
@@ -172,6 +187,19 @@ def test_a_table_of_a_model_without_heads():
         )
         assert outcome.kept_heads == [0, 0, 0]
         assert 55 <= sum(outcome.kept_neurons) <= 57
+
+
+@pytest.mark.parametrize("speedup", [1, float("inf"), float("nan"), "3", True])
+def test_a_speed_up_that_is_none_is_told_before_anything_is_measured(speedup, monkeypatch):
+    monkeypatch.setattr("kprune.speedup.measure_table", None)
+    with pytest.raises(UserError, match="^speedup=.* asks for no speed-up: give a factor above 1"):
+        kprune.prune(tiny_model(dtype=torch.float32), [tiny_batch()], speedup=speedup)
+
+
+@pytest.mark.parametrize("settings", [(0, 16), (2.5, 16), (2, -1), ("2", 16), (2, None)])
+def test_a_point_that_nothing_can_be_measured_at(settings):
+    with pytest.raises(UserError, match="batch_size|sequence_length.*: the default is|: give a whole number above 0"):
+        Point(*settings)
 
 
 def test_a_method_that_counts_flops_alone():

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from language import texts, tiny_llama
 from safetensors.torch import load_file, save_file
-from tampered import EMPTY, TAMPERED, edit_config, entry, setting, table
+from tampered import EMPTY, FFN, TAMPERED, edit_config, entry, setting, table
 from tiny import narrowed, tiny_batch
 
+import kprune
 from kprune.checkpoint import load, save
 from kprune.errors import UserError
 
@@ -78,6 +80,7 @@ UNTRUSTED = {
     "a_huge_vocabulary": (setting(vocab_size=10_000_000), "vocab_size='10000000'"),
     "a_number_beyond_all": (setting(intermediate_size=10**12), "the number 1000000000000, which is no size"),
     "a_number_inside": (setting(id2label={"0": 10**30}), "which is no size"),
+    "a_number_of_rows": (table("modules", {FFN: [16, 10**12]}), "the number 1000000000000, which is no size"),
     "many_layers": (setting(num_hidden_layers=1_000_000), "lists '1000000' layers, the weights have 3"),
     "fewer_layers": (setting(num_hidden_layers=2), "lists '2' layers"),
     "no_layers": (setting(num_hidden_layers=0), "layers, the weights have 3"),
@@ -119,6 +122,23 @@ def test_a_tampered_config_is_one_clear_error(name, folder):
     with pytest.raises(UserError, match=message) as error, nothing_else():
         load(folder)
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_folder_for_llama_cpp_is_told_apart(folder):
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    with pytest.raises(UserError, match="holds model.gguf, for llama.cpp: save with format='pruned' to load it"):
+        load(folder)
+
+
+def test_large_numbers_that_are_no_sizes_are_what_they_were(tmp_path):
+    model = tiny_llama(rope_theta=50_000_000)
+    model.config.num_parameters_total = 134_515_008  # a user's own
+    model.generation_config.max_length = 10**9
+    kprune.prune(model, [texts()], 0.3).save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.config.rope_parameters["rope_theta"] == 50_000_000
+    assert loaded.config.num_parameters_total == 134_515_008
+    assert loaded.generation_config.max_length == 10**9
 
 
 def test_no_other_file_of_the_folder_is_read(folder):

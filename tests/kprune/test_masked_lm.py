@@ -23,7 +23,7 @@ from kprune.batches import calibration_set
 from kprune.cli import main
 from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
-from kprune.masking import masked as mask_tokens
+from kprune.masking import mask_tokens
 from kprune.models import view_of
 from kprune.models.masks import masked
 from kprune.objectives import MaskedLM, objective_of
@@ -237,10 +237,11 @@ def test_a_method_that_reads_labels_takes_the_masked_tokens():
         (lambda batch: batch.pop("labels"), "has no labels.*DataCollatorForLanguageModeling"),
         (lambda batch: batch.update(labels=batch["labels"].clamp(max=-100) + 200), "not a whole number from 0 to 98"),
         (lambda batch: batch.update(labels=batch["labels"][:, 0]), "a masked_lm head needs"),
+        (lambda batch: batch["labels"].fill_(-100), "no batch has a label other than -100.*LanguageModeling"),
     ],
 )
 def test_batches_that_say_no_masked_tokens_are_refused(change, message):
-    wrong = batches()
+    wrong = batches()[:1]
     change(wrong[0])
     with pytest.raises(UserError, match=message) as error:
         kprune.prune(tiny_masked_lm(), wrong, 0.5)
@@ -266,6 +267,22 @@ def test_the_command_masks_the_texts(checkpoint, tmp_path, capsys):
     out, _ = capsys.readouterr()
     assert re.search(r"divergence from the dense model: \S+ nats a masked token.*the same for 100.0 %", out)
     torch.set_num_threads(threads)
+
+
+def test_texts_of_unknown_words_are_left_out(checkpoint, tmp_path, capsys):
+    folder, texts = checkpoint
+    unknown = tmp_path / "unknown.txt"
+    unknown.write_text("x y z\n" * 3 + "x\ny\n")
+    assert main(["prune", str(folder), str(unknown), "--output", str(tmp_path / "small")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the tokenizer knows no word of the texts in {unknown}, so there is none to mask: check file and tokenizer\n"
+    )
+    # One of ten texts is held out to compare on, whichever: with those left out, each has something to be asked for.
+    texts.write_text("\n".join([*(f"x{i} y" for i in range(30)), *sentences(12)]))
+    command = ["prune", str(folder), str(texts), "--output", str(tmp_path / "small"), "--method", "kprune", "--seed"]
+    for seed in ("0", "1"):
+        assert main([*command, seed]) == 0
+        assert " on 10 texts " in capsys.readouterr().err
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused(checkpoint, tmp_path, capsys):

@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import kprune
 from kprune.budgets import FlopsBudget, ParametersBudget
+from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.allocation import may_go
 from kprune.methods.kprune_plus.fisher import OutputFisher
@@ -86,6 +87,24 @@ def test_tokens_beyond_the_clip_count_as_at_it():
     assert fisher.factors(None) == [1.0]
 
 
+@pytest.mark.parametrize("clip", ["auto", None])
+def test_a_block_that_adds_nothing_goes_first(clip):
+    """Features of zeros have no median to clip at."""
+    model = tiny_llama()
+    model.model.layers[1].mlp.up_proj.weight.data.zero_()
+    method = KPrunePlus(refit_epochs=1, clip=clip, kinds=["neurons"])
+    outcome = kprune.prune(model, [texts(seed) for seed in range(3)], params_reduction=0.25, method=method)
+    assert outcome.kept_neurons[1] == 0 < min(outcome.kept_neurons[::2])
+
+
+def test_a_block_that_adds_nothing_is_fitted_if_it_stays():
+    model = tiny_llama()
+    model.model.layers[1].self_attn.v_proj.weight.data.zero_()
+    method = KPrunePlus(refit_epochs=1, kinds=["neurons"])
+    outcome = kprune.prune(model, [texts(seed) for seed in range(3)], params_reduction=0.25, method=method)
+    assert torch.isfinite(outcome.model(**texts()).logits).all()
+
+
 @pytest.mark.parametrize("tune", [True, False])
 def test_blocks_that_lose_nothing_are_tuned_if_asked(tune):
     model = tiny_llama()
@@ -121,10 +140,22 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
         assert tuple(may_go(view, budget)) == kinds
 
 
+def test_more_than_the_units_that_may_go_is_told():
+    method = KPrunePlus(kinds=["neurons"], refit_epochs=0)
+    with pytest.raises(
+        UserError, match=r"kinds=\['neurons'\] lets neurons alone go, .*ask for less, or add heads to kinds"
+    ):
+        kprune.prune(tiny_llama(), [texts()], 0.9, method)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         dict(kinds=["layers"]),
+        dict(kinds=5),
+        dict(kinds=[]),
+        dict(refit_epochs=1.5),
+        dict(layers_on=0),
         dict(kinds="heads"),
         dict(tune="x"),
         dict(map_input=3),
@@ -133,5 +164,5 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
     ],
 )
 def test_settings_that_mean_nothing(settings):
-    with pytest.raises(kprune.UserError, match="is unknown|give"):
+    with pytest.raises(kprune.UserError, match="is unknown: use|: the default is|lets nothing go: use auto, or a list"):
         KPrunePlus(**settings)

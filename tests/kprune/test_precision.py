@@ -44,7 +44,7 @@ def product():
 
 @contextmanager
 def setting(set_coarse):
-    """Set a precision, within, or skip the test if this torch does not have that setting."""
+    """Set a precision while the context is open, or skip the test if this torch does not have that setting."""
     matmuls = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
     if set_coarse is not set_legacy and not all(hasattr(matmul, "fp32_precision") for matmul in matmuls):
         pytest.skip("this torch sets no precision by backend")

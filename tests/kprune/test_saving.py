@@ -1,5 +1,6 @@
 """What saving writes: all of it or nothing, over what kprune saved before and over nothing else."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,24 @@ def test_a_folder_behind_a_link_is_replaced_where_it_is(tmp_path):
     (tmp_path / "here").symlink_to("there")
     save(narrowed(), tmp_path / "here", card="new")
     assert (tmp_path / "here").is_symlink() and (tmp_path / "there/README.md").read_text() == "new"
+
+
+def test_a_card_is_utf_8_whatever_the_locale_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *level: encoding or "ascii")
+    folder = save(narrowed(), tmp_path / "model", card="λ ≥ 0.1")
+    assert (folder / "README.md").read_bytes().decode("utf-8") == "λ ≥ 0.1"
+
+
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "model/inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model/inner")
+    for folder in (".", "..", tmp_path / "model"):
+        with pytest.raises(
+            UserError, match="is or holds the working directory, which can't be replaced: give a folder"
+        ):
+            save(narrowed(), folder)
+    assert list(Path("..").resolve().iterdir()) == [Path.cwd()]
+    assert save(narrowed(), "small") == Path("small") and (tmp_path / "model/inner/small/config.json").is_file()
 
 
 def test_only_what_kprune_saved_is_replaced(tmp_path):

@@ -1,5 +1,6 @@
 """A cut vocabulary: texts of kept tokens are split and answered as before, to the last bit."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -220,6 +221,25 @@ def test_tokens_that_settings_name_stay_whoever_has_them():
     cut_vocabulary(model, vocabulary.kept)
     assert model.config.decoder_start_token_id == len(vocabulary.kept) - 1 == len(vocabulary.tokenizer)
     assert torch.equal(model.get_input_embeddings().weight[-1], before)
+
+
+@pytest.mark.parametrize("form", [dict, list])
+def test_sequences_that_generation_is_told_of_are_the_same_words(form):
+    model, tokenizer = spellers.spelling_model("gpt2", AutoModelForCausalLM)
+    vocabulary = vocabulary_of(model, tokenizer, spellers.lines(3))
+    stays, goes = vocabulary.kept[-2:], [max(set(range(len(tokenizer))) - set(vocabulary.kept))]
+    pairs = [[stays, 30.0], [goes, 3.0]]
+    model.generation_config.sequence_bias = pairs if form is list else {tuple(word): bias for word, bias in pairs}
+    model.generation_config.bad_words_ids = [stays, goes]
+    gone = copy.deepcopy(model)
+    gone.generation_config.sequence_bias, gone.generation_config.bad_words_ids = pairs[1:], [goes]
+    for cut in (model, gone):
+        cut_vocabulary(cut, vocabulary.kept)
+    new = [vocabulary.kept.index(token) for token in stays]
+    assert model.generation_config.sequence_bias == [[new, 30.0]] and model.generation_config.bad_words_ids == [new]
+    for cut in (model, gone):
+        ids = torch.tensor([[new[0]]])
+        assert len(cut.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)[0]) >= 2
 
 
 @pytest.mark.real_data

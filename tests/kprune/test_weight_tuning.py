@@ -93,5 +93,5 @@ def test_a_float32_solution_that_is_not_finite_is_an_error(worst):
     """1e30 is finite, its square is not in float32."""
     features, targets = problem()
     features[3, 2] = worst
-    with pytest.raises(UserError, match="no finite solution here: use method.solve=float64"):
+    with pytest.raises(UserError, match="no finite solution here: use solve='float64'"):
         accumulated(features, targets).solve_float32()

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kprune.errors import UserError, one_line
-from kprune.objectives import OBJECTIVES
+from kprune.objectives import auto_class_for
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 TOKENIZER = (
@@ -57,8 +57,7 @@ def _auto_class(folder: Path) -> str:
         name = str(json.loads((folder / CONFIG).read_text())["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError):
         name = ""
-    heads = (kind for kind in OBJECTIVES.values() if name.endswith(kind.class_suffixes))
-    return next((kind.auto_class for kind in heads), "AutoModel")
+    return auto_class_for(name) or "AutoModel"
 
 
 def shapes_in(file: Path) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Measured latency, and a budget in measured milliseconds."""
 
-from kprune.budgets.latency.budget import LatencyBudget, check_speedup
+from kprune.budgets.latency.budget import LatencyBudget
 from kprune.budgets.latency.generation import measure_generation
 from kprune.budgets.latency.table import LatencyTable, measure_table
 from kprune.budgets.latency.timing import STANDARD, Point, measure_latency
@@ -10,7 +10,6 @@ __all__ = [
     "LatencyBudget",
     "LatencyTable",
     "Point",
-    "check_speedup",
     "measure_generation",
     "measure_latency",
     "measure_table",

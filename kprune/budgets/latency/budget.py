@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 from kprune.budgets.costs import UnitCost, check_grain, units_in
 from kprune.budgets.latency.table import LatencyTable, scaled
-from kprune.errors import OutOfReach, UserError
+from kprune.errors import OutOfReach
 from kprune.models import ModelView
+from kprune.target import check_speedup
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,3 @@ class LatencyBudget:
         # A measurement at the edge of what the clock can tell must not run away with the scale.
         factor = min(max(units_ms / spent_ms, 0.5), 2.0) if spent_ms else 1.0
         return replace(self, scale=self.scale * factor)
-
-
-def check_speedup(speedup: float | None) -> None:
-    """Check that a speed-up is a factor above 1.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not isinstance(speedup, (int, float)) or not speedup > 1:
-        raise UserError(f"speedup={speedup} asks for no speed-up: give a factor above 1, such as speedup=3")

@@ -13,15 +13,24 @@ from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import longest_input, model_inputs
 from kprune.objectives import reads_choices
+from kprune.settings_checks import check_count, check_settings
 from kprune.types import Model
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a latency is measured at."""
+    """What a latency is measured at.
+
+    Raises:
+        UserError: it is no whole number above 0.
+    """
 
     batch_size: int = 32
     sequence_length: int = 128
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_count(batch_size=self.batch_size, sequence_length=self.sequence_length)
 
 
 STANDARD = Point()

@@ -14,13 +14,14 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.data import CalibrationSet, split
 from kprune.divergence import held_out_divergence
-from kprune.errors import UserError, check_count, check_not_negative, check_positive, check_words
+from kprune.errors import UserError
 from kprune.memory import pass_tokens
 from kprune.methods.kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.surgery import keep_units, output_weight
 from kprune.objectives import Objective
+from kprune.settings_checks import check_count, check_not_negative, check_positive, check_settings
 from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
 from kprune.solve.uniform import best_units, lost, uniform_counts
@@ -31,23 +32,27 @@ from kprune.streams import CalibrationState, TeacherLogits, calibration_states
 class KPrune(Method):
     """Prune by the paper: measure knowledge, search masks, tune weights, block by block.
 
-    Its authors' code departs from the paper: `conf/method/kprune_official.yaml` switches every departure on, and
-    `docs/notes/differences_from_the_paper.md` says what each is.
+    The defaults depart from it where an attribute says so. Its authors' code departs from it, too:
+    `conf/method/kprune_official.yaml` switches every departure on, and `docs/notes/differences_from_the_paper.md` says what each
+    is. If no unit has a score, which the paper has no rule for, they stay in their order, the lowest block's first.
 
     Attributes:
         lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
             and the model with the lowest divergence from the teacher on the last tenth is kept, as it is (the paper takes
-            the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations).
-        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole.
+            the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations). 0.1 is in the unit of a K_rep per token
+            and hidden dimension; it is not the paper's 2.5e-4 or 1.
+        mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper: the
+            dimensions of BERT-base's heads, over which its authors' code takes a mean.
         knowledge: how knowledge is measured.
         measure_every: blocks from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
             searches all masks with that (ablation "without block-wise pruning").
         measure_examples: knowledge is measured on every k-th example, by length, 1 in the paper; tuning takes all.
         tuning: fit the output projections (the ablation leaves them as they are).
-        fill_budget: after the threshold, add the best units of the block at hand that still fit.
+        fill_budget: after the threshold, add the best units of the block at hand that still fit: beyond Algorithm 1, which
+            never fills. False is the literal algorithm.
         strict_threshold: prune at least one unit at each block's search, stop strictly under the budget.
         solve: "float64" with `ridge`, or the authors' "float32" normal equations without one.
-        ridge: relative to the mean of the Gram matrix's diagonal.
+        ridge: relative to the mean of the Gram matrix's diagonal; the paper has none.
         keep_bias: a block without units keeps its output bias.
         drawn_batches: measure on batches as drawn; else sorted by length, which pads less.
         span_padding: padded positions take part in a span's softmax.
@@ -71,7 +76,7 @@ class KPrune(Method):
     uniform = True
 
     def __post_init__(self) -> None:
-        check_words(self)
+        check_settings(self)
         if not self.lambdas:
             raise UserError("lambdas is empty: give one λ or more, such as [0.1]")
         for lam in self.lambdas:
@@ -87,6 +92,14 @@ class KPrune(Method):
     def version(self) -> int:  # type: ignore[override]  # settings decide it
         """Return the version: 2 if knowledge is measured on some of the examples, which were others in version 1."""
         return 1 if self.measure_examples == 1 else 2
+
+    def check_grain(self, grain: int, uniform: bool) -> None:
+        """Check that what rounds widths, the filling, is not switched off."""
+        super().check_grain(grain, uniform)
+        if grain > 1 and not self.fill_budget and not uniform:
+            raise UserError(
+                f"method {self.name} has fill_budget=False, and widths are rounded by filling: leave grain=1 or use kprune"
+            )
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model, by the best of the λ given."""
@@ -146,7 +159,8 @@ class KPrune(Method):
         details = {
             "lambda": lam,
             "ridge": ridges,
-            "threshold": [nu or 0.0 for nu in thresholds],
+            # None if no unit of what was searched fits.
+            "threshold": [None if nu == math.inf else nu or 0.0 for nu in thresholds],
             "no_signal": [index for index, nu in enumerate(thresholds) if nu is None],
         }
         return Outcome.of(student, kept_units, clock, details)

@@ -8,22 +8,26 @@ import torch
 from torch import Tensor
 
 from kprune.data import per_example
-from kprune.errors import UserError, check_positive, check_words
+from kprune.errors import UserError
 from kprune.models import Block, ModelView
 from kprune.models.masks import features_and_gradients, mask_gradients
 from kprune.models.surgery import output_weight
 from kprune.objectives import Objective
+from kprune.settings_checks import check_positive, check_settings
 from kprune.streams import CalibrationState
 
 
 @dataclass(frozen=True)
 class KnowledgeSettings:
-    """How knowledge is measured. The defaults are the paper's formulae; the other values are its authors' code.
+    """How knowledge is measured.
+
+    The defaults follow the paper, except that K_rep is a mean over tokens and hidden dimensions, as in its authors' code.
+    `predictive="fisher"` is this project's; the other values are the authors'.
 
     Attributes:
         temperature: γ of eq. 4, above 0.
         predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero as long as the student still is the
-            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`), not in the paper.
+            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`).
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
         head: score a head as a whole, or as the mean over its dimensions without their cross terms.
@@ -36,7 +40,7 @@ class KnowledgeSettings:
     head: Literal["whole", "mean_of_dimensions"] = "whole"
 
     def __post_init__(self) -> None:
-        check_words(self)
+        check_settings(self)
         check_positive(temperature=self.temperature)
 
 

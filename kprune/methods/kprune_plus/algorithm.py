@@ -110,7 +110,7 @@ class KPrunePlus(FirstPass):
         """Prune a block of the student to `count` units, fit what is left of it, and move both states up.
 
         Args:
-            below: the Fisher of the block below, if that has been fitted.
+            below: the Fisher of the last block below that has been fitted; None if none has.
 
         Returns:
             the units kept, and the relative ridge of the last solve; None if no unit is left.

@@ -32,7 +32,8 @@ def allocate_units(
     limit -= sum(costs[block.name].of(block.units, block.units) for block, _, free in rows if not free)
     if limit < 0:
         raise OutOfReach(
-            f"without touching other units than {' and '.join(kinds)}, so much is out of reach: ask for less"
+            f"kinds={list(kinds)} lets {' and '.join(kinds)} alone go, and the rest costs more than the budget leaves: ask for "
+            f"less, or add {' and '.join(kind for kind in KINDS if kind not in kinds)} to kinds"
         )
     chosen = [(curve, costs[block.name]) for block, curve, free in rows if free]
     counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))

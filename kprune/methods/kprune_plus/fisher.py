@@ -76,7 +76,7 @@ class OutputFisher:
         self.tokens += int(real.sum())
 
     def add_up(self) -> None:
-        """Take in the tokens of all processes that share the work, but for those of single tokens."""
+        """Add up S, Σ a_t and the token count over all processes; the numbers per token stay each process's own."""
         if processes.count() > 1:
             covariance = self.covariance
             processes.add_up([covariance])
@@ -107,7 +107,10 @@ class OutputFisher:
         """
         if clip is None or not self.energy:
             return [1.0] * len(self.energies)
-        most = clip * processes.gathered(torch.cat([f[f > 0] for f in self.features])).median()
+        present = processes.gathered(torch.cat([f[f > 0] for f in self.features]))
+        if not len(present):  # a feed-forward network whose units are all dead
+            return [1.0] * len(self.energies)
+        most = clip * present.median()
         return [(most / f).clamp(max=1.0) for f in self.features]
 
 
@@ -222,7 +225,7 @@ def run(blocks: Sequence[Block], x: Tensor, state: CalibrationState) -> Tensor:
 
 @contextmanager
 def feature_energies(blocks: Sequence[Block]) -> Iterator[list[Tensor]]:
-    """Collect, within, ‖f_t‖² [B, T] of the output projections' inputs."""
+    """Collect ‖f_t‖² [B, T] of the output projections' inputs while the context is open."""
     energies: list[Tensor] = []
     hooks = [
         block.output.register_forward_pre_hook(

@@ -17,7 +17,7 @@ def fold_map(
 ) -> None:
     """Fold the best affine map from what the student's input weights read to what the teacher's read into them.
 
-    If the input weights have no biases, the map is linear.
+    The map is linear, without a constant, unless all input modules have a bias to hold it.
 
     Args:
         weights: of the tokens, per state [B, T].

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeVar
 
 from kprune.contract import Method
-from kprune.errors import UserError, check_not_negative, check_positive, check_whole, check_words
+from kprune.errors import UserError
 from kprune.models import ModelView
 from kprune.models.families import Kind
-from kprune.solve.uniform import KINDS
+from kprune.settings_checks import check_not_negative, check_positive, check_settings, check_whole
 from kprune.storage import Where
 
 Setting = TypeVar("Setting")
@@ -68,20 +68,17 @@ class Settings(Method):
     layers_on: str | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_positive(temperature=self.temperature)
         check_whole(refit_epochs=self.refit_epochs)
-        check_words(self)
-        if self.repair != "auto" and not (isinstance(self.repair, int | float) and 0 <= self.repair <= 1):
+        if self.repair != "auto" and not 0 <= self.repair <= 1:
             raise UserError(f"repair={self.repair} is out of range: give a share from 0 to 1, or auto")
         for name in ("clip", "refit_lr"):
             value = getattr(self, name)
-            if value != "auto" and not (name == "clip" and value is None):
+            if value not in ("auto", None):
                 check_positive(**{name: value})
-        for name in ("map_input", "tune"):
-            if getattr(self, name) not in (True, False, "auto"):
-                raise UserError(f"{name}={getattr(self, name)} is unknown: use true, false or auto")
-        if self.kinds != "auto" and (not self.kinds or set(self.kinds) - set(KINDS)):
-            raise UserError(f"kinds={self.kinds} is unknown: use auto, or a list of heads, neurons or both")
+        if not self.kinds:
+            raise UserError(f"kinds={self.kinds} lets nothing go: use auto, or a list of heads, neurons or both")
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )

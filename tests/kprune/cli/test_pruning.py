@@ -262,7 +262,7 @@ def test_a_file_for_llama_cpp(world, texts, tmp_path, capsys):
     size = (tmp_path / "file/model.gguf").stat().st_size / 1e6
     assert re.search(rf"megabytes on disk +[\d.]+ +{size:.1f}", out) and "llama-cli -m" in out
     assert "llama-cli" in (tmp_path / "file/README.md").read_text()
-    assert "has no model.safetensors" in fails(capsys, "compare", folder, tmp_path / "file", texts)
+    assert "holds model.gguf, for llama.cpp" in fails(capsys, "compare", folder, tmp_path / "file", texts)
     assert "for language models of llama" in fails(
         capsys, "prune", world / "checkpoint", texts, *output, "--flops-reduction", "0.5"
     )

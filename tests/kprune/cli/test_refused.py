@@ -1,5 +1,6 @@
 """Options, checkpoints and outputs that can't be used: one line, and nothing is written."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,12 @@ ROOT = Path(__file__).parents[3]
         (["--method", "nonsense"], "'nonsense'"),
         (["--method", "kwon"], "--method kwon needs labels, and texts are all there is: use kprune_plus"),
         (["--task", "nonsense"], "--task nonsense is unknown: use"),
-        (["--task", "span"], "--task span does not suit a BertForSequenceClassification"),
+        (
+            ["--task", "span"],
+            "--task span is for a ...ForQuestionAnswering model, this is a BertForSequenceClassification",
+        ),
         (["--device", "abacus"], "--device abacus is not to be had here"),
+        (["--device", "meta"], "--device meta is not to be had here"),
         (["--text-column", "text"], "has no columns"),
         (["--second-column", "text"], "--second-column needs --text-column"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
@@ -105,6 +110,24 @@ def test_an_output_that_is_taken(checkpoint, texts, tmp_path, capsys):
     assert "can't be made" in fails(capsys, *command, mine / "thesis.txt/small")
     assert "is the checkpoint that is to be pruned" in fails(capsys, *command, checkpoint)
     assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_that_can_not_be_replaced(checkpoint, texts, tmp_path, capsys, monkeypatch):
+    """A folder is replaced whole, so it is what holds it that is written to."""
+    command = ["prune", checkpoint, texts, "--output"]
+    locked, here = tmp_path / "locked", tmp_path / "here"
+    (locked / "small").mkdir(parents=True)
+    (here / "inner").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != locked)
+    assert f"can't be made: {locked} is no folder that you may write to" in fails(capsys, *command, locked / "small")
+    assert f"can't be made: {locked} is no folder" in fails(capsys, *command, locked / "new/small")
+    monkeypatch.setattr(os.path, "ismount", lambda place: Path(place) == here)
+    assert f"--output {here} is a mount point" in fails(capsys, *command, here)
+    monkeypatch.setattr(os.path, "ismount", lambda place: False)
+    monkeypatch.chdir(here / "inner")
+    for folder in (".", "..", here):
+        assert f"--output {folder} is or holds the working directory" in fails(capsys, *command, folder)
+    assert Path.cwd() == here / "inner"
 
 
 def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, capsys):
