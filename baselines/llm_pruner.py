@@ -21,7 +21,6 @@ from kprune.models.surgery import keep_units
 from kprune.models.view import call, on_device
 from kprune.objectives import CausalLM
 from kprune.objectives.base import IGNORED
-from kprune.settings_checks import check_settings
 from kprune.solve.uniform import best_units
 from kprune.types import Model
 
@@ -58,7 +57,7 @@ class LLMPruner(Method):
     heads = frozenset({"causal_lm"})
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         shares = self.spared_bottom, self.spared_top
         if not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
             raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from baselines.same_share import BlockByBlock
 from kprune.models import Block
 from kprune.models.surgery import keep_units, output_weight, unit_columns
-from kprune.settings_checks import check_not_negative, check_settings, check_whole
+from kprune.settings_checks import check_not_negative, check_whole
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.removal import Factors, remove_greedily, unit_errors
 
@@ -44,7 +44,7 @@ class Oscar(BlockByBlock):
     name: str = "oscar"
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         check_not_negative(ridge=self.ridge)
         check_whole(swaps=self.swaps)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from baselines.masking import Inputs, Masking, smallest
 from kprune.errors import UserError
-from kprune.settings_checks import check_count, check_positive, check_settings
+from kprune.settings_checks import check_count, check_positive
 from kprune.solve.least_squares import add_lower, ridged_cholesky
 from kprune.target import Target
 
@@ -33,7 +33,7 @@ class SparseGPT(Masking):
     columns: int = 128
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         check_positive(damping=self.damping)
         check_count(columns=self.columns)
 

@@ -18,6 +18,7 @@ from kprune.objectives import OBJECTIVES, Objective
 from kprune.plan import Plan
 from kprune.precision import PRECISIONS, Precision, full_precision, linear_layers
 from kprune.processes import check_alone
+from kprune.settings_checks import check_settings
 from kprune.solve.uniform import check_uniform
 from kprune.target import NOTHING, SPARSITY, Target
 from kprune.types import Model
@@ -166,6 +167,14 @@ class Method(ABC):
     several_processes: ClassVar[bool] = False
     version: ClassVar[int] = 1
     passes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check that each setting has a value of its type; a method whose settings have bounds checks these, too.
+
+        Raises:
+            UserError: one has not.
+        """
+        check_settings(self)
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Make `prune` run in the job's precision, so that no method can forget to."""

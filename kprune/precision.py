@@ -18,7 +18,7 @@ PRECISIONS: tuple[Precision, ...] = "full", "reduced"
 
 
 def computes_in_float64(device: str | torch.device) -> bool:
-    """Tell whether a device is there, computes in float64, in which is solved, and gives back what it computed."""
+    """Tell whether a device is there, computes in float64, as least squares are solved, and gives back what it computed."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
     # TypeError: of Apple's "mps"; NotImplementedError: of "meta".

@@ -22,6 +22,7 @@ from kprune.data import Example, collate
 from kprune.errors import UserError, one_line
 from kprune.files import OTHER_CACHE, write_whole
 from kprune.models.view import on_device
+from kprune.settings_checks import check_settings
 
 GROUP = 50
 """Batches whose examples are sorted by length together."""
@@ -44,6 +45,9 @@ class Recipe:
     warmup: float = 0.06
     clip: float = 1.0
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ class FineTuned(Method):
     name: str = "kprune_finetuned"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pruner.budgets == ZEROS:
             raise UserError(
                 f"pruner={self.pruner.name} sets single weights to zero, which training would fill again: use a pruner that "

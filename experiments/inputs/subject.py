@@ -31,7 +31,7 @@ from kprune.contract import PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.models import view_of
-from kprune.precision import Precision, check_reduced
+from kprune.precision import Precision, check_reduced, computes_in_float64
 from kprune.vocabulary import Vocabulary, vocabulary_of
 from kprune.vocabulary.tokens import Text
 
@@ -208,17 +208,15 @@ def pick_device(name: str) -> torch.device:
     """Return the device of a name, `auto` being the GPU if there is one; a GPU becomes the current one.
 
     Raises:
-        UserError: the device is unknown or not there.
+        UserError: the device is unknown, not there, or without float64.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        if device.type == "cuda":
-            # torch makes a GPU the current one by its index alone.
-            device = device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
-            torch.cuda.set_device(device)  # what asks for "the" GPU, to wait for it say, means this one
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} is not to be had here: use device=auto or device=cpu") from error
+    if not computes_in_float64(name):
+        raise UserError(f"device={name} is not to be had here, or has no float64: use device=auto or device=cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        # torch makes a GPU the current one by its index alone.
+        device = device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
+        torch.cuda.set_device(device)  # what asks for "the" GPU, to wait for it say, means this one
     return device

@@ -9,19 +9,21 @@ from kprune.errors import UserError
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    made, current = [], [1]
+    current = [1]
 
     def set_device(device):
         if device.index is None:  # as torch does
             raise ValueError(f"Expected a torch.device with a specified index, but got: {device}")
         current[0] = device.index
 
-    def empty(*size, device):
-        if (device.index or 0) > 1:
-            raise RuntimeError("CUDA error: invalid device ordinal")
-        made.append(device)
+    empty = torch.empty(1)
 
-    monkeypatch.setattr(torch, "empty", empty)
+    def zeros(*size, dtype, device):
+        if (torch.device(device).index or 0) > 1:
+            raise RuntimeError("CUDA error: invalid device ordinal")
+        return empty
+
+    monkeypatch.setattr(torch, "zeros", zeros)
     monkeypatch.setattr(torch.cuda, "set_device", set_device)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

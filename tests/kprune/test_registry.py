@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,13 @@ def test_what_is_no_setting_is_one_line(name, settings, words):
         build(name, settings)
     message = str(refused.value)
     assert len(message.splitlines()) == 1 and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_checks_the_types_of_its_settings_in_python(name):
+    method = build(name, {})
+    with pytest.raises(UserError, match="^name=3 is not a text"):
+        replace(method, name=3)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.surgery import keep_units, output_weight
 from kprune.objectives import Objective
-from kprune.settings_checks import check_count, check_not_negative, check_positive, check_settings
+from kprune.settings_checks import check_count, check_not_negative, check_positive
 from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
 from kprune.solve.uniform import best_units, lost, uniform_counts
@@ -76,7 +76,7 @@ class KPrune(Method):
     uniform = True
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if not self.lambdas:
             raise UserError("lambdas is empty: give one λ or more, such as [0.1]")
         for lam in self.lambdas:

@@ -8,7 +8,7 @@ from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.models import ModelView
 from kprune.models.families import Kind
-from kprune.settings_checks import check_not_negative, check_positive, check_settings, check_whole
+from kprune.settings_checks import check_not_negative, check_positive, check_whole
 from kprune.storage import Where
 
 Setting = TypeVar("Setting")
@@ -68,7 +68,7 @@ class Settings(Method):
     layers_on: str | None = None
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         check_whole(refit_epochs=self.refit_epochs)
         if self.repair != "auto" and not 0 <= self.repair <= 1:
