@@ -136,17 +136,17 @@ def calibration_budget(table: pd.DataFrame) -> pd.Series:
 def settings(cells: pd.DataFrame) -> pd.Series:
     """Return the variant of each cell, without what is not compared: its calibration budget, a retrained method's schedule.
 
-    They are compared if cells of one task, model and method differ in them alone; the method's cells of every task then
-    keep them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained
-    with stands in `TRAINING`.
+    They are compared if cells of one model and method differ in them alone, on whatever task and seed: a row of a table, a mean
+    over tasks included, then has one budget. Of a retrained method, cells of one task are asked: a schedule belongs to a task,
+    and stands in `TRAINING`.
     """
     retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
-    row = [cells[name] for name in ("model", "method")] + [short]
-    cell = [*row, cells["task"], cells["target"], cells["seed"]]
-    several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
-    compared = several.groupby([key.to_numpy() for key in row]).transform("any")
     named = pd.Series([with_budget(cell) for cell in cells.itertuples()], cells.index)
+    row = [cells[name].to_numpy() for name in ("model", "method")] + [short.to_numpy()]
+    place = cells["task"].where(retrained, "").to_numpy()
+    several = named.groupby([*row, place]).transform("nunique") > 1
+    compared = several.groupby(row).transform("any")
     return named.where(compared, short)
 
 

@@ -59,6 +59,24 @@ def test_tasks_models_methods_and_cells_that_do_not_say_may_differ(write_cell, o
     assert len(aggregate(load(outputs))) == 5
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"task": "stsb"}, {"flops_reduction_requested": 0.6}])
+def test_cells_of_two_budgets_are_told_apart_wherever_they_stand(write_cell, outputs, other):
+    for method in ("kprune_plus", "kwon"):
+        write_cell(method=method, config={"calibration": {"tokens": 100000}})
+        write_cell(method=method, variant={"tokens": 20000}, config={"calibration": {"tokens": 20000}}, **other)
+    rows = aggregate(load(outputs))
+    assert sorted(rows["settings"]) == ["tokens=100000"] * 2 + ["tokens=20000"] * 2 and set(rows["seeds"]) == {1}
+
+
+def test_two_schedules_of_a_retrained_method_are_no_two_seeds(write_cell, outputs):
+    write_cell(method="ebert")
+    write_cell(method="ebert", variant={"epochs": 5}, seed=1)
+    write_cell(method="dynabert_w")
+    write_cell(method="dynabert_w", variant={"max_examples": 10000}, task="sst2")
+    rows = aggregate(load(outputs)).set_index(["method", "task"])["settings"]
+    assert set(rows["ebert"]) == {"", "epochs=5"} and set(rows["dynabert_w"]) == {""}
+
+
 def test_a_row_has_an_interval_if_every_seed_of_its_mean_has_one(write_cell, outputs):
     for seed in (0, 1):
         write_cell(RIGHT, seed=seed)
