@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.cell import CellConfig
-from experiments.inputs.checkpoints import local_checkpoint, tokenizer_files, weight_files
-from experiments.store.results import cell_folder
+from experiments.inputs.checkpoints import (
+    local_checkpoint,
+    local_pretrained,
+    tokenizer_files,
+    weight_files,
+    weights_sha256,
+)
+from experiments.store.results import PRETRAINED, cell_folder
 from kprune.errors import UserError
 
 
@@ -67,7 +73,9 @@ def identity_of(config: CellConfig) -> dict[str, Any]:
 
 
 def contents(config: CellConfig) -> dict[str, str]:
-    """Return the SHA-256 of each file that a config names, and of a checkpoint on this machine; not of what is nowhere."""
+    """Return the SHA-256 of each file that a config names, and of a checkpoint on this machine, without one of the pretrained model;
+    not of what is nowhere.
+    """
     task = config.task.settings.plain()
     named = {
         "task.train_file": task.get("train_file"),
@@ -81,6 +89,11 @@ def contents(config: CellConfig) -> dict[str, str]:
     if checkpoint:
         name = "model.checkpoint" if config.model.checkpoint else "reference"
         found[name] = ",".join(sha256_of(file) for file in weight_files(checkpoint))
+    elif checkpoint := local_pretrained(config.model.pretrained):
+        name = PRETRAINED
+        states = tuple((file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in weight_files(checkpoint))
+        found[name] = _weights_sha256_of(checkpoint, states)
+    if checkpoint:
         found[f"{name} (tokenizer)"] = _together(tokenizer_files(checkpoint))
         found[f"{name} (config.json)"] = _together([checkpoint / "config.json"])
     return found
@@ -117,3 +130,8 @@ def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
         raise UserError(
             f"{path} is not readable ({error.strerror}): give another file, or the right to read it"
         ) from error
+
+
+@lru_cache
+def _weights_sha256_of(folder: Path, states: tuple[tuple[Path, int, int], ...]) -> str:
+    return weights_sha256(folder)

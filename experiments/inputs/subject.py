@@ -117,7 +117,8 @@ def _subject(
     task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device, anew: bool = False
 ) -> Subject:
     task = task_settings.build()
-    checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
+    model = model_settings
+    checkpoint = find_checkpoint(task, model.encoder, model.pretrained, model.checkpoint, device=device)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
     return Subject(task, checkpoint, tokenizer, dense, device, task_settings, anew)
