@@ -136,16 +136,16 @@ def calibration_budget(table: pd.DataFrame) -> pd.Series:
 def settings(cells: pd.DataFrame) -> pd.Series:
     """Return the variant of each cell, without what is not compared: its calibration budget, a retrained method's schedule.
 
-    They are compared if cells of one model and method differ in them alone, on whatever task and seed: a row of a table, a mean
-    over tasks included, then has one budget. Of a retrained method, cells of one task are asked: a schedule belongs to a task,
-    and stands in `TRAINING`.
+    They are compared if cells of one model, method and target differ in them alone, on whatever task and seed: what a row of a
+    table has of a target, a mean over tasks included, then has one budget. Of a retrained method, cells of one task are asked: a
+    schedule belongs to a task, and stands in `TRAINING`.
     """
     retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
     named = pd.Series([with_budget(cell) for cell in cells.itertuples()], cells.index)
     row = [cells[name].to_numpy() for name in ("model", "method")] + [short.to_numpy()]
-    place = cells["task"].where(retrained, "").to_numpy()
-    several = named.groupby([*row, place]).transform("nunique") > 1
+    place = [cells["target"].to_numpy(), cells["task"].where(retrained, "").to_numpy()]
+    several = cells["variant"].groupby([*row, *place]).transform("nunique") > 1
     compared = several.groupby(row).transform("any")
     return named.where(compared, short)
 
