@@ -40,7 +40,9 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
         both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
         both.loc[outdated(both, len(cells), file), DIFFERENCE] = float("nan")
         compared = (
-            registry.ours(cells["method"]) | registry.retrained(cells["method"]) | (cells["metric"] == "perplexity")
+            registry.ours(cells["method"])
+            | registry.retrained(cells["method"])
+            | cells["metric"].str.endswith("perplexity")
         )
         for _, cell in cells[compared].iterrows():
             keep(cell["predictions"], kept_predictions(file, cell))

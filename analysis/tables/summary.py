@@ -3,7 +3,14 @@
 import pandas as pd
 
 from analysis.aggregate import informative
-from analysis.render import method_label, model_label, number, task_label, without_one_model
+from analysis.render import (
+    mean_and_deviation,
+    method_label,
+    model_label,
+    number,
+    task_label,
+    without_one_model,
+)
 from analysis.tables.accuracy import compared
 
 TARGET = "0.8"
@@ -26,11 +33,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             cells = cells.set_index("task")
             losses = cells["dense_score"] - cells["score"]
             row = {"Model": model_label(model), "Method": method_label(method, settings)}
-            row |= {task_label(task): loss(losses[task], cells.at[task, "score_std"]) for task in tasks}
+            row |= {
+                task_label(task): mean_and_deviation(losses[task], cells.at[task, "score_std"]) for task in tasks
+            }
             found.append((losses.mean(), row | {"Mean": number(losses.mean())}))
         rows += [row for _, row in sorted(found, key=lambda entry: entry[0])]
     return without_one_model(pd.DataFrame(rows))
-
-
-def loss(points: float, deviation: float) -> str:
-    return number(points) if pd.isna(deviation) else f"{number(points)} ± {number(deviation)}"
