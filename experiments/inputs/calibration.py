@@ -132,7 +132,11 @@ def _wrong_label(example: Example, objective: Objective, values: int | None) -> 
     label, tokens = example["label"], len(example["input_ids"])
     if objective.labels_are_positions:
         fits = isinstance(label, list) and len(label) == len(objective.label_keys)
-        return None if fits and all(_within(place, tokens) for place in label) else f"not two places from 0 to {tokens - 1}"
+        return (
+            None
+            if fits and all(_within(place, tokens) for place in label)
+            else f"not two places from 0 to {tokens - 1}"
+        )
     if values is None:
         return None
     if objective.labels_of == "example":
@@ -145,9 +149,7 @@ def _wrong_label(example: Example, objective: Objective, values: int | None) -> 
     fits = isinstance(label, list) and len(label) == size
     if fits and all(_within(entry, known) or (of_tokens and entry == IGNORED) for entry in label):
         return None
-    return (
-        f"not a list of {size} numbers from {IGNORED if of_tokens else 0} to {known - 1}, one for each {objective.labels_of}"
-    )
+    return f"not a list of {size} numbers from {IGNORED if of_tokens else 0} to {known - 1}, one for each {objective.labels_of}"
 
 
 def _within(value: Any, values: int) -> bool:

@@ -73,12 +73,13 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
             assert float(r["units"]) == pytest.approx(float(r["seconds"]) / float(r["forward_seconds"]), rel=1e-4)
     assert float(rows["floor"]["units"]) > 4 + 3 and rows["floor"]["seconds"] == ""
     assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in capsys.readouterr().out
-    for tokens, method in ((7, "first"), (9, "other"), (7, "again")):
-        command.write(file, [{"shape": "tiny", "tokens": tokens, "method": method}])
-    assert [r["method"] for r in csv.DictReader(file.open())] == [*methods.split(","), "other", "again"]
+    for method, device, seconds in (("one", "a", 1), ("other", "a", 2), ("one", "b", 3), ("one", "a", 4)):
+        command.write(file, [{"shape": "tiny", "tokens": 7, "method": method, "device": device, "seconds": seconds}])
+    written = [(r["method"], r["seconds"]) for r in csv.DictReader(file.open()) if r["tokens"] == "7"]
+    assert written == [("other", "2"), ("one", "3"), ("one", "4")], "other methods and machines stay"
     file.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="other columns"):
-        command.write(file, [{"shape": "tiny", "tokens": 7}])
+        command.write(file, [{"shape": "tiny", "tokens": 7, "method": "one", "device": "a"}])
 
 
 def test_several_reductions_share_what_is_measured_once(monkeypatch):

@@ -105,7 +105,9 @@ def test_a_record_from_before_pretrained_models_were_told_of_stands_if_its_weigh
     for source, sha256 in (("pretrained", weights), ("cache", "of what was fine-tuned")):
         results.write_json(tmp_path / "result.json", record(config=before, checkpoint=CheckpointUsed(source, sha256)))
         assert results.finished(tmp_path, identity)
-    results.write_json(tmp_path / "result.json", record(config=before, checkpoint=CheckpointUsed("pretrained", "0" * 64)))
+    results.write_json(
+        tmp_path / "result.json", record(config=before, checkpoint=CheckpointUsed("pretrained", "0" * 64))
+    )
     with pytest.raises(UserError, match=f'contents.pretrained was "{"0" * 64}", is "{weights}"'):
         results.finished(tmp_path, identity)
 

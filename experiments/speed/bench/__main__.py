@@ -57,6 +57,7 @@ COLUMNS = (
 )
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds, of several reductions those of the last."""
+KEY = ("shape", "tokens", "method", "device")
 BESIDE_METHODS = ("floor", "whole_model")
 
 
@@ -141,9 +142,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Put the rows of one shape and token count in the place of those that the file has of them."""
+    """Put rows in the place of those that the file has of the same shape, token count, method and device."""
     stages = [" ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items()) for r in rows]
-    measurements.put(file, COLUMNS, ("shape", "tokens"), [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
+    measurements.put(file, COLUMNS, KEY, [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
 
 
 @command
