@@ -87,7 +87,7 @@ figures: .venv/installed ## draw every figure of the finished cells
 report: .venv/installed ## one HTML page of every table and figure of the finished cells
 	.venv/bin/python -m analysis.report $(OUTPUTS)
 
-# The machine must be otherwise idle for these three.
+# The machine must be otherwise idle for these four.
 latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; again to go on; LATENCY="--grain 16"
 	.venv/bin/python -m experiments.speed.latency_table $(LATENCY)
 
@@ -97,7 +97,7 @@ bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="
 gpu-check: .venv/installed ## on a machine with a GPU: pruning costs, tests, latencies in 8 minutes; to try it: CHECK="--device cpu --small"
 	.venv/bin/python -m experiments.speed.gpu_check $(CHECK)
 
-speed-ups: .venv/installed ## time every distinct shape among the committed cells, in minutes, in place of what each cell measured
+speed-ups: .venv/installed ## time every distinct shape of results/cells.csv and shares.csv, in minutes, in place of what each cell measured
 	for part in cells shares; do .venv/bin/python -m experiments.speed.shapes_of_cells results/$$part.csv || exit; done
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
