@@ -100,7 +100,7 @@ def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
     )
     changes = 100 * (shown / shown.iloc[0] - 1)
     changes = changes.map(lambda value: MISSING if pd.isna(value) else f"{round(value):+d} %".replace("-", "−"))
-    changes.iloc[0] = [f"{value:.3f}" for value in shown.iloc[0]]
+    changes.iloc[0] = [number(value, "{:.3f}") for value in shown.iloc[0]]
     changes.insert(0, "Settings", [cost_label(settings) for settings in shown.index])
     return changes
 

@@ -22,6 +22,7 @@ from experiments.config.groups import (
 from experiments.config.kinds import Kind, check, shown
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
+from experiments.store.variant import flattened
 from kprune.contract import MEASURED, ZEROS, Method
 from kprune.errors import UserError
 from kprune.target import NOTHING
@@ -190,10 +191,5 @@ def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:
 def _as_option(message: str, given: Mapping[str, Any]) -> str:
     """Return a method's own message about a setting, which it knows by its argument's name, with the option's name."""
     argument = message.partition("=")[0]
-    options = {option.rpartition(".")[2]: option for option in _dotted(given, "method")}
+    options = {name.rpartition(".")[2]: f"method.{name}" for name in flattened(given)}
     return message.replace(argument, options[argument], 1) if argument in options else message
-
-
-def _dotted(settings: Mapping[str, Any], name: str) -> Iterator[str]:
-    for key, value in settings.items():
-        yield from _dotted(value, f"{name}.{key}") if isinstance(value, Mapping) else [f"{name}.{key}"]

@@ -9,6 +9,7 @@ from commands import run_python
 from tiny import tiny_labelled, tiny_model
 
 from experiments.config.methods import method_with
+from experiments.speed import large
 from experiments.speed.bench import __main__ as command
 from experiments.speed.bench.child import measured, random_calibration
 from experiments.speed.bench.reference import WholeModel
@@ -113,3 +114,16 @@ def test_what_the_benchmark_runs_on():
         methods
     )
     assert not {"llm_pruner", "magnitude", "cofi"} & set(methods), "classifiers are what it runs on"
+
+
+@pytest.mark.parametrize(
+    "options, method",
+    [
+        (["--method", "kprune"], "kprune"),
+        (["--states", "cpu", "--layers-on", "cuda"], "kprune_plus_fast:states=cpu:layers_on=cuda"),
+    ],
+)
+def test_a_method_of_a_large_model_is_told_what_was_given_alone(monkeypatch, capsys, options, method):
+    monkeypatch.setattr(large, "measured", lambda given: method_with(given.method) and given.method)
+    monkeypatch.setattr("sys.argv", ["large", "tiny", *options])
+    assert large.main() == 0 and capsys.readouterr().out == f'"{method}"\n'
