@@ -151,7 +151,7 @@ def asked(config: Mapping[str, Any]) -> dict[str, float | None]:
         "lambda": lambdas[0] if len(lambdas) == 1 else None,
         "mu": method.get("mu"),
         "temperature": method.get("knowledge", {}).get("temperature"),
-        "tokens": None if calibration.get("examples") else calibration.get("tokens"),
+        "tokens": None if calibration.get("examples") or calibration.get("file") else calibration.get("tokens"),
     }
 
 

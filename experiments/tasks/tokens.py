@@ -120,12 +120,13 @@ class TokenTask(Task):
         Words are joined by blanks, as a pipeline reads a text, and found by where their pieces stand in it.
 
         Raises:
-            UserError: the tokenizer doesn't tell where pieces stand.
+            UserError: an example has no room for a word, or the tokenizer doesn't tell where pieces stand.
         """
         if not tokenizer.is_fast:
             raise UserError(
                 f"a {type(tokenizer).__name__} doesn't tell which word a piece is of: save a fast tokenizer"
             )
+        self.check_length(tokenizer, 1)
         for sentence in sentences:
             ends = np.cumsum([len(word) + 1 for word in sentence.words])
             encoded = tokenizer(
