@@ -85,16 +85,16 @@ def cell_config(
     if groups["calibration"]:
         groups["calibration"] = asked_for(groups["calibration"], defaults["calibration"])
     check_names(config, groups, found)
-    request, numbers, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
-    if numbers and saving and saving.format == "uniform":
-        numbers = replace(numbers, uniform=True)
+    request, pruning, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
+    if pruning and saving and saving.format == "uniform":
+        pruning = replace(pruning, uniform=True)
     closed = {
         name: part_of(part, groups[name], f"{name}.", found)
         for name, part in GROUPS.items()
         if name not in OPEN and groups[name] is not None
     }
     task = groups["task"] and task_of(groups["task"], found)
-    method = groups["method"] and method_of(groups["method"], request, numbers, found)
+    method = groups["method"] and method_of(groups["method"], request, pruning, found)
     calibration, built = closed.get("calibration"), None
     if task and run and not run.evaluate:
         with found.catching():
@@ -130,7 +130,7 @@ def cell_config(
     tracking = closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
     usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
-    told = (numbers.grain, numbers.uniform, request.of, numbers.precision, request.vocabulary)
+    told = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
     variant = variant_of(named, usual, *told)
     return CellConfig(
         task=task,
@@ -140,11 +140,11 @@ def cell_config(
         target=request.target,
         vocabulary=request.vocabulary,
         of=request.of,
-        grain=numbers.grain,
-        uniform=numbers.uniform,
-        precision=numbers.precision,
+        grain=pruning.grain,
+        uniform=pruning.uniform,
+        precision=pruning.precision,
         latency=latency and latency.point(*(built or Task).latency_point),
-        seed=numbers.seed,
+        seed=pruning.seed,
         save_model=saves,
         format=saving.format or _natural_format(request.target),
         onnx=saving.onnx,

@@ -288,7 +288,7 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class PruningOptions:
     """What draws the calibration examples, how widths are rounded, whether all layers are alike, and the precision of passes."""
 
     seed: int = setting(whole(0, "0"))

@@ -11,7 +11,7 @@ from experiments.config.groups import (
     LatencySettings,
     MethodSettings,
     ModelSettings,
-    Numbers,
+    PruningOptions,
     Request,
     Run,
     Saving,
@@ -37,7 +37,7 @@ GROUPS: dict[str, type] = {
     "tracking": Tracking,
     "latency": LatencySettings,
 }
-UNGROUPED: tuple[type, ...] = (Request, Numbers, Run, Saving)
+UNGROUPED: tuple[type, ...] = (Request, PruningOptions, Run, Saving)
 OPEN = ("task", "method")
 """Groups with settings that are not named here: those of a task's kind, and of a method, which check them themselves."""
 
@@ -127,7 +127,7 @@ def task_of(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
 
 
 def method_of(
-    given: Mapping[str, Any], request: Request | None, numbers: Numbers | None, found: Collected
+    given: Mapping[str, Any], request: Request | None, pruning: PruningOptions | None, found: Collected
 ) -> MethodSettings | None:
     """Return a method's settings; None if there is a mistake in them. What the method can't do of the rest is collected, too."""
     settings = part_of(MethodSettings, given, "method.", found, settings=Settings.of(given))
@@ -142,16 +142,16 @@ def method_of(
         return None
     if request:
         _check_measure(method, request, found)
-    if numbers:
+    if pruning:
         with found.catching():
-            method.check_grain(numbers.grain, numbers.uniform)
-    if numbers and numbers.uniform and not method.uniform:
+            method.check_grain(pruning.grain, pruning.uniform)
+    if pruning and pruning.uniform and not method.uniform:
         found.add(
             f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
         )
-    if numbers:
+    if pruning:
         with found.catching():
-            method.check_precision(numbers.precision)
+            method.check_precision(pruning.precision)
     return replace(settings, version=method.version)
 
 

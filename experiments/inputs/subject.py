@@ -135,7 +135,7 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
 
 
 def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
-    """Warn if a language model foresees tokens worse than by guessing: its tokenizer may be another model's."""
+    """Warn if a language model predicts tokens worse than by guessing: its tokenizer may be another model's."""
     if task.metric in PERPLEXITIES and dense_score > vocabulary:
         print(
             f"warning: the dense model's perplexity is above {vocabulary}, its vocabulary: is the tokenizer beside it its own?"

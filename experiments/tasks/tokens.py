@@ -143,7 +143,7 @@ class TokenTask(Task):
 
 
 class TokenEvaluation(EvaluationSet):
-    """Tags of sentences; a word that has no piece, or was cut off, is foreseen as O.
+    """Tags of sentences; a word that has no piece, or was cut off, is predicted as O.
 
     Attributes:
         firsts: by sentence, the place of each word's first piece.

@@ -71,8 +71,8 @@ def find_checkpoint(
         seed, device: of a fine-tuning; the GPU if there is one, for None.
 
     Raises:
-        UserError: what was given is not found, or the pretrained encoder is not, or it was given and something else goes before
-            it.
+        UserError: what was given is not found, or the pretrained encoder is not, or it was given and another model is taken in
+            its place.
     """
     better = checkpoint or local_checkpoint(task.name, encoder, None)
     if better and pretrained != (_usual_pretrained(encoder) or pretrained):
