@@ -115,6 +115,7 @@ def test_no_mean_over_tasks_is_of_two_versions(write_cell, outputs):
     means = TABLES["accuracy"].make(table).query("Task == 'mean of 2 tasks'")["Method"]
     assert means.tolist() == ["K-prune"] and TABLES["summary"].make(table)["Method"].tolist() == ["K-prune"]
     assert TABLES["loss"].make(table).set_index("Method")["Mean"].to_dict() == {"K-prune": "3.68", "K-prune+": "–"}
+    assert TABLES["trade"].make(table)["Method"].tolist() == ["K-prune"]
     geometric = TABLES["speedup"].make(table.assign(score=table["dense_score"])).iloc[-1]
     assert geometric["K-prune"] == "2.50x" and geometric["K-prune+"] == "–"
     numbers = Numbers(cells, outputs)
