@@ -87,7 +87,7 @@ figures: .venv/installed ## draw every figure of the finished cells
 report: .venv/installed ## one HTML page of every table and figure of the finished cells
 	.venv/bin/python -m analysis.report $(OUTPUTS)
 
-# The machine must be otherwise idle for these three.
+# The machine must be otherwise idle for these four.
 latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; again to go on; LATENCY="--grain 16"
 	.venv/bin/python -m experiments.speed.latency_table $(LATENCY)
 
@@ -97,7 +97,7 @@ bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="
 gpu-check: .venv/installed ## on a machine with a GPU: pruning costs, tests, latencies in 8 minutes; to try it: CHECK="--device cpu --small"
 	.venv/bin/python -m experiments.speed.gpu_check $(CHECK)
 
-speed-ups: .venv/installed ## time every distinct shape among the committed cells, in minutes, in place of what each cell measured
+speed-ups: .venv/installed ## time every distinct shape of results/cells.csv and shares.csv, in minutes, in place of what each cell measured
 	for part in cells shares; do .venv/bin/python -m experiments.speed.shapes_of_cells results/$$part.csv || exit; done
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
@@ -111,16 +111,21 @@ CELLS := --models minilm --outputs $(MEASURED)/cells
 STUDIES := --models minilm --outputs $(MEASURED)/studies
 SHARES := --models minilm --outputs $(MEASURED)/shares --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8,0.9
 WORDS := model=minilm latency=null outputs=$(MEASURED)/vocabulary
+DECODERS := $(README_GRID) decoders --outputs $(MEASURED)/decoders --reductions 0.2 task.config=wikitext-2-v1 task.windows=16 latency=null
+EMBEDDED := outputs=$(MEASURED)/embeddings
+ZEROS := latency=null outputs=$(MEASURED)/zeros
 SIX := --tasks mrpc,stsb,sst2,qqp,qnli,squad
 THREE := --tasks mrpc,stsb,sst2
 FEWER := calibration.tokens=20000
-readme-cells: .venv/installed ## run the cells of the README's tables (days on 2 cores; finished ones are skipped)
+readme-cells: .venv/installed ## run the cells of the README and docs/results (days on 2 cores; finished ones are skipped)
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0,1,2 --reductions 0.8 --methods kprune_plus,kprune_two_lambdas,kprune_official_two_lambdas
 	$(README_GRID) accuracy $(CELLS) $(SIX) --seeds 0,1,2 --reductions 0.8 --methods kprune_plus,kprune_plus_fast,kwon,magnitude,random $(FEWER)
 	$(README_GRID) accuracy $(SHARES) $(SIX) --methods kprune_plus,kprune_plus_fast,kprune,kprune_official,kwon,kcm,magnitude,random $(FEWER)
 	# Kwon et al.'s own calibration set.
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kwon calibration.examples=2048
 	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/retrained
+	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/retrained --tasks mrpc,stsb --seeds 1,2 \
+		--methods kprune_plus,kprune_plus_fast,kprune,ebert
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
 	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
@@ -128,6 +133,15 @@ readme-cells: .venv/installed ## run the cells of the README's tables (days on 2
 	$(RUN) -m task=mrpc,stsb,sst2 method=none flops_reduction=0 vocabulary=calibration $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc,stsb,sst2 method=kprune_plus_fast vocabulary=null,calibration,training $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
+	$(DECODERS) --methods flap,llm_pruner,magnitude,oscar,random,shortgpt,wanda_sp
+	$(DECODERS) --methods flap,kprune_fast,kprune_plus,kprune_plus_fast,oscar precision=reduced
+	$(RUN) -m task=stsb_embeddings model=minilm method=kprune_plus flops_reduction=0.4,0.6,0.8 $(FEWER) $(EMBEDDED)
+	$(RUN) -m task=squad_retrieval model=minilm method=kprune_plus flops_reduction=0.4,0.6,0.8 latency=null $(FEWER) $(EMBEDDED)
+	$(RUN) -m task=squad_retrieval model=minilm method=kprune flops_reduction=0.6 latency=null $(FEWER) $(EMBEDDED)
+	$(RUN) -m task=stsb_embeddings model=mpnet_base method=kprune,kprune_plus,kprune_plus_fast flops_reduction=0.6 \
+		precision=reduced latency=null $(FEWER) $(EMBEDDED)
+	$(RUN) -m task=mrpc model=minilm method=wanda,sparsegpt sparsity=0.5,2:4 seed=0,1,2 $(FEWER) $(ZEROS)
+	$(RUN) -m task=stsb,sst2 model=minilm method=wanda,sparsegpt sparsity=0.5,2:4 $(FEWER) $(ZEROS)
 
 readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
@@ -136,7 +150,7 @@ readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minut
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu; do [ ! -d $(MEASURED)/$$part ] || \
+	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders embeddings zeros; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/shares.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies

@@ -39,7 +39,15 @@ ALIKE = {
     "evaluation_sha256": (["task", "model"], "evaluation sets"),
     "method_version": (["task", "model", "method"], "versions of the method"),
 }
-"""Columns that have one value in a table: among which cells, and what they tell apart. Of no perplexity, there is none."""
+"""Columns that have one value in a table: among which cells, and what they tell apart. A cell of another metric than a perplexity
+has no window, data or first token.
+"""
+POINT = [f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")]
+TIMES = {
+    ("pruning_seconds",): ["device"],
+    ("latency_dense_ms", "latency_pruned_ms", "latency_speedup", *GENERATION): POINT,
+}
+"""Columns of times, and what they are of: a row has none of cells that were timed on two machines, or at two points."""
 PAPER_BUDGET = "tokens=100000"
 MARGIN = 5.0
 """Points above the majority's score. A dense model that is closer has learnt little, and a loss against it is noise."""
@@ -47,8 +55,10 @@ FIRSTS = [
     "metric",
     "higher_is_better",
     "evaluation_window",
+    "method_version",
+    "device",
     *names.SENSITIVITY,
-    *(f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")),
+    *POINT,
 ]
 
 
@@ -59,7 +69,7 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
 
     `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
     seeds share their evaluation examples, so that an interval of their mean difference is no wider. A row has one if
-    every seed of its mean has one.
+    every seed of its mean has one. `TIMES` are NaN if they are of two machines.
 
     Raises:
         UserError: cells of one task and model are of two dense models, evaluation sets or versions of a method, or
@@ -69,6 +79,8 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     cells = cells.assign(settings=settings(cells))
     groups = cells.groupby(GROUP, sort=False, dropna=False)
     table = groups[MEANS].mean().join(groups[FIRSTS].first())
+    for times, same in TIMES.items():
+        table.loc[(groups[same].nunique() > 1).any(axis=1), list(times)] = float("nan")
     table["score_std"] = groups["score"].std()
     table["seeds"] = groups.size()
     by_seed = cells.sort_values("seed").groupby(GROUP, sort=False, dropna=False)
@@ -123,6 +135,11 @@ def informative(table: pd.DataFrame) -> pd.Series:
     return in_percent & ~(table["dense_score"] - table["evaluation_majority"] < MARGIN)
 
 
+def one_version(rows: pd.DataFrame) -> bool:
+    """Tell whether rows of one method, on whatever tasks, are of one version of it: a mean over tasks is of no two programs."""
+    return rows["method_version"].nunique() <= 1
+
+
 def best_score(rows: pd.DataFrame) -> float:
     """Return the best score of rows of one task: the highest, or the lowest perplexity."""
     return rows["score"].max() if rows["higher_is_better"].iloc[0] else rows["score"].min()
@@ -136,17 +153,17 @@ def calibration_budget(table: pd.DataFrame) -> pd.Series:
 def settings(cells: pd.DataFrame) -> pd.Series:
     """Return the variant of each cell, without what is not compared: its calibration budget, a retrained method's schedule.
 
-    They are compared if cells of one task, model and method differ in them alone; the method's cells of every task then
-    keep them, so that a row of a table, a mean over tasks included, has one budget. What a retrained method was trained
-    with stands in `TRAINING`.
+    They are compared if cells of one model, method and target differ in them alone, on whatever task and seed: what a row of a
+    table has of a target, a mean over tasks included, then has one budget. Of a retrained method, cells of one task are asked: a
+    schedule belongs to a task, and stands in `TRAINING`.
     """
     retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
-    row = [cells[name] for name in ("model", "method")] + [short]
-    cell = [*row, cells["task"], cells["target"], cells["seed"]]
-    several = cells.groupby([key.to_numpy() for key in cell])["variant"].transform("nunique") > 1
-    compared = several.groupby([key.to_numpy() for key in row]).transform("any")
     named = pd.Series([with_budget(cell) for cell in cells.itertuples()], cells.index)
+    row = [cells[name].to_numpy() for name in ("model", "method")] + [short.to_numpy()]
+    place = [cells["target"].to_numpy(), cells["task"].where(retrained, "").to_numpy()]
+    several = cells["variant"].groupby([*row, *place]).transform("nunique") > 1
+    compared = several.groupby(row).transform("any")
     return named.where(compared, short)
 
 

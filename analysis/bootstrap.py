@@ -44,7 +44,7 @@ def differences(
             ranks(theirs, counts), gold_ranks, counts
         )
     if ours.ndim == 3:
-        return counted_differences(metric, ours, theirs)
+        return counted_scores(metric, ours) - counted_scores(metric, theirs)
     values = 100 * (ours.astype(float) - theirs.astype(float))
     if groups is None:
         groups = np.arange(len(values))
@@ -53,14 +53,11 @@ def differences(
     return np.concatenate([[values.mean()], drawn @ sums / (drawn @ sizes)])
 
 
-def counted_differences(metric: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return the difference of two models' scores of counts [N, K, 3], and that of each resample: [1 + RESAMPLES]."""
-    size, shape = len(ours), ours.shape[1:]
-    pairs, often = np.unique(np.stack([ours, theirs], axis=1).reshape(size, -1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(size, often / size, size=RESAMPLES)
-    totals = (np.concatenate([often[None], drawn]) @ pairs).reshape(-1, 2, *shape)
-    scores = score_of(metric, totals, size)
-    return scores[:, 0] - scores[:, 1]
+def counted_scores(metric: str, counts: np.ndarray) -> np.ndarray:
+    """Return the score of counts [N, K, 3] and that of each resample: [1 + RESAMPLES]."""
+    flat = counts.reshape(len(counts), -1)
+    totals = np.concatenate([flat.sum(axis=0, keepdims=True), resamples(len(counts)) @ flat])
+    return score_of(metric, totals.reshape(-1, *counts.shape[1:]), len(counts))
 
 
 def over_seeds(draws: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from kprune.files import OTHER_FOLDER, write_text, write_whole
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:
-    """Write the cells below `outputs` to `file`; cells that stand there already and were not run again stay.
+    """Write the cells below `outputs` to `file`; cells that stand there already and were not run again stay, and so do latencies.
 
     One process at a time does so; others wait.
 
@@ -35,12 +35,15 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
     """
     cells = read_folder(outputs)
     with locked_file(file, OTHER_FOLDER):
-        earlier = kept_of(file, cells) if file.exists() else cells[:0]
+        before = load(file) if file.exists() else cells[:0]
+        cells, earlier = with_times(cells, before), kept_of(before, cells)
         both = pd.concat([frame for frame in (cells, earlier) if len(frame)], ignore_index=True)
         both.loc[: len(cells) - 1, DIFFERENCE] = differences(both)[: len(cells)]
         both.loc[outdated(both, len(cells), file), DIFFERENCE] = float("nan")
         compared = (
-            registry.ours(cells["method"]) | registry.retrained(cells["method"]) | (cells["metric"] == "perplexity")
+            registry.ours(cells["method"])
+            | registry.retrained(cells["method"])
+            | cells["metric"].str.endswith("perplexity")
         )
         for _, cell in cells[compared].iterrows():
             keep(cell["predictions"], kept_predictions(file, cell))
@@ -48,12 +51,23 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
     return len(cells), len(earlier)
 
 
-def kept_of(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a CSV file that are not among `cells`."""
-    earlier = load(file)
+def with_times(cells: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+    """Return cells with the latencies that stand in the file beside the same run of each: `make speed-ups` may have timed them there."""
+    names = [name for name in cells if name.startswith("latency_")]
+    known = {run_of(cell): cell[names] for _, cell in before.iterrows()}
+    times = [known.get(run_of(cell), cell[names]) for _, cell in cells.iterrows()]
+    return cells.assign(**pd.DataFrame(times, index=cells.index).astype(cells.dtypes[names]))
+
+
+def run_of(cell: pd.Series) -> tuple:
+    """Return a cell's key with the seconds that it took, as the file has them: no second run takes the same."""
+    return (*cell[list(KEY)], f"{cell['pruning_seconds']:.6g}")
+
+
+def kept_of(before: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the file that are not among `cells`."""
     new = set(cells[list(KEY)].itertuples(index=False, name=None))
-    earlier = earlier[[key not in new for key in earlier[list(KEY)].itertuples(index=False, name=None)]]
-    return earlier
+    return before[[key not in new for key in before[list(KEY)].itertuples(index=False, name=None)]]
 
 
 def outdated(both: pd.DataFrame, new: int, file: Path) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import aggregate, calibration_budget, informative
+from analysis.aggregate import aggregate, calibration_budget, informative, one_version
 from analysis.records import load, read_csv
 from analysis.render import MISSING, number
 from analysis.slicegpt import SHAPES, dense_parameters, skip_parameters, sliced_parameters
@@ -54,8 +54,7 @@ class Numbers:
         tasks = self.table["task"].unique()
         draws = []
         for name, budget in ((method, tokens), (reference, reference_tokens)):
-            rows = self.table[(self.table["method"] == name) & (self.table["target"] == target)]
-            rows = rows[rows["budget"] == float(budget)]
+            rows = self.rows(name, target, budget).reset_index()
             settings = rows["settings"].iloc[0] if len(rows) else ""
             draws.append(mean_draws(rows.assign(loss=rows["dense_score"] - rows["score"]), (name, settings), tasks))
         return with_interval(ratio(*draws))
@@ -119,12 +118,18 @@ class Numbers:
 
     def losses(self, method: str, target: str, tokens: str) -> pd.Series:
         """Return the points lost on each task, means over seeds."""
-        rows = self.table[(self.table["method"] == method) & (self.table["target"] == target)]
-        rows = rows[rows["budget"] == float(tokens)].set_index("task")
+        rows = self.rows(method, target, tokens)
         return rows["dense_score"] - rows["score"]
 
+    def rows(self, method: str, target: str, tokens: str) -> pd.DataFrame:
+        """Return the row of each task."""
+        rows = self.table[(self.table["method"] == method) & (self.table["target"] == target)]
+        return rows[rows["budget"] == float(tokens)].set_index("task")
+
     def mean_loss(self, method: str, target: str, tokens: str) -> float:
-        """Return the mean of `losses`; NaN if a task is missing."""
+        """Return the mean of `losses`; NaN if a task is missing, or is of another version of the method."""
+        if not one_version(self.rows(method, target, tokens)):
+            return float("nan")
         return self.losses(method, target, tokens).reindex(self.table["task"].unique()).mean(skipna=False)
 
 

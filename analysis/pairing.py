@@ -18,7 +18,8 @@ DIFFERENCE = ["against_kprune", "against_kprune_low", "against_kprune_high"]
 
 
 def differences(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return `DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN if there is no pair.
+    """Return `DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN if there is no pair, or
+    if the score is a perplexity, whose differences are no points.
 
     Args:
         cells: with a column `predictions`, the path of each cell's file of them.
@@ -27,11 +28,11 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for position, reference in enumerate(references(cells)):
         rows.append([np.nan] * 3)
-        if reference is None or reference == position:
+        metric = cells["metric"].iloc[position]
+        if reference is None or reference == position or metric.endswith("perplexity"):
             continue
         ours, theirs = (read(cells["predictions"].iloc[row]) for row in (position, reference))
         if ours and theirs:
-            metric = cells["metric"].iloc[position]
             rows[-1] = difference(metric, ours["values"], theirs["values"], ours.get("gold"), ours.get("groups"))
     return pd.DataFrame(rows, columns=DIFFERENCE, index=cells.index, dtype=float)
 

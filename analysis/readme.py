@@ -16,7 +16,7 @@ from analysis.aggregate import aggregate, settings
 from analysis.numbers import Numbers, made
 from analysis.records import load, read_csv
 from analysis.render import render
-from analysis.tables import TABLES, notes
+from analysis.tables import TABLES, notes, versions
 from analysis.tables.accuracy import compared
 from analysis.tables.measured import (
     bench,
@@ -107,7 +107,9 @@ FIRST_ON_A_LINE = re.compile(r"^[ >*-]*<!-- number:(?P<call>[^>]+?) -->", re.MUL
 
 
 def marked(name: str, cells: pd.DataFrame) -> str:
-    """Return a table in Markdown, without the embedded task; with the machine and the seeds of its cells if it has times."""
+    """Return a table in Markdown, without the embedded task; with the machine and the seeds of its cells if it has times, and with
+    the versions of a method if it has several.
+    """
     embedded = cells["task"] == EMBEDDED
     chosen = cells[embedded] if name == "demo" else cells[~embedded]
     if chosen.empty:
@@ -117,7 +119,8 @@ def marked(name: str, cells: pd.DataFrame) -> str:
         return ""
     if name in COMPARED:
         chosen = chosen[compared(chosen.assign(settings=settings))]
-    return render(shown, "markdown") + (f"\n{notes(chosen)}\n" if NAMES[name] in TIMED else "")
+    note = notes(chosen) if NAMES[name] in TIMED else " ".join(versions(chosen))
+    return render(shown, "markdown") + (f"\n{note}\n" if note else "")
 
 
 def of_studies(name: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.columns import COLUMNS, LATER, NUMBERS, OPTIONAL, TEXT, TRAINING, check
 from analysis.pairing import DIFFERENCE, differences
 from experiments.store.record import Record
-from experiments.store.variant import variant_text
+from experiments.store.variant import flattened, variant_text
 from kprune.errors import UserError, one_line
 
 KEY = ("task", "model", "method", "variant", "target", "seed")
@@ -122,7 +122,7 @@ def row(record: Record) -> dict[str, Any]:
         f"{group}_{name}": value
         for group in ("evaluation", "checkpoint", "calibration", "latency", "size", "vocabulary")
         if (part := getattr(record, group)) is not None
-        for name, value in flat(asdict(part)).items()
+        for name, value in flattened(asdict(part), "_").items()
     }
     entries = (
         vars(record)
@@ -142,15 +142,6 @@ def row(record: Record) -> dict[str, Any]:
     return found
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"a_b": 1} for {"a": {"b": 1}}."""
-    found = {}
-    for name, value in values.items():
-        inner = flat(value) if isinstance(value, Mapping) else None
-        found |= {name: value} if inner is None else {f"{name}_{key}": entry for key, entry in inner.items()}
-    return found
-
-
 def asked(config: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the settings that sensitivity is measured for."""
     method = config.get("method", {})
@@ -160,7 +151,7 @@ def asked(config: Mapping[str, Any]) -> dict[str, float | None]:
         "lambda": lambdas[0] if len(lambdas) == 1 else None,
         "mu": method.get("mu"),
         "temperature": method.get("knowledge", {}).get("temperature"),
-        "tokens": None if calibration.get("examples") else calibration.get("tokens"),
+        "tokens": None if calibration.get("examples") or calibration.get("file") else calibration.get("tokens"),
     }
 
 

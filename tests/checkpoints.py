@@ -18,7 +18,7 @@ class StubTask:
     wanted_model = Task.wanted_model
 
     def __init__(self, name="tiny", label_names=("a", "b", "c"), span=False, max_length=32):
-        self.name, self.max_length = name, max_length
+        self.name, self.max_length, self.span = name, max_length, span
         self.label_names = None if span else list(label_names)
         self.num_labels = None if span else len(self.label_names)
         self.objective = Span() if span else Regression() if self.num_labels == 1 else Classification()

@@ -296,7 +296,8 @@ def test_nan_in_the_checkpoint(world, tmp_path):
 def test_calibration_files(world, tmp_path):
     def with_file(content, *more):
         (tmp_path / "c.json").write_text(json.dumps(content))
-        return run(world, f"outputs={tmp_path / 'o'}", f"calibration.file={tmp_path / 'c.json'}", *more)
+        given = [f"calibration.file={tmp_path / 'c.json'}", "calibration.tokens=100000"]
+        return run(world, f"outputs={tmp_path / 'o'}", *given, *more)
 
     bad(with_file({"examples": []}), "calibration.file=", "is empty")
     bad(with_file({}), "damaged")

@@ -26,7 +26,8 @@ def run(world, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
 
     def run(*settings):
-        config = configured([*overrides(world), *settings, f"outputs={tmp_path / 'outputs'}"])
+        usual = [entry for entry in overrides(world) if not entry.startswith("latency")]
+        config = configured([*usual, *settings, f"outputs={tmp_path / 'outputs'}"])
         record = run_cell(config, "single", "python run.py")
         (file,) = (tmp_path / "outputs").glob(f"*/*/{record.name}/{record.target}/seed0/result.json")
         return record, file.parent

@@ -52,7 +52,7 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
             axis.set_yticks(range(len(targets)), [target_label(target) for target in targets], fontsize=8)
             axis.tick_params(length=0)
         axes[-1, column].set_xlabel("Layer, bottom to top", fontsize=9)
-    figure.supylabel("FLOPs asked to go", fontsize=9)
+    figure.supylabel("Asked to go", fontsize=9)
     figure.suptitle(task_label(task), fontsize=10)
     return figure
 

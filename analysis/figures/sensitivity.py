@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from analysis import names
 from analysis.figures.style import METRICS, dress, panels
 from analysis.render import target_label, task_label
-from analysis.tables.settings import curves
+from analysis.tables.settings import curves, on_budget
 
 LOOKS = (
     ("#000000", "o", "-"),
@@ -23,8 +23,9 @@ def sensitivity(table: pd.DataFrame) -> Figure | None:
     The axes are logarithmic, linear close to 0 if a setting was 0.
     """
     found: dict[str, list[tuple[str, pd.DataFrame]]] = {}
-    for (_, task, target, setting), points in curves(table):
-        found.setdefault(setting, []).append((f"{task_label(task)}, {target_label(target)}", points))
+    for (_, task, target, setting, budget), points in curves(table):
+        label = f"{task_label(task)}, {target_label(target)}{on_budget(budget)}"
+        found.setdefault(setting, []).append((label, points))
     if not found:
         return None
     figure, axes = panels(len(found))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.render import model_label, task_label
+from analysis.render import method_label, model_label, task_label
 from analysis.tables.accuracy import accuracy
 from analysis.tables.lead import lead
 from analysis.tables.loss import loss
@@ -103,13 +103,31 @@ def protocols(cells: pd.DataFrame) -> list[str]:
     ]
 
 
+def versions(cells: pd.DataFrame) -> list[str]:
+    """Return of which version each method is on which tasks, a sentence for each that has several; `cells` as in `notes`."""
+    found = []
+    for (model, method), of_method in cells.groupby(["model", "method"], sort=False):
+        if of_method["method_version"].nunique() > 1:
+            of = f" of {model_label(model)}" if cells["model"].nunique() > 1 else ""
+            parts = [
+                f"version {version:g} on {', '.join(dict.fromkeys(of_version['task'].map(task_label)))}"
+                for version, of_version in of_method.groupby("method_version")
+            ]
+            found.append(f"{method_label(method)}{of} is {', '.join(parts[:-1])} and {parts[-1]}.")
+    return found
+
+
 def notes(cells: pd.DataFrame) -> str:
     """Return what the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
     machine = cells[["latency_device", "latency_batch_size", "latency_sequence_length", "latency_threads"]]
-    lines = protocols(cells) + [
-        f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} thread{'s' * (threads > 1)}."
-        for device, batch, length, threads in machine.dropna().drop_duplicates().itertuples(index=False)
-    ]
+    lines = (
+        protocols(cells)
+        + versions(cells)
+        + [
+            f"Speed-up measured on {device}, batch {batch:g} of {length:g} tokens, {threads:g} thread{'s' * (threads > 1)}."
+            for device, batch, length, threads in machine.dropna().drop_duplicates().itertuples(index=False)
+        ]
+    )
     seeds = sorted(cells["seed"].unique())
     lines.append(
         f"Seed {seeds[0]}." if len(seeds) == 1 else f"Means ± standard deviation over up to {len(seeds)} seeds."

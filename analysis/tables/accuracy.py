@@ -75,7 +75,9 @@ def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, s
 
 
 def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
-    """Return rows of each method's mean over all `informative` tasks of a model, if it has them all; none if there is one task."""
+    """Return rows of each method's mean over all `informative` tasks of a model, if it has them all in one version; none if there is
+    one task.
+    """
     rows = []
     for model, of_model in table[informative(table)].groupby("model", sort=False):
         tasks = of_model["task"].nunique()
@@ -83,8 +85,8 @@ def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
             continue
         first = {"Task": f"mean of {tasks} tasks", "Model": model_label(model), "Majority": MISSING}
         first["Dense"] = number(of_model.groupby("task")["dense_score"].mean().mean())
-        complete = of_model.groupby(["method", "settings", "target"])["score"].agg(["mean", "size"])
-        complete = complete.loc[complete["size"] == tasks, "mean"]
+        rows_of = of_model.groupby(["method", "settings", "target"])
+        complete = rows_of["score"].mean()[(rows_of.size() == tasks) & (rows_of["method_version"].nunique() <= 1)]
         best = complete.groupby("target").max()
         for (method, settings), _ in by_method(of_model):
             scores = {}

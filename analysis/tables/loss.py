@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import bootstrap, registry
-from analysis.aggregate import calibration_budget, informative, target_order
+from analysis.aggregate import calibration_budget, informative, one_version, target_order
 from analysis.pairing import REFERENCES, predictions
 from analysis.render import MISSING, method_label, model_label, number, target_label, task_label, without_one_model
 from analysis.variants import without_calibration
@@ -60,10 +60,10 @@ def seeds_of(cells: pd.DataFrame, key: tuple[str, str]) -> str:
 
 def mean_draws(cells: pd.DataFrame, key: tuple[str, str], tasks: Sequence[str]) -> np.ndarray | None:
     """Return the mean loss over all tasks, and that of each resample of examples and seeds; without the latter if a cell's
-    predictions were not kept, None if a task is missing.
+    predictions were not kept, None if a task is missing, or is of another version of the method.
     """
     rows = of_method(cells, key)
-    if len(tasks) == 0 or not set(tasks) <= set(rows.index):
+    if len(tasks) == 0 or not set(tasks) <= set(rows.index) or not one_version(rows.loc[list(tasks)]):
         return None
     of_tasks = [task_draws(rows.loc[task]) for task in tasks]
     if any(len(draws) == 1 for draws in of_tasks):

@@ -84,24 +84,23 @@ def zeros_time(rows: pd.DataFrame) -> pd.DataFrame:
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
     """Show the rows of results/held_out.csv of one stage: divergences relative to the first row's.
 
-    A column per task, share of FLOPs removed and calibration tokens.
+    A column per task, share of FLOPs removed and calibration tokens, and per model and seed if they say them.
     """
     rows = rows[rows["stage"] == stage]
     if rows.empty:
         return rows
-    shown = rows.pivot_table(
-        index="settings",
-        columns=["task", "flops_reduction", "tokens"],
-        values="held_out_divergence",
-        sort=False,
-        aggfunc="first",
+    rows = rows.reindex(columns=rows.columns.union(["model", "seed"], sort=False))  # which older files do not have
+    columns = [
+        f"{task_label(row.task)} {100 * row.flops_reduction:g} %, {row.tokens:,} tokens"
+        + ("" if pd.isna(row.model) else f", {model_label(row.model)}, seed {row.seed:g}")
+        for row in rows.itertuples()
+    ]
+    shown = rows.assign(column=columns).pivot_table(
+        index="settings", columns="column", values="held_out_divergence", sort=False, aggfunc="first"
     )
     changes = 100 * (shown / shown.iloc[0] - 1)
-    changes.columns = [
-        f"{task_label(task)} {100 * share:g} %, {tokens:,} tokens" for task, share, tokens in shown.columns
-    ]
     changes = changes.map(lambda value: MISSING if pd.isna(value) else f"{round(value):+d} %".replace("-", "−"))
-    changes.iloc[0] = [f"{value:.3f}" for value in shown.iloc[0]]
+    changes.iloc[0] = [number(value, "{:.3f}") for value in shown.iloc[0]]
     changes.insert(0, "Settings", [cost_label(settings) for settings in shown.index])
     return changes
 

@@ -130,7 +130,8 @@ def latency(table: pd.DataFrame) -> pd.DataFrame:
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
     """Show our methods beside those that train on the whole training set: score, FLOPs, steps, seconds.
 
-    The last column says how many times K-prune's seconds these are (of several, those of most calibration tokens).
+    The last column says how many times K-prune's seconds these are, on the same machine (of several, those of most calibration
+    tokens).
     Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
     """
     trains = registry.retrained(table["method"])
@@ -139,7 +140,9 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
     for _, group in table.groupby(["task", "model", "target"], sort=False):
         if not registry.retrained(group["method"]).any():
             continue
-        ours = group[group["method"] == "kprune"].sort_values("calibration_tokens")["pruning_seconds"].tail(1).mean()
+        ours = group[group["method"] == "kprune"].sort_values("calibration_tokens").tail(1)
+        beside = group["device"].fillna("").isin(ours["device"].fillna(""))
+        times_ours = (group["pruning_seconds"] / ours["pruning_seconds"].mean()).where(beside)
         best = best_score(group)
         part = pd.DataFrame(
             identified(group)
@@ -148,7 +151,7 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
                 "Score": [score(row, best) for row in group.itertuples()],
                 "Trained": [trained(row) for row in group.itertuples()],
                 "Pruning": group["pruning_seconds"].map(seconds),
-                "Times K-prune": (group["pruning_seconds"] / ours).map(lambda ratio: number(ratio, "{:,.1f}x")),
+                "Times K-prune": times_ours.map(lambda ratio: number(ratio, "{:,.1f}x")),
             }
         )
         shown.append(part)

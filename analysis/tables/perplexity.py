@@ -28,7 +28,7 @@ def perplexity(table: pd.DataFrame) -> pd.DataFrame:
     The dense model is the first row; then the methods, by their perplexity at the first target that they have. `table` comes
     from `aggregate`.
     """
-    table = table[table["metric"] == "perplexity"]
+    table = table[table["metric"].str.endswith("perplexity")]
     table = table[compared(table)]
     targets = sorted(table["target"].unique(), key=target_order)
     rows = []
@@ -41,17 +41,17 @@ def perplexity(table: pd.DataFrame) -> pd.DataFrame:
         for (method, settings), cells in of_task.groupby(["method", "settings"], sort=False):
             cells = cells.set_index("target").reindex(targets)
             row = first | {"Method": method_label(method, settings)}
-            row |= {target_label(cell.Index): shown(cell, best[cell.Index]) for cell in cells.itertuples()}
+            row |= {target_label(cell.Index): shown(cell, best.get(cell.Index)) for cell in cells.itertuples()}
             methods.append((cells["score"].fillna(np.inf).tolist(), row))
         rows += [row for _, row in sorted(methods, key=lambda entry: entry[0])]
     made = pd.DataFrame(rows)
     return made.drop(columns=[name for name in ("Task", "Model") if rows and made[name].nunique() == 1])
 
 
-def shown(cell, best: float) -> str:
-    """Write a cell's perplexity, mean ± deviation over seeds, bold if it is `best`."""
+def shown(cell, best: float | None) -> str:
+    """Write a cell's perplexity, mean ± deviation over seeds, bold if it is `best`; a dash if there is none."""
     text = mean_and_deviation(cell.score, cell.score_std)
-    return f"**{text}**" if number(cell.score) == number(best) else text
+    return f"**{text}**" if number(cell.score) == number(best) != MISSING else text
 
 
 def perplexity_ratios(table: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +60,7 @@ def perplexity_ratios(table: pd.DataFrame) -> pd.DataFrame:
     In brackets, the 95 % interval of the ratio, by a paired bootstrap over windows of the difference of their losses: of a row
     whose windows' losses were kept, and of as many seeds. `table` comes from `aggregate`.
     """
-    table = table[table["metric"] == "perplexity"]
+    table = table[table["metric"].str.endswith("perplexity")]
     rows = []
     for (task, model, target), cells in table.groupby(["task", "model", "target"], sort=False):
         references = cells[cells["method"].isin(REFERENCES)]

@@ -17,8 +17,8 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
     """Show the measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
 
     A row per `informative` task and model, a column per retraining-free method, the best in bold if it is clear; the last row is
-    the geometric mean over the tasks, if a method has them all. The paper's numbers, measured on another machine, are columns
-    apart.
+    the geometric mean over the tasks, if a method has them all in one version. The paper's numbers, measured on another machine, are
+    columns apart.
     """
     table = table[compared(table) & informative(table) & table["latency_speedup"].notna()]
     methods = [key for key, _ in by_method(table)]
@@ -41,7 +41,11 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
             rows.append(row)
         if of_model["task"].nunique() > 1:
             row = {"Task": f"geometric mean of {of_model['task'].nunique()}", "Model": model_label(model)}
-            row |= {method_label(*key): times(geometric(speeds)) for key, speeds in fastest.items()}
+            versions = of_model.groupby(["method", "settings"])["method_version"].nunique()
+            row |= {
+                method_label(*key): times(geometric(speeds) if versions.get(key, 0) <= 1 else np.nan)
+                for key, speeds in fastest.items()
+            }
             row |= {f"{method_label(method)}, paper": times(geometric(speeds)) for method, speeds in published.items()}
             rows.append(row)
     shown = pd.DataFrame(rows)

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 
 from analysis import registry
-from analysis.aggregate import informative, target_order
+from analysis.aggregate import informative, one_version, target_order
 from analysis.render import method_label, model_label, number, percent, target_label, times, without_one_model
 from analysis.tables.accuracy import compared
 
 
 def trade(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per model, method of ours and target, of the `informative` tasks that the method has at every one of its targets.
+    """Make a row per model, method of ours and target, of the `informative` tasks that the method has at every one of its targets, in
+    one version.
 
     Points lost are means over the tasks, beside those of the task that loses most; the speed-up is the geometric mean. `table`
     comes from `aggregate`.
@@ -19,6 +20,8 @@ def trade(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(loss=table["dense_score"] - table["score"])
     rows = []
     for (model, method, settings), cells in table.groupby(["model", "method", "settings"], sort=False):
+        if not one_version(cells):
+            continue
         targets = cells["target"].nunique()
         cells = cells[cells.groupby("task")["target"].transform("nunique") == targets]
         for target in sorted(cells["target"].unique(), key=target_order):

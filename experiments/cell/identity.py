@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.cell import CellConfig
-from experiments.inputs.checkpoints import local_checkpoint, tokenizer_files, weight_files
-from experiments.store.results import cell_folder
+from experiments.config.evaluating import UNSAID
+from experiments.inputs.checkpoints import (
+    local_checkpoint,
+    local_pretrained,
+    tokenizer_files,
+    weight_files,
+    weights_sha256,
+)
+from experiments.store.results import PRETRAINED, cell_folder
 from kprune.errors import UserError
 
 
@@ -27,47 +34,38 @@ def folder_of(config: CellConfig) -> Path:
     )
 
 
-UNSAID = {"states": "device", "layers_on": None}
-"""Settings of a method that change where something lies, as they were before there was a choice."""
-
-
 def identity_of(config: CellConfig) -> dict[str, Any]:
     """Return what a cell's result depends on, as plain values: `config` of its record.
 
-    A metric that is left to the problem, an algorithm's first version, widths that are not rounded, layers that are not kept
-    alike, full precision, parameters of the layers, FLOPs as the budget, the whole vocabulary, and layers and states that lie where
-    they work go unsaid, as in records from before there was a choice.
+    `UNSAID`, an algorithm's first version, and FLOPs as the budget go unsaid, as in records from before there was a choice.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
     """
     settings = {
-        "task": {k: v for k, v in config.task.settings.plain().items() if (k, v) != ("metric", None)},
+        "task": _said(config.task.settings.plain(), "task."),
         "model": asdict(config.model),
-        "method": {k: v for k, v in config.method.settings.plain().items() if k not in UNSAID or v != UNSAID[k]},
+        "method": _said(config.method.settings.plain(), "method."),
         "calibration": config.calibration.counted(),
         "seed": config.seed,
         "latency": config.latency and asdict(config.latency),
         **config.target.options(),
     }
-    if config.of != "layers":
-        settings["of"] = config.of
-    if config.grain != 1:
-        settings["grain"] = config.grain
-    if config.uniform:
-        settings["uniform"] = True
-    if config.precision != "full":
-        settings["precision"] = config.precision
-    if config.vocabulary is not None:
-        settings["vocabulary"] = config.vocabulary
+    settings |= _said({name: getattr(config, name) for name in ("of", "grain", "uniform", "precision", "vocabulary")})
     if config.method.version != 1:
         settings["method_version"] = config.method.version
     files = contents(config)
     return settings | {"contents": files} if files else settings
 
 
+def _said(settings: dict[str, Any], group: str = "") -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if UNSAID.get(f"{group}{name}", ...) != value}
+
+
 def contents(config: CellConfig) -> dict[str, str]:
-    """Return the SHA-256 of each file that a config names, and of a checkpoint on this machine; not of what is nowhere."""
+    """Return the SHA-256 of each file that a config names, and of a checkpoint on this machine, without one of the pretrained model;
+    not of what is nowhere.
+    """
     task = config.task.settings.plain()
     named = {
         "task.train_file": task.get("train_file"),
@@ -81,6 +79,11 @@ def contents(config: CellConfig) -> dict[str, str]:
     if checkpoint:
         name = "model.checkpoint" if config.model.checkpoint else "reference"
         found[name] = ",".join(sha256_of(file) for file in weight_files(checkpoint))
+    elif checkpoint := local_pretrained(config.model.pretrained):
+        name = PRETRAINED
+        states = tuple((file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in weight_files(checkpoint))
+        found[name] = _weights_sha256_of(checkpoint, states)
+    if checkpoint:
         found[f"{name} (tokenizer)"] = _together(tokenizer_files(checkpoint))
         found[f"{name} (config.json)"] = _together([checkpoint / "config.json"])
     return found
@@ -117,3 +120,8 @@ def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
         raise UserError(
             f"{path} is not readable ({error.strerror}): give another file, or the right to read it"
         ) from error
+
+
+@lru_cache
+def _weights_sha256_of(folder: Path, states: tuple[tuple[Path, int, int], ...]) -> str:
+    return weights_sha256(folder)

@@ -39,7 +39,7 @@ Pruned {how} by the method `{record.method}` of kprune.
 |---|---|---|
 | {record.metric} ({record.evaluation.split}, {record.evaluation.examples} examples) | {record.dense_score:.2f} | {record.score:.2f} |
 | FLOPs removed | | {100 * record.flops_reduction:.1f} % |
-| encoder parameters removed | | {100 * record.params_reduction:.1f} % |
+| the layers' parameters removed | | {100 * record.params_reduction:.1f} % |
 {sizes}{tokens}{zeros}{OWN_TOKENIZER if used else ""}
 Latency{" of the pruned model, not of this dense copy" if format == "dense" and not masked else ""}: {speed}.
 

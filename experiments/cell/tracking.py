@@ -30,7 +30,7 @@ def track(record: Record, group: str, mode: str, outputs: str = "outputs") -> No
 
     Args:
         group: name of the sweep.
-        mode: offline, online or disabled (nothing is done); the environment's WANDB_MODE goes before it.
+        mode: offline, online or disabled (nothing is done); the environment's WANDB_MODE is taken in its place.
         outputs: folder that the offline run's `wandb/` is written to.
 
     Raises:

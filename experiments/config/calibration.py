@@ -10,13 +10,20 @@ from kprune.errors import UserError
 
 
 def asked_for(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a calibration set's settings without its config file's own number of examples if something else is asked for.
-
-    That is another number of tokens, or a file, which has its examples.
-    """
+    """Drop the config file's default `examples` if the user gave another `tokens`, or a `file` of examples."""
     other = calibration.get("file") or calibration.get("tokens") != default["tokens"]
     own = default["examples"] is not None and calibration.get("examples") == default["examples"]
     return {**calibration, "examples": None} if other and own else calibration
+
+
+def check_amounts(calibration: CalibrationSettings, default: Mapping[str, Any]) -> None:
+    """Raise a UserError if a number of tokens was given beside one of examples, or beside a file, which would count."""
+    if calibration.tokens != default["tokens"] and (calibration.examples or calibration.file):
+        counts = "has its examples already" if calibration.file else f"={calibration.examples} counts examples"
+        option = "calibration.file " if calibration.file else "calibration.examples"
+        raise UserError(
+            f"calibration.tokens={calibration.tokens:g} would be ignored, since {option}{counts}: leave one of them out"
+        )
 
 
 def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSettings | None) -> CalibrationSettings:
@@ -34,5 +41,5 @@ def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSet
 
 
 def usual_names(calibration: CalibrationSettings, default: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a cell's name leaves unsaid of its calibration set: the settings of the file; of a file's examples, no number."""
+    """Return the default calibration settings, which a cell's name leaves out; without `examples` if `calibration.file` is given."""
     return CalibrationSettings(**{**default, "examples": None} if calibration.file else default).named()

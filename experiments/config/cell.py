@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from experiments.config.calibration import asked_for, checked_data, usual_names
+from experiments.config.calibration import asked_for, check_amounts, checked_data, usual_names
 from experiments.config.composing import compose_cell
 from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
@@ -82,24 +82,26 @@ def cell_config(
     """
     found = Collected()
     groups = {name: group_of(name, config, found) for name in GROUPS}
-    groups["calibration"] = groups["calibration"] and asked_for(groups["calibration"], defaults["calibration"])
+    if groups["calibration"]:
+        groups["calibration"] = asked_for(groups["calibration"], defaults["calibration"])
     check_names(config, groups, found)
-    request, numbers, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
-    if numbers and saving and saving.format == "uniform":
-        numbers = replace(numbers, uniform=True)
+    request, pruning, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
+    if pruning and saving and saving.format == "uniform":
+        pruning = replace(pruning, uniform=True)
     closed = {
         name: part_of(part, groups[name], f"{name}.", found)
         for name, part in GROUPS.items()
         if name not in OPEN and groups[name] is not None
     }
     task = groups["task"] and task_of(groups["task"], found)
-    method = groups["method"] and method_of(groups["method"], request, numbers, found)
+    method = groups["method"] and method_of(groups["method"], request, pruning, found)
     calibration, built = closed.get("calibration"), None
     if task and run and not run.evaluate:
         with found.catching():
             built = task.build()
     if built and calibration:
         with found.catching():
+            check_amounts(calibration, defaults["calibration"])
             calibration = checked_data(calibration, built, method)
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
@@ -109,6 +111,15 @@ def cell_config(
                 built.check_vocabulary(request.vocabulary)
         if method and not method.build().one_model:
             found.add(f"method {method.name} has no model whose vocabulary could be cut: leave vocabulary out")
+    latency = closed.get("latency")
+    # In a sweep, it is for the other cells.
+    if latency and latency.given and not sweep and not (run and run.evaluate):
+        if request and request.sparsity is not None:
+            found.add(f"{latency.given} is never measured, since zeros among the weights save no time: leave it out")
+        elif method and not method.build().one_model:
+            found.add(
+                f"{latency.given} is never measured, since method {method.name} leaves no smaller model: leave it out"
+            )
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
     if saving and not saves and not (run and run.evaluate) and (saving.format not in (None, "pruned") or saving.onnx):
         given = "onnx=true" if saving.onnx else f"format={saving.format}"
@@ -116,10 +127,10 @@ def cell_config(
     if request and request.sparsity is not None and saving and saving.format == "pruned":
         found.add("format=pruned is of narrower layers, and a sparsity narrows none: leave it out")
     found.tell()
-    tracking, latency = closed["tracking"], closed.get("latency")
+    tracking = closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
     usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
-    told = (numbers.grain, numbers.uniform, request.of, numbers.precision, request.vocabulary)
+    told = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
     variant = variant_of(named, usual, *told)
     return CellConfig(
         task=task,
@@ -129,11 +140,11 @@ def cell_config(
         target=request.target,
         vocabulary=request.vocabulary,
         of=request.of,
-        grain=numbers.grain,
-        uniform=numbers.uniform,
-        precision=numbers.precision,
+        grain=pruning.grain,
+        uniform=pruning.uniform,
+        precision=pruning.precision,
         latency=latency and latency.point(*(built or Task).latency_point),
-        seed=numbers.seed,
+        seed=pruning.seed,
         save_model=saves,
         format=saving.format or _natural_format(request.target),
         onnx=saving.onnx,

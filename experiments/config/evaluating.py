@@ -6,14 +6,16 @@ a file of conf/task says.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.config.composing import CONF, SOURCE, task_file_of
+from experiments.config.composing import CONF, SOURCE, quoted, task_file_of
 from experiments.config.groups import Settings, TaskSettings
+from experiments.store.variant import flattened
 from kprune.errors import UserError
 
 USED = re.compile(r"evaluate|device|threads|outputs|task(\.(?!finetuning|train_split|average_length|calibration_).+)?")
@@ -35,8 +37,11 @@ UNSAID = {
     "sparsity": None,
     "precision": "full",
     "vocabulary": None,
+    "task.metric": None,
+    "method.states": "device",
+    "method.layers_on": None,
 }
-"""Settings of a cell that its record has only if they are others."""
+"""Settings of a cell that its record has only if they are others, as records from before there was a choice."""
 FROM_FOLDER = (
     "name",
     "text",
@@ -79,7 +84,7 @@ class Given:
 
 def given_options(overrides: Sequence[str], config: Mapping[str, Any]) -> tuple[Given, ...]:
     """Return the options of a command line with what they came to in the composed config."""
-    values = dict(_leaves(config))
+    values = flattened(config)
     given = []
     for typed in overrides:
         names = _named(typed)
@@ -101,7 +106,7 @@ def refuse_unused(given: Sequence[Given], cell: Mapping[str, Any]) -> None:
     Raises:
         UserError: one is neither.
     """
-    known = {**UNSAID, **dict(_leaves(cell))} if cell else {}
+    known = {**UNSAID, **flattened(cell)} if cell else {}
     ignored = [
         option.typed
         for option in given
@@ -162,18 +167,16 @@ def task_beside(
 
 
 def _named(typed: str) -> list[str]:
-    """Return the settings or groups that an option names; those in its file if it is an experiment."""
-    name, _, value = typed.lstrip("+~").partition("=")
+    """Return the settings or groups that an option names; those in its files if it is an experiment."""
+    option = OverridesParser.create().parse_override(quoted(typed))
+    name, value = option.key_or_group, option.value()
     if name != "experiment":
-        return [name.partition("@")[0]]
-    content = yaml.safe_load((CONF / "experiment" / f"{value}.yaml").read_text())
+        return [name]
+    return [entry for file in (value if isinstance(value, list) else [value]) for entry in _of_experiment(file)]
+
+
+def _of_experiment(name: str) -> list[str]:
+    """Return the groups and settings that a file of conf/experiment changes."""
+    content = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     groups = [key.removeprefix("override /") for entry in content.pop("defaults", []) for key in entry]
-    return groups + [leaf for leaf, _ in _leaves(content)]
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return groups + list(flattened(content))

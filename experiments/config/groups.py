@@ -194,6 +194,11 @@ class LatencySettings:
     batch_size: int | None = setting(or_null(whole(1, "32")))
     sequence_length: int | None = setting(or_null(whole(1, "128")))
 
+    @property
+    def given(self) -> str:
+        """Return what was not left to the task, as options; "" for nothing."""
+        return " ".join(f"latency.{name}={value}" for name, value in vars(self).items() if value is not None)
+
     def point(self, batch_size: int, sequence_length: int) -> LatencyPoint:
         """Return the point, a task's own amounts in the place of what was left to it."""
         return LatencyPoint(self.batch_size or batch_size, self.sequence_length or sequence_length)
@@ -283,7 +288,7 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class PruningOptions:
     """What draws the calibration examples, how widths are rounded, whether all layers are alike, and the precision of passes."""
 
     seed: int = setting(whole(0, "0"))

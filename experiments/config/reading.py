@@ -11,7 +11,7 @@ from experiments.config.groups import (
     LatencySettings,
     MethodSettings,
     ModelSettings,
-    Numbers,
+    PruningOptions,
     Request,
     Run,
     Saving,
@@ -22,6 +22,7 @@ from experiments.config.groups import (
 from experiments.config.kinds import Kind, check, shown
 from experiments.config.methods import build_method
 from experiments.config.mistakes import Collected
+from experiments.store.variant import flattened
 from kprune.contract import MEASURED, ZEROS, Method
 from kprune.errors import UserError
 from kprune.target import NOTHING
@@ -36,7 +37,7 @@ GROUPS: dict[str, type] = {
     "tracking": Tracking,
     "latency": LatencySettings,
 }
-UNGROUPED: tuple[type, ...] = (Request, Numbers, Run, Saving)
+UNGROUPED: tuple[type, ...] = (Request, PruningOptions, Run, Saving)
 OPEN = ("task", "method")
 """Groups with settings that are not named here: those of a task's kind, and of a method, which check them themselves."""
 
@@ -126,7 +127,7 @@ def task_of(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
 
 
 def method_of(
-    given: Mapping[str, Any], request: Request | None, numbers: Numbers | None, found: Collected
+    given: Mapping[str, Any], request: Request | None, pruning: PruningOptions | None, found: Collected
 ) -> MethodSettings | None:
     """Return a method's settings; None if there is a mistake in them. What the method can't do of the rest is collected, too."""
     settings = part_of(MethodSettings, given, "method.", found, settings=Settings.of(given))
@@ -141,16 +142,16 @@ def method_of(
         return None
     if request:
         _check_measure(method, request, found)
-    if numbers:
+    if pruning:
         with found.catching():
-            method.check_grain(numbers.grain, numbers.uniform)
-    if numbers and numbers.uniform and not method.uniform:
+            method.check_grain(pruning.grain, pruning.uniform)
+    if pruning and pruning.uniform and not method.uniform:
         found.add(
             f"method {method.name} does not keep the layers alike: leave uniform and format as they are or use method=kprune"
         )
-    if numbers:
+    if pruning:
         with found.catching():
-            method.check_precision(numbers.precision)
+            method.check_precision(pruning.precision)
     return replace(settings, version=method.version)
 
 
@@ -190,10 +191,5 @@ def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:
 def _as_option(message: str, given: Mapping[str, Any]) -> str:
     """Return a method's own message about a setting, which it knows by its argument's name, with the option's name."""
     argument = message.partition("=")[0]
-    options = {option.rpartition(".")[2]: option for option in _dotted(given, "method")}
+    options = {name.rpartition(".")[2]: f"method.{name}" for name in flattened(given)}
     return message.replace(argument, options[argument], 1) if argument in options else message
-
-
-def _dotted(settings: Mapping[str, Any], name: str) -> Iterator[str]:
-    for key, value in settings.items():
-        yield from _dotted(value, f"{name}.{key}") if isinstance(value, Mapping) else [f"{name}.{key}"]

@@ -1,8 +1,10 @@
 """The calibration set: examples of the training set or of texts, drawn with the cell's seed, or those of a file."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -14,6 +16,7 @@ from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example, lengths, mean_length
 from kprune.errors import UserError
 from kprune.models.view import token_types
+from kprune.objectives import Objective
 from kprune.objectives.base import IGNORED
 
 MEASURED, MEASURED_OF_MORE = 20_000, 5_000
@@ -66,7 +69,7 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
 
     Raises:
         UserError: the file is missing or damaged, empty, an example is padding alone or longer than what the model
-            reads, a token, token type or label is out of range, or the batch size is none.
+            reads, a token, token type or label is out of range, a mask is none of its tokens', or the batch size is none.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -81,7 +84,9 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is no whole number from 1")
         for row, (example, original) in enumerate(zip(examples, content["examples"], strict=True)):
-            _unpad(example, original.get("attention_mask"), tokenizer.pad_token_id, row, file)
+            _unpad(example, original.get("attention_mask"), task.objective.labels_are_positions, row)
+            if all(token == tokenizer.pad_token_id for token in example["input_ids"]):
+                raise UserError(f"calibration.file={file}: example {row} is padding alone: remove it")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"calibration.file={file} is damaged ({type(error).__name__}: {error}): it needs a list of examples with input_ids"
@@ -91,13 +96,10 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
     _check_choices(examples, task.objective.of_choices, file)
     _check_tokens(examples, len(tokenizer), positions_of(model.config.to_dict()), file)
     _check_token_types(examples, token_types(model), file)
-    values = len(tokenizer) if task.objective.reads_labels else task.num_labels or 1
-    if values > 1:
-        for row, example in enumerate(examples):
-            if "label" in example and (wanted := _wrong_label(example, task.objective.labels_of, values)):
-                raise UserError(
-                    f"calibration.file={file}: example {row} has label {example['label']}, {wanted}: mend it"
-                )
+    values = len(tokenizer) if task.objective.reads_labels else task.num_labels
+    for row, example in enumerate(examples):
+        if "label" in example and (wanted := _wrong_label(example, task.objective, values)):
+            raise UserError(f"calibration.file={file}: example {row} has label {example['label']}, {wanted}: mend it")
     if (labels or task.objective.reads_labels) and any("label" not in example for example in examples):
         raise UserError(f"calibration.file={file} has examples without a label, which this method needs: add them")
     return calibration_set(examples, task, tokenizer, labels, batch_size)
@@ -121,33 +123,55 @@ def average_length(task: Task, training: Sequence[Example]) -> float:
     return mean_length([training[int(row)] for row in sorted(rows)])
 
 
-def _wrong_label(example: Example, kind: str, values: int) -> str | None:
-    """Return in words what an example's label is not; None if it is one of so many values, or a list of them.
+def _wrong_label(example: Example, objective: Objective, values: int | None) -> str | None:
+    """Return in words what an example's label is not; None if it is what the objective compares, or that has no label.
 
     Args:
-        kind: what each number of a label is of, as `Objective.labels_of` has it.
+        values: how many there are for each number of a label, from 0 up; 1 if it may be any.
     """
-    label = example["label"]
-    if kind == "example":
-        return None if type(label) is int and 0 <= label < values else f"outside 0 to {values - 1}"
-    tokens = kind == "token"
-    size, known = (len(example["input_ids"]), range(values)) if tokens else (values, range(2))
-    fits = isinstance(label, list) and len(label) == size
-    if fits and all(entry in known or (tokens and entry == IGNORED) for entry in label):
+    label, tokens = example["label"], len(example["input_ids"])
+    if objective.labels_are_positions:
+        fits = isinstance(label, list) and len(label) == len(objective.label_keys)
+        return (
+            None
+            if fits and all(_within(place, tokens) for place in label)
+            else f"not two places from 0 to {tokens - 1}"
+        )
+    if values is None:
         return None
-    return f"not a list of {size} numbers from {IGNORED if tokens else 0} to {known[-1]}, one for each {kind}"
+    if objective.labels_of == "example":
+        if values > 1:
+            return None if _within(label, values) else f"outside 0 to {values - 1}"
+        finite = isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
+        return None if finite else "no finite number"
+    of_tokens = objective.labels_of == "token"
+    size, known = (tokens, values) if of_tokens else (values, 2)
+    fits = isinstance(label, list) and len(label) == size
+    if fits and all(_within(entry, known) or (of_tokens and entry == IGNORED) for entry in label):
+        return None
+    return f"not a list of {size} numbers from {IGNORED if of_tokens else 0} to {known - 1}, one for each {objective.labels_of}"
 
 
-def _unpad(example: Example, mask: list[int] | None, pad_token_id: int, row: int, file: str) -> None:
-    length = sum(mask) if mask is not None else len(example["input_ids"])
+def _within(value: Any, values: int) -> bool:
+    return type(value) is int and 0 <= value < values
+
+
+def _unpad(example: Example, mask: list[int] | None, label_moves: bool, row: int) -> None:
+    """Leave an example the tokens that its mask says are real, on whichever side; a label that is of places moves with them."""
     tokens, types = len(example["input_ids"]), len(example.get("token_type_ids", example["input_ids"]))
     if types != tokens:
         raise ValueError(f"example {row} has {types} token_type_ids for {tokens} tokens")
+    if mask is None:
+        return
+    if len(mask) != tokens or not set(mask) <= {0, 1}:
+        raise ValueError(f"example {row} has no attention_mask of {tokens} zeros and ones")
     for key in ("input_ids", "token_type_ids"):
         if key in example:
-            example[key] = example[key][:length]
-    if all(token == pad_token_id for token in example["input_ids"]):
-        raise UserError(f"calibration.file={file}: example {row} is padding alone: remove it")
+            example[key] = [entry for entry, real in zip(example[key], mask, strict=True) if real]
+    if label_moves and isinstance(example.get("label"), list):
+        if any(_within(place, tokens) and not mask[place] for place in example["label"]):
+            raise ValueError(f"example {row} has a label in its padding")
+        example["label"] = [sum(mask[:place]) if _within(place, tokens) else place for place in example["label"]]
 
 
 def _check_tokens(examples: list[Example], vocabulary: int, positions: int | None, file: str) -> None:
@@ -198,5 +222,7 @@ def _check_choices(examples: list[Example], wanted: bool, file: str) -> None:
                 f"calibration.file={file}: example {row} has choices of {sum(own)} tokens, and {len(example['input_ids'])} "
                 "input_ids: mend it"
             )
-        if "label" in example and (wrong := _wrong_label(example, "example", len(own))):
-            raise UserError(f"calibration.file={file}: example {row} has label {example['label']}, {wrong}: mend it")
+        if "label" in example and not _within(example["label"], len(own)):
+            raise UserError(
+                f"calibration.file={file}: example {row} has label {example['label']}, outside 0 to {len(own) - 1}: mend it"
+            )

@@ -77,7 +77,8 @@ def subject_for(config: CellConfig) -> Subject:
         OutOfReach: more parameters are to go than the model's units have.
     """
     subject = subject_unscored(config)
-    check_latency_point(config.latency, subject.model, subject.task.generates)
+    if not config.target.is_sparsity and config.method.build().one_model:  # other cells have no smaller model to time
+        check_latency_point(config.latency, subject.model, subject.task.generates)
     if config.save_model:
         check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
@@ -117,7 +118,8 @@ def _subject(
     task_settings: TaskSettings, model_settings: ModelSettings, device: torch.device, anew: bool = False
 ) -> Subject:
     task = task_settings.build()
-    checkpoint = find_checkpoint(task, model_settings.encoder, model_settings.pretrained, model_settings.checkpoint)
+    model = model_settings
+    checkpoint = find_checkpoint(task, model.encoder, model.pretrained, model.checkpoint, device=device)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
     return Subject(task, checkpoint, tokenizer, dense, device, task_settings, anew)
@@ -133,7 +135,7 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
 
 
 def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
-    """Warn if a language model foresees tokens worse than by guessing: its tokenizer may be another model's."""
+    """Warn if a language model predicts tokens worse than by guessing: its tokenizer may be another model's."""
     if task.metric in PERPLEXITIES and dense_score > vocabulary:
         print(
             f"warning: the dense model's perplexity is above {vocabulary}, its vocabulary: is the tokenizer beside it its own?"

@@ -6,15 +6,15 @@ F1 = ("f1", "micro_f1", "macro_f1", "entity_f1")
 
 
 def counted(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Return how often each item was foreseen rightly, was foreseen and was there, of each kind: [N, K, 3] for bools [N, K]."""
+    """Return true positives, predicted positives and actual positives of each item and class: [N, K, 3] for bools [N, K]."""
     return np.stack([predicted & gold, predicted, gold], axis=-1).astype(np.int64)
 
 
 def score_of(metric: str, totals: np.ndarray, items: int) -> np.ndarray:
     """Return a score × 100 of counts that are summed over the items: [...] for [..., K, 3].
 
-    F1 is the mean over the kinds (a kind that is neither foreseen nor there counts as 0); Matthews' correlation takes the
-    kinds as the classes of which each item has one. It is 0 if all items are of one class, or all are foreseen as one.
+    F1 is the mean over the kinds (a kind that is neither predicted nor there counts as 0); Matthews' correlation takes the
+    kinds as the classes of which each item has one. It is 0 if all items are of one class, or all are predicted as one.
     """
     hits, predicted, gold = np.moveaxis(np.asarray(totals, dtype=np.float64), -1, 0)
     if metric in F1:

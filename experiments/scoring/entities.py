@@ -31,6 +31,6 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def counts_of(predicted: Sequence[str], gold: Sequence[str]) -> list[int]:
-    """Return how many entities of a sentence were foreseen rightly, were foreseen, and are there."""
+    """Return how many entities of a sentence were predicted rightly, were predicted, and are there."""
     ours, theirs = entities(predicted), entities(gold)
     return [len(ours & theirs), len(ours), len(theirs)]

@@ -1,12 +1,13 @@
 """How close methods come to the teacher on examples that they have not seen: `python -m experiments.scoring.held_out --help`.
 
 What settings are chosen by: the divergence (eq. 4) on training examples that were not drawn for the calibration. The
-evaluation set is never read. A row a method and task is put in the table as it is measured, in the place of an earlier
+evaluation set is never read. A row a method, task, model and seed is put in the table as it is measured, in the place of an earlier
 one of the same; a setting is changed as in `kprune_plus:floor=0.3`, and `kprune_plus:precision=reduced` is a method with its
 passes in reduced precision.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +30,13 @@ from kprune.divergence import held_out_divergence
 from kprune.errors import UserError, command
 from kprune.precision import PRECISIONS, check_reduced
 
-COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence")
+COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence", "model", "seed")
 """`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
-KEY = COLUMNS[:-1]
+KEY = tuple(column for column in COLUMNS if column != "held_out_divergence")
+UNSAID = {"model": "minilm", "seed": 0}
+"""Columns that older files do not have, and what most of their rows are of."""
+TAKEN = re.compile(r"\+*((calibration|model|task)\..+|calibration|model|seed)")
+"""Options that a divergence depends on here."""
 EXAMPLES, SEED, TEMPERATURE = 300, 77, 2.0
 
 
@@ -55,11 +60,15 @@ def measure(
     Raises:
         UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.
     """
+    for override in overrides:
+        if not TAKEN.fullmatch(override.partition("=")[0]):
+            raise UserError(
+                f"--set {override} would be ignored: give calibration.*, model.*, task.* or seed; tasks, methods and the share are "
+                "options of their own"
+            )
     config = configured([f"task={name}", *overrides])
     if config.calibration.file:
         raise UserError("calibration.file can't be held out from: leave it out, examples are drawn here")
-    if config.precision != "full":
-        raise UserError("precision goes with a method here: leave it out, and give kprune_plus:precision=reduced")
     pruners = [method_and_precision(method) for method in methods]
     for pruner, precision in pruners:
         pruner.check_measure("flops")
@@ -77,7 +86,8 @@ def measure(
     for method, (pruner, precision) in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
         outcome = pruner.prune(Job(model, task.objective, data[precision], budget))
         divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
-        yield dict(zip(COLUMNS, (stage, name, reduction, tokens, method, divergence), strict=True))
+        values = (stage, name, reduction, tokens, method, divergence, config.model.name, config.seed)
+        yield dict(zip(COLUMNS, values, strict=True))
 
 
 @command
@@ -93,12 +103,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
     options = parser.parse_args()
     FlopsBudget(options.flops_reduction, 1.0)
-    measurements.make_room(options.output, COLUMNS)
+    measurements.make_room(options.output, COLUMNS, UNSAID)
     for task in options.tasks:
         for row in measure(
             options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]
         ):
-            measurements.put(options.output, COLUMNS, KEY, [row])
+            measurements.put(options.output, COLUMNS, KEY, [row], UNSAID)
             print(",".join(map(str, row.values())), flush=True)
     print(f"results: {options.output}")
 

@@ -1,4 +1,4 @@
-"""What a machine with a GPU is lent for, in eight minutes: `make gpu-check`, or `python -m experiments.speed.gpu_check --help`.
+"""Run every check that needs a GPU, in eight minutes: `make gpu-check`, or `python -m experiments.speed.gpu_check --help`.
 
 Pruning costs of BERT-base at some 98,000 tokens in full and in reduced precision, then a minute of the table of latencies, then the
 tests that need a GPU. Every step is a process of its own and writes its files when it ends, so that whatever stops this leaves what

@@ -91,11 +91,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=1024, help="tokens of a text")
     parser.add_argument("--params-reduction", type=float, default=0.2, help="share of the layers' parameters to remove")
     parser.add_argument("--method", default="kprune_plus_fast", help="with settings: kprune_plus:refit_epochs=1")
-    parser.add_argument("--states", default="device", help="device, cpu or disk")
+    parser.add_argument("--states", help="device, cpu or disk")
     parser.add_argument("--layers-on", help="device of one layer at a time, such as cuda")
     parser.add_argument("--gpu-gb", type=float, help="the most GPU memory that torch may take, in GiB")
     options = parser.parse_args()
-    options.method += f":states={options.states}:layers_on={options.layers_on or 'null'}"
+    given = {"states": options.states, "layers_on": options.layers_on}
+    options.method += "".join(f":{name}={value}" for name, value in given.items() if value)
     print(json.dumps(measured(options)))
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from kprune.files import write_whole
 OPTION = "--output FILE"
 
 
-def make_room(file: Path, columns: Sequence[str]) -> None:
-    """Make the folder of a file that is to be written, before what is long is measured.
+def make_room(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> None:
+    """Make the folder of a file that is to be written, before what is long is measured; arguments as of `read`.
 
     Raises:
         UserError: the folder is not writable, or there is something else at the file's place.
@@ -28,18 +28,21 @@ def make_room(file: Path, columns: Sequence[str]) -> None:
             raise IsADirectoryError(None, "it is a folder")
     except OSError as error:
         raise UserError(f"{file} can't be written ({error.strerror}): give another {OPTION}") from error
-    read(file, columns)
+    read(file, columns, later)
 
 
-def read(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> list[dict[str, str]]:
     """Return the rows of a file; none if there is no file.
+
+    Args:
+        later: those of the columns that older files lack; empty there.
 
     Raises:
         UserError: the file is damaged or has other columns.
     """
     if not file.is_file():
         return []
-    rows = read_all(file, f"give another {OPTION} or remove it")
+    rows = [dict.fromkeys(later, "") | row for row in read_all(file, f"give another {OPTION} or remove it")]
     if any(set(row) != set(columns) for row in rows):
         raise UserError(f"{file} has other columns than this version writes: give another {OPTION} or remove it")
     return rows
@@ -69,11 +72,26 @@ def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]])
     )
 
 
-def put(file: Path, columns: Sequence[str], key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows in the place of those that the file has with the same values of the columns `key`."""
+def put(
+    file: Path,
+    columns: Sequence[str],
+    key: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    unsaid: Mapping[str, Any] | None = None,
+) -> None:
+    """Write rows in the place of those that the file has with the same values of the columns `key`.
+
+    Args:
+        unsaid: columns that older files lack, with the value that their rows count as having.
+    """
+    usual = {column: as_text(value) for column, value in (unsaid or {}).items()}
     keys = {tuple(as_text(row[column]) for column in key) for row in rows}
     with locked_file(file, f"give another {OPTION}"):
-        others = [row for row in read(file, columns) if tuple(row[column] for column in key) not in keys]
+        others = [
+            row
+            for row in read(file, columns, usual)
+            if tuple(row[column] or usual.get(column, "") for column in key) not in keys
+        ]
         write(file, columns, [*others, *rows])
 
 

@@ -32,7 +32,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointUsed:
-    """The dense model: where it came from ("given", "reference", "cache", "fine-tuned"), and its weights' hash."""
+    """The dense model: where it came from ("given", "reference", "pretrained", "cache", "fine-tuned"), and its weights' hash."""
 
     source: str
     sha256: str

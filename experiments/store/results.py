@@ -17,6 +17,8 @@ from kprune.target import Target
 
 RESULT, RECORD, FILES = "result.json", "record.json", ("model", "predictions.npz")
 """A cell's files, `RESULT` last; while they are staged the record has the other name, since a finished cell is known by the first."""
+PRETRAINED = "pretrained"
+"""What a configuration calls the contents of a pretrained model, and a record the source of a checkpoint that is one."""
 STAGE, READY, NAMES = ".new", ".ready", "names.json"
 OTHER_OUTPUTS = "free the disk or give another outputs=FOLDER"
 
@@ -42,13 +44,25 @@ def finished(folder: Path, config: dict[str, Any]) -> Record | None:
     except UserError as error:
         print(error)
         return None
-    if record.config != config:
-        name, was, now = first_difference(record.config, config)
+    stands = completed(record, config)
+    if stands != config:
+        name, was, now = first_difference(stands, config)
         raise UserError(
             f"{path} holds another configuration ({name} was {json.dumps(was)[:120]}, is {json.dumps(now)[:120]}): "
             "give another outputs=FOLDER or remove the folder"
         )
     return record
+
+
+def completed(record: Record, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's configuration; of a pretrained model that it says nothing of, as none did earlier, the weights that the record
+    has, and the rest as `config` has it.
+    """
+    said, known = config.get("contents", {}), record.config.get("contents", {})
+    later = {name: value for name, value in said.items() if name.startswith(PRETRAINED) and name not in known}
+    if later and record.checkpoint.source == PRETRAINED:
+        later[PRETRAINED] = record.checkpoint.sha256
+    return {**record.config, "contents": {**known, **later}} if later else record.config
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any]:

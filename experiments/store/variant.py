@@ -41,9 +41,15 @@ def variant_of(
 
 def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"b": 1} for {"a": {"b": 1}}."""
+    return {key.rpartition(".")[2]: value for key, value in flattened(settings).items()}
+
+
+def flattened(settings: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Return {"a.b": 1} for {"a": {"b": 1}}; a group without an entry stays as it is."""
     entries = {}
     for key, value in settings.items():
-        entries |= leaves(value) if isinstance(value, Mapping) else {key: value}
+        inner = flattened(value, separator) if isinstance(value, Mapping) else None
+        entries |= {f"{key}{separator}{name}": entry for name, entry in inner.items()} if inner else {key: value}
     return entries
 
 

@@ -21,7 +21,7 @@ from kprune.errors import UserError
 from kprune.target import OPTIONS
 
 TOKENS_PER_EXAMPLE = 50
-"""Where a task does not say."""
+"""Tokens of an example, if the task has no average length."""
 SECONDS_PER_TOKEN = 0.004
 """Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule if nothing is measured."""
 EVALUATION_TOKENS_PER_SECOND = 9000
@@ -59,8 +59,8 @@ class Grid:
     Attributes:
         variants: lists of overrides.
         rules: overrides (`settings`) of some `methods`, on some `tasks` where these are given.
-        settings: overrides of every cell, before the rules'. Those of the command line go before both, and a variant's, which it
-            is about, before all.
+        settings: overrides of every cell. If several set the same option, the variant's value counts; else the command line's, else
+            `settings`', else the rules'.
         budget: what `reductions` are shares of: "flops" or "parameters". A cell whose overrides ask for another budget, or
             for a sparsity, has no share of it.
     """
@@ -140,10 +140,11 @@ class Plan:
 
 
 def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    """Return every cell of a grid; `overrides` go before all but a variant's own.
+    """Return every cell of a grid; `overrides` are the command line's (see `Grid.settings`).
 
     Raises:
-        UserError: an override is wrong, or one of what the grid sets itself; or settings of cells are, a line each.
+        UserError: an override is wrong, or one of what the grid sets itself; or settings of cells are, or two cells differ in what no
+            folder's name tells, a line each.
     """
     for override in overrides:
         name = override.partition("=")[0].lstrip("+~")
@@ -161,7 +162,7 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
             for method in grid.methods
             for variant in grid.variants
         ]
-        composed = [(each, *compose_cell([*each, f"outputs='{outputs}'"])) for each in given]
+        composed = [(each, *compose_cell([*each, f"outputs={outputs}"])) for each in given]
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             axes = {"seed": seed}
             # Another budget's amount, or a sparsity, is an override, the same for all cells.
@@ -171,7 +172,12 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
                 config = cell_config(settings | axes, defaults, sweep=True)
                 said = [f"{name}={value}" for name, value in reversed(axes.items())]
                 cell = Cell(config, folder_of(config), shlex.join(["python", "run.py", *each, *said]))
-                cells.setdefault(cell.folder, cell)
+                there = cells.setdefault(cell.folder, cell)
+                if there.config != config:
+                    raise UserError(
+                        f"'{there.command}' and '{cell.command}' would have one folder, {cell.folder}: give them --outputs of their own, "
+                        "or leave one out"
+                    )
     found.tell()
     return list(cells.values())
 

@@ -9,7 +9,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import transformers
 from torch import Tensor
 
 from experiments.inputs.drawing import Amount, Draw
@@ -107,11 +106,6 @@ class Task:
 
     def __init__(self):
         self._tokenised: WeakKeyDictionary = WeakKeyDictionary()
-
-    @property
-    def auto_class(self) -> type:
-        """Return the transformers auto class that loads a model with this head."""
-        return getattr(transformers, self.objective.auto_class)
 
     @property
     def architectures(self) -> tuple[str, ...]:

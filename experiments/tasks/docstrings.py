@@ -113,7 +113,12 @@ class DocstringsTask(TextTask):
         super().__init__(name, "classification", "accuracy", max_length, average_length, batch_size)
         self.libraries = {label: Library(**settings) for label, settings in libraries.items()}
         self.label_names = list(self.libraries)
-        self.per_class = {"train": train_per_class, "evaluation": evaluation_per_class}
+        self.train_per_class, self.evaluation_per_class = train_per_class, evaluation_per_class
+
+    @property
+    def per_class(self) -> dict[str, int]:
+        """Return the paragraphs that every class gets, by split."""
+        return {"train": self.train_per_class, "evaluation": self.evaluation_per_class}
 
     @property
     def versions(self) -> dict[str, str]:

@@ -38,6 +38,7 @@ class EmbeddingTask(Task):
         self.name, self.hub_id, self.config = name, hub_id, config
         self.train_split, self.evaluation_split = train_split, evaluation_split
         self.max_length, self.average_length, self.batch_size = max_length, average_length, batch_size
+        self.pooling, self.normalise = pooling, normalise
         self.objective = Embedding(pooling, normalise)
 
     @property

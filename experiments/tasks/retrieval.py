@@ -44,10 +44,12 @@ class RetrievalTask(EmbeddingTask):
         self.text, self.group = text, group
 
     def tokenise_training(self, tokenizer) -> LazyExamples:
+        self.check_length(tokenizer, 1)
         queries, documents = self._columns(self.train_split)
         return LazyExamples(tokenizer, [list(dict.fromkeys([*queries, *documents]))], None, self.max_length)
 
     def tokenise_evaluation(self, tokenizer) -> "RetrievalEvaluation":
+        self.check_length(tokenizer, 1)
         queries, documents = self._columns(self.evaluation_split)
         places = {document: place for place, document in enumerate(dict.fromkeys(documents))}
         relevant: dict[str, list[int]] = {}

@@ -36,10 +36,12 @@ class SimilarityTask(EmbeddingTask):
         self.text, self.label = text, label
 
     def tokenise_training(self, tokenizer) -> list[Example]:
+        self.check_length(tokenizer, 1)
         sentences = dict.fromkeys(sentence for column in self._table(self.train_split).texts for sentence in column)
         return tokenise(tokenizer, [list(sentences)], self.max_length)
 
     def tokenise_evaluation(self, tokenizer) -> "PairEvaluation":
+        self.check_length(tokenizer, 1)
         table = self._table(self.evaluation_split)
         examples = [example for column in table.texts for example in tokenise(tokenizer, [column], self.max_length)]
         return PairEvaluation(self.evaluation_split, examples, table.labels)

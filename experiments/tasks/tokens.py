@@ -120,12 +120,13 @@ class TokenTask(Task):
         Words are joined by blanks, as a pipeline reads a text, and found by where their pieces stand in it.
 
         Raises:
-            UserError: the tokenizer doesn't tell where pieces stand.
+            UserError: an example has no room for a word, or the tokenizer doesn't tell where pieces stand.
         """
         if not tokenizer.is_fast:
             raise UserError(
                 f"a {type(tokenizer).__name__} doesn't tell which word a piece is of: save a fast tokenizer"
             )
+        self.check_length(tokenizer, 1)
         for sentence in sentences:
             ends = np.cumsum([len(word) + 1 for word in sentence.words])
             encoded = tokenizer(
@@ -142,7 +143,7 @@ class TokenTask(Task):
 
 
 class TokenEvaluation(EvaluationSet):
-    """Tags of sentences; a word that has no piece, or was cut off, is foreseen as O.
+    """Tags of sentences; a word that has no piece, or was cut off, is predicted as O.
 
     Attributes:
         firsts: by sentence, the place of each word's first piece.

@@ -65,6 +65,15 @@ def test_scores_of_counts_against_resampling_items_one_by_one(metric):
     assert difference(metric, ours, ours) == (0, 0, 0)
 
 
+def test_the_same_items_are_drawn_for_every_model_of_counts():
+    """A difference over a third model is the sum of the two differences on the way, in each resample."""
+    rng = np.random.default_rng(4)
+    gold, *models = (np.eye(2, dtype=bool)[rng.integers(2, size=50)] for _ in range(4))
+    a, b, c = (counted(model, gold) for model in models)
+    over = bootstrap.differences("macro_f1", a, b) + bootstrap.differences("macro_f1", b, c)
+    assert over == pytest.approx(bootstrap.differences("macro_f1", a, c))
+
+
 def test_items_of_one_group_are_drawn_together():
     """Ten articles of 20 questions each, against drawing articles one by one; an article's questions share much."""
     rng = np.random.default_rng(3)

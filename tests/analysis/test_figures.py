@@ -171,7 +171,7 @@ def test_the_report_refers_to_nothing_outside_itself(cells, outputs, monkeypatch
     Reader().feed(text)
     assert {link[1:] for link in links if link} <= anchors and all(link.startswith("#") for link in links if link)
     assert all(image.startswith("data:image/png;base64,") for image in images if image)
-    assert sum(map(bool, images)) == 6 and sum(tables) == 10
+    assert sum(map(bool, images)) == 6 and sum(tables) == 11
     assert "url(" not in text and "@import" not in text
     assert "<b>74.51</b>" in text and "Kwon et al., paper" in text
 

@@ -7,6 +7,7 @@ import pytest
 from analysis.aggregate import aggregate, best_score, informative
 from analysis.collect import collect
 from analysis.columns import LATER
+from analysis.pairing import DIFFERENCE
 from analysis.records import load
 from analysis.tables import TABLES, notes
 from kprune.errors import UserError
@@ -165,6 +166,33 @@ def test_perplexities_by_target_the_lowest_first_and_in_bold(write_cell, outputs
         ["OSSCAR", "–", "27.00"],
     ]
     assert list(shown) == ["Method", "10 % of parameters", "20 % of parameters"]
+
+
+def test_models_with_different_targets_stand_in_one_table(write_cell, outputs):
+    for model, target in (("smollm2", "p0.1"), ("other", "p0.2")):
+        write_cell(**WINDOWS | {"model": model, "target": target, "method": "flap"})
+    shown = TABLES["perplexity"].make(aggregate(load(outputs))).set_index(["Model", "Method"])
+    assert shown.loc["SmolLM2-135M", "FLAP"].tolist() == ["**26.00**", "–"]
+    assert shown.loc["other", "FLAP"].tolist() == ["–", "**26.00**"]
+
+
+def test_perplexities_of_masked_tokens_are_perplexities(write_cell, outputs, tmp_path):
+    ours, theirs = losses()
+    masked = {"task": "wikitext2_masked", "metric": "masked_perplexity"}
+    write_cell({"values": ours}, **of_windows(ours, "kprune_plus_fast", **masked))
+    write_cell({"values": theirs}, **of_windows(theirs, "flap", **masked))
+    collect(outputs, tmp_path / "masked.csv")
+    assert "[" in against(tmp_path / "masked.csv")["FLAP"]
+    assert len(TABLES["perplexity"].make(aggregate(load(outputs)))) == 3
+
+
+def test_a_difference_of_perplexities_is_no_difference_in_points(write_cell, outputs):
+    ours, theirs = losses()
+    write_cell({"values": ours}, **of_windows(ours, "kprune"))
+    write_cell({"values": theirs}, **of_windows(theirs, "flap"))
+    cells = load(outputs)
+    assert cells[DIFFERENCE].isna().all(axis=None)
+    assert not any("[" in text for text in TABLES["accuracy"].make(aggregate(cells)).to_numpy().ravel())
 
 
 @pytest.mark.parametrize("table", ["perplexity", "perplexity_ratios"])

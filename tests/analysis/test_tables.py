@@ -216,6 +216,26 @@ def test_passes_in_reduced_precision_are_no_ablation(write_cell, outputs):
     write_cell(score=74.0, variant={"precision": "reduced"})
     write_cell(score=60.0, variant={"precision": "reduced", "mu": 2.0})
     assert shown("accuracy", outputs)["Method"].tolist() == ["K-prune", "K-prune (precision=reduced)"]
+    assert shown("ablation", outputs).empty
+    write_cell(score=50.0, variant={"precision": "reduced", "tuning": False})
+    assert shown("ablation", outputs).to_dict("records") == [
+        {"Method": "K-prune (precision=reduced)", "Variant": "as it is", "MRPC 80 %": "74.00"},
+        {"Method": "K-prune (precision=reduced)", "Variant": "without weight tuning", "MRPC 80 %": "50.00"},
+    ]
+
+
+def test_a_setting_that_was_moved_on_two_budgets_has_a_curve_for_each(write_cell, outputs):
+    for tokens, score in ((2000, 60.0), (100000, 70.0)):
+        for mu in (1.0, 2.0, 4.0):
+            config = {"method": CONFIG["method"] | {"mu": mu}, "calibration": {"tokens": tokens}}
+            variant = ({"mu": mu} if mu != 1.0 else {}) | ({"tokens": tokens} if tokens != 100000 else {})
+            write_cell(score=score + mu, config=config, variant=variant)
+    of_mu = shown("sensitivity", outputs).query("Setting.str.startswith('μ')").to_numpy().tolist()
+    assert of_mu == [
+        [f"μ, {tokens} tokens", f"{mu}", f"{score + mu:.2f}"]
+        for tokens, score in (("2,000", 60), ("100,000", 70))
+        for mu in (1, 2, 4)
+    ]
 
 
 def test_retrained_beside_kprune(write_cell, outputs):

@@ -9,6 +9,7 @@ from commands import run_python
 from tiny import tiny_labelled, tiny_model
 
 from experiments.config.methods import method_with
+from experiments.speed import large
 from experiments.speed.bench import __main__ as command
 from experiments.speed.bench.child import measured, random_calibration
 from experiments.speed.bench.reference import WholeModel
@@ -73,12 +74,13 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
             assert float(r["units"]) == pytest.approx(float(r["seconds"]) / float(r["forward_seconds"]), rel=1e-4)
     assert float(rows["floor"]["units"]) > 4 + 3 and rows["floor"]["seconds"] == ""
     assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in capsys.readouterr().out
-    for tokens, method in ((7, "first"), (9, "other"), (7, "again")):
-        command.write(file, [{"shape": "tiny", "tokens": tokens, "method": method}])
-    assert [r["method"] for r in csv.DictReader(file.open())] == [*methods.split(","), "other", "again"]
+    for method, device, seconds in (("one", "a", 1), ("other", "a", 2), ("one", "b", 3), ("one", "a", 4)):
+        command.write(file, [{"shape": "tiny", "tokens": 7, "method": method, "device": device, "seconds": seconds}])
+    written = [(r["method"], r["seconds"]) for r in csv.DictReader(file.open()) if r["tokens"] == "7"]
+    assert written == [("other", "2"), ("one", "3"), ("one", "4")], "other methods and machines stay"
     file.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="other columns"):
-        command.write(file, [{"shape": "tiny", "tokens": 7}])
+        command.write(file, [{"shape": "tiny", "tokens": 7, "method": "one", "device": "a"}])
 
 
 def test_several_reductions_share_what_is_measured_once(monkeypatch):
@@ -112,3 +114,16 @@ def test_what_the_benchmark_runs_on():
         methods
     )
     assert not {"llm_pruner", "magnitude", "cofi"} & set(methods), "classifiers are what it runs on"
+
+
+@pytest.mark.parametrize(
+    "options, method",
+    [
+        (["--method", "kprune"], "kprune"),
+        (["--states", "cpu", "--layers-on", "cuda"], "kprune_plus_fast:states=cpu:layers_on=cuda"),
+    ],
+)
+def test_a_method_of_a_large_model_is_told_what_was_given_alone(monkeypatch, capsys, options, method):
+    monkeypatch.setattr(large, "measured", lambda given: method_with(given.method) and given.method)
+    monkeypatch.setattr("sys.argv", ["large", "tiny", *options])
+    assert large.main() == 0 and capsys.readouterr().out == f'"{method}"\n'

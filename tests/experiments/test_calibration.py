@@ -53,9 +53,48 @@ def test_a_good_file(read):
     assert calibration.examples[1]["token_type_ids"] == [0, 0, 1]
 
 
+def test_padding_goes_from_whichever_side_it_is_on(read):
+    for ids, mask in (([1, 1, 5, 6, 7], [0, 0, 1, 1, 1]), ([5, 1, 6, 7, 1], [1, 0, 1, 1, 0])):
+        example = GOOD | {"input_ids": ids, "token_type_ids": mask, "attention_mask": mask}
+        (kept,) = read({"examples": [example]}).examples
+        assert kept["input_ids"] == [5, 6, 7] and kept["token_type_ids"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "task, label, words",
+    [
+        ("stsb", 2.5, None),
+        ("stsb", 3, None),
+        ("stsb", "high", "no finite number"),
+        ("stsb", True, "no finite number"),
+        ("stsb", float("nan"), "no finite number"),
+        ("squad", [3, 4], None),
+        ("squad", "x", "not two places from 0 to 2"),
+        ("squad", 5, "not two places"),
+        ("squad", [3, 999], "not two places"),
+        ("squad", [0, 3], "a label in its padding"),
+    ],
+)
+def test_labels_that_are_values_or_places(world, tmp_path, task, label, words):
+    """Of an answer, they are places in the file's own tokens, of which the first two are padding."""
+    file = tmp_path / "calibration.json"
+    example = {"input_ids": [1, 1, 5, 6, 7], "attention_mask": [0, 0, 1, 1, 1], "label": label}
+    file.write_text(json.dumps({"examples": [example]}))
+    built, tokenizer = configured([f"task={task}"]).task.build(), load_tokenizer(world / "checkpoint")
+    if words is None:
+        (kept,) = read_calibration(str(file), built, tokenizer, tiny_model(), labels=True).examples
+        assert kept["label"] == ([1, 2] if task == "squad" else label)
+        return
+    with pytest.raises(UserError, match=words) as error:
+        read_calibration(str(file), built, tokenizer, tiny_model(), labels=True)
+    assert "example 0" in str(error.value)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
+        ({"attention_mask": [1, 1]}, "example 1 has no attention_mask of 3 zeros and ones"),
+        ({"attention_mask": [1, 1, 2]}, "example 1 has no attention_mask of 3"),
         ({"input_ids": [5] * 65, "token_type_ids": [0] * 65}, "example 1 has 65 tokens, the model reads 64"),
         ({"token_type_ids": [0, 2, 0]}, "example 1 has a token type outside 0 to 1"),
         ({"token_type_ids": [0, -1, 0]}, "example 1 has a token type outside"),

@@ -8,10 +8,13 @@ from tiny import SHAPE, tiny_model
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
 import kprune
+from experiments.config.cell import configured
+from experiments.config.composing import CONF
 from experiments.inputs.checkpoints import (
     find_checkpoint,
     find_pretrained,
     finding,
+    fingerprint,
     load_model,
     load_pretrained,
     load_tokenizer,
@@ -141,7 +144,7 @@ def test_the_order_in_which_checkpoints_are_looked_for(folder, tmp_path, monkeyp
     monkeypatch.setenv("KPRUNE_MIRROR", str(tmp_path / "mirror"))
     trained = []
 
-    def finetune(model, tokenizer, task, target, seed):
+    def finetune(model, tokenizer, task, target, seed, device):
         trained.append(target)
         save(model, target)
 
@@ -153,10 +156,58 @@ def test_the_order_in_which_checkpoints_are_looked_for(folder, tmp_path, monkeyp
     assert (second.source, second.folder, second.sha256) == ("cache", first.folder, first.sha256)
     other = find_checkpoint(StubTask(label_names=["x", "y"]), "bert", str(body), None)
     assert other.source == "fine-tuned" and other.folder != first.folder
+    save(tiny_model(seed=1, dtype=torch.float32).base_model, body)
+    again = find_checkpoint(task, "bert", str(body), None)
+    assert again.source == "fine-tuned" and again.folder != first.folder, "another encoder in the same folder"
     shutil.copytree(folder, tmp_path / "mirror/kprune-reference/bert-tiny")
     assert find_checkpoint(task, "bert", str(body), None).source == "reference"
     assert find_checkpoint(task, "bert", str(body), str(folder)).source == "given"
-    assert len(trained) == 2
+    assert len(trained) == 3
+
+
+def test_an_encoder_is_fine_tuned_on_the_cells_device(folder, tmp_path, monkeypatch, tokenizer):
+    tokenizer.save_pretrained(folder)
+    monkeypatch.setenv("KPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KPRUNE_MIRROR", raising=False)
+    used = []
+    monkeypatch.setattr(finding, "finetune", lambda *given: used.append(given[-1]) or save(tiny_model(), given[3]))
+    find_checkpoint(StubTask(), "bert", str(folder), None, device=torch.device("meta"))
+    assert used == [torch.device("meta")]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_pretrained_encoder_beside_a_better_model_is_refused(folder, tmp_path, monkeypatch, given):
+    monkeypatch.setenv("KPRUNE_MIRROR", str(tmp_path / "mirror"))
+    shutil.copytree(folder, tmp_path / "mirror/kprune-reference/minilm-l6-tiny")
+    checkpoint = str(folder) if given else None
+    with pytest.raises(UserError, match="model.pretrained=/my/encoder would be ignored") as error:
+        find_checkpoint(StubTask(), "minilm-l6", "/my/encoder", checkpoint)
+    assert ("model.checkpoint" if given else "model.encoder=NAME") in str(error.value)
+    assert find_checkpoint(StubTask(), "minilm-l6", finding.EMBEDDED, checkpoint).source in ("given", "reference")
+
+
+@pytest.mark.parametrize("setting", ["train_per_class=100", "max_length=32", "libraries.sympy.names=[sympy,sym]"])
+def test_a_setting_that_a_model_is_trained_by_gives_it_another_name(setting):
+    tasks = [configured(["task=docstrings", *more]).task.build() for more in ([], [f"task.{setting}"])]
+    assert fingerprint(tasks[0], "x", 0) != fingerprint(tasks[1], "x", 0)
+
+
+def test_what_is_not_trained_on_gives_a_model_no_other_name():
+    more = ["task.evaluation_per_class=20", "task.batch_size=4"]
+    tasks = [configured(["task=docstrings", *given]).task.build() for given in ([], more)]
+    assert fingerprint(tasks[0], "x", 0) == fingerprint(tasks[1], "x", 0)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "task").glob("*.yaml")))
+def test_every_task_tells_what_it_was_made_of(name, tmp_path):
+    """An argument that is no attribute would be missing in the name of a fine-tuned model."""
+    paths = {kind: tmp_path / f"{kind}.jsonl" for kind in ("train", "evaluation")}
+    for path in paths.values():
+        path.write_text('{"text": "a", "label": 0}')
+    files = [f"task.{kind}_file={path}" for kind, path in paths.items()]
+    task = configured([f"task={name}", *(files if name.startswith("custom") else [])]).task.build()
+    task.label_names = ["a", "b"]
+    assert fingerprint(task, "x", 0)
 
 
 def test_the_embedded_encoder_is_the_original_or_refused(tmp_path, monkeypatch):

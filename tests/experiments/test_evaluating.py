@@ -5,15 +5,16 @@ import importlib.util
 import json
 import re
 import shutil
+from contextlib import nullcontext
 
 import pytest
 from world import overrides
 
 from experiments.cell import saved
-from experiments.cell.identity import folder_of
+from experiments.cell.identity import folder_of, identity_of
 from experiments.cell.runner import run_cell
 from experiments.config.cell import configured
-from experiments.config.evaluating import task_beside
+from experiments.config.evaluating import refuse_unused, task_beside
 from experiments.inputs import hub
 from kprune.errors import UserError
 
@@ -67,6 +68,20 @@ def test_options_that_say_what_the_model_is_are_no_matter(made, world):
     )
     assert scored(folder, "save_model=false", "force=false", "latency=null", "budget=flops") == score
     assert scored(folder, "uniform=false", "of=layers", "calibration.data=null") == score
+
+
+def test_where_states_lay_is_no_matter_if_it_is_said_as_it_was():
+    """A record does not tell it of a method that has the choice, as long as it is the usual one."""
+    cell = identity_of(configured(["task=mrpc", "method=kprune_plus"]))
+    assert not {"states", "layers_on"} & set(cell["method"])
+    for typed, words in (
+        ("method.states=device", None),
+        ("method.layers_on=null", None),
+        ("method.states=disk", "ignored"),
+    ):
+        given = configured(["evaluate=x", "method=kprune_plus", typed]).given
+        with nullcontext() if words is None else pytest.raises(UserError, match=words):
+            refuse_unused(given, cell)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +155,8 @@ def test_what_a_finished_cell_lacks_of_a_saved_model(made, tmp_path):
 
 def test_another_task_takes_the_place_of_the_saved_one(made):
     refused(made[0], "task=stsb", "task.max_length=32", words=["has 3 labels", "stsb has 1", "score"])
-    refused(made[0], "+experiment=squad_80pct", words=["would be ignored", "+experiment=squad_80pct"])
+    for typed in ("+experiment=squad_80pct", "+experiment=[squad_80pct]", "+experiment='squad_80pct'"):
+        refused(made[0], typed, words=["would be ignored", typed])
 
 
 def test_a_folder_that_is_none(tmp_path, monkeypatch):

@@ -89,6 +89,19 @@ def test_the_command_lines_settings_go_before_the_grids_and_a_variants_own_befor
     assert tokens("calibration.tokens=1000") == [1000, 1000], "what has become the same cell is one"
 
 
+def test_two_cells_that_no_folder_tells_apart_are_refused(tmp_path):
+    grid = small("sensitivity", variants=[[], ["latency.batch_size=8"]])
+    with pytest.raises(UserError, match="latency.batch_size=8 flops_reduction=.* would have one folder") as error:
+        cells_of(grid, str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["it's", "a=b", "two words", "[x]"])
+def test_results_may_go_to_any_folder(tmp_path, name):
+    (cell,) = cells_of(small("ablation", variants=[[]], tasks=["mrpc"]), str(tmp_path / name))
+    assert cell.folder.is_relative_to(tmp_path / name)
+
+
 def test_a_rule_is_for_its_methods_and_tasks_and_everything_else_goes_before_it(tmp_path):
     grid = Grid.read("retrained", small=False)
     assert "method.max_examples=10000" in grid.settings_of("ebert", "sst2")

@@ -10,6 +10,7 @@ from world import overrides
 from experiments.cell.identity import contents, identity_of, sha256_of
 from experiments.config.cell import configured
 from experiments.store import results
+from experiments.store.record import CheckpointUsed
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
 
@@ -31,9 +32,8 @@ def test_where_states_lie_is_told_if_it_is_chosen():
 
 
 def test_where_examples_are_counted_tokens_are_not():
-    cells = [configured(["task=mrpc", "calibration.examples=9", *more]) for more in ([], ["calibration.tokens=500"])]
-    assert identity_of(cells[0]) == identity_of(cells[1])
-    assert [cell.variant.plain() for cell in cells] == [{"examples": 9}] * 2
+    cell = configured(["task=mrpc", "calibration.examples=9"])
+    assert "tokens" not in identity_of(cell)["calibration"] and cell.variant.plain() == {"examples": 9}
 
 
 def test_changed_data_are_another_configuration(world, tmp_path):
@@ -44,7 +44,8 @@ def test_changed_data_are_another_configuration(world, tmp_path):
     named = ["task.train_file", "task.evaluation_file", "calibration.file", "model.checkpoint"]
     parts = ["model.checkpoint (tokenizer)", "model.checkpoint (config.json)"]
     paths = [*files.values(), tmp_path / "checkpoint"]
-    config = configured([*overrides(world), *(f"{n}={path}" for n, path in zip(named, paths, strict=True))])
+    given = [f"{name}={path}" for name, path in zip(named, paths, strict=True)]
+    config = configured([*overrides(world), "calibration.tokens=100000", *given])
     before = identity_of(config)
     assert list(before["contents"]) == [*named, *parts]
     inside = [tmp_path / "checkpoint" / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
@@ -81,6 +82,34 @@ def test_the_mirrors_reference_checkpoint_is_part_of_a_cell(world, tmp_path, mon
     assert list(before["contents"]) == ["reference", "reference (tokenizer)", "reference (config.json)"]
     (reference / file).write_bytes((reference / file).read_bytes() + b" ")
     assert identity_of(config) != before
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("task", ["wikitext2", "mrpc"], ids=["pruned as it is", "fine-tuned first"])
+def test_the_pretrained_model_is_part_of_a_cell_if_nothing_goes_before_it(world, tmp_path, file, task):
+    shutil.copytree(world / "checkpoint", tmp_path / "model")
+    config = configured([f"task={task}", "model=smollm2", f"model.pretrained={tmp_path / 'model'}"])
+    before = identity_of(config)
+    assert list(before["contents"]) == ["pretrained", "pretrained (tokenizer)", "pretrained (config.json)"]
+    (tmp_path / "model" / file).write_bytes((tmp_path / "model" / file).read_bytes() + b" ")
+    assert identity_of(config) != before
+    given = configured([f"task={task}", "model=smollm2", f"model.checkpoint={tmp_path / 'model'}"])
+    assert not any(name.startswith("pretrained") for name in contents(given))
+
+
+def test_a_record_from_before_pretrained_models_were_told_of_stands_if_its_weights_are_these(world, tmp_path):
+    config = configured(["task=wikitext2", "model=smollm2", f"model.pretrained={world / 'checkpoint'}"])
+    identity = identity_of(config)
+    before = {name: value for name, value in identity.items() if name != "contents"}
+    weights = identity["contents"]["pretrained"]
+    for source, sha256 in (("pretrained", weights), ("cache", "of what was fine-tuned")):
+        results.write_json(tmp_path / "result.json", record(config=before, checkpoint=CheckpointUsed(source, sha256)))
+        assert results.finished(tmp_path, identity)
+    results.write_json(
+        tmp_path / "result.json", record(config=before, checkpoint=CheckpointUsed("pretrained", "0" * 64))
+    )
+    with pytest.raises(UserError, match=f'contents.pretrained was "{"0" * 64}", is "{weights}"'):
+        results.finished(tmp_path, identity)
 
 
 def test_a_methods_version_is_part_of_a_cell(monkeypatch):

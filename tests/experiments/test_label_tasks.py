@@ -138,7 +138,7 @@ def test_a_task_of_one_label_and_a_model_of_several_do_not_meet(run, rows, check
 
 def test_labels_of_a_calibration_file(run, rows, checkpoint, tmp_path):
     several = ["task.text=[text]", "task.label=labels", "task.problem=multi_label", f"task.train_file={rows()}"]
-    several += [f"model.checkpoint={checkpoint}", "method=kwon", "flops_reduction=0.4"]
+    several += [f"model.checkpoint={checkpoint}", "method=kwon", "flops_reduction=0.4", "calibration.tokens=100000"]
     for label, wrong in (
         ([0, 1, 1], None),
         (1, "not a list of 3 numbers"),

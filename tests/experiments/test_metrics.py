@@ -126,7 +126,7 @@ def test_f1_of_several_labels_is_scikit_learns():
         assert Predictions(metric, values).score == pytest.approx(100 * f1_score(gold, predicted, average=average))
 
 
-def test_nothing_foreseen_is_0():
+def test_nothing_predicted_is_0():
     nothing = counts.counted(np.zeros((5, 1), dtype=bool), np.ones((5, 1), dtype=bool))
     assert Predictions("f1", nothing).score == 0
     same = counts.counted(one_hot(np.zeros(5, dtype=int), 2), one_hot(np.array([0, 1, 0, 1, 1]), 2))

@@ -68,6 +68,13 @@ def test_training_examples_are_queries_and_documents_each_once(search):
     assert [example["input_ids"] for example in training] == [tiny_tokenizer()(text)["input_ids"] for text in texts]
 
 
+def test_texts_without_room_are_refused(search, tokenizer):
+    task = build_task(SEARCH | {"max_length": 1})
+    for make in (task.training, task.evaluation):
+        with pytest.raises(UserError, match="task.max_length=1 leaves no room for a text"):
+            make(tokenizer)
+
+
 def test_every_different_document_is_searched_for_every_different_query(search):
     evaluation = build_task(SEARCH).evaluation(tiny_tokenizer())
     assert (evaluation.size, len(evaluation.examples)) == (17, 17 + 14)

@@ -27,6 +27,13 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         *((f"calibration.tokens={value}", "number above 0") for value in ("abc", "null", "-5", "inf")),
         *((f"calibration.examples={value}", "whole number from 1") for value in ("abc", "0", "2.5")),
         ("'calibration.file=set.json' 'calibration.examples=3'", "calibration.file has its examples already"),
+        ("'calibration.file=set.json' 'calibration.tokens=5'", "calibration.tokens=5 would be ignored"),
+        ("'calibration.examples=3' 'calibration.tokens=5'", "calibration.examples=3 counts examples"),
+        (
+            "'method=wanda' 'sparsity=0.5' 'latency.batch_size=8'",
+            "latency.batch_size=8 latency.sequence_length=8 is never",
+        ),
+        ("'method=ebert' 'latency.batch_size=8'", "latency.batch_size=8 latency.sequence_length=8 is never"),
         *((f"{name}=null", f"{name}=") for name in ("device", "outputs", "budget", "grain", "force")),
         *((f"latency.batch_size={value}", "whole number from 1") for value in ("0", "abc")),
         ("latency.sequence_length=abc", "whole number from 1"),

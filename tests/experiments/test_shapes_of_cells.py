@@ -1,5 +1,6 @@
 """The speed-up of every distinct shape of a file of cells, timed in one run."""
 
+import shutil
 import sys
 from functools import partial
 
@@ -50,6 +51,19 @@ def test_cells_of_one_shape_share_a_timing_and_nothing_else_changes(write_cell, 
     assert one["latency_pruned_ms"] != whole["latency_pruned_ms"]
     assert one["latency_speedup"] == pytest.approx(one["latency_dense_ms"] / one["latency_pruned_ms"], rel=1e-4)
     pd.testing.assert_frame_equal(before.drop(columns=names), after.drop(columns=names))
+
+
+def test_collecting_again_keeps_the_times_of_the_same_runs(write_cell, time_again, tmp_path):
+    again = write_cell(model="tiny", task="mrpc", **SMALL).parent
+    write_cell(model="tiny", task="stsb", **SMALL)
+    _, _, after = time_again()
+    shutil.rmtree(again)
+    write_cell(model="tiny", task="mrpc", **SMALL, pruning_seconds=1.0)
+    collect(tmp_path / "outputs", tmp_path / "cells.csv")
+    collected = load(tmp_path / "cells.csv")
+    names = [name for name in after if name.startswith("latency_")]
+    pd.testing.assert_frame_equal(collected.loc[[1], names], after.loc[[1], names])
+    assert collected["latency_speedup"][0] == 2.5, "another run brings its own"
 
 
 def test_a_timed_model_has_the_widths_of_its_cell(monkeypatch):

@@ -86,6 +86,13 @@ def test_examples_are_single_sentences_without_values(write_split):
     assert all("label" not in example for example in training)
 
 
+def test_texts_without_room_are_refused(pairs, tokenizer):
+    task = build_task(PAIRS | {"max_length": 1})
+    for make in (task.training, task.evaluation):
+        with pytest.raises(UserError, match="task.max_length=1 leaves no room for a text"):
+            make(tokenizer)
+
+
 def test_the_score_is_that_of_the_cosines(pairs, encoder):
     model, task = AutoModel.from_pretrained(encoder()).eval(), build_task(PAIRS)
     cosines = []

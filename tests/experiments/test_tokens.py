@@ -194,6 +194,13 @@ def test_a_slow_tokenizer_is_refused(file):
         build_task(OWN | {"train_file": file(), "evaluation_file": file()}).tokenise_training(Slow())
 
 
+def test_an_example_without_room_for_a_word_is_refused(file):
+    task = build_task(OWN | {"train_file": file(), "evaluation_file": file(), "max_length": 1})
+    for make in (task.training, task.evaluation):
+        with pytest.raises(UserError, match="task.max_length=1 leaves no room for a text"):
+            make(word_pieces())
+
+
 def test_gold_is_the_same_whatever_the_tokenizer_cuts(file):
     task = build_task(OWN | {"train_file": file(), "evaluation_file": file(), "max_length": 4})
     assert task.evaluation(word_pieces()).gold == [row["tags"] for row in ROWS]

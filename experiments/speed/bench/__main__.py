@@ -4,7 +4,7 @@ The unit is one float32 dense forward pass over the same tokens, sorted by lengt
 process before and after. Every method runs in a process of its own; its peak memory is what the process reached (of the
 GPU's, with `--device cuda`) beyond what it held with model and data loaded. Weights, tokens and labels are random, lengths
 are like MRPC's; 80 % of FLOPs are removed, or what a method reaches. `whole_model` is the authors' way
-(`experiments/bench/reference.py`), `floor` what the exact method can't do without: L + 3 forwards, Gram matrices and
+(`experiments/speed/bench/reference.py`), `floor` what the exact method can't do without: L + 3 forwards, Gram matrices and
 solves. K-prune runs with one λ: each of several costs as much again. `kprune_plus:precision=reduced` is a method with its passes in
 reduced precision, `kprune_plus:flops_reduction=0.5_0.6_0.7` one that prunes to several reductions of one calibration set, what they
 share measured once. The rows of one shape and token count are measured one
@@ -57,6 +57,7 @@ COLUMNS = (
 )
 """`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
 tokens; `stages` are seconds, of several reductions those of the last."""
+KEY = ("shape", "tokens", "method", "device")
 BESIDE_METHODS = ("floor", "whole_model")
 
 
@@ -141,9 +142,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Put the rows of one shape and token count in the place of those that the file has of them."""
+    """Put rows in the place of those that the file has of the same shape, token count, method and device."""
     stages = [" ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items()) for r in rows]
-    measurements.put(file, COLUMNS, ("shape", "tokens"), [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
+    measurements.put(file, COLUMNS, KEY, [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
 
 
 @command
