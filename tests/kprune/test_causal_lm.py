@@ -83,17 +83,10 @@ def test_how_a_model_generates_is_saved(make, format, tmp_path):
     assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("{", "generation_config.json is damaged"),
-        ('{"max_length": 1e400, "top_k": 99999999999}', "has the number 99999"),
-    ],
-)
-def test_a_tampered_generation_config_is_one_line(content, message, tmp_path):
+def test_a_damaged_generation_config_is_one_line(tmp_path):
     folder = kprune.prune(tiny_llama(), [texts()], 0.5, "magnitude").save(tmp_path / "small")
-    (folder / "generation_config.json").write_text(content)
-    with pytest.raises(kprune.UserError, match=message) as error:
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(kprune.UserError, match="generation_config.json is damaged") as error:
         kprune.load(folder)
     assert "\n" not in str(error.value)
 

@@ -154,7 +154,7 @@ def test_models_that_llama_cpp_has_no_architecture_for():
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install 'kprune\\[gguf\\]'"):
+    with pytest.raises(UserError, match="pip install '.\\[gguf\\]' in a clone"):
         check_format("gguf")
 
 
