@@ -78,8 +78,11 @@ def explained(error: Exception) -> str:
         return f"""an option has {unknown[1]}, which is read in quotes alone: write it as in 'task.label="größe"'"""
     if setting := re.match(r"Could not override '([^']+)'", message):
         room, _, leaf = setting[1].partition(".")
-        if room == "task" and (tasks := _tasks_with(leaf)):
-            return f"{setting[1]} is no setting of this task: it is one of task={', '.join(tasks)}"
+        if room in ("task", "method") and (names := _files_with(room, leaf)):
+            return (
+                f"{setting[1]} is no setting of this {room}: it is one of {room}={', '.join(names)}; in a sweep over these, write "
+                f"++{setting[1]}="
+            )
         return (
             f"{setting[1]} is unknown: use a setting of conf/{f'{room}/' if (CONF / room).is_dir() else 'config.yaml'}"
         )
@@ -88,10 +91,15 @@ def explained(error: Exception) -> str:
     return message
 
 
-def _tasks_with(setting: str) -> list[str]:
-    """Return the tasks of conf/task that have a setting."""
-    files = sorted((CONF / "task").glob("*.yaml"))
-    return [file.stem for file in files if setting in yaml.safe_load(file.read_text(encoding="utf-8"))]
+def _files_with(group: str, setting: str) -> list[str]:
+    """Return the names of a group's files that have a setting, such as recipe.epochs."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    return [file.stem for file in files if _has(yaml.safe_load(file.read_text(encoding="utf-8")), setting)]
+
+
+def _has(content: Any, setting: str) -> bool:
+    first, _, rest = setting.partition(".")
+    return isinstance(content, dict) and first in content and (not rest or _has(content[first], rest))
 
 
 def is_of_a_group(error: Exception) -> bool:
