@@ -65,13 +65,7 @@ class Numbers:
 
     def cost(self, end: str, method: str, reference: str) -> str:
         """Return the lowest or highest ratio of two methods' pruning times, over cells that are the same but for the method."""
-        same = ["task", "model", "target", "tokens", "seed", "device"]
-        times = self.cells[self.cells["variant"].map(without_calibration) == ""].fillna({"device": ""})
-        times = times.set_index(["method", *same])
-        seconds = times["pruning_seconds"]
-        if not {method, reference} <= set(self.cells["method"]):
-            return MISSING
-        ratios = (seconds[method] / seconds[reference]).dropna()
+        ratios = self.ratios("pruning_seconds", "device", method, reference)
         return MISSING if ratios.empty else number(extreme(end, ratios), "{:.1f}")
 
     def bench(self, end: str, method: str, reference: str) -> str:
@@ -88,12 +82,7 @@ class Numbers:
 
     def relative_speed(self, method: str, reference: str) -> str:
         """Return the geometric mean ratio of two methods' speed-ups, over cells that are the same but for the method."""
-        same = ["task", "model", "target", "tokens", "seed", "latency_device"]
-        cells = self.cells[self.cells["variant"].map(without_calibration) == ""].set_index(["method", *same])
-        if not {method, reference} <= set(self.cells["method"]):
-            return MISSING
-        speeds = cells["latency_speedup"]
-        logs = np.log((speeds[method] / speeds[reference]).dropna())
+        logs = np.log(self.ratios("latency_speedup", "latency_device", method, reference))
         return MISSING if logs.empty else number(np.exp(logs.mean()))
 
     def speedup(self, end: str, file: str, *chosen: str) -> str:
@@ -115,6 +104,15 @@ class Numbers:
             return number(dense_parameters(shape) / 1e6, "{:.1f}")
         *skips, slicing = which
         return number((skip_parameters if skips else sliced_parameters)(shape, float(slicing)) / 1e6, "{:.1f}")
+
+    def ratios(self, column: str, machine: str, method: str, reference: str) -> pd.Series:
+        """Return the ratios of two methods' values, over cells that are the same but for the method, the machine included."""
+        same = ["task", "model", "target", "tokens", "seed", machine]
+        cells = self.cells[self.cells["variant"].map(without_calibration) == ""].fillna({machine: ""})
+        values = cells.set_index(["method", *same])[column]
+        if not {method, reference} <= set(cells["method"]):
+            return values[:0]
+        return (values[method] / values[reference]).dropna()
 
     def losses(self, method: str, target: str, tokens: str) -> pd.Series:
         """Return the points lost on each task, means over seeds."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from records import FIRST_VERSION
 
 from analysis.aggregate import GROUP, aggregate, settings
 from analysis.numbers import Numbers
@@ -80,19 +81,10 @@ def test_two_schedules_of_a_retrained_method_are_no_two_seeds(write_cell, output
 
 
 def test_times_of_two_machines_have_no_mean(write_cell, outputs):
-    point = {
-        "batch_size": 32,
-        "sequence_length": 128,
-        "threads": 2,
-        "dense_ms": 100.0,
-        "pruned_ms": 40.0,
-        "speedup": 2.5,
-    }
+    latency = FIRST_VERSION["latency"]
     for seed, device in enumerate(("a CPU", "a GPU")):
-        write_cell(seed=seed, device=device, pruning_seconds=10.0**seed, latency={"device": "a CPU", **point})
-        write_cell(
-            seed=seed, device="a CPU", method="kwon", latency={"device": "a CPU", **point, "batch_size": 1 + seed}
-        )
+        write_cell(seed=seed, device=device, pruning_seconds=10.0**seed, latency=latency)
+        write_cell(seed=seed, device="a CPU", method="kwon", latency=latency | {"batch_size": 1 + seed})
     table = aggregate(load(outputs)).set_index("method")
     assert table["pruning_seconds"].isna().to_dict() == {"kprune": True, "kwon": False}
     for column in ("latency_dense_ms", "latency_pruned_ms", "latency_speedup"):

@@ -1,12 +1,12 @@
 """Single numbers of the pages' prose."""
 
 import pytest
+from records import FIRST_VERSION
 
 from analysis.numbers import Numbers, made
 from analysis.records import load
 
 CONFIG = {"method": {"lambdas": [0.1], "mu": 1.0, "knowledge": {"temperature": 2.0}}}
-LATENCY = {"device": "cpu", "batch_size": 32, "sequence_length": 128, "threads": 2, "dense_ms": 4.0, "pruned_ms": 1.0}
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def numbers(write_cell, outputs, tmp_path):
                     variant={"tokens": tokens},
                     config=CONFIG | {"calibration": {"tokens": tokens}},
                     pruning_seconds=seconds * (1.5 if task == "rte" and method == "kprune" else 1),
-                    latency=LATENCY | {"speedup": 4.0 if method == "kprune" else (1.0 if task == "rte" else 2.0)},
+                    latency=FIRST_VERSION["latency"]
+                    | {"speedup": 4.0 if method == "kprune" else (1.0 if task == "rte" else 2.0)},
                 )
     (tmp_path / "latency.csv").write_text("runtime,speedup\neager,3.96\ncompile,5.04\nonnx,2.0\n")
     (tmp_path / "bench.csv").write_text(

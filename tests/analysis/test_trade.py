@@ -1,10 +1,9 @@
 import pytest
+from records import FIRST_VERSION
 
 from analysis.aggregate import aggregate
 from analysis.records import load
 from analysis.tables import TABLES
-
-LATENCY = {"device": "cpu", "batch_size": 32, "sequence_length": 128, "threads": 2, "dense_ms": 4.0, "pruned_ms": 1.0}
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def cells(write_cell, outputs):
         ("qnli", "0.8", 50.0, 1.0),
     ):
         method = {"method": "kprune_plus", "target": target, "flops_reduction_requested": float(target)}
-        more = {"params_reduction": float(target) - 0.1, "latency": LATENCY | {"speedup": speedup}}
+        more = {"params_reduction": float(target) - 0.1, "latency": FIRST_VERSION["latency"] | {"speedup": speedup}}
         write_cell(task=task, dense_score=80.0, score=score, **method, **more)
     write_cell(task="mrpc", method="kwon", dense_score=80.0, score=79.0)
     return aggregate(load(outputs))
