@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kprune import processes
-from kprune.data import part_of, per_example, rows_of, size_of
+from kprune.data import OF_EXAMPLES, part_of, per_example, rows_of, size_of
 from kprune.errors import UserError
 from kprune.models import Context, ModelView
 from kprune.models.view import on_device
@@ -78,6 +78,11 @@ class CalibrationState:
         return self.batch["attention_mask"].device
 
     @property
+    def stays(self) -> bool:
+        """Tell whether the hidden states stay where they are worked on."""
+        return isinstance(self._storage, Device)
+
+    @property
     def real(self) -> Tensor:
         """Return [B, T] bool, False at padding."""
         return self.batch["attention_mask"].bool()
@@ -95,9 +100,17 @@ class CalibrationState:
 
     def rows(self, which: slice) -> "CalibrationState":
         """Return some of the batch's examples, where they stand now."""
-        rows = rows_of(self.batch, which)
-        states = self.context.rows(rows), self.student[rows], self.teacher[rows]
-        return CalibrationState(part_of(self.batch, which), *states, self._storage)
+        part = self.at(rows_of(self.batch, which))
+        part.batch = part_of(self.batch, which)
+        return part
+
+    def at(self, rows: slice | Tensor) -> "CalibrationState":
+        """Return some of the batch's rows, given by their numbers or as a slice, without what it has of examples."""
+        batch = {name: value[rows] for name, value in self.batch.items() if name not in OF_EXAMPLES}
+        part = CalibrationState(batch, self.context.rows(rows), self.student[rows], self.teacher[rows], self._storage)
+        target = self.target
+        part.target = None if target is None else target[rows]
+        return part
 
 
 @torch.no_grad()

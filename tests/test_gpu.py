@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from choices import choices_batch, tiny_chooser
+from families import tiny_classifier
+from language import tiny_llama
 from retrained import RETRAINED, kill_before
-from tiny import tiny_batch, tiny_labelled, tiny_model
+from tiny import tiny_batch, tiny_calibration, tiny_labelled, tiny_model
 from world import run
 
 import kprune
@@ -23,14 +25,21 @@ from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
 from kprune.contract import ZEROS, Job, PruningData
+from kprune.methods.kprune_plus import algorithm, refit
 from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.models.view import on_device
 from kprune.objectives import objective_of
+from kprune.recorded import Recorded
 from kprune.target import Target
 
 pytestmark = pytest.mark.gpu
+CASES = {
+    "bert": tiny_model,
+    "llama": lambda: tiny_llama(vocab_size=99).double(),
+    "deberta-v2": lambda: tiny_classifier("deberta-v2").double(),
+}
 UNSTABLE = ("kprune_official", "kprune_official_two_lambdas")
 """Float32 normal equations without a ridge, on fewer tokens than neurons: two runs on one CPU differ."""
 CLOSED_FORM = [
@@ -81,6 +90,27 @@ def test_a_model_of_multiple_choice_is_the_same_as_on_the_cpu(name):
     assert there.model.device.type == "cuda" and here.plan.kept == there.plan.kept
     ids = batches[0]["input_ids"]
     torch.testing.assert_close(there.model(ids.cuda()).logits.cpu(), here.model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_refit_that_is_recorded_is_the_refit(case, monkeypatch):
+    """Of a family that can be recorded, and of one whose attention moves a number to the GPU in every pass."""
+    model = CASES[case]().to("cuda")
+    recorded = []
+    record = Recorded._record
+    monkeypatch.setattr(Recorded, "_record", lambda self: (record(self), recorded.append(self.records)))
+    monkeypatch.setattr(algorithm, "TOKENS", 32)
+    found = []
+    for records in (True, False):
+        if not records:
+            monkeypatch.setattr(refit, "Recorded", lambda function, *_: function)
+        data = PruningData(tiny_calibration(48, longest=12))
+        job = Job(model, objective_of(model), data, FlopsBudget(0.6, 8.0))
+        found.append(find_method("kprune_plus").prune(job))
+    assert found[0].plan.kept == found[1].plan.kept
+    for a, b in zip(found[0].model.parameters(), found[1].model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert recorded and (case == "deberta-v2" or all(recorded))
 
 
 @pytest.mark.parametrize("name", UNSTABLE)

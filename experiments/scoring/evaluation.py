@@ -63,7 +63,7 @@ def predict(
     little is padded; the longest go first, so that a batch that does not fit in memory fails at once.
 
     Args:
-        reduce: gives what is kept of an example's logits.
+        reduce: gives what is kept of an example's logits, which are still on the device.
 
     Raises:
         UserError: a logit is not finite.
@@ -77,14 +77,14 @@ def predict(
             for start in range(0, len(order), batch_size):
                 indices = order[start : start + batch_size]
                 batch = on_device(collate([examples[i] for i in indices], pad_token_id), device)
-                read = objective.answers(model(**model_inputs(batch)), batch).float().cpu()
+                read = objective.answers(model(**model_inputs(batch)), batch).float()
                 if not torch.isfinite(read).all():
                     raise UserError(
                         "the model's logits are not finite: its weights are damaged or overflow on "
                         "this device; check the checkpoint, or use another device or float32"
                     )
                 for i, row in zip(indices, read, strict=True):
-                    logits[i] = reduce(objective.crop(row, len(examples[i]["input_ids"])), examples[i])
+                    logits[i] = reduce(objective.crop(row, len(examples[i]["input_ids"])), examples[i]).cpu()
                 bar.update(len(indices))
     finally:
         model.train(was_training)

@@ -52,7 +52,11 @@ class EvaluationSet:
         return hashlib.sha256(json.dumps([list(self.examples), list(self.gold)]).encode()).hexdigest()
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
-        """Return what is kept of one example's logits until all are there: all of them, unless that is too much."""
+        """Return what is kept of one example's logits until all are there: all of them, unless that is too much.
+
+        Args:
+            logits: where the model is: a vocabulary's are hundreds of megabytes, which a GPU sums up in no time.
+        """
         return logits
 
     def predictions(self, logits: list[Tensor]) -> Predictions:

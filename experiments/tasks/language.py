@@ -250,7 +250,7 @@ class WindowEvaluation(EvaluationSet):
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
         """Return a window's loss in place of its logits, [T, vocabulary]: all windows' would not fit in memory."""
-        labels = torch.tensor(example["input_ids"][1:])
+        labels = torch.tensor(example["input_ids"][1:], device=logits.device)
         return F.cross_entropy(logits[:-1].float(), labels)
 
     def predictions(self, logits: list[Tensor]) -> Predictions:

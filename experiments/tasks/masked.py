@@ -78,7 +78,7 @@ class MaskedEvaluation(WindowEvaluation):
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
         """Return a window's loss in place of its logits, [P, vocabulary]."""
-        labels = torch.tensor([label for label in example["label"] if label != IGNORED])
+        labels = torch.tensor([label for label in example["label"] if label != IGNORED], device=logits.device)
         return F.cross_entropy(logits[: len(labels)].float(), labels)
 
 

@@ -34,7 +34,7 @@ class Vocabulary(Objective):
         for example, key in zip(logits, keys.tolist(), strict=True):
             generator = torch.Generator().manual_seed(key)
             parts = [
-                self._root(z, temperature, vocabulary_signs(len(z), z.shape[-1], generator))
+                self._root(z, temperature, vocabulary_signs(len(z), z.shape[-1], generator, z.device))
                 for z in example.split(CHUNK)
             ]
             roots.append(torch.stack(parts).sum())
@@ -49,7 +49,9 @@ class Vocabulary(Objective):
         return (v * logits).sum()
 
 
-def vocabulary_signs(tokens: int, classes: int, generator: torch.Generator) -> Tensor:
+def vocabulary_signs(
+    tokens: int, classes: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Tensor:
     """Return ±1 [tokens, classes], int8, of which any two classes' signs are independent: all that the Fisher asks for.
 
     Of classes laid out in a square, each has the product of its row's and its column's sign, so that a vocabulary of 50,000
@@ -57,5 +59,6 @@ def vocabulary_signs(tokens: int, classes: int, generator: torch.Generator) -> T
     """
     rows = math.isqrt(classes - 1) + 1
     # A token after the other, so that padding behind them changes no draw.
-    of_row, of_column = (2 * torch.randint(2, (tokens, 2, rows), dtype=torch.int8, generator=generator) - 1).unbind(1)
+    drawn = 2 * torch.randint(2, (tokens, 2, rows), dtype=torch.int8, generator=generator) - 1
+    of_row, of_column = drawn.to(device).unbind(1)
     return (of_row[:, :, None] * of_column[:, None, :]).flatten(1)[:, :classes]

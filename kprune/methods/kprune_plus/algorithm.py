@@ -10,7 +10,7 @@ from torch import Tensor
 from kprune import processes
 from kprune.clock import Clock
 from kprune.contract import Job, Outcome
-from kprune.memory import give_back
+from kprune.memory import give_back, pass_tokens
 from kprune.methods.kprune_plus.allocation import allocate_units
 from kprune.methods.kprune_plus.first_pass import FirstPass
 from kprune.methods.kprune_plus.fisher import OutputFisher, metric_root
@@ -26,7 +26,7 @@ from kprune.solve.removal import remove_greedily
 from kprune.storage import storage_at
 from kprune.streams import CalibrationState, calibration_states
 
-# Of a batch, which is a step of the refit: twenty steps an epoch at 20,000 tokens.
+# Of a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
 
 
@@ -60,7 +60,7 @@ class KPrunePlus(FirstPass):
         teacher = view_of(frozen_view(job.model), device)
         storage = storage_at(self.states, teacher.device)
         with clock("embeddings"):
-            states = calibration_states(teacher, job.data.calibration.steps(TOKENS), storage)
+            states = calibration_states(teacher, job.data.calibration.steps(self.pass_tokens(teacher)), storage)
         settings = self.temperature, self.ridge, self.metric_ridge, self.clip, self.states, device
         fishers, curves = job.data.once(
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own, storage)
@@ -90,6 +90,11 @@ class KPrunePlus(FirstPass):
             ridges.append(ridge)
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges, **details})
+
+    def pass_tokens(self, teacher: ModelView) -> int:
+        """Return how many tokens, padding counted, go through a block at once: of several steps, if a GPU has them all."""
+        alone = processes.count() == 1 and not self.small_memory and teacher.device.type != "cpu"
+        return pass_tokens(teacher) if alone else TOKENS
 
     def allocation(
         self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock
@@ -212,7 +217,7 @@ class KPrunePlus(FirstPass):
         before = explained(block, problem, root)
         parameters = own_parameters(block)
         was = [parameter.clone() for parameter in parameters]
-        descend(block, states, weights, root, self.refit_epochs, decided(self.refit_lr))
+        descend(block, states, weights, root, self.refit_epochs, decided(self.refit_lr), TOKENS)
         again = self.problem(block, states, weights)
         ridge = self.solve(block, again, prior)
         if processes.first_says(explained(block, again, root) > before):

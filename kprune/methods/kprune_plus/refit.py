@@ -1,15 +1,21 @@
 """The refit: steps of Adam on what is left of a block, input weights included, towards what it is asked to add."""
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kprune import processes
+from kprune.data import rows_of
 from kprune.errors import UserError
 from kprune.models import Block
 from kprune.models.surgery import output_weight
+from kprune.recorded import Recorded
 from kprune.solve.least_squares import LeastSquares
 from kprune.streams import CalibrationState
 
@@ -37,6 +43,7 @@ def descend(
     root: Tensor,
     epochs: int,
     lr: float,
+    tokens: int,
 ) -> None:
     """Take steps of Adam on Σ_t w_t ‖R (r_t − Sub_S(X_S)_t)‖² over the block's own weights, in place.
 
@@ -44,10 +51,12 @@ def descend(
     are given, but it does to features that are too few for their target. No gradient leaves the block.
 
     Args:
-        states: a step each, by their number, in another order in every epoch; r is what they ask of the block.
+        states: in another order in every epoch; r is what they ask of the block.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
+        tokens: of a step, padding counted; a state with more of them makes several. Of several processes, each has its rows
+            of a step, which is a state.
 
     Raises:
         UserError: the steps lead to what is not finite.
@@ -55,40 +64,131 @@ def descend(
     parameters = own_parameters(block)
     metric = root.T @ root
     metric = (metric / metric.diagonal().mean()).to(parameters[0].dtype)
-    tokens = processes.total(sum(int(state.real.sum()) for state in states))
-    steps = {state.number: (state, w) for state, w in zip(states, weights, strict=True)}
+    descent = Descent(block, parameters, metric, lr)
+    steps: dict[int, Callable[[float], None]] = {}
+    for state, w in zip(states, weights, strict=True):
+        own = descent.steps(state, w * state.real, tokens)
+        steps |= {state.number: own[0]} if processes.count() > 1 else dict(enumerate(own, len(steps)))
     count = int(processes.gathered(torch.tensor(list(steps))).max()) + 1
-    optimiser = torch.optim.Adam(parameters, lr, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * count)
+    descent.factor = count / processes.total(sum(int(state.real.sum()) for state in states))
     generator = torch.Generator().manual_seed(0)
     for parameter in parameters:
         parameter.requires_grad_(True)
-    for _ in range(epochs):
-        for number in torch.randperm(count, generator=generator).tolist():
-            optimiser.zero_grad()
-            if number in steps:
-                state, w = steps[number]
-                differentiate(block, state, w * state.real, metric, count / tokens)
-            add_up_gradients(parameters)
-            optimiser.step()
-            schedule.step()
+    orders = [torch.randperm(count, generator=generator).tolist() for _ in range(epochs)]
+    for share, number in zip(falling(epochs * count), chain.from_iterable(orders), strict=True):
+        steps.get(number, descent.without_rows)(share)
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
     if not all(torch.isfinite(p).all() for p in parameters):
         raise UserError(f"the refit of a block leads to no finite weights: lower refit_lr={lr:g}")
 
 
-def add_up_gradients(parameters: Sequence[Tensor]) -> None:
-    """Set gradients to their sums over all processes that share the work; one may have no example of a step."""
-    if processes.count() > 1:
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            processes.add_up([parameter.grad])
+def falling(count: int) -> Iterator[float]:
+    """Give the share of the learning rate for each of so many steps: from 1 towards 0, in a line (torch's `LinearLR`)."""
+    share = 1.0
+    for left in range(count, 0, -1):
+        yield share
+        share *= 1 - 1 / left
+
+
+class Descent:
+    """Steps of Adam on a block's weights. On a GPU, the step of a state is recorded once, and replayed for other rows of it.
+
+    Args:
+        metric: M = RᵀR [d, d].
+        lr: of the first step.
+
+    Attributes:
+        factor: what a step's sum over its tokens is multiplied by.
+    """
+
+    def __init__(self, block: Block, parameters: Sequence[Tensor], metric: Tensor, lr: float):
+        self.block, self.parameters, self.metric, self.lr = block, parameters, metric, lr
+        self.factor = 1.0
+        on_gpu = parameters[0].is_cuda
+        # A number would be recorded as it is.
+        self.rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
+        self.optimiser = torch.optim.Adam(parameters, self.rate, fused=True, capturable=on_gpu)
+        self.pool = torch.cuda.graph_pool_handle() if on_gpu else None
+
+    def steps(self, state: CalibrationState, weights: Tensor, tokens: int) -> list[Callable[[float], None]]:
+        """Return the steps of a state, functions of the share of the learning rate.
+
+        Args:
+            weights: w_t [B, T], 0 at padding.
+        """
+        parts = shares(state, tokens)
+        # What a recorded step reads is where it was.
+        rows, counted = (tensor.clone() for tensor in parts[0])
+
+        def step() -> None:
+            if len(parts) == 1:
+                self.step(state, weights)
+            else:
+                self.step(state.at(rows), weights[rows] * counted[:, None])
+
+        run = Recorded(step, state.device, self.pool) if state.stays and processes.count() == 1 else step
+
+        def take(part: tuple[Tensor, Tensor], share: float) -> None:
+            self.set_rate(share)
+            rows.copy_(part[0])
+            counted.copy_(part[1])
+            run()
+
+        return [partial(take, part) for part in parts]
+
+    def without_rows(self, share: float) -> None:
+        """Take a step of which this process has no example."""
+        self.set_rate(share)
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.move()
+
+    def set_rate(self, share: float) -> None:
+        """Set the learning rate to a share of the first step's."""
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(share * self.lr)
+        else:
+            self.optimiser.param_groups[0]["lr"] = share * self.lr
+
+    def step(self, state: CalibrationState, weights: Tensor) -> None:
+        """Take a step for the tokens of a state."""
+        differentiate(self.block, state, weights, self.metric, self.factor)
+        self.move()
+
+    def move(self) -> None:
+        """Move the weights against the sum of the gradients of all processes."""
+        if processes.count() > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                processes.add_up([parameter.grad])
+        with warnings.catch_warnings():
+            # Of an optimiser that can be recorded and takes a step that is not.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            self.optimiser.step()
+
+
+def shares(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
+    """Return a state's rows in parts of one size, of about so many tokens, padding counted, and of one example at least.
+
+    Returns:
+        per part, the rows' numbers [b], and 1 for those that count, 0 for those that are in another part, too [b].
+    """
+    examples = state.examples
+    size = math.ceil(examples / math.ceil(state.real.numel() / tokens))
+    found = []
+    for end in range(size, examples + size, size):
+        last = min(end, examples)
+        numbers = torch.arange(len(state.real), device=state.device)
+        rows = numbers[rows_of(state.batch, slice(last - size, last))]
+        counted = rows >= numbers[rows_of(state.batch, slice(end - size, None))][0]
+        found.append((rows, counted))
+    return found
 
 
 def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
-    """Add the gradient of `factor` times Σ_t w_t mᵀ M m of a state's tokens to those of the block's weights.
+    """Set the gradients of the block's weights to that of `factor` times Σ_t w_t mᵀ M m of a state's tokens.
 
     With respect to what is missing, m, it is 2 w M m; autograd through the sum would multiply by M once more. M is symmetric, and
     multiplied by as a linear layer, since a step may be coarse where a sum that is solved may not.
@@ -99,7 +199,12 @@ def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric
     """
     with torch.enable_grad():
         m = missing(block, state)
-    m.backward(2 * factor * weights[..., None] * F.linear(m.detach(), metric))
+    slope = 2 * factor * weights[..., None] * F.linear(m.detach(), metric)
+    parameters = own_parameters(block)
+    # A weight that nothing hangs on has none.
+    gradients = torch.autograd.grad(m, parameters, slope, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
 
 
 def missing(block: Block, state: CalibrationState) -> Tensor:
