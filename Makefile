@@ -146,6 +146,8 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
+	.venv/bin/python -m experiments.speed.bench --device cuda --shapes bert_base --tokens 98000 \
+		--methods kprune_plus,kprune_plus_fast,kprune,kprune_fast,kprune:precision=reduced --output results/bench_gpu.csv
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 

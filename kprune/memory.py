@@ -14,14 +14,18 @@ GPU_PASS = 6e9
 """Bytes that the graph of a pass may take on a GPU, where small products take as long as large ones."""
 KEPT_PER_FEATURE = 2.7
 """What a graph keeps of a token, over the features and hidden states of all blocks: as measured on BERT-base."""
+KEPT_PER_LOGIT = 4
+"""And over the logits of a vocabulary: themselves, what is read of them, what they are multiplied by, and their gradient."""
 
 
 def pass_tokens(view: "ModelView") -> int:
     """Return how many tokens, padding counted, a pass forward and backward through the whole model takes at once."""
     if view.device.type == "cpu":
         return SMALL_PASS
-    per_token = 4 * KEPT_PER_FEATURE * sum(block.columns + block.hidden_size for block in view.blocks)
-    return max(SMALL_PASS, int(GPU_PASS / per_token))
+    head = view.model.get_output_embeddings()
+    logits = 0 if head is None else len(head.weight)
+    features = sum(block.columns + block.hidden_size for block in view.blocks)
+    return max(SMALL_PASS, int(GPU_PASS / (4 * (KEPT_PER_FEATURE * features + KEPT_PER_LOGIT * logits))))
 
 
 def give_back() -> None:

@@ -34,6 +34,31 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def bench_gpu(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the pruning costs of results/bench_gpu.csv, a row a method; of one measured twice, what it was before, too."""
+    shown = []
+    for method, own in rows.groupby("method", sort=False):
+        now, before = own.iloc[-1], own["seconds"].iloc[-2] if len(own) > 1 else None
+        stages = sorted(parts_of(now["stages"]), key=lambda stage: stage[1], reverse=True)
+        shown.append(
+            {
+                "Method": cost_label(method),
+                "Seconds before": number(before, "{:.1f}"),
+                "Seconds": number(now["seconds"], "{:.1f}"),
+                "Dense forwards": f"{now['units']:.1f}",
+                "Peak memory": number(now["peak_mb"], "{:,.0f} MB"),
+                "Most of it": ", ".join(f"{name} {value:.1f} s" for name, value in stages[:3]),
+            }
+        )
+    return pd.DataFrame(shown)
+
+
+def parts_of(stages: str) -> list[tuple[str, float]]:
+    """Return the seconds of each stage of a row of the benchmark."""
+    pairs = (stage.split("=") for stage in stages.split())
+    return [(name.replace("_", " "), float(seconds)) for name, seconds in pairs]
+
+
 def cost_label(method: str) -> str:
     """Return what a row is called: K-prune (lambdas=[1e-4]); the bench's own rows have words of their own."""
     name, *settings = method.split(":")

@@ -1,10 +1,11 @@
 import copy
+import itertools
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from language import tiny_llama
 from tiny import FAMILY_AND_HEAD, assert_less_than_a_head_over, narrowed, tiny_batch, tiny_calibration, tiny_model
 
 from kprune.budgets import FlopsBudget
@@ -13,7 +14,7 @@ from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet, collate, split
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
-from kprune.memory import SMALL_PASS, pass_tokens
+from kprune.memory import GPU_PASS, SMALL_PASS, pass_tokens
 from kprune.methods.kprune.algorithm import KPrune
 from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
@@ -274,13 +275,22 @@ def test_whole_batches_are_measured_where_the_gradient_is_that_of_a_batch():
 
 
 def test_a_pass_is_larger_on_a_gpu_and_smaller_for_a_large_model():
-    def on_gpu(columns):
-        return SimpleNamespace(
-            device=torch.device("cuda", 0), blocks=[SimpleNamespace(columns=columns, hidden_size=32)]
-        )
+    def on_gpu(model):
+        return pass_tokens(view_of(model, torch.device("cuda", 0)))
 
     assert pass_tokens(view_of(tiny_model())) == SMALL_PASS
-    assert pass_tokens(on_gpu(48)) > 100 * SMALL_PASS and pass_tokens(on_gpu(10**8)) == SMALL_PASS
+    small, large = (on_gpu(tiny_model(layers=layers)) for layers in (1, 4))
+    assert small == pytest.approx(4 * large, abs=4) and large > 100 * SMALL_PASS
+
+
+def test_a_vocabularys_logits_take_their_share_of_a_pass():
+    """Of a decoder, they may be most of what a graph keeps: some 10 GB were taken where 6 were asked for."""
+    sizes = [
+        pass_tokens(view_of(tiny_llama(vocab_size=words), torch.device("cuda", 0))) for words in (60, 6000, 60_000)
+    ]
+    bytes_of_a_token = [GPU_PASS / size for size in sizes]
+    added = [after - before for before, after in itertools.pairwise(bytes_of_a_token)]
+    assert added == pytest.approx([16 * (6000 - 60), 16 * (60_000 - 6000)], rel=0.01)
 
 
 def test_fisher_knowledge_is_half_the_squared_gradient_of_its_roots():
