@@ -125,7 +125,7 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(README_GRID) accuracy $(CELLS) $(THREE) --seeds 0 --reductions 0.8 --methods kwon calibration.examples=2048
 	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/retrained
 	$(README_GRID) retrained --models minilm --outputs $(MEASURED)/retrained --tasks mrpc,stsb --seeds 1,2 \
-		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,ebert,cofi
+		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,cofi
 	$(README_GRID) ablation $(STUDIES) $(THREE) --seeds 0 $(FEWER)
 	$(README_GRID) sensitivity $(STUDIES) --tasks mrpc --seeds 0 $(FEWER)
 	$(README_GRID) accuracy --small --models minilm --outputs $(MEASURED)/few_tokens
