@@ -100,13 +100,13 @@ class CalibrationState:
 
     def rows(self, which: slice) -> "CalibrationState":
         """Return some of the batch's examples, where they stand now."""
-        part = self.at(rows_of(self.batch, which))
-        part.batch = part_of(self.batch, which)
-        return part
+        return self._part(part_of(self.batch, which), rows_of(self.batch, which))
 
     def at(self, rows: slice | Tensor) -> "CalibrationState":
         """Return some of the batch's rows, given by their numbers or as a slice, without what it has of examples."""
-        batch = {name: value[rows] for name, value in self.batch.items() if name not in OF_EXAMPLES}
+        return self._part({name: value[rows] for name, value in self.batch.items() if name not in OF_EXAMPLES}, rows)
+
+    def _part(self, batch: dict[str, Tensor], rows: slice | Tensor) -> "CalibrationState":
         part = CalibrationState(batch, self.context.rows(rows), self.student[rows], self.teacher[rows], self._storage)
         target = self.target
         part.target = None if target is None else target[rows]

@@ -24,6 +24,7 @@ from kprune import checkpoint
 from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
+from kprune.captured import Captured
 from kprune.contract import ZEROS, Job, PruningData
 from kprune.methods.kprune_plus import algorithm, refit
 from kprune.methods.registry import find_method
@@ -31,7 +32,6 @@ from kprune.models import view_of
 from kprune.models.flops import flops_reduction
 from kprune.models.view import on_device
 from kprune.objectives import objective_of
-from kprune.recorded import Recorded
 from kprune.target import Target
 
 pytestmark = pytest.mark.gpu
@@ -93,24 +93,24 @@ def test_a_model_of_multiple_choice_is_the_same_as_on_the_cpu(name):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_refit_that_is_recorded_is_the_refit(case, monkeypatch):
-    """Of a family that can be recorded, and of one whose attention moves a number to the GPU in every pass."""
+def test_a_refit_of_cuda_graphs_is_the_refit(case, monkeypatch):
+    """Of a family that can be captured, and of one whose attention moves a number to the GPU in every pass."""
     model = CASES[case]().to("cuda")
-    recorded = []
-    record = Recorded._record
-    monkeypatch.setattr(Recorded, "_record", lambda self: (record(self), recorded.append(self.records)))
+    captured = []
+    capture = Captured._capture
+    monkeypatch.setattr(Captured, "_capture", lambda self: (capture(self), captured.append(self.can_capture)))
     monkeypatch.setattr(algorithm, "TOKENS", 32)
     found = []
-    for records in (True, False):
-        if not records:
-            monkeypatch.setattr(refit, "Recorded", lambda function, *_: function)
+    for captures in (True, False):
+        if not captures:
+            monkeypatch.setattr(refit, "Captured", lambda function, *_: function)
         data = PruningData(tiny_calibration(48, longest=12))
         job = Job(model, objective_of(model), data, FlopsBudget(0.6, 8.0))
         found.append(find_method("kprune_plus").prune(job))
     assert found[0].plan.kept == found[1].plan.kept
     for a, b in zip(found[0].model.parameters(), found[1].model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert recorded and (case == "deberta-v2" or all(recorded))
+    assert captured and (case == "deberta-v2" or all(captured))
 
 
 @pytest.mark.parametrize("name", UNSTABLE)

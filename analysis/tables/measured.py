@@ -35,9 +35,9 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def bench_gpu(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the pruning costs of results/bench_gpu.csv, a row a method; of one measured twice, what it was before, too."""
+    """Show the pruning costs of results/bench_gpu.csv, a row for each method and GPU, with what it was before if measured twice."""
     shown = []
-    for method, own in rows.groupby("method", sort=False):
+    for (method, _), own in rows.groupby(["method", "device"], sort=False):
         now, before = own.iloc[-1], own["seconds"].iloc[-2] if len(own) > 1 else None
         stages = sorted(parts_of(now["stages"]), key=lambda stage: stage[1], reverse=True)
         shown.append(

@@ -120,6 +120,21 @@ def test_choices_of_an_example_are_in_one_share():
     assert sorted(torch.cat([rows[counted] for rows, counted in found]).tolist()) == list(range(len(own)))
 
 
+def test_steps_of_examples_with_different_numbers_of_choices():
+    """Each in a step of its own, the last of fewer rows: its choices are two, theirs four."""
+    model, found = tiny_chooser(), []
+    batch = choices_batch(examples=3)
+    for batches in ([batch], [{name: value[i : i + 1] for name, value in batch.items()} for i in range(3)]):
+        calibration = calibration_set(model, batches, objective_of(model), labels=False)
+        _, block, states = halved(model, 1, calibration)
+        assert [state.examples for state in states] == ([3] if len(batches) == 1 else [1, 1, 1])
+        weights = [state.real.double() for state in states]
+        descend(block, states, weights, torch.eye(block.hidden_size).double(), epochs=3, lr=3e-3, tokens=1)
+        found.append([p.clone() for p in own_parameters(block)])
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("index", [0, 1])
 def test_steps_of_a_large_state_are_those_of_small_ones(family, index):

@@ -60,7 +60,7 @@ class KPrunePlus(FirstPass):
         teacher = view_of(frozen_view(job.model), device)
         storage = storage_at(self.states, teacher.device)
         with clock("embeddings"):
-            states = calibration_states(teacher, job.data.calibration.steps(self.pass_tokens(teacher)), storage)
+            states = calibration_states(teacher, job.data.calibration.steps(self.tokens_at_once(teacher)), storage)
         settings = self.temperature, self.ridge, self.metric_ridge, self.clip, self.states, device
         fishers, curves = job.data.once(
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own, storage)
@@ -91,10 +91,10 @@ class KPrunePlus(FirstPass):
             below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges, **details})
 
-    def pass_tokens(self, teacher: ModelView) -> int:
-        """Return how many tokens, padding counted, go through a block at once: of several steps, if a GPU has them all."""
-        alone = processes.count() == 1 and not self.small_memory and teacher.device.type != "cpu"
-        return pass_tokens(teacher) if alone else TOKENS
+    def tokens_at_once(self, teacher: ModelView) -> int:
+        """Return how many tokens, padding counted, go through a block at once: of one step of the refit, on a GPU of several."""
+        of_one_step = teacher.device.type == "cpu" or self.small_memory or processes.count() > 1
+        return TOKENS if of_one_step else pass_tokens(teacher)
 
     def allocation(
         self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock

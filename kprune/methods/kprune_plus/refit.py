@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune import processes
+from kprune.captured import Captured
 from kprune.data import rows_of
 from kprune.errors import UserError
 from kprune.models import Block
 from kprune.models.surgery import output_weight
-from kprune.recorded import Recorded
 from kprune.solve.least_squares import LeastSquares
 from kprune.streams import CalibrationState
 
@@ -92,7 +92,7 @@ def falling(count: int) -> Iterator[float]:
 
 
 class Descent:
-    """Steps of Adam on a block's weights. On a GPU, the step of a state is recorded once, and replayed for other rows of it.
+    """Steps of Adam on a block's weights. On a GPU, the step of a state is captured once, and replayed for other rows of it.
 
     Args:
         metric: M = RᵀR [d, d].
@@ -106,7 +106,7 @@ class Descent:
         self.block, self.parameters, self.metric, self.lr = block, parameters, metric, lr
         self.factor = 1.0
         on_gpu = parameters[0].is_cuda
-        # A number would be recorded as it is.
+        # A graph would keep a number as it was when it was captured.
         self.rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
         self.optimiser = torch.optim.Adam(parameters, self.rate, fused=True, capturable=on_gpu)
         self.pool = torch.cuda.graph_pool_handle() if on_gpu else None
@@ -118,31 +118,26 @@ class Descent:
             weights: w_t [B, T], 0 at padding.
         """
         parts = shares(state, tokens)
-        # What a recorded step reads is where it was.
-        rows, counted = (tensor.clone() for tensor in parts[0])
+        if len(parts) == 1:
+            return [partial(self.take, self.captured(state, partial(self.step, state, weights)))]
+        # Examples of several choices have different numbers of rows.
+        of_size = {len(rows): RowsStep(self, state, weights, rows, counted) for rows, counted in parts}
+        return [partial(self.take, partial(of_size[len(rows)], rows, counted)) for rows, counted in parts]
 
-        def step() -> None:
-            if len(parts) == 1:
-                self.step(state, weights)
-            else:
-                self.step(state.at(rows), weights[rows] * counted[:, None])
+    def captured(self, state: CalibrationState, step: Callable[[], None]) -> Callable[[], None]:
+        """Return a step of a state that a GPU can replay, if the state's tensors stay where they are."""
+        return Captured(step, state.device, self.pool) if state.stays and processes.count() == 1 else step
 
-        run = Recorded(step, state.device, self.pool) if state.stays and processes.count() == 1 else step
-
-        def take(part: tuple[Tensor, Tensor], share: float) -> None:
-            self.set_rate(share)
-            rows.copy_(part[0])
-            counted.copy_(part[1])
-            run()
-
-        return [partial(take, part) for part in parts]
+    def take(self, step: Callable[[], None], share: float) -> None:
+        """Take a step at a share of the learning rate."""
+        self.set_rate(share)
+        step()
 
     def without_rows(self, share: float) -> None:
         """Take a step of which this process has no example."""
-        self.set_rate(share)
         for parameter in self.parameters:
             parameter.grad = None
-        self.move()
+        self.take(self.move, share)
 
     def set_rate(self, share: float) -> None:
         """Set the learning rate to a share of the first step's."""
@@ -164,26 +159,47 @@ class Descent:
                     parameter.grad = torch.zeros_like(parameter)
                 processes.add_up([parameter.grad])
         with warnings.catch_warnings():
-            # Of an optimiser that can be recorded and takes a step that is not.
+            # A step is captured after the first, which is taken as it is.
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             self.optimiser.step()
 
 
+class RowsStep:
+    """The step of some rows of a state; on a GPU, one graph for all rows of the same number."""
+
+    def __init__(
+        self, descent: Descent, state: CalibrationState, weights: Tensor, rows: Tensor, counted: Tensor
+    ) -> None:
+        self.descent, self.state, self.weights = descent, state, weights
+        # A graph reads its tensors where they were when it was captured.
+        self.rows, self.counted = rows.clone(), counted.clone()
+        self.run = descent.captured(state, self.step)
+
+    def __call__(self, rows: Tensor, counted: Tensor) -> None:
+        """Take the step of rows as `shares` gives them."""
+        self.rows.copy_(rows)
+        self.counted.copy_(counted)
+        self.run()
+
+    def step(self) -> None:
+        """Take the step of the rows at hand."""
+        self.descent.step(self.state.at(self.rows), self.weights[self.rows] * self.counted[:, None])
+
+
 def shares(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
-    """Return a state's rows in parts of one size, of about so many tokens, padding counted, and of one example at least.
+    """Return a state's rows in parts of as many examples each, of about so many tokens, padding counted.
 
     Returns:
-        per part, the rows' numbers [b], and 1 for those that count, 0 for those that are in another part, too [b].
+        per part, the rows' numbers [b], and whether each counts [b] bool: the last part may have rows of the one before it.
     """
     examples = state.examples
     size = math.ceil(examples / math.ceil(state.real.numel() / tokens))
+    numbers = torch.arange(len(state.real), device=state.device)
     found = []
-    for end in range(size, examples + size, size):
-        last = min(end, examples)
-        numbers = torch.arange(len(state.real), device=state.device)
-        rows = numbers[rows_of(state.batch, slice(last - size, last))]
-        counted = rows >= numbers[rows_of(state.batch, slice(end - size, None))][0]
-        found.append((rows, counted))
+    for start in range(0, examples, size):
+        first = min(start, examples - size)
+        rows = numbers[rows_of(state.batch, slice(first, first + size))]
+        found.append((rows, rows >= numbers[rows_of(state.batch, slice(start, None))][0]))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Replay on a GPU what it was told before: telling it takes longer than it takes for most kernels of a small step."""
+"""Replay a function's kernels on a GPU as a CUDA graph: to launch a small kernel from Python takes longer than to run it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,33 +6,33 @@ from typing import Any
 import torch
 
 
-class Recorded:
-    """A function that reads and writes the same tensors in every call, recorded on a GPU as a graph of its kernels.
+class Captured:
+    """Call a function that reads and writes the same tensors in every call; on a GPU, as a CUDA graph from the second call on.
 
-    The first call runs it, which sets up what kernels need; the second one records it, and from then on it is replayed. A
-    function that can't be recorded, since it waits for the GPU or moves something to it, is run in every call, as on a CPU.
+    The first call runs the function, which sets up what kernels need. The second one captures it. If it can't be captured, since it
+    waits for the GPU or moves something to it, it is run in every call, as on a CPU; a fault of its own is raised there.
 
     Args:
-        pool: of memory for what the function makes on its way, shared with others that read nothing of it.
+        pool: memory of the graph's intermediate results, shared with other graphs that read none of them.
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device, pool: Any = None):
         self.function, self.device, self.pool = function, device, pool
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.records = device.type == "cuda"
+        self.can_capture = device.type == "cuda"
         self._called = False
 
     def __call__(self) -> None:
         """Do what the function does."""
-        if self.records and self._called and self.graph is None:
-            self._record()
+        if self.can_capture and self._called and self.graph is None:
+            self._capture()
         self._called = True
         if self.graph is None:
             self.function()
         else:
             self.graph.replay()
 
-    def _record(self) -> None:
+    def _capture(self) -> None:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
         now = torch.cuda.current_stream(self.device)
         stream.wait_stream(now)
@@ -44,7 +44,7 @@ class Recorded:
                 finally:
                     graph.capture_end()
         except RuntimeError:
-            self.records = False
+            self.can_capture = False
         else:
             self.graph = graph
         now.wait_stream(stream)
