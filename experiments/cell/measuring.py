@@ -82,5 +82,5 @@ def latency_of(
     latency = measured or Latency(**measure_latency(*models, *shape))
     if not subject.task.generates:
         return latency
-    speeds = {name: TokensPerSecond(*pair) for name, pair in measure_generation(*models, *shape).items()}
+    speeds = {name: TokensPerSecond(*pair) for name, pair in measure_generation(models, *shape).items()}
     return replace(latency, **speeds)

@@ -1,4 +1,4 @@
-"""Encoders of random weights, and how much of each block a pruned one keeps: what speed is measured on."""
+"""Models of random weights, and how much of each block a pruned one keeps: what speed is measured on."""
 
 import copy
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import yaml
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from experiments.config.composing import CONF
 from kprune.models import view_of
@@ -42,6 +42,36 @@ def random_model(shape: Shape) -> nn.Module:
         intermediate_size=shape.neurons,
     )
     return BertForSequenceClassification(config).eval()
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """A Llama's layers, width, query heads, key/value heads, neurons and tokens, whose embedding is its head, too."""
+
+    layers: int
+    hidden: int
+    heads: int
+    groups: int
+    neurons: int
+    tokens: int
+
+
+DECODERS = {"smollm2": DecoderShape(30, 576, 9, 3, 1536, 49152)}
+
+
+def random_decoder(shape: DecoderShape) -> nn.Module:
+    """Return a language model with weights drawn with seed 0, in evaluation mode."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=shape.tokens,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.groups,
+        intermediate_size=shape.neurons,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()
 
 
 def even_shares(shape: Shape, kept: float) -> tuple[list[float], list[float]]:
@@ -90,7 +120,7 @@ def _dealt(shares: Sequence[float], room: int, most: int, grain: int) -> list[in
 
 
 def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) -> nn.Module:
-    """Return a copy with the first so many heads and neurons of each layer: which ones makes no difference to the clock."""
+    """Return a copy with the first so many heads (or groups) and neurons of each layer: which ones makes no difference to the clock."""
     pruned = copy.deepcopy(model)
     kept = {"heads": heads, "neurons": neurons}
     for block in view_of(pruned).blocks:

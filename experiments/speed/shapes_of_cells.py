@@ -2,12 +2,14 @@
 
 Models of random weights with the cells' heads and neurons alternate with the dense one, and the times take the place of
 those that the cells' own runs measured, each beside whatever else the machine did then. The machine must be otherwise idle.
+Of language models, it times a prompt and a decoding step, too.
 """
 
 import argparse
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,14 +17,16 @@ from tqdm import tqdm
 
 from experiments.config.kinds import THREADS, check, or_null
 from experiments.speed import measurements
-from experiments.speed.shapes import SHAPES, pruned_to, random_model
+from experiments.speed.shapes import DECODERS, SHAPES, pruned_to, random_decoder, random_model
 from experiments.store.locks import locked_file
-from kprune.budgets.latency.timing import STANDARD, alternate, device_name, random_batch
+from experiments.tasks.base import Task
+from experiments.tasks.language import LanguageTask
+from kprune.budgets.latency import measure_generation
+from kprune.budgets.latency.timing import alternate, device_name, random_batch
 from kprune.errors import UserError, command
 
 GROUP = 8
 """Shapes that alternate with one dense model: its time is measured once for all of them."""
-REPEATS, WARM_UP = 9, 1
 READ = ("model", "kept_heads", "kept_neurons", "sparsity", "latency_speedup")
 OTHER_FILE = "give a CSV file of analysis.collect"
 
@@ -31,27 +35,42 @@ Kept = tuple[str, str]
 """Heads and neurons per layer, as in the columns `kept_heads` and `kept_neurons`."""
 
 
-def time_shapes(model: str, shapes: Sequence[Kept]) -> Iterator[tuple[Kept, float, float]]:
-    """Time models of a shape of `SHAPES`, in float32 on the CPU, at the standard point.
+def time_shapes(model: str, shapes: Sequence[Kept]) -> Iterator[tuple[Kept, Row]]:
+    """Time models of a shape of `SHAPES` or `DECODERS`, in float32 on the CPU, at the point that cells are timed at.
 
     Yields:
-        what is kept, and the median milliseconds of the dense and of the pruned model.
+        what is kept, and the columns of its latency.
     """
-    dense = random_model(SHAPES[model])
-    batch = random_batch(dense, STANDARD.batch_size, STANDARD.sequence_length)
+    generates = model in DECODERS
+    dense = random_decoder(DECODERS[model]) if generates else random_model(SHAPES[model])
+    point = (LanguageTask if generates else Task).latency_point
+    batch = random_batch(dense, *point)
     for start in range(0, len(shapes), GROUP):
         group = shapes[start : start + GROUP]
-        pruned = [pruned_to(dense, *(list(map(int, kept.split())) for kept in shape)) for shape in group]
-        calls = [lambda model=model: model(**batch) for model in (dense, *pruned)]
-        times = alternate(calls, dense.device, REPEATS, WARM_UP)
+        models = [dense, *(pruned_to(dense, *(list(map(int, kept.split())) for kept in shape)) for shape in group)]
+        times = alternate([partial(model, **batch) for model in models], dense.device)
         dense_ms, *pruned_ms = map(statistics.median, times)
-        yield from ((shape, dense_ms, ms) for shape, ms in zip(group, pruned_ms, strict=True))
+        speeds = measure_generation(models, *point) if generates else {}
+        for place, (shape, ms) in enumerate(zip(group, pruned_ms, strict=True), 1):
+            latency = {
+                "device": device_name(dense.device),
+                "batch_size": point[0],
+                "sequence_length": point[1],
+                "threads": torch.get_num_threads(),
+                "dense_ms": dense_ms,
+                "pruned_ms": ms,
+                "speedup": dense_ms / ms,
+            }
+            for name, of_models in speeds.items():
+                latency |= {f"{name}_dense": of_models[0], f"{name}_pruned": of_models[place]}
+            yield shape, {f"latency_{name}": measurements.as_text(value) for name, value in latency.items()}
 
 
 def timed_again(rows: Sequence[Row]) -> list[Row]:
     """Return the cells with the latency of their shapes as it is now; other cells have none.
 
-    Others are those of models that are not in `SHAPES`, with zeros among the weights, or whose units depend on the input.
+    Others are those of models that are in neither `SHAPES` nor `DECODERS`, with zeros among the weights, or whose units
+    depend on the input.
 
     Raises:
         UserError: all are others.
@@ -60,21 +79,11 @@ def timed_again(rows: Sequence[Row]) -> list[Row]:
     timed = [row for row in rows if whole(row)]
     for model in dict.fromkeys(row["model"] for row in timed):
         shapes = list(dict.fromkeys(kept(row) for row in timed if row["model"] == model))
-        for shape, dense_ms, pruned_ms in tqdm(
-            time_shapes(model, shapes), f"shapes of {model}", len(shapes), unit="shape", disable=None
-        ):
-            latency = {
-                "latency_device": device_name(torch.device("cpu")),
-                "latency_batch_size": STANDARD.batch_size,
-                "latency_sequence_length": STANDARD.sequence_length,
-                "latency_threads": torch.get_num_threads(),
-                "latency_dense_ms": dense_ms,
-                "latency_pruned_ms": pruned_ms,
-                "latency_speedup": dense_ms / pruned_ms,
-            }
-            found[model, shape] = {name: measurements.as_text(value) for name, value in latency.items()}
+        bar = tqdm(time_shapes(model, shapes), f"shapes of {model}", len(shapes), unit="shape", disable=None)
+        found |= {(model, shape): latency for shape, latency in bar}
     if not found:
-        raise UserError(f"no cell here has a shape to time: give cells of {', '.join(SHAPES)} that keep whole units")
+        known = ", ".join((*SHAPES, *DECODERS))
+        raise UserError(f"no cell here has a shape to time: give cells of {known} that keep whole units")
     none = {name: "" for name in rows[0] if name.startswith("latency_")}
     return [row | none | found.get((row["model"], kept(row)), {}) for row in rows]
 
@@ -84,9 +93,9 @@ def kept(row: Row) -> Kept:
 
 
 def whole(row: Row) -> bool:
-    """Tell whether a cell keeps whole units, and all of their weights, of a model in `SHAPES`."""
+    """Tell whether a cell keeps whole units, and all of their weights, of a model that is known here."""
     counts = " ".join(kept(row)).split()
-    return row["model"] in SHAPES and not row["sparsity"] and all(count.isdecimal() for count in counts)
+    return row["model"] in (*SHAPES, *DECODERS) and not row["sparsity"] and all(count.isdecimal() for count in counts)
 
 
 @command

@@ -11,7 +11,8 @@ from records import write_first_version
 from analysis.collect import collect
 from analysis.records import load
 from experiments.speed import shapes_of_cells
-from experiments.speed.shapes import SHAPES, flops_ratio, pruned_to, random_model
+from experiments.speed.shapes import DECODERS, SHAPES, DecoderShape, flops_ratio, pruned_to, random_model
+from kprune.budgets.latency import timing
 
 SHAPE = SHAPES["tiny"]
 WHOLE = {"kept_heads": [SHAPE.heads] * SHAPE.layers, "kept_neurons": [SHAPE.neurons] * SHAPE.layers}
@@ -26,7 +27,7 @@ def write_cell(tmp_path):
 @pytest.fixture
 def time_again(tmp_path, monkeypatch):
     """time_again() collects the cells that were written, times their shapes, and returns exit code, file before and after."""
-    monkeypatch.setattr(shapes_of_cells, "REPEATS", 1)
+    monkeypatch.setattr(timing, "rounds", lambda device: (0, 1))
 
     def run(*options):
         file = tmp_path / "cells.csv"
@@ -71,10 +72,25 @@ def test_a_timed_model_has_the_widths_of_its_cell(monkeypatch):
     monkeypatch.setattr(
         shapes_of_cells, "pruned_to", lambda dense, *kept: timed.append(pruned_to(dense, *kept)) or timed[-1]
     )
-    monkeypatch.setattr(shapes_of_cells, "REPEATS", 1)
+    monkeypatch.setattr(timing, "rounds", lambda device: (0, 1))
     heads, neurons = " ".join(["3"] * SHAPE.layers), " ".join(["192"] * SHAPE.layers)
     list(shapes_of_cells.time_shapes("tiny", [(heads, neurons)]))
     assert flops_ratio(random_model(SHAPE), timed[0], 128) == pytest.approx(4)
+
+
+def test_a_language_model_is_timed_at_a_prompt_and_a_step_too(write_cell, time_again, monkeypatch):
+    monkeypatch.setitem(
+        DECODERS, "tiny_decoder", DecoderShape(layers=2, hidden=24, heads=4, groups=2, neurons=32, tokens=60)
+    )
+    kept = {"shapes": ([2, 1], [16, 8]), "whole layers": ([2, 0], [32, 0])}
+    for method, (heads, neurons) in kept.items():
+        write_cell(model="tiny_decoder", method=method, kept_heads=heads, kept_neurons=neurons)
+    code, _, after = time_again()
+    assert not code
+    assert set(after["latency_batch_size"]) == {1} and set(after["latency_sequence_length"]) == {512}
+    for speed in ("prefill", "decoding"):
+        assert after[f"latency_{speed}_dense"].nunique() == 1, "all alternate with one dense model"
+        assert after[f"latency_{speed}_pruned"].nunique() == 2 and after[f"latency_{speed}_pruned"].gt(0).all()
 
 
 def test_what_has_no_shape_to_time_has_no_latency(write_cell, time_again):

@@ -71,16 +71,16 @@ def test_speeds_of_dense_and_pruned(dense, monkeypatch):
         return [[10.0, 10.0, 90.0], [5.0, 5.0, 5.0]]
 
     monkeypatch.setattr("kprune.budgets.latency.generation.alternate", alternate)
-    found = measure_generation(dense, emptied(dense), 2, 9)
-    assert found == {"prefill": (1800.0, 3600.0), "decoding": (200.0, 400.0)}
+    found = measure_generation((dense, emptied(dense)), 2, 9)
+    assert found == {"prefill": [1800.0, 3600.0], "decoding": [200.0, 400.0]}
     assert [len(pair) for pair in calls] == [2, 2]
 
 
 def test_a_prompt_that_leaves_no_room_for_a_token():
     model = tiny_llama()
-    measure_generation(model, model, 1, POSITIONS - 1)
+    measure_generation((model, model), 1, POSITIONS - 1)
     with pytest.raises(UserError, match=f"behind {POSITIONS} tokens, the model reads {POSITIONS}"):
-        measure_generation(model, model, 1, POSITIONS)
+        measure_generation((model, model), 1, POSITIONS)
 
 
 def test_causal_attention_is_counted_in_full():

@@ -1,42 +1,41 @@
-"""Measured speed of a language model: a prompt read, and one token more generated."""
+"""Measured speed of language models: a prompt read, and one token more generated."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from kprune.budgets.latency.timing import alternate, of_fewer_tokens, random_batch
+from kprune.budgets.latency.timing import alternate, of_fewest_tokens, random_batch
 from kprune.errors import UserError
 from kprune.models.copies import frozen_view
 from kprune.models.view import longest_input
 from kprune.types import Model
 
 
-def measure_generation(
-    dense: Model, pruned: Model, batch_size: int, prompt_length: int
-) -> dict[str, tuple[float, float]]:
-    """Measure tokens per second of the dense and the pruned model, which alternate.
+def measure_generation(models: Sequence[Model], batch_size: int, prompt_length: int) -> dict[str, list[float]]:
+    """Measure tokens per second of several models, which alternate.
 
     A prompt of random tokens fills a cache and gives the logits of its last token alone, as `generate` asks for; the decoding
     step adds a token with that cache.
 
     Returns:
-        "prefill" and "decoding": the dense and the pruned model's tokens per second, of all examples together; medians.
+        "prefill" and "decoding": the tokens per second of each model, of all examples together; medians.
 
     Raises:
-        UserError: the model reads no prompt as long, and a token more.
+        UserError: the models read no prompt as long, and a token more.
     """
-    if prompt_length + 1 > longest_input(dense):
+    first = models[0]
+    if prompt_length + 1 > longest_input(first):
         raise UserError(
-            f"generation can't be measured behind {prompt_length} tokens, the model reads {longest_input(dense)}: "
+            f"generation can't be measured behind {prompt_length} tokens, the model reads {longest_input(first)}: "
             "give a shorter prompt"
         )
-    prompt = random_batch(of_fewer_tokens(dense, pruned), batch_size, prompt_length)
-    models = [frozen_view(model) for model in (dense, pruned)]
-    prefill = alternate([partial(read, model, prompt) for model in models], dense.device)
-    steps = alternate([decoding_step(model, prompt) for model in models], dense.device)
+    prompt = random_batch(of_fewest_tokens(models), batch_size, prompt_length)
+    frozen = [frozen_view(model) for model in models]
+    prefill = alternate([partial(read, model, prompt) for model in frozen], first.device)
+    steps = alternate([decoding_step(model, prompt) for model in frozen], first.device)
     return {
         "prefill": _speeds(prefill, batch_size * prompt_length),
         "decoding": _speeds(steps, batch_size),
@@ -71,6 +70,5 @@ def decoding_step(model: Model, prompt: dict[str, torch.Tensor]) -> Callable[[],
     return step
 
 
-def _speeds(times: list[list[float]], tokens: int) -> tuple[float, float]:
-    dense, pruned = (1000 * tokens / statistics.median(ms) for ms in times)
-    return dense, pruned
+def _speeds(times: list[list[float]], tokens: int) -> list[float]:
+    return [1000 * tokens / statistics.median(ms) for ms in times]

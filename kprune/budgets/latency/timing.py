@@ -79,9 +79,9 @@ def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[st
     return {name: value[None] for name, value in inputs.items()} if reads_choices(model) else inputs
 
 
-def of_fewer_tokens(dense: Model, pruned: Model) -> Model:
-    """Return the model whose tokens the other one has, too, if the vocabulary of one was cut."""
-    return min(dense, pruned, key=lambda model: model.config.vocab_size)
+def of_fewest_tokens(models: Sequence[Model]) -> Model:
+    """Return the model whose tokens all others have, too, if the vocabulary of some was cut."""
+    return min(models, key=lambda model: model.config.vocab_size)
 
 
 def measure_latency(dense: Model, pruned: Model, batch_size: int, sequence_length: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def measure_latency(dense: Model, pruned: Model, batch_size: int, sequence_lengt
         device, batch_size, sequence_length, threads, dense_ms, pruned_ms, speedup (the ratio of the medians) and
         speedup_range (the least and the largest of the single pairs' ratios).
     """
-    batch = random_batch(of_fewer_tokens(dense, pruned), batch_size, sequence_length)
+    batch = random_batch(of_fewest_tokens((dense, pruned)), batch_size, sequence_length)
     calls = [lambda model=model: model(**batch) for model in map(frozen_view, (dense, pruned))]
     times = alternate(calls, dense.device)
     dense_ms, pruned_ms = map(statistics.median, times)
