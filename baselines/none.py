@@ -15,6 +15,7 @@ class Unpruned(Method):
 
     name: str = "none"
     budgets = frozenset({NOTHING})
+    passes = False
 
     def prune(self, job: Job) -> Outcome:
         """Return a copy of the job's model as it is."""

@@ -196,6 +196,7 @@ def test_retrained_methods(world, tmp_path):
 def test_a_latency_budget_names_its_cell_and_measures_it(world, tmp_path):
     done = run(world, f"outputs={tmp_path}", "budget=latency", "speedup=1.1", "grain=4", "method=magnitude")
     assert done.returncode == 0, done.stderr
+    assert "calibration tokens" not in done.stdout, "magnitude reads none"
     (cell,) = tmp_path.rglob("result.json")
     assert cell.parts[-4:-1] == ("magnitude+grain=4,tokens=200", "1.1x", "seed0")
     record = json.loads(cell.read_text())

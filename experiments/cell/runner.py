@@ -143,7 +143,7 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
             files["model"] = lambda model: save_model(model, *saving)
         results.write(folder, record, files)
     track(record, group, config.tracking, config.outputs)
-    print(summary(record))
+    print(summary(record, config.method.build().passes))
     if (folder / "model").is_dir():
         print(f"pruned model: {folder}/model")
     print(f"results: {folder}/result.json")
@@ -203,16 +203,20 @@ def kept_tokens(used: VocabularyUsed) -> str:
     )
 
 
-def summary(record: Record) -> str:
-    """Describe a cell in one line."""
+def summary(record: Record, passes: bool) -> str:
+    """Describe a cell in one line.
+
+    Args:
+        passes: whether the method runs the model on the calibration set.
+    """
     removed = f"{100 * record.flops_reduction:.1f} % of FLOPs removed"
     if record.sparsity is not None:
         removed = f"{100 * record.sparsity:.1f} % of the layers' weights are zero, no parameter and no FLOP less"
     if record.vocabulary:
         removed += f", {kept_tokens(record.vocabulary)}"
     speed = f", {record.latency.speedup:.2f}x faster" if record.latency else ""
+    read = f" on {record.calibration.tokens:,} calibration tokens" if passes else ""
     return (
         f"{record.task} {record.model} {record.method}: {record.metric} {record.dense_score:.2f} dense, "
-        f"{record.score:.2f} pruned; {removed}{speed}, "
-        f"{record.pruning_seconds:.0f} s on {record.calibration.tokens} calibration tokens"
+        f"{record.score:.2f} pruned; {removed}{speed}, {record.pruning_seconds:.0f} s{read}"
     )

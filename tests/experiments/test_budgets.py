@@ -82,6 +82,7 @@ def test_a_cell_by_sparsity(typed, asked):
         (["grain=0"], "grain=0"),
         (["precision=half"], "precision=half"),
         (["precision=reduced", "method=random"], "method random does not run the model"),
+        (["precision=reduced", "method=none", "flops_reduction=0"], "method none does not run the model"),
         (["precision=reduced", "method=cofi"], "method cofi trains"),
         (["grain=1.5"], "grain=1.5"),
         (["flops_reduction=1.5"], "outside"),
