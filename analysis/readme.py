@@ -29,6 +29,7 @@ from analysis.tables.measured import (
     held_out,
     latency_grid,
     low_rank_embeddings,
+    pruned_first,
     zeros_time,
 )
 from kprune.errors import UserError, command
@@ -88,6 +89,7 @@ FILES = {
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
     "decoder-units": ("decoder_units.csv", decoder_units),
     "low-rank-embeddings": ("low_rank_embeddings.csv", low_rank_embeddings),
+    "pruned-first": ("pruned_first.csv", pruned_first),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
     "zeros-time": ("zeros_time.csv", zeros_time),
     "latency-grid": ("latency.csv", latency_grid),

@@ -220,3 +220,16 @@ def low_rank_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
     for task, of_task in rows.groupby("task", sort=False):
         shown[task_label(task)] = of_task.set_index(["fit", "rank"])["score"].map(number)
     return shown.reset_index().rename(columns={"fit": "Weights in the fit", "rank": "Rank"})
+
+
+def pruned_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/pruned_first.csv: scores of an encoder that was pruned before or after it was fine-tuned."""
+    return pd.DataFrame(
+        {
+            "Task": rows["task"].map(task_label),
+            "FLOPs removed": rows["flops_reduction"].astype(str).map(target_label),
+            "Dense": rows["dense"].map(number),
+            "Fine-tuned, then pruned": rows["fine_tuned_first"].map(number),
+            "Pruned, then fine-tuned": rows["pruned_first"].map(number),
+        }
+    )
