@@ -29,6 +29,7 @@ from analysis.tables.measured import (
     held_out,
     latency_grid,
     low_rank_embeddings,
+    other_texts,
     pruned_first,
     zeros_time,
 )
@@ -89,6 +90,7 @@ FILES = {
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
     "decoder-units": ("decoder_units.csv", decoder_units),
     "low-rank-embeddings": ("low_rank_embeddings.csv", low_rank_embeddings),
+    "other-texts": ("other_texts.csv", other_texts),
     "pruned-first": ("pruned_first.csv", pruned_first),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
     "zeros-time": ("zeros_time.csv", zeros_time),

@@ -233,3 +233,15 @@ def pruned_first(rows: pd.DataFrame) -> pd.DataFrame:
             "Pruned, then fine-tuned": rows["pruned_first"].map(number),
         }
     )
+
+
+def other_texts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show the rows of results/other_texts.csv: the divergence by how many calibration tokens are the task's and from elsewhere."""
+    return pd.DataFrame(
+        {
+            "Task": rows["task"].map(task_label),
+            "Tokens of the task": rows["own_tokens"].map("{:,}".format),
+            "Tokens from elsewhere": rows["other_tokens"].map("{:,}".format),
+            "Divergence": rows["held_out_divergence"].map("{:.3f}".format),
+        }
+    )
