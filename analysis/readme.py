@@ -60,6 +60,7 @@ STUDIES = {
     "shares-cost": ("shares.csv", "cost"),
     "shares-trade": ("shares.csv", "trade"),
     "embeddings": ("embeddings.csv", "measurements"),
+    "mpnet": ("mpnet.csv", "measurements"),
     "vocabulary": ("vocabulary.csv", "size"),
     "decoders": ("decoders.csv", "perplexity"),
     "decoders-intervals": ("decoders.csv", "perplexity_ratios"),

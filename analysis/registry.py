@@ -25,6 +25,11 @@ def retrained(methods: pd.Series) -> pd.Series:
     return methods.map(group) == "retrained"
 
 
+def reads_texts(methods: pd.Series) -> pd.Series:
+    """Return which methods read the calibration set: all but the floors."""
+    return methods.map(group) != "floor"
+
+
 def ours(methods: pd.Series) -> pd.Series:
     """Return which methods are K-prune, K-prune+ and their presets."""
     return methods.map(group) == "ours"

@@ -50,7 +50,9 @@ def measurements(table: pd.DataFrame) -> pd.DataFrame:
             "Params removed": table["params_reduction"].map(percent),
             "Of the model": table["params_reduction_of_model"].map(percent),
             "Zeros": table["sparsity"].map(percent),
-            "Calibration tokens": table["calibration_tokens"].map(lambda value: number(value, "{:,.0f}")),
+            "Calibration tokens": table["calibration_tokens"]
+            .where(registry.reads_texts(table["method"]))
+            .map(lambda value: number(value, "{:,.0f}")),
             "Pruning": table["pruning_seconds"].map(seconds),
             "Speed-up": table["latency_speedup"].map(times),
         }

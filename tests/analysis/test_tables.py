@@ -116,6 +116,13 @@ def test_the_papers_score_is_a_row_of_its_own_for_the_same_model(write_cell, out
     ]
 
 
+def test_a_method_that_reads_no_text_has_no_calibration_tokens(write_cell, outputs):
+    for method in ("kprune", "magnitude"):
+        write_cell(method=method)
+    tokens = shown("measurements", outputs).set_index("Method")["Calibration tokens"]
+    assert tokens["magnitude"] == "–" != tokens["K-prune"]
+
+
 def test_budgets_of_the_token_curve_stay_out_of_the_comparison(write_cell, outputs):
     def cell(method, tokens, score):
         config = CONFIG | {"calibration": {"tokens": tokens}}
