@@ -1,4 +1,4 @@
-"""What `kprune prune` and `kprune compare` do once the files they are given are read."""
+"""What the commands `prune`, `vocabulary` and `compare` do once the files they are given are read."""
 
 import argparse
 import sys
@@ -99,7 +99,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
             f"a speed-up of {options.speedup:g}x was not met: this is the closest of {len(search['attempts'])} attempts"
         )
     if spelled:
-        print(spelled.sentence("held-out texts"))
+        print(spelled.sentence("the tokens of held-out texts"))
     measured_on = f"held-out texts{' in the whole vocabulary' if whole_words else ''}"
     print(f"{distance.sentence(measured_on)}\n\n{how_to_load(options.output, format, pruned)}")
 
@@ -125,7 +125,7 @@ def vocabulary(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint
     print(comparison.table([*tokens_lines(outcome), *size]))
     print("\ntexts of these tokens are split and answered as before")
     if spelled:
-        print(f"a tenth of the texts, spelled by the tokens of the others: {spelled.sentence('it')}")
+        print(f"a tenth of the texts, spelled with the tokens of the rest: {spelled.sentence('its tokens')}")
     format = natural_format(outcome.model, outcome.plan)
     print(f"\n{how_to_load(options.output, format, outcome.model)}")
 
@@ -291,10 +291,7 @@ def how_to_load(folder: Path, format: str, model: PreTrainedModel) -> str:
     if format.startswith("gguf"):
         return f"{folder}/model.gguf is for llama.cpp:\n    llama-cli -m {folder}/model.gguf"
     if format == "uniform":
-        return (
-            f"{folder} holds a model of the stock class, all of its layers alike (--format uniform). Load it with\n"
-            f'    {auto}.from_pretrained("{folder}")'
-        )
+        return f'{folder} holds a model of the stock class. Load it with\n    {auto}.from_pretrained("{folder}")'
     if format == "dense":
         return (
             f"{folder} holds the stock architecture with zeros in place of what was removed (--format dense). Load it with\n"

@@ -20,8 +20,8 @@ FORMATS = ("pruned", "uniform", "dense", "gguf", "gguf-f32")
 PRUNE = """\
 Remove attention heads and neurons of a fine-tuned transformer, without retraining and without labels.
 
-TEXTS are like those that the model will read, best those it was trained on: a .txt file (one text a line), a .csv file
-with a header, or a .jsonl file. The dense checkpoint is left as it was."""
+TEXTS are like those that the model will read, best those it was trained on: one text a line (.txt), a table with a header
+(.csv, .tsv), or JSON (.jsonl, .json). The dense checkpoint is left as it was."""
 PRUNE_EXAMPLES = """\
 examples:
   kprune prune my/checkpoint texts.txt --output small
@@ -37,7 +37,7 @@ example:
 COMPARE = """\
 Measure how far a pruned model is from the dense one on texts, and how much smaller and faster it is.
 
-Take texts that the model was not pruned on: on those it was, it looks closer than it is."""
+Take texts that the model was not pruned on: on the calibration texts, it looks closer than it is."""
 COMPARE_EXAMPLES = """\
 example:
   kprune compare my/checkpoint small held_out.txt"""
@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     if not arguments:
         parser.print_help()
-        raise UserError("no command is given: start with kprune prune or kprune compare")
+        raise UserError("no command is given: start with kprune prune, kprune vocabulary or kprune compare")
     return parser.parse_args(arguments)
 
 
@@ -82,7 +82,9 @@ def _parser() -> Parser:
         epilog=PRUNE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    prune.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained wrote")
+    prune.add_argument(
+        "checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
+    )
     _add_texts(prune)
     _add_task(prune)
     target = prune.add_argument_group("how much to remove (one of these)").add_mutually_exclusive_group()
@@ -101,7 +103,7 @@ def _parser() -> Parser:
         help="share of the layers' weights to set to zero, or a pattern such as 2:4, with --method wanda or sparsegpt of a clone: "
         "no smaller and no faster",
     )
-    more = prune.add_argument_group("what that is a share of, how widths are rounded, and which tokens stay")
+    more = prune.add_argument_group("how it is counted and rounded, and which tokens stay")
     more.add_argument(
         "--of",
         choices=("layers", "model"),
@@ -109,13 +111,17 @@ def _parser() -> Parser:
         help="whose parameters --params-reduction is a share of (default: layers)",
     )
     more.add_argument(
-        "--grain", type=count, default=1, metavar="N", help="widths are multiples of so many columns, such as 32"
+        "--grain",
+        type=count,
+        default=1,
+        metavar="N",
+        help="keep widths at multiples of N, such as 32, for the hardware",
     )
     more.add_argument(
         "--vocabulary",
         type=vocabulary,
         metavar="TEXTS",
-        help="keep the tokens of these texts alone: calibration (of TEXTS, what is drawn to prune on), or another file",
+        help="keep only the tokens of these texts: a file, or the word calibration for the texts that are drawn to prune on",
     )
     how = prune.add_argument_group("what to write")
     how.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the pruned model goes")
@@ -149,7 +155,7 @@ def _parser() -> Parser:
     )
     words = commands.add_parser(
         "vocabulary",
-        help="keep the tokens that texts use, and nothing else changes",
+        help="remove the tokens that texts do not use",
         usage="kprune vocabulary CHECKPOINT TEXTS --output FOLDER [options]",
         description=VOCABULARY,
         epilog=VOCABULARY_EXAMPLES,
@@ -177,7 +183,9 @@ def _parser() -> Parser:
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", type=path, metavar="TEXTS", help="file of texts: .txt, .csv, .tsv, .jsonl; in UTF-8")
+    parser.add_argument(
+        "texts", type=path, metavar="TEXTS", help="file of texts: .txt, .csv, .tsv, .jsonl, .json; in UTF-8"
+    )
     group = parser.add_argument_group("the file of texts")
     group.add_argument(
         "--text-column", metavar="NAME", help="column of the texts (default: text, sentence, ... if there is one such)"

@@ -13,7 +13,7 @@ class Spelling:
 
     Attributes:
         tokens: what they had in the whole vocabulary.
-        missing: share of these that are not kept, so that several others stand for them.
+        missing: share of these that are not kept, so that others spell them.
         growth: tokens that they have now for each that they had.
     """
 
@@ -29,10 +29,14 @@ class Spelling:
         count = max(len(tokens), 1)
         return cls(len(tokens), missing / count, sum(map(len, after)) / count)
 
-    def sentence(self, texts: str) -> str:
-        """Return it in words, the texts called `texts`."""
+    def sentence(self, tokens: str) -> str:
+        """Return it in words.
+
+        Args:
+            tokens: what the sentence calls the texts' tokens, such as "the tokens of held-out texts".
+        """
         return (
-            f"{100 * self.missing:.1f} % of the tokens of {texts} are spelled by others, which makes {self.growth:.3f} times as "
+            f"{100 * self.missing:.1f} % of {tokens} are not kept; others spell them, which makes {self.growth:.3f} times as "
             "many tokens"
         )
 

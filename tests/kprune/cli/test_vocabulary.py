@@ -35,7 +35,7 @@ def test_the_command_cuts_the_vocabulary_alone_and_says_what_texts_become(checkp
         spellers.answers(small, tokenizers[1], spellers.lines(60)),
     )
     assert (
-        f"{small.config.vocab_size:,}" in shown and "a tenth of the texts, spelled by the tokens of the others" in shown
+        f"{small.config.vocab_size:,}" in shown and "a tenth of the texts, spelled with the tokens of the rest" in shown
     )
     assert "tokens kept" in (tmp_path / "small/README.md").read_text()
     run("compare", checkpoint, tmp_path / "small", texts, "--threads", 1)
@@ -54,7 +54,7 @@ def test_the_command_prunes_units_and_tokens(checkpoint, tmp_path, capsys, vocab
     assert len(tokenizer) == small.config.vocab_size < len(spellers.wordpiece())
     (told,) = [line for line in shown.splitlines() if line.startswith("tokens ")]
     assert f"{small.config.vocab_size}" in told.split()
-    assert "tokens of held-out texts are spelled by others" in shown
+    assert "tokens of held-out texts are not kept" in shown
     assert "| tokens of held-out texts that others spell |" in (output / "README.md").read_text()
     assert set(ids_of(tokenizer, spellers.lines(3))[0]) <= set(range(small.config.vocab_size))
 
