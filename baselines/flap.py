@@ -37,14 +37,13 @@ class FLAP(Method):
     mean of its columns', and one order over all blocks meets the budget. The removed columns R add W_R mean(x_R) to the bias.
     All statistics come from one pass over the dense model.
 
-    Kept of the authors' code: `squared_heads`. Left out: its weight of 512/3 for a head against 1 for a neuron, which is the
-    ratio of their parameters if a head has 128 columns and keys of its own; the budget's own costs stand in its place, under
-    grouped queries those of the group. Its threshold is the one that comes closest to the share, above it or below; here, a
-    unit that no longer fits is passed over. Its variance is updated with a mean that is overwritten before it is read; here it
-    is that of all tokens.
+    As in the authors' code: `squared_heads`. Departures from it: a head weighs 512/3 neurons there, the ratio of their
+    parameters if a head has 128 columns and keys of its own; here, units weigh what they cost in the budget, under grouped
+    queries the whole group. Its threshold is the one that comes closest to the share, above it or below; here, a unit that no
+    longer fits is passed over. It updates the variance with a mean that has been overwritten; here it is that of all tokens.
 
-    A model without output biases gets them. Its config may switch on biases of other modules with them; those are zero. All of
-    them count as parameters. A family whose config can't say that there are biases is refused.
+    A model without output biases gets them. Its config may add biases to other modules with them; those are zero. All of them
+    count as parameters. A family whose config has no setting for these biases is refused.
 
     Attributes:
         squared_heads: the scores of attention's columns are squared before they are standardised, as in the authors' code;
@@ -118,7 +117,7 @@ def standardised(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fluctuations(view: ModelView, calibration: CalibrationSet) -> list[Fluctuation]:
-    """Return the mean and variance of every block's features in one pass up the model; of a block without units, of nothing.
+    """Return the mean and variance of every block's features, by one pass up the model; a block without units has none.
 
     Variances are updated batch by batch about the mean of the batch (Chan, Golub, LeVeque 1979), so that features far from zero
     do not lose theirs to rounding.
@@ -162,12 +161,12 @@ def compensate(block: Block, mask: Tensor, mean: Tensor) -> None:
 
 
 def fixed_parameters(view: ModelView) -> int:
-    """Return the parameters of the layers that no unit owns."""
+    """Return the number of parameters of the layers that belong to no unit."""
     return layer_parameters(view) - sum(block.units * block.unit_parameters() for block in view.blocks)
 
 
 def biased_config(model: Model) -> ModelView:
-    """Return the view of a stock model without memory, of a config like the model's by which all output projections have biases.
+    """Return the view of a stock model like this one in which all output projections have biases, on the meta device.
 
     Raises:
         UserError: there is none.
@@ -187,10 +186,10 @@ def biased_config(model: Model) -> ModelView:
 
 
 def with_output_biases(model: Model) -> Model:
-    """Give every output projection of a model with units a bias, in place: the same function, and a config that says so.
+    """Give every output projection of a model a bias of zeros, in place, and set its config accordingly.
 
     Raises:
-        UserError: no config of its family can.
+        UserError: as of `biased_config`.
     """
     stock = biased_config(model)
     for block, whole in zip(view_of(model).blocks, stock.blocks, strict=True):

@@ -28,7 +28,7 @@ class KCM(Method):
 
     It needs neither gradients nor labels.
 
-    The top-k over all layers fit the FLOPs budget, less than one neuron's FLOPs is left. Then the neurons' masks are
+    The best neurons over all layers are kept, until less than one neuron's FLOPs is left of the budget. Then the masks are
     scaled by layer-wise least squares as in Kwon et al. (`baselines/mask_tuning.py`), without rearrangement.
 
     Not verified against the paper: α = 0.01; the norm of R2's relative change (Frobenius here); D2's statistic (root of
@@ -87,7 +87,7 @@ class KCM(Method):
 
     @staticmethod
     def tunes(block: Block) -> bool:
-        """Tell whether a block's masks are scaled: the neurons' are, which alone are masked."""
+        """Tell whether a block's masks are scaled: only those of neurons are, since no head is removed."""
         return block.kind == "neurons"
 
     @staticmethod
@@ -114,8 +114,8 @@ def representative_ranking(rows: Tensor, sigma: float, alpha: float) -> tuple[Te
     """Rank by R2: how much each row is needed to represent all rows in the space of a Gaussian kernel.
 
     `K_ij = exp(−‖x_i − x_j‖² / σ²)`, C starts at 1/N and is updated until ‖C' − C‖ ≤ α ‖C‖ (Frobenius); the score is
-    diag(C). For distinct rows the limit is C = I, which ranks nothing: the score *is* the early-stopped iterate. An
-    update costs 2 N³ FLOPs, in the rows' precision: float32 for a float32 model, 1.8 s for N = 3072 on one core.
+    diag(C). For distinct rows the limit is C = I, which ranks nothing, so that the score is that of an iteration stopped
+    early. An update costs 2 N³ FLOPs, in the rows' precision.
 
     Args:
         rows: x, [N, d].

@@ -35,26 +35,26 @@ Counts = tuple[int, ...]
 class KPrunePlusSearch(KPrunePlus):
     """Decide the widths by a search that begins with those of the error curves, then walk as K-prune+ does.
 
-    A candidate is a number of units for each block. Its model keeps, of every block, the units that go last in the order of the
-    error curve, and has the output projection on them that is the optimum for the dense block's own update, of the dense
-    model's features, under the curve's Gram matrix. Its fitness is the mean K_pred, of a vocabulary over the teacher's
-    `top_logits` largest logits alone, on a part of the calibration set that no order and no projection has seen. The best of
-    each generation's offspring takes its parent's place if it is fitter.
+    A candidate is a number of units for each block. Its model keeps, in every block, the units that the error curve removes
+    last, and the output projection on them that comes closest to the dense block's own update on the dense model's features,
+    under the curve's Gram matrix. Its fitness is the mean K_pred on a part of the calibration set that no order and no
+    projection has seen; for a language model, over the `top_logits` largest logits of the teacher. The best of each
+    generation's offspring takes its parent's place if it is fitter.
 
-    As in Týr, every round of the search moves half as much at once as the one before. Other than there, units go by K-prune+'s
-    order and metric; cost may go from heads to neurons and back; any width can be had, not nine; each offspring is compared
-    on all that is held out (there, many on little of it, then few on more); and what is found decides the widths alone. The
-    search is smaller, too: 4 rounds of 10 generations of 16 offspring, where Týr has 4 of 50 of 128.
+    As in Týr, every round of the search moves half as much at once as the one before. Departures from it: units are removed in
+    K-prune+'s order and metric; cost may move from heads to neurons and back; any width is possible, not one of nine; each
+    offspring is compared on all held-out examples (there, many on a few, then few on more); the search decides only the widths,
+    and K-prune+ prunes to them. It is smaller, too: 4 rounds of 10 generations of 16 offspring, where Týr has 4 of 50 of 128.
 
     It costs one more Fisher pass and one more walk up the teacher; and for each candidate, a triangular system for each block
     and a forward pass of the pruned model over what is held out. Of each block, the Cholesky factor of its Gram matrix is
     kept, as many numbers as the block's columns squared, where `states` says.
 
     Attributes:
-        rounds, generations, offspring: as many rounds, generations in each, and candidates in each of these.
+        rounds, generations, offspring: number of rounds, of generations in a round, and of candidates in a generation.
         step: share of a block's units that the first round moves at once.
         held_out: share of the calibration examples that candidates are compared on.
-        top_logits: of a token, that are compared.
+        top_logits: logits of a token that are compared.
     """
 
     rounds: int = 4
@@ -80,7 +80,7 @@ class KPrunePlusSearch(KPrunePlus):
     def allocation(
         self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock
     ) -> tuple[list[int], dict[str, Any]]:
-        """Return the units to keep per block; on record go the fitness of the first and the last candidate, and how many there were."""
+        """Return the units to keep per block; for the record, the fitness of the first and the best candidate, and their number."""
         start = tuple(allocate_units(teacher, curves, job.budget, self.kinds))
         fit, held_out = split(job.data.calibration, every=round(1 / self.held_out))
         storage = storage_at(self.states, teacher.device)
@@ -108,7 +108,7 @@ class KPrunePlusSearch(KPrunePlus):
                             child = moves.one(child, self.step / 2**number, draw)
                         if child not in known:
                             known[child] = divergence(child)
-                    # Of equally fit ones, the parent, which came first.
+                    # Among equally fit ones, the parent, since it came first.
                     best = min(known, key=lambda counts: known[counts])
                     bar.update()
         return best, known
@@ -171,7 +171,7 @@ class Solutions:
             empty(block)
         own = block.bias()
         if bias is not None and own is not None:
-            # Not copied into: its memory may be the dense model's.
+            # Replaced, not overwritten: its memory may be the dense model's.
             own.data = bias
 
 
@@ -240,10 +240,10 @@ class Moves:
         self.totals = [[0.0, *costs[block.name].steps(block.units).cumsum(0).tolist()] for block in view.blocks]
 
     def one(self, counts: Counts, step: float, draw: random.Random) -> Counts:
-        """Return an allocation in which a block has lost a share of its units, one at least, and another has gained what that buys.
+        """Return an allocation in which a block gives a share of its cost, at least a unit, and another gets units for it.
 
-        If a unit of the other costs more, so many more are lost. What is then left of the budget goes back to the first. If
-        there is nothing to lose or no room to gain, the allocation is as it was.
+        If one more unit of the other costs more than that, the block gives as much. What is left of the budget then goes back
+        to it. If there is nothing to give or no unit to get, the allocation is returned as it is.
         """
         if len(self.free) < 2:
             return counts

@@ -25,28 +25,28 @@ from kprune.solve.uniform import best_units
 from kprune.types import Model
 
 TOKENS = 1024
-"""Of a step: what a backward pass holds grows with them. The gradient is the same whatever they are."""
+"""Tokens of a backward pass, whose memory grows with them. The gradient does not depend on them."""
 
 
 @dataclass(frozen=True)
 class LLMPruner(Method):
-    """Keep the units whose weights matter most to the loss: the same share in every layer that is not spared.
+    """Keep the units whose weights matter most to the loss, the same share in every layer that is not spared.
 
     A unit's score is the sum over all weights w that it owns, biases left out, of |w ∂L/∂w| (`param_first`), or of
     |w ∂L/∂w − ½ w² F| (`param_mix`), F the mean over examples of the squared gradient of an example's loss. L is the mean
-    cross-entropy of the next tokens of the calibration texts, which are all that is read: their own tokens are the labels.
-    Nothing is compensated. The authors go on with LoRA, which trains: that is left out here.
+    cross-entropy of the next tokens of the calibration texts; no other labels are read. Nothing is compensated. The authors'
+    LoRA afterwards, which trains, is left out.
 
-    Kept of the authors' script for LLaMA-7B: `param_first` (the default of their program is `param_mix`), and layers that are
-    spared by hand, 4 at the bottom and 2 at the top of 32, here as shares of the depth, rounded. Its calibration set is ten
-    texts of 64 tokens from BookCorpus; here it is whatever the job has. Left out: under grouped queries their code adds up
-    query heads that belong to other key heads (it views rows as [ratio, rows of keys]); a unit here owns its own.
-    `param_second`, `vectorize` and the channel mode, which narrows the hidden size, are not here. The gradient of all weights
-    of the layers is in memory at once, for `param_mix` two numbers a weight.
+    As in the authors' script for LLaMA-7B: `param_first` (the default of their program is `param_mix`), and layers that are
+    spared by hand, 4 at the bottom and 2 at the top of 32, here as shares of the depth, rounded. Departures: its calibration
+    set is ten texts of 64 tokens from BookCorpus, here it is that of the job; under grouped queries their code adds up query
+    heads that belong to other key heads (it views rows as [ratio, rows of keys]), here a unit has its own. `param_second`,
+    `vectorize` and the channel mode, which narrows the hidden size, are left out. The gradient of all weights of the layers is
+    in memory at once, for `param_mix` two numbers a weight.
 
     Attributes:
-        taylor: which score.
-        spared_bottom, spared_top: shares of the layers that lose nothing.
+        taylor: the score, as above.
+        spared_bottom, spared_top: shares of the layers, from the bottom and from the top, that lose nothing.
     """
 
     taylor: Literal["param_first", "param_mix"] = "param_first"
@@ -79,10 +79,10 @@ class LLMPruner(Method):
         return 1 - stay / model_flops(view, sequence_length)
 
     def check(self, model: Model, budget: Budget) -> None:
-        """Check as for any method, and that the budget leaves what is spared.
+        """Check as for any method, and that the budget pays for the spared layers.
 
         Raises:
-            OutOfReach: the layers that are spared cost more.
+            OutOfReach: the spared layers alone cost more than the budget leaves.
             UserError: as of `Method.check`.
         """
         super().check(model, budget)
@@ -116,7 +116,7 @@ def taylor_scores(view: ModelView, calibration: CalibrationSet, mixed: bool) -> 
 
     Args:
         view: of a frozen copy; left as it was.
-        mixed: of `param_mix`, which takes a backward pass for every example.
+        mixed: whether the score is `param_mix`, which takes a backward pass for every example.
 
     Raises:
         UserError: a gradient is not finite, or no example has two tokens.
@@ -133,7 +133,7 @@ def taylor_scores(view: ModelView, calibration: CalibrationSet, mixed: bool) -> 
     share = 0.0
 
     def take(weight: nn.Parameter) -> None:
-        # As soon as it is there, so that no second gradient of all weights is held beside the sum.
+        # A gradient is added and freed at once, so that those of all weights are never held beside their sum.
         assert weight.grad is not None
         first[weight].add_(weight.grad, alpha=share)
         if mixed:

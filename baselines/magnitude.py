@@ -1,4 +1,4 @@
-"""Magnitude pruning: the sanity floor that looks at weights alone."""
+"""Magnitude pruning: a floor that looks at weights alone."""
 
 from dataclasses import dataclass
 

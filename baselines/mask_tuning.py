@@ -1,6 +1,6 @@
-"""Mask tuning: the kept units' masks as real numbers, by least squares, layer by layer (Kwon et al. 2022, third stage).
+"""Mask tuning: real-valued masks of the kept units by least squares, block by block (Kwon et al. 2022, third stage).
 
-KCM's scaling is the same. The masks are folded into the output projections as they are found.
+KCM scales its neurons in the same way. The masks of a block are folded into its output projection before the next is tuned.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +43,9 @@ class Tuning:
 def search_with_teacher(
     search: Callable[[Mapping[str, UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the masks within a budget, and the masks of the teacher to tune against.
+    """Return the masks within a budget, and those of the teacher that they are tuned against.
 
-    If the budget keeps the share c of the cost of all units, the teacher keeps √c.
+    If the budget keeps the share c of the cost of all units, the teacher keeps √c, as in Kwon et al.'s code.
 
     Args:
         search: takes the blocks' costs by name and what the units kept may cost, gives masks [units] (bool) per block.
@@ -88,8 +88,8 @@ def tune_masks(
 ) -> Tuning:
     """Fit every block's mask values so that its output with the residual matches the teacher's; fold them in.
 
-    Both models' states move up together, the student's through what is tuned already. The last FFN is fitted on the
-    tokens that the head reads (for a classifier, the first). If the solver fails or a value is larger than
+    Both models' states move up together, the student's through the blocks that are tuned already. The last FFN is fitted on
+    the tokens that the head reads (for a classifier, the first). If the solver fails or a value is larger than
     `max_scale`, this and all further blocks keep their masks at 1.
 
     Args:
@@ -121,13 +121,13 @@ def tune_masks(
 def teacher_residuals(
     student: Block, teacher: Block, states: Sequence[CalibrationState], tokens: Sequence[Tensor]
 ) -> LeastSquares:
-    """Return FᵀF and FᵀR of the student's features F and of R, what its units are to add so that its output with the residual
-    is the teacher's. The teacher's states move up on the way.
+    """Return FᵀF and FᵀR, and move the teacher's states up.
 
-    An MHA has an intercept, one more feature that is 1 (and is dropped from the solution).
+    F are the student's features. R is the update that its units must make for its output, residual connection included, to be
+    the teacher's. An attention has an intercept, one more feature that is 1; it is dropped from the solution.
 
     Args:
-        tokens: which ones count, [B, T] (bool) per state.
+        tokens: the tokens to fit, [B, T] (bool) per state.
     """
     intercept = student.kind == "heads"
     columns = student.columns + intercept
@@ -179,7 +179,7 @@ def normal_equations(squares: LeastSquares, block: Block) -> tuple[Tensor, Tenso
 
 
 def solve_scales(gram: Tensor, cross: Tensor, damping: float) -> tuple[Tensor, str | None]:
-    """Return m, of which x = m − 1 minimises `‖gram x − (cross − gram 1)‖² + damping² ‖x‖²`.
+    """Return m such that x = m − 1 minimises `‖gram x − (cross − gram 1)‖² + damping² ‖x‖²`.
 
     This is what the authors run LSMR on, with its tolerances of 1e-6 and in float32. Here it is solved exactly in
     float64: gram is symmetric, so x = Λ / (Λ² + δ²) in its eigenbasis, which is the real part of (gram − iδ)⁻¹ applied

@@ -22,11 +22,11 @@ from kprune.target import Target
 from kprune.types import Model
 
 TOKENS = 1024
-"""Of a batch, of one text at least: the logits that a language model computes on its way take as many rows, a vocabulary wide."""
+"""Tokens of a batch, which has at least one text: a language model computes their logits on its way, a vocabulary wide."""
 
 
 class Inputs(ABC):
-    """What a rule reads of the inputs of a linear module, summed over tokens."""
+    """The statistics of the inputs of a linear module that a rule reads, summed over tokens."""
 
     @abstractmethod
     def add(self, inputs: Tensor) -> None:
@@ -41,21 +41,21 @@ class Masking(Method):
     """Set a share, or a pattern, of the weights of every linear module of the layers to zero.
 
     All linear modules of the layers lose as much; embeddings, norms, biases, pooler and head stay. A layer's inputs come from
-    the pruned layers below it; within a layer, all inputs are those of the layer while it is still dense. Padding does not
-    count, nor do DeBERTa's positions, which its query and key modules read, too.
+    the pruned layers below it; within a layer, statistics are taken while it is still dense. Padding does not count, nor do the
+    positions that DeBERTa's query and key modules also read.
     """
 
     budgets = ZEROS
 
     @abstractmethod
     def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
-        """Return sums over no tokens, for a module of so many inputs."""
+        """Return the statistics of no tokens yet, for a module of so many inputs."""
 
     def check(self, model: Model, asked: Budget | Target) -> None:
-        """Check that a request is one that the method can prune this model to.
+        """Check that a sparsity is asked for, and that its pattern fits this model.
 
         Raises:
-            UserError: it is a budget, or a pattern whose groups do not fit into the modules.
+            UserError: a budget is asked for, or the groups of the pattern do not divide the inputs of a module.
         """
         super().check(model, asked)
         assert isinstance(asked, Target), "a budget was refused"
@@ -98,7 +98,7 @@ class Masking(Method):
     def read(
         self, blocks: Sequence[Block], states: Sequence[CalibrationState], sparsity: Target, device: torch.device
     ) -> list[tuple[Inputs, Inputs]]:
-        """Return what a layer's linear modules read: per block, what its input modules do, and what its output projection does.
+        """Return the statistics of a layer: per block, of what its input modules read, and of what its output projection reads.
 
         Raises:
             UserError: it is not finite.

@@ -1,4 +1,4 @@
-"""No pruning: every head and neuron stays, for what a cell does beside it, such as cutting the vocabulary."""
+"""No pruning: every head and neuron stays, for cells that do something else, such as cut the vocabulary."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from kprune.target import NOTHING
 
 @dataclass(frozen=True)
 class Unpruned(Method):
-    """Keep every unit; goes with a target that removes nothing alone."""
+    """Keep every unit; the only target that it takes is to remove nothing."""
 
     name: str = "none"
     budgets = frozenset({NOTHING})

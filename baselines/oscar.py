@@ -20,12 +20,12 @@ SWAPPED = {"heads": 5, "neurons": 10}
 
 @dataclass(frozen=True)
 class Oscar(BlockByBlock):
-    """Take units out one after the other, each time those whose removal costs least if the rest of the block makes up for it.
+    """Remove units one after the other, each time those whose removal costs least if the rest of the block makes up for it.
 
-    The cost is ½ Σ_t ‖W₀ x_t − W x_t‖² + ½ λ ‖W₀ − W‖² for the block's own dense output projection W₀ and the features x of
-    what the pruned blocks below it give. With H = Σ x xᵀ + λ I it is ½ tr (W₀ − W) H (W₀ − W)ᵀ, and without the columns R the
+    The cost is ½ Σ_t ‖W₀ x_t − W x_t‖² + ½ λ ‖W₀ − W‖² for the block's own dense output projection W₀ and its features x above the
+    pruned blocks. With H = Σ x xᵀ + λ I it is ½ tr (W₀ − W) H (W₀ − W)ᵀ, and without the columns R the
     optimum on the others, K, is W₀_K + W₀_R H_RK (H_KK)⁻¹. So it is the removal of K-prune+ in the metric S = I, with a target
-    that knows nothing of the error from below. Output biases stay as they are.
+    that does not make up for the error from below. Output biases stay as they are.
 
     Departures from the authors' code: a feed-forward network reads what the attention below it gives after pruning (there,
     both are measured in one pass with the layer still dense); heads go one by one (there, two at a time), and neurons by a
@@ -87,7 +87,7 @@ class Restricted:
 
 
 def swapped(gram: Tensor, dense: Tensor, kept: Tensor, width: int, rounds: int, size: int) -> Tensor:
-    """Return units, as many as are kept, whose optimum is no worse: the end of a local search, sorted."""
+    """Return as many units as are kept, after a local search that never raises the cost, sorted."""
     units = len(gram) // width
     size = min(size, len(kept) - 1, units - len(kept))
     best = Restricted.to(gram, dense, unit_columns(kept, width)).explained
@@ -104,7 +104,7 @@ def swapped(gram: Tensor, dense: Tensor, kept: Tensor, width: int, rounds: int, 
 
 
 def exchanged(gram: Tensor, dense: Tensor, kept: Tensor, width: int, size: int) -> Tensor:
-    """Return the units after one exchange: those that are missed least go, then those that help most come, sorted."""
+    """Return the units after one exchange, sorted: `size` that cost least to remove go, then `size` that gain most are added."""
     now = Restricted.to(gram, dense, unit_columns(kept, width))
     errors = unit_errors(torch.cholesky_inverse(now.factor), now.weight, width, Factors())
     stay = kept[errors.argsort(stable=True)[size:]].sort().values
@@ -116,7 +116,7 @@ def exchanged(gram: Tensor, dense: Tensor, kept: Tensor, width: int, size: int) 
 
 
 def gains(gram: Tensor, dense: Tensor, stay: Tensor, waiting: Tensor, width: int) -> Tensor:
-    """Return what each waiting unit alone, beside those that stay, takes off the minimum: [waiting]."""
+    """Return by how much each waiting unit would lower the minimum if it alone joined those that stay: [waiting]."""
     inside, outside = unit_columns(stay, width), unit_columns(waiting, width)
     left = Restricted.to(gram, dense, inside)
     link = gram[outside[:, None], inside]

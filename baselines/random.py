@@ -1,4 +1,4 @@
-"""Random pruning: the floor below which a method has learnt nothing."""
+"""Random pruning: a floor, which any other method must beat."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""One-shot pruning by a score per unit, weights left as they are: the frame of the sanity floors."""
+"""One-shot pruning by a score per unit, weights left as they are: the frame of the floors."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,10 @@ from kprune.solve.uniform import best_units, lost, uniform_counts
 
 
 class Ranking(Method):
-    """Keep the units with the highest scores; one that does not fit what is left of the budget is passed over, so that
-    less is left than one unit costs."""
+    """Keep the units with the highest scores.
+
+    A unit that does not fit what is left of the budget is passed over, so that in the end less is left than a unit costs.
+    """
 
     uniform = True
     passes = False

@@ -1,4 +1,4 @@
-"""The same share of units in every block, and the frame of the methods that prune so, block by block."""
+"""The same share of units in every block, and the frame of methods that prune each block to it."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -21,9 +21,9 @@ from kprune.streams import CalibrationState, calibration_states
 def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) -> list[int]:
     """Return the units to keep per block, the same share of each block's own.
 
-    The number of units to remove is rounded down, as in the codes of Wanda-sp and LLM-Pruner: of three groups of query heads,
-    none goes at shares below a third. The rest of the budget is spent on one more unit per block, from the bottom up, until
-    less is left than a unit costs.
+    The number of units to remove is rounded down, as in the code of Wanda-sp and LLM-Pruner: of three groups of query heads,
+    none goes at shares below a third. What is left of the budget keeps one more unit per block, from the bottom up, until
+    it is less than a unit costs.
 
     Args:
         spared: layers whose units all stay.
@@ -31,7 +31,7 @@ def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) ->
     Raises:
         OutOfReach: the spared layers alone cost more than the budget leaves.
     """
-    # Of a block's best unit, second best and so on, how much of all blocks is gone when it has to go.
+    # The score of a block's k-th best unit: the share that every block has lost by the time this unit goes.
     shares = [1 - torch.arange(block.units, dtype=torch.float64) / block.units for block in view.blocks]
     costs = budget.costs(view)
     if budget.uniform:
@@ -52,7 +52,7 @@ def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) ->
 class BlockByBlock(Method):
     """Prune every block by the same share, from the bottom up, each on what the pruned blocks below it give.
 
-    Of the calibration tokens, one hidden state is kept; of the blocks, the statistics of one.
+    In memory are one hidden state per calibration token, and the statistics of one block at a time.
     """
 
     uniform = True

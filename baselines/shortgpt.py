@@ -28,8 +28,9 @@ from kprune.types import Model
 class ShortGPT(Method):
     """Drop whole layers, first those whose output differs least in direction from their input, until the budget is met.
 
-    Norms and residual connections go with a layer. At least one layer stays: the lowest, if it is built otherwise than the
-    others, as ModernBERT's, which has no first norm. The order is that of the dense model, measured once.
+    Norms and residual connections go with a layer. At least one layer stays. If the lowest is built differently from the
+    others, as ModernBERT's, which has no first norm, it stays. The order is measured once, on the dense model, as in the
+    paper, which drops a number of layers; here, the budget decides how many.
     """
 
     name: str = "shortgpt"
@@ -45,7 +46,7 @@ class ShortGPT(Method):
         return 1 - max(layers) / model_flops(view, sequence_length)
 
     def check(self, model: Model, budget: Budget) -> None:
-        """Check as for any method, and that the budget leaves a layer.
+        """Check as for any method, and that the budget pays for one layer.
 
         Raises:
             OutOfReach: it does not.

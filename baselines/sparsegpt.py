@@ -1,4 +1,4 @@
-"""SparseGPT: weights by what their loss costs a layer's output, made up for by those behind them (Frantar, Alistarh, ICML 2023)."""
+"""SparseGPT: weights that a module's output needs least go, those to their right make up for it (Frantar, Alistarh, ICML 2023)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,14 +18,14 @@ class SparseGPT(Masking):
     """Set to zero the weights that matter least to a module's output, and let the weights to their right make up for it.
 
     Algorithm 1 of Frantar & Alistarh 2023, with the choices of the authors' code: a share is met in each block of columns,
-    all rows together; a pattern in each group of consecutive inputs of a row, as soon as the sweep gets there; all modules of
-    a layer are solved with its inputs while it was still dense. What is left out: their code sets the weights of inputs
-    that are always zero to zero whatever the share, where here they are the first to go within it; it drops one weight
-    more than the share in each block, and solves in float32, here it is float64. The factor 2/n of its Hessian moves nothing.
+    all rows together; a pattern in each group of consecutive inputs of a row, when the sweep gets there; all modules of a layer
+    are solved with its inputs while it is still dense. Departures from their code: it sets the weights of inputs that are always
+    zero to zero beyond the share, here they are the first to go within it; it removes one weight more than the share in each
+    block; and it solves in float32, here in float64. The factor 2/n of its Hessian makes no difference.
 
     Attributes:
-        damping: added to the Gram matrix's diagonal, relative to the diagonal's mean.
-        columns: inputs whose weights are compared with one another.
+        damping: added to the Gram matrix's diagonal, relative to the diagonal's mean (their `percdamp`).
+        columns: columns of a block, in which weights are compared with one another (their `blocksize`).
     """
 
     name: str = "sparsegpt"
@@ -38,7 +38,7 @@ class SparseGPT(Masking):
         check_count(columns=self.columns)
 
     def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
-        """Return a Gram matrix of no tokens."""
+        """Return the Gram matrix of no tokens yet."""
         lower = torch.zeros(columns, columns, dtype=torch.float64, device=device)
         return Gram(lower, sparsity, self.damping, self.columns)
 
@@ -63,7 +63,7 @@ class Gram(Inputs):
 
     @cached_property
     def root(self) -> Tensor:
-        """Return U of `inverse_root`, for all modules with these inputs."""
+        """Return U of `inverse_root`, one for all modules with these inputs."""
         return inverse_root(self.lower, self.damping)
 
 
@@ -94,7 +94,7 @@ def swept(weight: Tensor, root: Tensor, alive: Tensor, sparsity: Target, togethe
         weight: in float64; stays as it is.
         root: U of `inverse_root`.
         alive: [columns] bool; inputs that are always zero are False, and their weights are the first to go.
-        together: columns of which a share is taken together; a pattern's groups are not parted.
+        together: columns of a block, in which a share is met; it is cut to whole groups of a pattern.
     """
     weight, columns, group = weight.clone(), weight.shape[1], sparsity.group
     step = together if group is None else max(together // group, 1) * group
@@ -112,12 +112,12 @@ def swept(weight: Tensor, root: Tensor, alive: Tensor, sparsity: Target, togethe
                 gone[:, among] = smallest(scores, group - int(sparsity.amount))
             errors[:, column] = torch.where(gone[:, column], part[:, column], 0) / corner[column, column]
             part[:, column:] -= torch.outer(errors[:, column], corner[column, column:])
-            # But for rounding, it is already.
+            # The update has made it zero but for rounding.
             part[gone[:, column], column] = 0
         weight[:, here.stop :] -= errors @ root[here, here.stop :]
     return weight
 
 
 def saliency(weight: Tensor, root: Tensor, alive: Tensor) -> Tensor:
-    """Return the squared error that the loss of each weight costs, those to the right made up for: w² / U_jj², [rows, columns]."""
+    """Return the squared error if a weight is removed and those to its right make up for it: w² / U_jj², [rows, columns]."""
     return torch.where(alive, weight.square() / root.diagonal().square(), 0)

@@ -1,4 +1,4 @@
-"""Wanda: weights by their size times the size of what they are multiplied with (Sun, Liu, Bair, Kolter, ICLR 2024)."""
+"""Wanda: weights scored by their magnitude times the norm of their input (Sun, Liu, Bair, Kolter, ICLR 2024)."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ class Wanda(Masking):
     """Set to zero the weights with the smallest |W_ij|·‖x_j‖₂ of their row (Sun et al. 2023); the others stay as they are.
 
     As in the authors' code, a share is met in each row, a pattern in each group of consecutive inputs of a row, and a layer's
-    inputs come from the pruned layers below. Left out: their code runs the model in half precision and divides the squares by
-    the number of sequences, which moves no mask; and it cuts the number of a row's weights off, where here it is rounded.
+    inputs come from the pruned layers below. Departures from it: it runs the model in half precision; it divides the squares
+    by the number of sequences, which changes no mask; and it truncates the number of a row's weights, which is rounded here.
     """
 
     name: str = "wanda"
@@ -43,7 +43,7 @@ class Norms(Inputs):
 
 
 def least_in_rows(scores: Tensor, sparsity: Target) -> Tensor:
-    """Return the mask [rows, columns] of what goes: a share of each row, or of each group all but so many (Sun et al. 2023, 3)."""
+    """Return the mask of the weights to remove, True = removed: [rows, columns] (Sun et al. 2023, section 3)."""
     if sparsity.group is None:
         return smallest(scores, round(sparsity.amount * scores.shape[1]))
     groups = scores.unflatten(1, (-1, sparsity.group))

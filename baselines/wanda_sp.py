@@ -16,13 +16,13 @@ from kprune.solve.uniform import best_units
 
 @dataclass(frozen=True)
 class WandaSP(BlockByBlock):
-    """Keep, in every block the same share, the units whose outputs are largest: Σ_j mean_i |W_ij| ‖x_j‖. Nothing is compensated.
+    """Keep the units with the largest Σ_j mean_i |W_ij| ‖x_j‖, the same share in every block. Nothing is compensated.
 
-    The sum goes over the columns j of the output projection W that the unit owns, of grouped queries all columns of its query
-    heads; ‖x_j‖ is over all calibration tokens.
+    The sum is over the columns j of the output projection W that the unit owns; under grouped queries, these are the columns of
+    all query heads of its group. ‖x_j‖ is over all calibration tokens.
 
-    Other than in the authors' code, a feed-forward network sees what the attention below it, already pruned, gives; there,
-    both are measured in one pass with the layer still dense. Half precision and a head size of 128, fixed there, are left out.
+    Departures from the authors' code: a feed-forward network reads what the pruned attention below it gives (there, both are
+    measured in one pass with the layer still dense). Its half precision and its fixed head size of 128 are left out.
     """
 
     name: str = "wanda_sp"

@@ -12,7 +12,7 @@ from kprune.errors import UserError
 from kprune.objectives.base import IGNORED
 
 OF_EXAMPLES = ("labels", "choices")
-"""What a batch has of examples, not of rows."""
+"""Entries of a batch that are per example, not per row."""
 Example = dict[str, Any]
 """One tokenised example: `input_ids` and, if the model reads them, `token_type_ids` (lists of int, unpadded), and
 `label` (int, float, (start, end) for spans, or a list with a number for each token or output) if labels are handed out.
@@ -101,6 +101,7 @@ def per_example(values: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def by_length_and_tokens(example: Example) -> tuple[int, list[int], list[int]]:
+    """Return the key by which `CalibrationSet.steps` sorts an example."""
     return max(lengths(example)), list(example["input_ids"]), list(example.get("token_type_ids", ()))
 
 
@@ -136,9 +137,9 @@ class CalibrationSet:
         return [collate(examples[start : start + self.batch_size], self.pad_token_id) for start in starts]
 
     def steps(self, tokens: int) -> list[dict[str, Tensor]]:
-        """Return padded batches of at most so many tokens, padding counted, of one example at least, whatever `batch_size` is.
+        """Return padded batches of at most so many tokens, padding counted, of one example at least; `batch_size` is not read.
 
-        In an order that is the examples' own, by length first, so that it does not matter in which they were drawn.
+        Examples are sorted by length, then by their tokens, so that it does not matter in which order they were drawn.
         """
         batches: list[list[Example]] = [[]]
         rows = 0
@@ -153,7 +154,7 @@ class CalibrationSet:
 
 
 def split(calibration: CalibrationSet, every: int = 10) -> tuple[CalibrationSet, CalibrationSet]:
-    """Return most of the different examples to fit, and one part held out: every tenth as drawn, or every so many-th.
+    """Return the calibration set in two: the examples to fit on, and those held out, one in `every` of the distinct ones.
 
     Examples are drawn with replacement; all copies of one fall on the same side.
 

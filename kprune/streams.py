@@ -1,6 +1,6 @@
-"""The calibration set on its way up: where student and teacher stand, block by block.
+"""The hidden states of the calibration set in student and teacher, moved up block by block.
 
-Nothing here grows with the number of blocks: of every token, one hidden state of the student and one of the teacher.
+Nothing here grows with the number of blocks: of every token, one hidden state of the student and one of the teacher is kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +20,12 @@ HERE = Device()
 
 
 class CalibrationState:
-    """A calibration batch on its way up. Its hidden states lie in a storage while nobody reads them.
+    """A calibration batch, and its hidden states at the input of a block. They lie in a storage while nobody reads them.
 
     Attributes:
-        batch: as it went into the model: examples, and the rows [B, T] that the model reads of them, as `collate` has them.
+        batch: what the model reads, as `collate` makes it: rows [B, T], and which examples they belong to.
         context: keyword arguments of the layers.
-        number: of the batch among all, from 0; of several processes, each has its rows of it.
+        number: index of the batch among all, from 0; if several processes share the work, each has its own examples of it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CalibrationState:
 
     @property
     def teacher(self) -> Tensor:
-        """Return the teacher's, [B, T, d]."""
+        """Return the teacher's input of the block at hand, [B, T, d]."""
         return self._storage.read(self._teacher)
 
     @teacher.setter
@@ -60,15 +60,15 @@ class CalibrationState:
 
     @property
     def target(self) -> Tensor | None:
-        """Return what the student's block is asked to add, if that is not all that the teacher is ahead by."""
+        """Return the target that was set for the update of the student's block; None for teacher − student."""
         return None if self._target is None else self._storage.read(self._target)
 
     @target.setter
     def target(self, value: Tensor | None) -> None:
         self._target = None if value is None else self._storage.keep(value)
 
-    def asked(self) -> Tensor:
-        """Return what the student's block is asked to add, [B, T, d], with the teacher before a norm that comes last."""
+    def update_target(self) -> Tensor:
+        """Return the target of the update of the student's block, [B, T, d]; `teacher` is before a norm that comes last."""
         target = self.target
         return self.teacher - self.student if target is None else target
 
@@ -89,7 +89,7 @@ class CalibrationState:
 
     @property
     def examples(self) -> int:
-        """Return how many there are."""
+        """Return the number of examples."""
         return size_of(self.batch)
 
     @property
@@ -117,7 +117,7 @@ class CalibrationState:
 def calibration_states(
     view: ModelView, batches: Sequence[dict[str, Tensor]], storage: Storage = HERE
 ) -> list[CalibrationState]:
-    """Return every batch at the input of the first block; of several processes, the examples that are this one's.
+    """Return every batch at the input of the first block; if several processes share the work, this one's examples of it.
 
     Raises:
         UserError: there are more processes than examples.
@@ -136,9 +136,10 @@ def calibration_states(
 
 
 class TeacherLogits(Iterable[Tensor]):
-    """What the objective reads of the whole, unpruned model, for states at the input of its first block, one by one.
+    """The teacher's logits (`Objective.answers`) of calibration states, one by one.
 
-    Keep the logits of each state or, if it is smaller, its last hidden state, from which they are recomputed on each iteration.
+    The states must be at the input of the first block when this is made. Of each, the logits are kept or, if it is smaller, the
+    last hidden state, from which they are computed again in each iteration.
     """
 
     def __init__(self, view: ModelView, states: Sequence[CalibrationState], objective: Objective):

@@ -37,7 +37,7 @@ next is asked for, and the gradients add up. They are the means over a batch."""
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with a linear warm-up (a share of all steps) and decay; the gradient's norm is cut at `clip`."""
+    """AdamW with a linear warm-up (a share of all steps) and decay; the gradient's norm is clipped at `clip`."""
 
     epochs: int = 3
     lr: float = 5e-5
@@ -64,7 +64,7 @@ class Training:
     """A training run that can be stopped and taken up between any two steps.
 
     Args:
-        learner: all that is trained, and nothing else; its parameters that ask for gradients are.
+        learner: everything whose state is kept; those of its parameters that require gradients are trained.
         groups: the optimizer's parameter groups with their own `lr`; `parameter_groups` if None. With `free` set, a
             group's rate is constant and its gradient not clipped.
         notes: plain values that belong to the run; a state on disk brings its own.
@@ -137,7 +137,7 @@ class Training:
         return total
 
     def backward(self, batch: dict[str, Tensor]) -> float:
-        """Add a batch's gradients; the sum of its losses."""
+        """Add a batch's gradients, and return the sum of its losses."""
         total = 0.0
         for loss in self.losses(batch, self.step / self.per_epoch):
             loss.backward()
@@ -228,7 +228,7 @@ def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the learning rate at a step: up linearly over the `warmup` share of the steps, then down to 0."""
+    """Return the share of the learning rate at a step: up linearly over the `warmup` share of the steps, then down to 0."""
     rising = max(1, round(warmup * steps))
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 

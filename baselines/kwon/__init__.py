@@ -22,14 +22,14 @@ from kprune.models.copies import frozen_copy
 class Kwon(Method):
     """Search masks of heads and neurons by the Fisher information of the task loss, then tune them as real numbers.
 
-    Three stages, one file each: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each
-    block (`rearrange.py`), and the mask tuning (`baselines/mask_tuning.py`) against the model masked at the
-    constraint √c, c being the share of FLOPs *kept*. Their masks make nothing faster; here the tuned values are folded
-    into the output projections and the pruned units are removed. Their own setting is 2,048 labelled examples, 32 in a batch
-    (12 on SQuAD). The size of the batches is a part of the method: the Fisher information has squares of the gradients of a
-    batch's mean loss.
+    Three stages: the Fisher mask search (`fisher.py`, `search.py`), the rearrangement within each block (`rearrange.py`), and
+    the mask tuning (`baselines/mask_tuning.py`) against the model masked at the constraint √c, c being the share of FLOPs
+    *kept*. Their code only masks; here the tuned values are folded into the output projections and the pruned units are
+    removed. Their own setting is 2,048 labelled examples, 32 in a batch (12 on SQuAD). The size of the batches is a part of the
+    method: the Fisher information has the squared gradients of a batch's mean loss.
 
-    The search leaves less of the budget than one head costs, so no fill step is needed.
+    Departures from their code: the mask search begins at no head, not at one (`search.py`), and the least squares of the mask
+    tuning is solved exactly, not by LSMR (`solve_scales`).
 
     Attributes:
         damping: of the mask tuning's least squares.
@@ -43,7 +43,7 @@ class Kwon(Method):
     needs = frozenset({"labels"})
 
     def check_grain(self, grain: int, uniform: bool) -> None:
-        """Check that widths are not to be rounded, which the search does not.
+        """Check that widths are not to be rounded: the search can't do it.
 
         Raises:
             UserError: they are.
@@ -76,7 +76,7 @@ class Kwon(Method):
 
     @staticmethod
     def tunes(block: Block) -> bool:
-        """Tell whether a block's masks are tuned: all but those of the lowest layer's heads are."""
+        """Tell whether a block's masks are tuned: all but the heads' of the lowest layer, as in the authors' code."""
         return block.kind == "neurons" or block.layer > 0
 
     @staticmethod
@@ -85,12 +85,12 @@ class Kwon(Method):
     ) -> list[torch.Tensor]:
         """Search masks [units] (bool) of all blocks, bottom to top, by the Fisher information.
 
-        All blocks of a kind cost the same, as in their paper.
+        All blocks of a kind are taken to cost the same, as in the paper.
         """
         scores = {block.name: importance(g) for block, g in zip(view.blocks, gradients, strict=True)}
         of_kind = [[block.name for block in view.of_kind(kind)] for kind in ("heads", "neurons")]
         kinds = [[scores[name] for name in names] for names in of_kind]
-        # A block without units costs nothing, which says nothing of the others.
+        # Not the first block's cost: a block without units costs nothing.
         dearest = [max((costs[name] for name in names), key=lambda cost: cost.per_unit) for names in of_kind]
         found = search(*kinds, *dearest, limit)
         masks = {

@@ -7,8 +7,8 @@ from torch import Tensor
 def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
     """Exchange pruned units for kept ones so that ‖Σ_pruned g‖² falls; their number stays.
 
-    Each kept unit in turn, the least important first, joins the pruned ones, and that unit leaves them without which
-    the sum of their gradient vectors is shortest. No step makes the objective larger: the newcomer may leave again.
+    Each kept unit in turn, the least important first, joins the pruned ones. Then the unit leaves them that makes the sum of the
+    others' gradient vectors shortest. It may be the unit that has just joined, so no step makes the objective larger.
 
     Args:
         mask: [units] (bool, True = kept), as searched.

@@ -18,10 +18,10 @@ def search(
     For every number of heads kept, the rest of the budget goes to the most important neurons; the split with the
     largest total importance is kept. Exact for a diagonal Fisher.
 
-    Of splits with the same importance the one with the most heads is taken. What is left of the budget is therefore
-    less than the cost of one more unit. If units are free up to some number, every block pays the base cost and
-    keeps its best ones of that number. (The authors' loop starts at one head, and for a latency takes the heads' cost
-    off the budget again at every step; this one starts at none and does not.)
+    Of splits with the same importance the one with the most heads is taken, so that less is left of the budget than one more
+    unit costs. If a number of units are free, as under a measured latency, every block pays the base cost and keeps its best
+    units of that number. Departures from the authors' loop: it starts at one head, here at none; and for a latency it takes the
+    heads' cost off the budget again at every step.
 
     Args:
         heads, neurons: per block, the importance of its units, [units] and not negative.
@@ -32,7 +32,7 @@ def search(
         masks of the heads and of the neurons, per block [units] (bool, True = kept).
 
     Raises:
-        UserError: the budget does not pay for what every block costs at least.
+        UserError: the budget does not pay for the base cost of every block.
     """
     head_order, head_gain, free_heads = _ranked(heads, head_cost.free)
     neuron_order, neuron_gain, free_neurons = _ranked(neurons, neuron_cost.free)
@@ -42,7 +42,7 @@ def search(
         raise UserError("the budget is less than what the blocks cost at least: ask for a smaller reduction")
     left = spare - head_cost.per_unit * torch.arange(len(head_gain), dtype=torch.float64)
     left = left[left >= 0]
-    # Without any neuron there is no cost of one.
+    # Without any neuron, its cost is 0, and the division gives no number.
     affordable = (left / neuron_cost.per_unit).nan_to_num().clamp(max=len(neuron_gain) - 1).long()
     total = head_gain[: len(left)] + neuron_gain[affordable]
     most_heads = len(total) - 1 - int(total.flip(0).argmax())

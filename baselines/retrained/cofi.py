@@ -28,10 +28,10 @@ LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 BOUND = math.log(100)
 """The masks' logits stay within ±BOUND, as in the authors' code."""
 HEADS_AT_FIRST, NEURONS_AT_FIRST = BOUND, 0.0
-"""Mean logits before training, of heads (and blocks) and of neurons: the authors' code, 10 but for the bound and the log
-odds of its drop rate of 0.5."""
+"""Mean logits of the masks before training, of heads (and blocks) and of neurons, as in the authors' code: 10, which `BOUND`
+cuts, and the log odds of its drop rate of 0.5."""
 MISSED = 0.05
-"""Expected FLOPs further than this from the request are told: the masks have not decided what goes, chance has."""
+"""If the expected FLOPs reduction is further than this below the request, a line says so: chance has chosen, not the masks."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,23 @@ class CoFi(Method):
     paper's is of parameters. The student starts as the fine-tuned model, the paper's as the pre-trained one, so that its
     epochs without masks have little to learn. A masked block keeps its output bias. After training, units are kept by
     the probability that their masks are open until the budget is full, so that it is met to less than a head; if the
-    masks' own expectation is further from it than `MISSED`, as after too few steps, that is printed. The optimizer is not
-    started afresh when the masks set in, embeddings are trained, fine-tuning has the pruning's batches, rate and decay,
-    and the last step counts, not the best on the development set. A training serves one reduction, since the target is in
-    the loss.
+    masks' own expectation is further below it than `MISSED`, as after too few steps, that is printed. The optimizer is not
+    restarted when the masks set in, embeddings are trained, fine-tuning has the pruning's batches, rate and decay, and the
+    weights of the last step are taken, not the best on the development set. A training serves one reduction, since the target
+    is in the loss.
 
-    Of the authors' code: layers are matched in any order (its version 3; version 4 forces theirs). Left out: after training, its
-    masks are sigmoid(0.8 a / β), those below a rank set to 0; here, they are Louizos' sigmoid(a) (ζ − γ) + γ, cut to 0 and 1.
+    As in the authors' code: layers are matched in any order (its version 3; version 4 keeps them in order). A departure from it:
+    after training, its masks are sigmoid(0.8 a / β), those below a rank set to 0; here they are Louizos' sigmoid(a) (ζ − γ) + γ,
+    cut to 0 and 1.
 
     Attributes:
-        recipe: of the pruning stage (the paper: 20 epochs, 100 on small tasks; 2e-5, batches of 32; on SQuAD 3e-5 and 16),
-            whose rate fine-tuning has, too (the paper: 1e-5 to 3e-5).
+        recipe: of the pruning stage (the paper: 20 epochs, 100 on small tasks; 2e-5, batches of 32; on SQuAD 3e-5 and 16).
+            Fine-tuning has the same learning rate (the paper: 1e-5 to 3e-5).
         unmasked_epochs: distillation alone before the masks set in (the paper: 1 on large tasks, 4 on small ones).
         warmup_epochs: in which the target rises (the paper: 2 on large tasks, 20 on small ones).
         finetuning_epochs: of the pruned model (the paper: 20).
         mask_lr: of the masks and multipliers (0.01 in the authors' scripts).
-        logit_weight: λ of the logits' loss, 1 − λ that of the layers' (the paper tries 0.1, 0.3, 0.5).
+        logit_weight: λ, the weight of the logits' loss; 1 − λ is that of the layers' (the paper tries 0.1, 0.3, 0.5).
         temperature: of the logits' loss (2 in the authors' scripts).
         max_examples: cap on the training examples, None for all.
         bf16: linear layers in bfloat16 while training.
@@ -166,7 +167,7 @@ def layer_loss(transform: nn.Module, student: Seen, teacher: Seen, present: Sequ
 
 
 class Student(nn.Module):
-    """Hold what CoFi trains: the model, the map from its hidden states to the teacher's, and the masks."""
+    """What CoFi trains: the model, the map from its hidden states to the teacher's, and the masks."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -192,7 +193,7 @@ class Student(nn.Module):
 
 
 class L0Masks(nn.Module):
-    """Hard-concrete masks of units and blocks, their product being a unit's, and the constraint's multipliers.
+    """Hard-concrete masks of units and blocks, and the constraint's multipliers. A unit's own mask is multiplied by its block's.
 
     Args:
         sizes: units of each block.
@@ -258,16 +259,15 @@ def expected_reduction(masks: L0Masks, view: ModelView, budget: FlopsBudget) -> 
 def extract(model: nn.Module, masks: L0Masks, budget: FlopsBudget) -> list[list[int]]:
     """Prune the model in place to the budget, its units by the probability of an open mask.
 
-    A kept unit's deterministic mask becomes a factor of its columns of the output projection. If that mask is 0, the
-    unit being there because the budget has room for it, the factor is the probability that it is open: training saw the
-    unit in that share of the draws, so 0 would keep a unit that computes nothing, and 1 one that the others do not
-    count on.
+    A kept unit's deterministic mask becomes a factor of its columns of the output projection. If that mask is 0, and the unit is
+    kept only because the budget has room for it, the factor is the probability that its mask is open. Training saw the unit in
+    that share of the draws: with 0, it would compute nothing, and with 1, more than the other units have learnt to expect.
 
     Returns:
         indices of the kept units per block.
     """
     view = view_of(model)
-    # Masks that the bound holds are equal: chance, not their place, decides between them.
+    # Masks at the bound are equal: chance must decide between them, not their index.
     log_open = masks.log_open()
     jittered = [p + 1e-6 * torch.rand_like(p) for p in log_open]
     kept = greedy(jittered, list(budget.costs(view).values()), budget.limit(view))

@@ -24,7 +24,7 @@ class Seen:
 
 
 def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Seen:
-    """Run a model (or anything that is called like one); linear layers in bfloat16 if asked for."""
+    """Return a model's outputs on a batch; its linear layers run in bfloat16 if `bf16` is set."""
     output = _run(model, batch, bf16, output_hidden_states=True)
     logits = objective.answers(output, batch)
     return Seen(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
@@ -47,11 +47,11 @@ def hidden_loss(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
 
 
 def _run(model: Callable, batch: dict[str, Tensor], bf16: bool, **settings):
-    # Without its cache: inside another autocast, as pruning is, that would hold the weights of the first step to the end.
+    # Autocast's cache stays off: inside the autocast that pruning runs in, it would hold the weights of the first step to the end.
     with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
         return model(**model_inputs(batch), **settings)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32 if it is in bfloat16, which is for products, not for sums."""
+    """Return a tensor in float32 if it is in bfloat16, which is too coarse for sums."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

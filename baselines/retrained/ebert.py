@@ -38,12 +38,13 @@ class EBERT(Method):
     logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch. A decoder's first token
     sees no other, so that there, all predictors read the mean token.
 
-    The penalty leaves the FLOPs near the target, not at it. So that methods are compared at the same FLOPs, one threshold
-    for all gates is then set such that the mean over calibration examples is the target (0 in the paper).
+    The penalty leaves the FLOPs near the target, not at it. So that methods are compared at the same FLOPs, one threshold for
+    all gates (0 in the paper) is then set so that the mean FLOPs over calibration examples are the target.
 
-    FLOPs and kept units are means over the evaluation inputs, at the cell's sequence length as every method's; the
-    predictors' own (under 0.2 % of the dense model's) are left out. The model here masks what its gates close and computes it
-    all the same, so it has no latency. A training serves one reduction, since the target is in the loss.
+    FLOPs and kept units are means over the evaluation inputs, at the sequence length that every method is counted at; those of
+    the predictors, which read one vector a sequence, are left out. The model here computes every unit and masks those whose
+    gates are closed, so its latency would mean nothing and is not measured. A training serves one reduction, since the target
+    is in the loss.
 
     Attributes:
         recipe: of the model (the paper: 3e-5, SST-2 3 epochs at batch 32).
@@ -128,7 +129,7 @@ class Predictor(nn.Module):
 class GatedModel(nn.Module):
     """A model whose heads and neurons are gated by its inputs; called like the model itself.
 
-    threshold: a gate is open, outside training, if its logit is above it.
+    Outside training, a gate is open if its logit is above `threshold`.
     """
 
     def __init__(self, model: nn.Module, sequence_length: float):
@@ -170,7 +171,7 @@ class GatedModel(nn.Module):
         return [total / examples for total in totals]
 
     def gate(self, logits: Tensor) -> Tensor:
-        """Return hard gates 0 or 1, [B, units]; in training drawn, and with the gradient of the sigmoid."""
+        """Return hard gates, 0 or 1: [B, units]. In training they are drawn, and have the sigmoid's gradient."""
         if not self.training:
             return (logits > self.threshold).to(logits.dtype)
         uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)

@@ -19,7 +19,7 @@ from kprune.objectives import Objective
 from kprune.training import Recipe
 
 OWN_VERSION = 2
-"""Of what is done after pruning."""
+"""The version of what is done after pruning."""
 HELD_OUT = 10
 """Every tenth training example is held out."""
 
@@ -28,11 +28,11 @@ HELD_OUT = 10
 class FineTuned(Method):
     """Prune with `pruner`, then train the physically smaller model against the dense one and the labels.
 
-    Nothing is dropped out: what is left of the model is small and close to where it should be. A tenth of the training examples
-    is held out, and if the loss on it has not fallen, the model stays as it was pruned.
+    Dropout is off: what is left of the model is small and close to where it should be. A tenth of the training examples is held
+    out; if the loss on it does not fall, the weights from before the training are restored.
 
     Attributes:
-        distillation: share of the teacher's logits in the loss; the task's loss has the rest.
+        distillation: weight of the loss on the teacher's logits; that of the task's loss is 1 less this.
         temperature: of the distillation.
         max_examples: cap on the training examples, None for all.
         bf16: linear layers in bfloat16 while training.
@@ -56,7 +56,7 @@ class FineTuned(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return what the pruner needs, and the training set."""
+        """Return what the pruner needs, and "training"."""
         return self.pruner.needs | {"training"}
 
     @property
@@ -66,7 +66,7 @@ class FineTuned(Method):
 
     @property
     def budgets(self) -> frozenset[str]:
-        """Return the pruner's."""
+        """Return the pruner's budgets."""
         return self.pruner.budgets
 
     @property
@@ -75,7 +75,7 @@ class FineTuned(Method):
         return self.pruner.uniform
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """Return the pruner's."""
+        """Return the pruner's reach."""
         return self.pruner.reach(model, sequence_length)
 
     def check_grain(self, grain: int, uniform: bool) -> None:
@@ -115,7 +115,7 @@ class FineTuned(Method):
         return outcome
 
     def losses(self, student: nn.Module, teacher: nn.Module, objective: Objective) -> Callable:
-        """Return the losses: the teacher's logits and the labels."""
+        """Return the losses of the student: on the teacher's logits and on the labels."""
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The trainings of a retrained method: on which examples, where each keeps its state, and what of it goes on record."""
+"""The training runs of a retrained method: their examples, where they keep their states, and what goes on record."""
 
 import copy
 import hashlib
@@ -19,10 +19,10 @@ from kprune.training import Losses, Recipe, Training
 
 @dataclass(frozen=True)
 class Trained:
-    """The account of a training run.
+    """What is known of a training run that has ended.
 
     Attributes:
-        examples: in an epoch; `available` were there, so it was capped if they are more.
+        examples: in an epoch. If `available`, the number that there were, is larger, a cap has left some out.
         seconds: of all stretches of the run together.
         earlier_seconds: those of processes before this one.
         losses: (step, mean loss up to there) along the run.
@@ -99,12 +99,13 @@ class Stages:
         settings: Hashable,
         notes: dict[str, Any] | None = None,
     ) -> nn.Module:
-        """Return a trained copy of `start`, which no budget changes: done once for the data or found in their workspace, and
-        its cost counted in full each time.
+        """Return a copy of `start` after a training that does not depend on the budget.
+
+        It is trained once for the data, or found in their workspace. Its seconds count in full each time.
 
         Args:
             losses_of: gives the losses of the copy.
-            settings: all that it depends on, apart from the model, task and seed.
+            settings: everything that the training depends on, apart from the model, task and seed.
         """
         state = self.state_file(name, settings)
 
@@ -139,7 +140,7 @@ class Stages:
 
 
 def train(run: Training, description: str, state: Path | None, available: int) -> Trained:
-    """Train to the end, or find it done: the run's state stays at `state`, for the next one who needs it.
+    """Train to the end; if `state` already holds the finished run, load it.
 
     Args:
         available: training examples that there were.
@@ -172,7 +173,7 @@ def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int)
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Name the pruned model that a training starts from."""
+    """Return a digest of a model's weights: settings name by it the pruned model that a training starts from."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""The methods of this package, as data, and how any method is made from its entry; a method is imported when it is made."""
+"""The methods of this package, as data, and how a method is made from its entry. Its module is imported only then."""
 
 import importlib
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ class Entry:
     Attributes:
         label: its name in tables and figures.
         group: "ours" for K-prune and K-prune+ with their presets, "retraining-free" for their competitors, "floor" for
-            what says nothing unless it is beaten, "retrained" for what trains on the whole training set.
+            methods that any other must beat, "retrained" for methods that train on the whole training set.
         path: "module:Class". The class is a frozen dataclass; its fields are the settings, all with defaults, `name` among
             them.
-        settings: values that differ from the class's defaults; of nested settings, those alone that differ.
+        settings: values that differ from the class's defaults, nested as the class has them.
     """
 
     label: str
@@ -66,7 +66,7 @@ def find_method(name: str) -> "Method":
     """Return the method of a name, with the settings of its entry.
 
     Raises:
-        UserError: the method is unknown, or it is none of this package's and there is no clone of the repository.
+        UserError: the method is unknown, or it is not in this package and there is no clone of the repository.
     """
     return build(name, {})
 
@@ -78,7 +78,7 @@ def build(name: str, settings: Mapping[str, Any]) -> "Method":
         settings: plain values, nested as in conf/method/<name>.yaml; a list for a tuple.
 
     Raises:
-        UserError: the method or a setting is unknown, or a value is none that the setting takes.
+        UserError: the method or a setting is unknown, or a setting does not take its value.
     """
     entry = find(name)
     module, _, attribute = entry.path.partition(":")
@@ -110,7 +110,7 @@ def find(name: str) -> Entry:
 
 
 def changed(settings: Any, changes: Mapping[str, Any], method: str, group: str = "") -> Any:
-    """Return a dataclass of settings with some of them changed; nested ones keep what their mapping does not name.
+    """Return a dataclass of settings with some of them changed; a mapping changes some of a nested group's.
 
     Args:
         method, group: what messages call the settings: the method's name, "recipe." for those of its recipe.

@@ -14,7 +14,7 @@ from kprune.types import Linear
 
 
 class Reached(Exception):
-    """Carry the features out of a core that goes on behind them: ALBERT's adds the residual stream and takes the norm."""
+    """Carry the features out of a core that computes more after them: ALBERT's adds the residual stream and takes the norm."""
 
     def __init__(self, features: Tensor):
         super().__init__()
@@ -77,7 +77,7 @@ class Block:
 
     @property
     def columns(self) -> int:
-        """Return the inputs of the output projection: all units' columns."""
+        """Return the number of inputs of the output projection, those of all units."""
         return sizes(self.output)[0] if hasattr(self.output, "weight") else 0
 
     @property
@@ -87,12 +87,12 @@ class Block:
 
     @property
     def core(self) -> nn.Module:
-        """Return the first module between what the block reads and its features: an attention's only one."""
+        """Return the first module of `Site.core`; an attention has only this one."""
         return self.module.get_submodule(self.site.core[0])
 
     @property
     def heads(self) -> list[int] | None:
-        """Return which of the whole model's heads the units are, if an argument goes by them; None if all, in order."""
+        """Return which heads of the dense model the units are, for `Site.per_head`; None if they are all of them, in order."""
         return heads_read(self.core) if self.site.per_head else None
 
     @property
@@ -114,7 +114,7 @@ class Block:
         return self.output.bias
 
     def read(self, x: Tensor) -> Tensor:
-        """Return what the input weights see: x, or norm(x) if the norm comes first."""
+        """Return what the input weights read: x, or norm(x) if the norm comes first."""
         return self.norm(x) if self.placement == "before" else x
 
     def features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:

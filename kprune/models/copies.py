@@ -13,13 +13,13 @@ from kprune.types import Model
 
 
 def frozen_copy(model: Model) -> Model:
-    """Return a copy in evaluation mode whose weights ask for no gradient."""
+    """Return a copy in evaluation mode whose weights require no gradient."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def frozen_view(model: Model) -> Model:
-    """Return such a copy with the model's own weights in memory, for what is only read."""
-    # `data` and no `detach`, which would count changes of a copy that `copied_blocks` makes as changes of the model's own.
+    """Return such a copy that shares the memory of the model's weights, to be read only."""
+    # `data`, not `detach`, with which autograd would take later changes of the copy (`copied_blocks`) for changes of the model.
     shared = {id(p): nn.Parameter(trackable(p.data), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, shared | {id(b): trackable(b.data) for b in model.buffers()}).eval()
 
@@ -27,8 +27,8 @@ def frozen_view(model: Model) -> Model:
 def copied_blocks(view: ModelView) -> Iterator[Block]:
     """Give the blocks of a `frozen_view`'s view, bottom to top, each of which may be changed until the next is asked for.
 
-    A layer gets weights of its own when its first block is asked for, and is where the view's blocks work as long as one of
-    them is at hand. Behind the last, all of the model is a copy.
+    A layer gets weights of its own when its first block is asked for, and is on the view's device while its blocks are given.
+    After the last block, the whole model has weights of its own.
     """
     home = view.model.device
     for blocks in view.by_layer():
@@ -53,7 +53,7 @@ def unshared(model: Model) -> Model:
     model = copy.deepcopy(model)
     layers: Any = model.base_model.get_submodule(family.layers)
     count = model.config.num_hidden_layers if family.groups else len(layers)
-    # Which layer has which weights, as transformers computes it, rounding included.
+    # The layer's index among the shared ones, by transformers' own formula, rounding included.
     own = nn.ModuleList([copy.deepcopy(layers[int(i / (count / len(layers)))]) for i in range(count)])
     for module in own.modules():
         for name, weight in list(module._parameters.items()):

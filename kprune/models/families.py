@@ -43,10 +43,10 @@ class Site:
             the output projection lies inside one of them, what follows it there is left out.
         width: gives the columns of the output projection that one unit owns, from the model's config.
         attributes: paths of module attributes that hold a width, and whether it counts units or columns.
-        settings: of the config, that count the units of every layer, or a multiple of them; none if fewer units of the same
-            width can't be told there, as of a BERT's heads, whose width is a share of the hidden size.
-        per_head: name of an argument of the core that has every head of the whole model in its second dimension and is the
-            same for all layers and examples, as a relative position bias [B, heads, T, T]; None if there is none.
+        settings: settings of the config that count the units of every layer, or a multiple of them; none if the config can't
+            have fewer units of the same width, such as BERT's heads, whose width is the hidden size over their number.
+        per_head: name of an argument of the core whose second dimension is the heads of the dense model, and which is the same
+            for all layers and examples, such as a relative position bias [B, heads, T, T]; None if there is none.
     """
 
     name: str
@@ -72,9 +72,10 @@ class Family:
         reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
         returns_pair: whether a layer returns a tuple that begins with its output, not the output alone.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
-        types_are_words: whether token types are looked up among the words, so that leaving them out is not giving zeros.
-        strangers: paths, below the base model, of modules that some configs add and the sites do not tell of: a model with
-            one is refused.
+        types_are_words: whether token types are looked up among the words, so that to leave them out is not the same as to give
+            zeros.
+        strangers: paths, below the base model, of modules that some configs add and the sites do not describe: a model that
+            has one is refused.
         groups: name of the config's setting that counts the layers with weights of their own, if others may share them.
         fixed: settings of a config of which transformers computes one value, whatever the config says: a model with another
             one is not what was trained, and is refused.
@@ -213,7 +214,7 @@ DEBERTA_V2 = Family(
         BERT.sites[1],
     ),
     returns_pair=True,
-    # A convolution between two layers (`conv_kernel_size`), and rows of heads of their own for positions (`share_att_key`).
+    # A convolution between two layers (`conv_kernel_size`), and separate projections for positions (without `share_att_key`).
     strangers=(
         "encoder.conv",
         "encoder.layer.0.attention.self.pos_key_proj",

@@ -30,12 +30,12 @@ def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
 def caught(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
     """Collect the inputs or outputs ("input", "output") of the output projections while the context is open.
 
-    They are leaves or nodes of a graph. The graph begins at the lowest of them; blocks without units have none.
+    They are part of a graph that begins at the lowest of them. Blocks without units have none.
     """
     seen: list[Tensor] = []
 
     def node(tensor: Tensor) -> Tensor:
-        # What comes from below is a constant: the graph begins at the first tensor caught.
+        # Below the first of these tensors nothing needs a gradient, so the graph begins there.
         seen.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
         return seen[-1]
 
@@ -83,7 +83,7 @@ def features_and_gradients(
 
 
 def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Return, per node, the gradient of every one of some scalars of the same graph; without nodes there is no graph."""
+    """Return, per node, the gradient of each of some scalars of one graph; none if there are no nodes or no scalars."""
     if not nodes or not values:
         return [()] * len(nodes)
     last = len(values) - 1

@@ -1,4 +1,4 @@
-"""Weights that are on another device while they are worked with, and copies that are made when they are needed."""
+"""Weights that are on another device only while they are used."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -12,7 +12,7 @@ CAPABILITY = 8, 0
 """Of the first NVIDIA GPUs that have them, Ampere's."""
 DTYPES = torch.float16, torch.bfloat16
 MULTIPLE = 64
-"""What both sizes of a matrix are multiples of, to fit torch's kernels of either kind."""
+"""Both sizes of a matrix must be multiples of this for torch's kernels, CUTLASS's and cuSPARSELt's."""
 
 
 def with_sparse_kernels(model: Model) -> Model:

@@ -1,4 +1,4 @@
-"""Physical pruning: linear modules shrink, and an emptied block costs nothing."""
+"""Physical pruning: linear modules get smaller; a block without units computes nothing."""
 
 from collections.abc import Sequence
 
@@ -90,7 +90,7 @@ def width_attributes(block: Block) -> dict[str, int]:
 
 @torch.no_grad()
 def empty(block: Block) -> None:
-    """Take all units out, in place; the residual connection, the norm and the output bias stay."""
+    """Remove all units of a block, in place; its residual connection, norm and output bias stay."""
     site, module, pair = block.site, block.module, block.kind == "heads"
     bias = block.bias()
     trained = bias is not None and bias.requires_grad
@@ -151,7 +151,7 @@ def keep_layers(view: ModelView, layers: Sequence[int]) -> None:
     for name in PER_LAYER:
         if getattr(config, name, None) is not None:
             setattr(config, name, [getattr(config, name)[index] for index in layers])
-    # The cache of a generating model goes by them.
+    # The key/value cache goes by these numbers.
     for number, layer in enumerate(kept):
         for module in layer.modules():
             for name in ("layer_idx", "layer"):

@@ -1,4 +1,4 @@
-"""Widths that are the same in every layer, and the stock config that says them."""
+"""Widths that are the same in every layer, and the stock config that has them."""
 
 import copy
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def blocks_of(view: ModelView, site: Site) -> list[Block]:
 
 
 def allowed_units(view: ModelView, site: Site) -> list[int]:
-    """Return the numbers of units that the stock config can say of every layer, rising; all that are there among them."""
+    """Return the numbers of units per layer that the stock config can have, rising; the present number is the last."""
     present = blocks_of(view, site)[0].units
     fewer: Sequence[int] = range(1, present)
     # Of neurons there are thousands, and configs check the number of heads alone.
@@ -55,10 +55,10 @@ def _says(config: Any, site: Site, units: int, present: int) -> bool:
 
 
 def narrowed_config(config: Any, site: Site, units: int, present: int) -> Any:
-    """Return a copy of a config that says `units` in place of `present` units of a sublayer, of the same width.
+    """Return a copy of a config with `units` in place of `present` units of a sublayer, of the same width.
 
     Raises:
-        ValueError: it can't, or its class does not take the number: a Llama's heads must divide its hidden size.
+        ValueError: it has no setting for that, or refuses the number: a Llama's heads must divide its hidden size.
     """
     if not site.settings or not present:
         raise ValueError(f"it has no setting for fewer {site.kind} of the same size")

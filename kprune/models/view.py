@@ -49,20 +49,20 @@ class Context(Mapping[int, dict[str, Any]]):
     def _cut(self, value: Any, which: slice | Tensor, cut: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(cut, value))
-        # What has one row, or as many as there are positions, is shared by all rows: DeBERTa's table of positions may
-        # have as many rows as there are, but is [positions, d], not [B, T].
+        # Only a tensor with a row per row of the batch is cut. DeBERTa's table of positions may happen to have as many rows,
+        # but it is [positions, d], not [B, T].
         if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._rows > 1:
             return value
         return value if value.dim() == 2 and value.shape[1] != self._tokens else value[which]
 
 
 class Recorder(nn.Module):
-    """Stand in for a layer: keep what it is called with, and hand on its input, or a tensor given."""
+    """Stand in for a layer: record its arguments, and return its input, or `result` if that is given."""
 
     def __init__(self, layer: nn.Module, pair: bool, result: Tensor | None = None):
         super().__init__()
         self.pair = pair
-        # As a plain attribute: a registered module would be found by hooks and counts.
+        # Not registered as a submodule, so that hooks and parameter counts do not find it.
         object.__setattr__(self, "layer", layer)
         object.__setattr__(self, "result", result)
         self.seen: dict[str, Any] = {}
@@ -89,8 +89,8 @@ class Recorder(nn.Module):
 class ModelView:
     """A model seen as blocks, bottom to top.
 
-    Its blocks may work on another device than the model is on, the working device. A layer's weights are there while `at_work`
-    is open then, and what comes before and behind the layers while `ends_at_work` is.
+    The blocks may work on another device than the model is on, the working device. Then a layer's weights are there while
+    `at_work` is open, and those before and behind the layers while `ends_at_work` is.
     """
 
     def __init__(self, model: Model, family: Family, device: torch.device | None = None):
@@ -136,7 +136,7 @@ class ModelView:
         return [[block for block in self.blocks if block.layer == layer] for layer in range(len(self.layers))]
 
     def blocks_at_work(self) -> Iterator[Block]:
-        """Give the blocks, bottom to top, each with its layer `at_work` until the next is asked for."""
+        """Yield the blocks, bottom to top, each with its layer `at_work` until the next one is asked for."""
         for block in self.blocks:
             with self.at_work(block.layer):
                 yield block
@@ -153,7 +153,7 @@ class ModelView:
         assert hidden is not None, "the model's forward calls its first layer"
         by_layer = [recorder.seen for recorder in recorders]
         for name in filter(None, (site.per_head for site in self.family.sites)):
-            # It is the same for all examples, and as large as all their attention scores.
+            # Kept once, since it is the same for all examples and layers, and as large as the attention scores of them all.
             one = by_layer[0][name][:1].clone()
             by_layer = [settings | {name: one} for settings in by_layer]
         return hidden, Context(by_layer, *hidden.shape[:2])
@@ -171,7 +171,7 @@ class ModelView:
 
     @contextmanager
     def _layers_replaced(self, layers: list[Recorder]) -> Iterator[list[Recorder]]:
-        # The model's own forward makes masks, embeddings and head; only what lies between them is taken over.
+        # The model's own forward computes masks, embeddings and head; only the layers between them are replaced.
         owner, _, name = self.family.layers.rpartition(".")
         parent = self.model.base_model.get_submodule(owner)
         own = getattr(parent, name)
@@ -201,8 +201,8 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
         device: where its blocks work, if that is not where the model is.
 
     Raises:
-        UserError: the family is not supported, the model has a module that its family's sites do not tell of, its config says
-            what transformers does not compute, or layers share weights.
+        UserError: the family is not supported, the model has a module that its family's sites do not describe, its config has a
+            setting that transformers ignores, or layers share weights.
     """
     view = ModelView(model, family_of(model), device)
     present = {name for name, _ in model.base_model.named_modules()}
@@ -231,7 +231,7 @@ def longest_input(model: Model) -> int:
     """Return the number of tokens that a model reads at most.
 
     Raises:
-        UserError: it hangs on the padding token, and the config has none.
+        UserError: it depends on the padding token, and the config has none.
     """
     config = model.config
     if not family_of(model).positions_after_padding:
@@ -267,9 +267,9 @@ def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str,
 
 
 def call(model: Model, batch: dict[str, Tensor]) -> Any:
-    """Return a model's output for a collated batch, by name and not as a tuple, whatever its config says."""
+    """Return a model's output for a collated batch, with named fields even if its config asks for tuples."""
     own = model.config.return_dict
-    # Not as an argument: most models of transformers don't hand it on to their base model, which reads the config.
+    # Set in the config: given as an argument, most models do not pass it on to their base model.
     model.config.return_dict = True
     try:
         return model(**model_inputs(batch))
@@ -278,9 +278,9 @@ def call(model: Model, batch: dict[str, Tensor]) -> Any:
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a collated batch that a model's forward takes; of examples with choices, all as one example's."""
+    """Return the part of a collated batch that a model's forward takes; with choices, those of all examples as one example's."""
     inputs: dict[str, Tensor] = {
         key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch
     }
-    # [1, R, T]: a choice is answered for itself, whoever's it is, and examples may have different numbers of them.
+    # [1, R, T]: each choice gets a logit of its own, and examples may have different numbers of choices.
     return {key: value[None] for key, value in inputs.items()} if "choices" in batch else inputs

@@ -67,7 +67,7 @@ class Objective(ABC):
         return self.read(output, batch["attention_mask"])
 
     def answered(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return which entries [B, P] of `answers` [B, P, ...] are a token's, of a head that answers for tokens; bool."""
+        """Return which entries of `answers` [B, P, ...] are of a token and not padding, for a head on tokens: [B, P] bool."""
         return batch["attention_mask"].bool()
 
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
@@ -98,12 +98,12 @@ class Objective(ABC):
     def most_likely(self, logits: Tensor, count: int) -> Tensor | None:
         """Return the indices [..., count] of the largest logits, if a comparison may leave the others out; None if it may not.
 
-        Those of a vocabulary are what it costs to compare, and all but a few have no probability.
+        A vocabulary is costly to compare as a whole, and nearly all of its tokens have almost no probability.
         """
         return None
 
     def with_padding(self, keep: bool) -> "Objective":
-        """Return the same objective with padded positions in its softmax, or without; only a span has any there."""
+        """Return the same objective with padded positions in its softmax, or without; only `Span` makes a difference."""
         return self
 
     @abstractmethod

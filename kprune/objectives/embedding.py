@@ -15,16 +15,16 @@ POOLINGS = ("mean", "first", "last")
 
 
 class Embedding(Objective):
-    """Compare embeddings [B, d] by their squared distance, that of one Gaussian from another of variance ½ around each.
+    """Compare embeddings [B, d] by their squared distance, the KL between two Gaussians of variance ½ around them.
 
-    Of unit vectors it is 2 − 2 cos, and if it is zero for every text, so is the change of the cosine of every pair. Each
-    text is compared for itself, not its similarities to others of its batch: a divergence does not hang on the batch. The
-    temperature has no meaning here, and there are no labels.
+    Between unit vectors it is 2 − 2 cos; if it is zero for every text, no cosine of two texts has changed. Each text's embedding
+    is compared, not its similarities to other texts, so that the divergence does not depend on the batch. The temperature has
+    no meaning here, and there are no labels.
 
     Args:
         pooling: one of `POOLINGS`.
         normalise: whether vectors are compared at length 1, as the cosine does.
-        project: makes another vector [B, d'] of the pooled one [B, d], before it is normalised; None for no change.
+        project: maps the pooled vector [B, d] to [B, d'] before it is normalised; None leaves it as it is.
     """
 
     name = "embedding"
@@ -62,7 +62,7 @@ class Embedding(Objective):
         return (student - teacher).square().sum(dim=-1)
 
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
-        # Of an identity, any signs have the right square in expectation; in a trial, more projections of a text did not help.
+        # The Fisher is the identity, so one projection on random signs has the right square in expectation. More did not help.
         signs = random_signs(keys, logits.shape[-1], 0).to(logits.dtype)
         return [2**0.5 * (signs * logits).sum(dim=-1)]
 

@@ -12,10 +12,11 @@ from kprune.types import Model
 
 
 class MaskedLM(Vocabulary):
-    """Compare logits at the tokens that have a label, which are the masked ones: [B, P, vocabulary], P the most of an example.
+    """Compare logits at the masked tokens, which are those with a label: [B, P, vocabulary].
 
-    An example's come in their order, then zeros. Labels are [B, T], -100 wherever nothing was masked, as transformers'
-    `DataCollatorForLanguageModeling` and `kprune.masking` make them; the loss is the cross-entropy.
+    P is the largest number of them in an example; the logits of an example with fewer end in zeros. Labels are [B, T], -100
+    wherever nothing was masked, as transformers' `DataCollatorForLanguageModeling` and `kprune.masking` make them; the loss is
+    the cross-entropy.
     """
 
     name = "masked_lm"
@@ -45,9 +46,9 @@ class MaskedLM(Vocabulary):
 
 
 def packed(values: Tensor, asked: Tensor) -> Tensor:
-    """Return the entries [B, P, ...] of values [B, T, ...] that are asked for, [B, T] bool, in their order, then zeros.
+    """Return the entries of values [B, T, ...] that are asked for ([B, T] bool), in their order, then zeros: [B, P, ...].
 
-    P is the most of an example.
+    P is the largest number of them in an example.
     """
     counts = asked.sum(dim=1, keepdim=True)
     places = torch.arange(int(counts.max()), device=asked.device)

@@ -12,9 +12,10 @@ from kprune.types import Model
 
 
 class MultipleChoice(Objective):
-    """Compare logits [B, C] by the KL over an example's own choices, C the most of an example; the loss is the cross-entropy.
+    """Compare logits [B, C] by the KL over each example's choices; the loss is the cross-entropy.
 
-    An example with fewer choices than C has logits of nothing behind them. Labels are the numbers of the choices that are right.
+    C is the largest number of choices in the batch. An example with fewer has logits behind its own that have no part in the
+    softmax (`nothing`). A label is the number of the right choice.
     """
 
     name = "multiple_choice"
@@ -38,9 +39,9 @@ class MultipleChoice(Objective):
         return kl_divergence(student, teacher, temperature)
 
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
-        """Return a root for each choice or, of an example with many, one with random signs and else zeros.
+        """Return a root for each choice; of an example with more than `EXACT_CLASSES`, one with random signs, the others zero.
 
-        How many an example has for itself decides, not how many others of its batch have.
+        Only the example's own number of choices decides, not those of the batch.
         """
         count = logits.shape[-1]
         few = (logits > nothing(logits.dtype) / 2).sum(dim=-1) <= EXACT_CLASSES

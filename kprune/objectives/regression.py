@@ -10,7 +10,7 @@ from kprune.types import Model
 
 
 class Regression(Objective):
-    """Compare values [B], or [B, outputs] of several, by their squared error, summed over the outputs, in place of the KL.
+    """Compare values [B], or [B, outputs] if there are several, by their squared error, summed over the outputs.
 
     The temperature has no meaning here.
     """

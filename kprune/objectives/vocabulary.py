@@ -52,13 +52,13 @@ class Vocabulary(Objective):
 def vocabulary_signs(
     tokens: int, classes: int, generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Return ±1 [tokens, classes], int8, of which any two classes' signs are independent: all that the Fisher asks for.
+    """Return ±1 [tokens, classes], int8; the signs of any two classes are independent, which is all that the Fisher needs.
 
-    Of classes laid out in a square, each has the product of its row's and its column's sign, so that a vocabulary of 50,000
-    takes some 450 draws a token.
+    The classes are laid out in a square, and each has the product of its row's and its column's sign. So a vocabulary of
+    50,000 takes some 450 draws a token.
     """
     rows = math.isqrt(classes - 1) + 1
-    # A token after the other, so that padding behind them changes no draw.
+    # Drawn token by token, so that padding behind them changes no draw.
     drawn = 2 * torch.randint(2, (tokens, 2, rows), dtype=torch.int8, generator=generator) - 1
     of_row, of_column = drawn.to(device).unbind(1)
     return (of_row[:, :, None] * of_column[:, None, :]).flatten(1)[:, :classes]

@@ -12,8 +12,8 @@ from kprune.solve.mask_search import ROUNDING
 def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[int]:
     """Return the units to keep per block, so that the errors add up to as little as the budget allows.
 
-    Curves are replaced by their lower convex hulls over the cost, on which taking the steps in the order of error saved
-    per cost is optimal. Of the steps that do not fit whole, as many units are taken as do.
+    Curves are replaced by their lower convex hulls over the cost. On these, it is optimal to take the steps in the order of
+    error saved per cost. Of a step that does not fit whole, as many units are taken as fit.
 
     Args:
         curves: per block, [units + 1] errors with 0, 1, ... units kept, never rising, all in one unit.
@@ -31,7 +31,7 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
             steps.append((gain, index, low, high))
     spare = budget * (1 + ROUNDING)
     for _, index, low, high in sorted(steps, key=lambda step: -step[0]):
-        # Above a step that was taken in part, nothing more of that block is to be had.
+        # A step is only taken if the block's step below it was taken whole.
         if counts[index] == low:
             total = totals[index]
             counts[index] = max(k for k in range(low, high + 1) if total[k] - total[low] <= spare)

@@ -9,15 +9,15 @@ from kprune import processes
 from kprune.errors import UserError
 
 ROUNDING = 16
-"""What is left of a Gram matrix after its mean is taken out is rounding up to so many times the features' precision."""
-# A product of many features with themselves is summed in so many rows of blocks, those above the diagonal left out.
+"""A centred Gram matrix is taken for rounding if its trace, over the uncentred one, is at most so many times the features' precision."""
 BLOCKS = 8
+"""Rows of blocks in which a Gram matrix of many features is summed, to leave out the blocks above the diagonal."""
 
 
 def add_lower(gram: Tensor, features: Tensor, weighted: Tensor) -> None:
     """Add FᵀG to the lower triangle of `gram` [n, n] (float64), for features F [N, n] and G = F times a weight per row.
 
-    Products in the features' precision. Above the diagonal, nothing that is left there has a meaning.
+    Products in the features' precision. What stands above the diagonal afterwards is meaningless.
     """
     n = features.shape[1]
     rows = 1 if n < 64 * BLOCKS else BLOCKS
@@ -50,7 +50,7 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
         return torch.eye(len(gram), dtype=gram.dtype, device=gram.device), ridge
     highest, diagonal = max(ridge, 1e-2), gram.diagonal().clone()
     while ridge <= highest:
-        # On the diagonal alone, and taken off it again: matrices of this size are what the peak of memory is made of.
+        # In place and undone, since a copy of a matrix of this size would raise the peak of memory.
         gram.diagonal().add_(ridge * scale)
         factor, failed = torch.linalg.cholesky_ex(gram)
         gram.diagonal().copy_(diagonal)
@@ -109,9 +109,9 @@ class LeastSquares:
         return whole
 
     def centred(self) -> "LeastSquares":
-        """Return the same problem with the best constant c taken out of it; itself if no token has weight.
+        """Return the problem of W alone, with the best constant c for each W; the same problem if no token has weight.
 
-        If all features are constant but for rounding, as of one token that has all the weight, they are zero.
+        If all features are constant but for rounding, as when one token has all the weight, they are set to zero.
         """
         if not self.weight:
             return self
@@ -123,7 +123,7 @@ class LeastSquares:
         return replace(self, lower=lower, cross=cross, features=nothing[0], targets=nothing[1])
 
     def of(self, columns: Tensor) -> "LeastSquares":
-        """Return the problem with some of the features alone, [k] sorted indices."""
+        """Return the problem with only some of the features, given by their sorted indices [k]."""
         lower = self.lower[columns[:, None], columns]
         return replace(self, lower=lower, cross=self.cross[columns], features=self.features[columns])
 
@@ -132,7 +132,7 @@ class LeastSquares:
         return (self.targets - weight @ self.features) / self.weight
 
     def explained(self, weight: Tensor, constant: Tensor | None, root: Tensor) -> float:
-        """Return Σ w (‖R r‖² − ‖R (r − W f − c)‖²), which needs no sum of the squares of r.
+        """Return Σ w (‖R r‖² − ‖R (r − W f − c)‖²), the error that W and c explain; unlike the error, it needs no Σ w ‖R r‖².
 
         Args:
             weight: W [d, n] float64. constant: c [d]; 0 without one.
@@ -147,7 +147,7 @@ class LeastSquares:
 
     @property
     def dead(self) -> bool:
-        """Tell whether every feature is zero (of a centred problem: constant), so that no weight can do anything."""
+        """Tell whether every feature is zero (in a centred problem: constant), so that no weight has an effect."""
         return bool(self.lower.diagonal().sum() <= 0)
 
     def solve(self, ridge: float, prior: Tensor | None = None) -> tuple[Tensor, float]:
@@ -172,8 +172,8 @@ class LeastSquares:
         """Return W [d, n] as the K-prune authors' code solves it: float32 normal equations, no ridge.
 
         Raises:
-            UserError: the equations or their solution are not finite, as if a square is too large for float32 or, by
-                some drivers, if features are not independent.
+            UserError: the equations or their solution are not finite: a square is too large for float32, or features
+                depend on one another, which some LAPACK drivers do not survive.
         """
         gram, cross = self.gram.float(), self.cross.float()
         weight = torch.linalg.lstsq(gram, cross, rcond=0.0).solution.T

@@ -12,7 +12,7 @@ ROUNDING = 1e-12
 
 
 def cost_of_each(scores: Sequence[Tensor], costs: Sequence[UnitCost]) -> Tensor:
-    """Return what every unit adds if each block's are taken in the order of their scores: [units of all blocks]."""
+    """Return the cost that every unit adds if each block's units are taken by falling scores: [units of all blocks]."""
     added = []
     for s, cost in zip(scores, costs, strict=True):
         of_sublayer = torch.empty(len(s), dtype=torch.float64)
@@ -42,7 +42,7 @@ def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float
 
 
 def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
-    """Add the best pruned units that still fit into what is spare: the mask [units] (bool), with them."""
+    """Return the mask [units] (bool) with the best pruned units added that still fit into the cost that is spare."""
     further = cost.steps(len(scores))[int(kept.sum()) :].cumsum(0)
     room = int((further <= max(spare, 0.0) * (1 + ROUNDING)).sum())
     candidates = scores.double().masked_fill(kept, -float("inf")).argsort(descending=True, stable=True)
@@ -70,7 +70,7 @@ def search(
 def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[Tensor]:
     """Choose the masks of all blocks at once: units in the order of their scores, each kept if it still fits the budget.
 
-    What is left of the budget is less than any further unit would add.
+    In the end, each further unit would cost more than is left of the budget.
 
     Args:
         scores: per block, [units]; of equal scores, the lower block's and lower unit's comes first.
@@ -91,7 +91,7 @@ def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -
         fitting = int((total <= spare).sum())
         kept[waiting[:fitting]] = True
         spare -= float(total[fitting - 1]) if fitting else 0.0
-        # The first unit that does not fit would cost the same later on: its block is done.
+        # What a block's next unit costs does not change: if it does not fit, no further unit of that block does.
         waiting = waiting[fitting:]
         waiting = waiting[owner[waiting] != owner[waiting[:1]]]
     return list(kept.split(sizes))

@@ -26,7 +26,7 @@ SLACK = 0.2
 
 @dataclass
 class Removal:
-    """A block taken apart, the unit that costs least first.
+    """The order in which the units of a block were removed, and what that cost.
 
     order: [units] indices, the first removed first; those never removed come last. errors: [removed + 1], the error
     added when so many are removed, errors[0] = 0.
@@ -74,7 +74,7 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
         order.append(present[gone])
         alive[gone] = False
         left -= count
-        # What is gone has no links left; a unit matrix in its place keeps the blocks invertible until they are dropped.
+        # A removed unit has no link to the others left; an identity in its place keeps its block invertible until it is dropped.
         inverse[columns, columns] = 1
         if left < len(alive) * (1 - SLACK):
             columns = unit_columns(alive.nonzero()[:, 0], width)
@@ -105,16 +105,16 @@ class Factors:
         self.failed: list[Tensor] = []
 
     def of(self, matrices: Tensor) -> Tensor:
-        """Return the factors of matrices, which mean nothing where there are none."""
+        """Return the factors of matrices; that of one that is not positive definite is meaningless, and `check` tells."""
         factors, failed = torch.linalg.cholesky_ex(matrices, check_errors=False)
         self.failed.append(failed.any())
         return factors
 
     def check(self) -> None:
-        """Check that there were factors of all matrices.
+        """Check that all matrices so far were positive definite.
 
         Raises:
-            UserError: there were not.
+            UserError: one was not.
         """
         if self.failed and torch.stack(self.failed).any():
             raise UserError("the removal of units has no solution: raise the method's ridge")

@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("heads", "neurons")
 def uniform_counts(
     view: ModelView, curves: Sequence[Tensor], budget: Budget, kinds: Collection[Kind] = KINDS
 ) -> list[int]:
-    """Return the units to keep per block, as many in every layer, for which the errors add up to the least within a budget.
+    """Return the number of units to keep per block, the same in every layer, with the least sum of errors within a budget.
 
     Args:
         view: of the dense model; its layers are alike.
@@ -47,7 +47,7 @@ def uniform_counts(
         if fitting:
             chosen[last] = fitting[-1]
             error, cost = (sum(of[name][count] for name, count in chosen.items()) for of in (errors, spent))
-            # Of choices that are equally good, the one that keeps the most.
+            # Among equal errors, the one that keeps the most.
             rank = error, -cost, -sum(chosen.values())
             if best is None or rank < best[0]:
                 best = rank, chosen

@@ -13,7 +13,7 @@ from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.fisher import OutputFisher
-from kprune.methods.kprune_plus.refit import descend, differentiate, explained, missing, own_parameters, shares
+from kprune.methods.kprune_plus.refit import descend, differentiate, explained, own_parameters, residual, shares
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units
@@ -53,7 +53,7 @@ def test_the_gradient_is_that_of_the_error(index):
     weights = torch.rand_like(states[0].student[..., 0]) * states[0].real
     root = torch.randn(block.hidden_size, block.hidden_size, dtype=torch.float64)
     parameters = [p.requires_grad_(True) for linear in (*block.inputs, block.output) for p in linear.parameters()]
-    error = 3 * (weights * (missing(block, states[0]) @ root.T).square().sum(dim=-1)).sum()
+    error = 3 * (weights * (residual(block, states[0]) @ root.T).square().sum(dim=-1)).sum()
     expected = torch.autograd.grad(error, parameters, allow_unused=True)
     differentiate(block, states[0], weights, root.T @ root, 3.0)
     for parameter, gradient in zip(parameters, expected, strict=True):

@@ -31,12 +31,13 @@ class DynaBERT(Method):
     d: DynaBERT_w, at the same width, is the teacher of every depth. One training serves all reductions; the record of each
     has the whole training's cost. Of sub-networks with equal FLOPs the one with more layers is taken.
 
-    Departures from the paper: it trains 3 epochs a stage on data augmented as TinyBERT's; there is no augmentation here, so that
-    an epoch is far shorter. It evaluates importance on the development set, this on training examples.
+    Departures from the paper: it trains 3 epochs a stage on data augmented as TinyBERT's; here there is no augmentation, so that
+    an epoch is far shorter. It measures importance on the development set, here on training examples.
 
     Departures from the authors' code: without augmented data, its stage w trains every width on the labels and distils nothing;
-    in its stage d, the teacher has its full width for every student. It distils no logits in regression, this does (squared
-    error). Here, padding is left out of the hidden states' loss.
+    in its stage d, the teacher has its full width for every student; in regression, it distils no logits. Here, stage w distils,
+    the teacher has the student's width, and regression distils by the squared error. Padding is left out of the hidden states'
+    loss.
 
     Attributes:
         widths, depths: multipliers. With depth 1 alone there is no second stage: the paper's DynaBERT_w.
@@ -67,7 +68,7 @@ class DynaBERT(Method):
         return [Shape(w, d) for d in sorted(depths, reverse=True) for w in sorted(self.widths, reverse=True)]
 
     def reach(self, model: nn.Module, sequence_length: float) -> float:
-        """Return what the smallest sub-network saves."""
+        """Return the share of FLOPs that the smallest sub-network saves."""
         view = view_of(model)
         smallest = min(shape.flops(view, sequence_length) for shape in self.shapes(self.depths))
         return 1 - smallest / model_flops(view, sequence_length)
@@ -102,7 +103,7 @@ class DynaBERT(Method):
 
     @property
     def width_settings(self) -> tuple:
-        """Return what DynaBERT_w depends on."""
+        """Return the settings that the training of DynaBERT_w depends on."""
         return (
             tuple(self.widths),
             self.width_hidden_weight,
@@ -114,7 +115,7 @@ class DynaBERT(Method):
 
     @property
     def depth_settings(self) -> tuple:
-        """Return what DynaBERT depends on."""
+        """Return the settings that the training of DynaBERT depends on."""
         return (*self.width_settings, tuple(self.depths), self.depth_hidden_weight)
 
     def width_stage(

@@ -34,22 +34,22 @@ class KPrune(Method):
 
     The defaults depart from it where an attribute says so. Its authors' code departs from it, too:
     `conf/method/kprune_official.yaml` switches every departure on, and `docs/notes/differences_from_the_paper.md` says what each
-    is. If no unit has a score, which the paper has no rule for, they stay in their order, the lowest block's first.
+    is. If all scores are zero, which the paper has no rule for, units are kept by their index, the lowest block's first.
 
     Attributes:
-        lambdas: λ, the weight of K_rep against K_pred. Of several, each is run on nine tenths of the calibration set
-            and the model with the lowest divergence from the teacher on the last tenth is kept, as it is (the paper takes
-            the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations). 0.1 is in the unit of a K_rep per token
-            and hidden dimension; it is not the paper's 2.5e-4 or 1.
+        lambdas: λ, the weight of K_rep against K_pred. If there are several, each prunes on nine tenths of the calibration set;
+            the model that diverges least from the teacher on the last tenth is the outcome, without another run on all of it
+            (the paper takes the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations). The default is for a
+            K_rep that is a mean over tokens and hidden dimensions: it does not compare with the paper's 2.5e-4 and 1.
         mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper: the
             dimensions of BERT-base's heads, over which its authors' code takes a mean.
         knowledge: how knowledge is measured.
-        measure_every: blocks from one measuring to the next, 1 in the paper; None measures once, at the bottom, and
-            searches all masks with that (ablation "without block-wise pruning").
+        measure_every: knowledge is measured anew at every so many blocks, 1 in the paper; None measures once, at the bottom,
+            and searches all masks with that (ablation "without block-wise pruning").
         measure_examples: knowledge is measured on every k-th example, by length, 1 in the paper; tuning takes all.
         tuning: fit the output projections (the ablation leaves them as they are).
-        fill_budget: after the threshold, add the best units of the block at hand that still fit: beyond Algorithm 1, which
-            never fills. False is the literal algorithm.
+        fill_budget: after the threshold, add the best units of the block at hand that still fit. Algorithm 1 of the paper does
+            not; False is the literal algorithm.
         strict_threshold: prune at least one unit at each block's search, stop strictly under the budget.
         solve: "float64" with `ridge`, or the authors' "float32" normal equations without one.
         ridge: relative to the mean of the Gram matrix's diagonal; the paper has none.
@@ -90,11 +90,11 @@ class KPrune(Method):
 
     @property
     def version(self) -> int:  # type: ignore[override]  # settings decide it
-        """Return the version: 2 if knowledge is measured on some of the examples, which were others in version 1."""
+        """Return the version: 2 if knowledge is measured on some of the examples, since version 1 took other ones."""
         return 1 if self.measure_examples == 1 else 2
 
     def check_grain(self, grain: int, uniform: bool) -> None:
-        """Check that what rounds widths, the filling, is not switched off."""
+        """Check that `fill_budget` is on if widths are to be rounded, since it is the filling that rounds them."""
         super().check_grain(grain, uniform)
         if grain > 1 and not self.fill_budget and not uniform:
             raise UserError(
@@ -144,7 +144,9 @@ class KPrune(Method):
                 if not job.budget.uniform:
                     kept, nu = self.search(scores, costs[index:], remaining)
                 else:
-                    if index == 0:  # what all layers keep can't wait for what is measured further up
+                    if (
+                        index == 0
+                    ):  # one count holds for all layers, so it is chosen before the higher ones are measured
                         counts = uniform_counts(student, list(map(lost, scores, costs)), job.budget)
                     kept, nu = best_units(scores[0], counts[index]), 0.0
                 remaining -= costs[index].of(len(kept), block.units)
@@ -159,21 +161,21 @@ class KPrune(Method):
         details = {
             "lambda": lam,
             "ridge": ridges,
-            # None if no unit of what was searched fits.
+            # None if no unit fitted.
             "threshold": [None if nu == math.inf else nu or 0.0 for nu in thresholds],
             "no_signal": [index for index, nu in enumerate(thresholds) if nu is None],
         }
         return Outcome.of(student, kept_units, clock, details)
 
     def batches(self, calibration: CalibrationSet, view: ModelView) -> list[dict[str, Tensor]]:
-        """Return the calibration set in batches: as many tokens as a pass may measure, if it does not matter which they are."""
+        """Return the calibration set in batches: as large as a pass allows, unless scores depend on who shares a batch."""
         if self.drawn_batches or self.knowledge.gradient == "batch":
             return calibration.batches(by_length=not self.drawn_batches)
-        # Of examples that are not measured, there is no graph: twice as many tokens need no more memory.
+        # If only some examples are measured, the graph is of these alone: a batch of twice as many takes no more memory.
         return calibration.steps(pass_tokens(view) * min(self.measure_examples, 2))
 
     def measured(self, states: Sequence[CalibrationState]) -> list[CalibrationState]:
-        """Return the calibration states that knowledge is measured on: every k-th example of all, whatever the batches are."""
+        """Return the calibration states that knowledge is measured on: every k-th example, counted across the batches."""
         every, measured, passed = self.measure_examples, [], 0
         for state in states:
             first, passed = -passed % every, passed + state.examples
@@ -214,7 +216,7 @@ class KPrune(Method):
         """Choose which units of the lowest block given stay, by the threshold ν over all blocks given (Algorithm 1).
 
         Returns:
-            indices [kept], and ν; None if no unit has a score: then ties are broken by index.
+            indices [kept], and ν; None if all scores are zero: then units are kept by their index.
         """
         if any(s.any() for s in scores):
             kept, nu = search(scores, costs, remaining, self.fill_budget, self.strict_threshold)
@@ -227,7 +229,7 @@ class KPrune(Method):
         """Fit the student's output projection to the teacher's running state X_T + Sub_T(X_T), and move both states up.
 
         Returns:
-            the relative ridge used; None if nothing was left to fit, or without a ridge.
+            the relative ridge used; None if there was nothing to fit, or solve is "float32", which has none.
         """
         squares = None
         if student.units and self.tuning:

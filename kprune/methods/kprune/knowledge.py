@@ -69,13 +69,13 @@ def measure(
 
     `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
     unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
-    `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²` (eq. 5), from the second moments of the features, and over the number of
-    tokens and of hidden dimensions of an average example, as in the authors' code: a factor of the task and model that
-    only changes the unit of λ, which else would have to shrink with the length of the task's examples.
+    `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²` (eq. 5), from the second moments of the features. It is divided by the tokens
+    of a mean example and by the hidden size, as in the authors' code. All units of a task and model have this factor, so it
+    only changes the unit of λ; without it, λ would have to shrink as the task's examples get longer.
 
     Args:
-        teacher: what the objective reads of the teacher, per state; None if the student still is the teacher: the
-            KL has no gradient there but for rounding, so K_pred is zero, and there is no backward pass.
+        teacher: the teacher's logits, per state; None if the student still is the teacher: then the KL has no gradient
+            but rounding, so K_pred is set to zero without a backward pass.
 
     Raises:
         UserError: the knowledge of a unit is not finite.

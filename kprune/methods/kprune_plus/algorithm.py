@@ -26,16 +26,16 @@ from kprune.solve.removal import remove_greedily
 from kprune.storage import storage_at
 from kprune.streams import CalibrationState, calibration_states
 
-# Of a step of the refit: twenty steps an epoch at 20,000 tokens.
 TOKENS = 1024
+"""Tokens of a step of the refit: twenty steps an epoch at 20,000 tokens."""
 
 
 @dataclass(frozen=True)
 class KPrunePlus(FirstPass):
     """Decide each block's width by error curves of the teacher's Fisher, then prune and fit block by block, bottom to top.
 
-    The walk chooses units by the student's own features, among all of a block; of the teacher's order of removal, the
-    allocation takes the errors alone. The constructor's arguments are those of `Settings`.
+    The first pass takes each block of the teacher apart for its error curve. Its order of removal is not used again: the walk
+    chooses among all units of a block anew, by the student's own features. The constructor's arguments are those of `Settings`.
     """
 
     name: str = "kprune_plus"
@@ -74,7 +74,7 @@ class KPrunePlus(FirstPass):
         below: OutputFisher | None = None
         for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not decided(self.tune)):
-                # Nothing has gone so far, or what has gone below is not made up for here.
+                # No unit has been removed below, or this block is not to make up for it.
                 with clock("student"):
                     for state in states:
                         state.student = block.run(state.student, state.context)
@@ -92,14 +92,14 @@ class KPrunePlus(FirstPass):
         return Outcome.of(student, kept_units, clock, {"ridge": ridges, **details})
 
     def tokens_at_once(self, teacher: ModelView) -> int:
-        """Return how many tokens, padding counted, go through a block at once: of one step of the refit, on a GPU of several."""
+        """Return the tokens of a calibration batch, padding counted: those of a step of the refit, or what a GPU's memory allows."""
         of_one_step = teacher.device.type == "cpu" or self.small_memory or processes.count() > 1
         return TOKENS if of_one_step else pass_tokens(teacher)
 
     def allocation(
         self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock
     ) -> tuple[list[int], dict[str, Any]]:
-        """Return the units to keep per block, and what is to go on record of how they were found."""
+        """Return the units to keep per block, and details for the record: none here, a subclass may have some."""
         return allocate_units(teacher, curves, job.budget, self.kinds), {}
 
     def pruned(
@@ -128,7 +128,7 @@ class KPrunePlus(FirstPass):
         prior = self.prior(block)
         with clock("gram"):
             for state in states:
-                self.ask(block, original, state)
+                self.set_target(block, original, state)
             problem = self.problem(block, states, weights)
         with clock("removal"):
             kept = self.select(block, problem, prior, fisher, count)
@@ -154,8 +154,8 @@ class KPrunePlus(FirstPass):
             return None
         return output_weight(block).double().clone()
 
-    def ask(self, block: Block, original: Block, state: CalibrationState) -> None:
-        """Set what a block of the student is asked to add on a batch, and move the teacher up to before its norm."""
+    def set_target(self, block: Block, original: Block, state: CalibrationState) -> None:
+        """Set the target of a block's update on a batch, and move the teacher up to X_T + Sub_T(X_T), before a norm that comes last."""
         if self.follows_teacher:
             state.teacher = state.teacher + original.update(state.teacher, state.context)
         repair = decided(self.repair)
@@ -165,14 +165,14 @@ class KPrunePlus(FirstPass):
             state.target = own + repair * (state.teacher - student - own) if repair else own
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
-        """Return the student's features against what the block is asked to add.
+        """Return the least squares of the target on the student's features.
 
         Args:
             states: `student` at X_S, `teacher` at X_T + Sub_T(X_T), before a norm that comes last.
         """
         problem = LeastSquares.empty(block.columns, block.hidden_size, states[0].device)
         for state, w in zip(states, weights, strict=True):
-            target = state.asked()[state.real]
+            target = state.update_target()[state.real]
             if block.units:
                 features = block.features(state.student, state.context)[state.real]
             else:
@@ -205,13 +205,13 @@ class KPrunePlus(FirstPass):
         prior: Tensor | None,
         fisher: OutputFisher,
     ) -> float | None:
-        """Bring the block's weights closer to what it is asked to add, and `solve` again.
+        """Fit all weights of the block to the target by gradient steps, and `solve` again; undo it if nothing is gained.
 
         Args:
-            problem: that the block's weights have just solved.
+            problem: the one that `solve` has just solved.
 
         Returns:
-            the ridge of the second solve; None if nothing was gained, and the weights stay as they were.
+            the ridge of the second solve; None if the refit was undone.
         """
         root = metric_root(fisher.covariance, self.metric_ridge)
         before = explained(block, problem, root)

@@ -13,13 +13,13 @@ from kprune.solve.allocation import allocate
 from kprune.solve.uniform import KINDS, uniform_counts
 
 LEAST_NEURONS = 0.25
-"""Share of the neurons' cost below which groups of heads go, too, if neurons alone went first."""
+"""Groups of heads may go, too, if the budget would otherwise leave less than this share of the neurons' cost."""
 
 
 def allocate_units(
     view: ModelView, curves: Sequence[Tensor], budget: Budget, kinds: Sequence[Kind] | Literal["auto"]
 ) -> list[int]:
-    """Return the units to keep per block; those of a kind that may not go all stay.
+    """Return the number of units to keep per block; units of a kind that may not go all stay.
 
     Raises:
         OutOfReach: what stays alone costs more than the budget leaves.
@@ -44,7 +44,7 @@ def may_go(view: ModelView, budget: Budget) -> Sequence[Kind]:
     """Return the kinds of units that may go.
 
     Neurons alone, if a unit of an attention is a whole group of query heads and the budget then leaves at least
-    `LEAST_NEURONS` of the neurons' cost; else both. The curve of so large a unit promises too much
+    `LEAST_NEURONS` of the neurons' cost; else both. For so large a unit, the error curve is too optimistic
     (docs/notes/kprune_plus_experiments.md, "A decoder").
     """
     costs = budget.costs(view)

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 
 class FirstPass(Settings):
-    """Measure the teacher: what of K-prune+ no budget changes."""
+    """The part of K-prune+ that does not depend on the budget: Fisher and error curve of every block of the teacher."""
 
     def first_pass(
         self,
@@ -35,9 +35,9 @@ class FirstPass(Settings):
         clock: Clock,
         storage: Storage = HERE,
     ) -> tuple[list[OutputFisher], list[Tensor]]:
-        """Return what the teacher tells of every block, whatever the budget.
+        """Measure every block of the teacher.
 
-        The Gram matrices take a second walk up the teacher, so that there is one at a time.
+        The Gram matrices take a second walk up the teacher, so that only one of them is in memory at a time.
 
         Returns:
             per block, its Fisher, and its errors by units kept [units + 1].
@@ -73,10 +73,10 @@ class FirstPass(Settings):
         inputs: list[Any],
         storage: Storage,
     ) -> LeastSquares:
-        """Return A of a block's Fisher, and move what each state gives the teacher's block up to the next.
+        """Return A of a block's Fisher, and replace the block's inputs by its outputs.
 
         Args:
-            inputs: a tensor [B, T, d] per state, in the storage; changed in place.
+            inputs: the teacher's input of the block [B, T, d] per state, in the storage; changed in place.
         """
         squares = LeastSquares.empty(block.columns, 0, states[0].device)
         for index, (state, energies) in enumerate(
@@ -105,13 +105,13 @@ class FirstPass(Settings):
         return block.join(x, block.output(features))
 
     def removal(self, block: Block, fisher: OutputFisher, features: LeastSquares) -> Removal:
-        """Take one block of the teacher apart; the errors are the expected KL, but for a constant factor.
+        """Remove all units of a block of the teacher one after the other; the errors are the expected KL, but for a constant factor.
 
         Args:
             features: A of the Fisher, as centred sums.
         """
         if features.dead:
-            # No unit, none that does anything, or nothing is felt of them: all may go for nothing.
+            # The block has no unit, its features are constant, or no answer depends on them: removing any costs nothing.
             units = torch.arange(block.units, device=fisher.covariance.device)
             return Removal(units, fisher.covariance.new_zeros(len(units) + 1))
         inverse = torch.cholesky_inverse(ridged_cholesky(features.lower, self.ridge)[0])

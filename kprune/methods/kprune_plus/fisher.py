@@ -17,12 +17,12 @@ from kprune.solve.least_squares import ridged_cholesky
 from kprune.storage import Storage
 from kprune.streams import HERE, CalibrationState
 
-# Of states whose inputs of all layers are kept at once, if the pass goes down layer by layer.
 GROUP = 8192
+"""Tokens whose inputs of all layers are kept at once, if the pass goes down layer by layer."""
 
 
 class OutputFisher:
-    """The Fisher of the tempered KL with respect to one block's output projection, factored as A ⊗ S: all but A.
+    """The Fisher of the tempered KL with respect to one block's output projection, A ⊗ S, without A (`FirstPass.gram`).
 
     g_t is the gradient of a root of the Fisher (`Objective.fisher_roots`) at the projection's output for token t.
 
@@ -64,7 +64,7 @@ class OutputFisher:
             features: ‖f_t‖² [B, T].
             gradients: g_t [B, T, d] per root; none for a block without units.
             real: [B, T] bool, False at padding.
-            examples: of all batches.
+            examples: their number in all batches.
         """
         energies = torch.zeros_like(features)
         for g in gradients:
@@ -102,8 +102,8 @@ class OutputFisher:
         """Return what a token's weight is multiplied by, per batch [B, T].
 
         Args:
-            clip: the largest energy of features that counts in full, over the median of all tokens; None for any. A few
-                tokens of a decoder, its attention sinks, have 10⁵ times the median: a Gram matrix would know them alone.
+            clip: the largest energy of features that counts in full, over the median of all tokens; None for no limit. A few
+                tokens of a decoder, its attention sinks, have 10⁵ times the median, and would outweigh all others.
         """
         if clip is None or not self.energy:
             return [1.0] * len(self.energies)
@@ -118,15 +118,15 @@ class OutputFisher:
 def measure_fisher(
     view: ModelView, states: Sequence[CalibrationState], objective: Objective, temperature: float
 ) -> list[OutputFisher]:
-    """Measure the Fisher of every block, from one forward pass and a backward pass per root, into activations alone.
+    """Measure the Fisher of every block by one forward pass and a backward pass per root, with gradients of activations alone.
 
     Args:
         states: at the input of the first block.
 
     Returns:
-        per block, S and a number per token; the features are not kept.
+        per block, S and the energies of each token; the features are not kept.
     """
-    fishers = without_batches(view, states, HERE)
+    fishers = empty_fishers(view, states, HERE)
     examples = round(processes.total(sum(state.examples for state in states)))
     for state in states:
         features, gradients = output_gradients(view, state, objective, temperature)
@@ -149,12 +149,12 @@ def measure_fisher_by_layer(
     temperature: float,
     storage: Storage,
 ) -> list[OutputFisher]:
-    """Measure what `measure_fisher` does with the graph of one layer at a time: a forward pass more.
+    """Measure what `measure_fisher` does with the graph of one layer at a time, for one more forward pass.
 
     The inputs of all layers are kept, of a group of states at a time; then every layer is run once more, from the top down,
     and the gradients at its output are carried on to its input.
     """
-    fishers = without_batches(view, states, storage)
+    fishers = empty_fishers(view, states, storage)
     examples = round(processes.total(sum(state.examples for state in states)))
     for group in groups(states, GROUP):
         inputs = [[storage.keep(state.teacher) for state in group]]
@@ -184,10 +184,10 @@ def measure_fisher_by_layer(
     return fishers
 
 
-def without_batches(view: ModelView, states: Sequence[CalibrationState], storage: Storage) -> list[OutputFisher]:
-    """Return a Fisher for each block to which no batch has been added."""
+def empty_fishers(view: ModelView, states: Sequence[CalibrationState], storage: Storage) -> list[OutputFisher]:
+    """Return a Fisher for each block, of no batch yet."""
     d = states[0].teacher.shape[-1]
-    # One at a time: together, on the device, they are a third of a model.
+    # Each is handed to the storage before the next is made: together they would take a third of the model's memory.
     return [
         OutputFisher(torch.zeros(d, d, dtype=torch.float64, device=view.device), [], [], storage=storage)
         for _ in view.blocks
@@ -211,13 +211,13 @@ def groups(states: Sequence[CalibrationState], tokens: int) -> list[list[Calibra
 def read(
     kept: Sequence[Any], states: Sequence[CalibrationState], storage: Storage
 ) -> Iterator[tuple[Tensor, CalibrationState]]:
-    """Give each state with its input of the layer at hand."""
+    """Yield each state behind its input of the layer at hand."""
     for each, state in zip(kept, states, strict=True):
         yield storage.read(each), state
 
 
 def run(blocks: Sequence[Block], x: Tensor, state: CalibrationState) -> Tensor:
-    """Return what some blocks, one after the other, make of their input."""
+    """Return the output of some blocks, one after the other."""
     for block in blocks:
         x = block.run(x, state.context)
     return x
@@ -292,8 +292,8 @@ def roots(output: Any, state: CalibrationState, objective: Objective, temperatur
 
 
 def metric_root(covariance: Tensor, ridge: float) -> Tensor:
-    """Return R [d, d] with RᵀR = S + ridge · mean(diag S) · I; I alone if S is zero, and nothing is felt of this output.
+    """Return R [d, d] with RᵀR = S + ridge · mean(diag S) · I; I if S is zero, when no answer depends on the output.
 
-    S has no more rank than roots and tokens: a ridge too small for it is raised, see `ridged_cholesky`.
+    The rank of S is at most the number of roots times that of tokens. A ridge that is too small is raised (`ridged_cholesky`).
     """
     return ridged_cholesky(covariance, ridge)[0].T

@@ -1,4 +1,4 @@
-"""The map from what the student's input weights read to what the teacher's read, folded into the student's."""
+"""The affine map from what the student's blocks read to what the teacher's read, folded into the student's input weights."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ from kprune.streams import CalibrationState
 def fold_map(
     block: Block, original: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor], ridge: float
 ) -> None:
-    """Fold the best affine map from what the student's input weights read to what the teacher's read into them.
+    """Change a block's input weights as if they read the affine map of their input that is closest to the teacher's input.
 
-    The map is linear, without a constant, unless all input modules have a bias to hold it.
+    The map has a constant only if all input modules have a bias to hold it.
 
     Args:
         weights: of the tokens, per state [B, T].

@@ -1,4 +1,4 @@
-"""The refit: steps of Adam on what is left of a block, input weights included, towards what it is asked to add."""
+"""The refit: steps of Adam on all weights that are left of a block, input weights included, towards the target of its update."""
 
 import math
 import warnings
@@ -26,7 +26,7 @@ def own_parameters(block: Block) -> list[Tensor]:
 
 
 def explained(block: Block, problem: LeastSquares, root: Tensor) -> float:
-    """Return Σ_t w_t (‖R r_t‖² − ‖R (r_t − W f_t − c)‖²): what a block's output projection makes up of its targets r.
+    """Return Σ_t w_t (‖R r_t‖² − ‖R (r_t − W f_t − c)‖²): how much of its targets r a block's output projection explains.
 
     Args:
         problem: sums over tokens of the block's features f and its targets.
@@ -47,19 +47,20 @@ def descend(
 ) -> None:
     """Take steps of Adam on Σ_t w_t ‖R (r_t − Sub_S(X_S)_t)‖² over the block's own weights, in place.
 
-    The re-solve's least squares, in a metric: the metric makes no difference to the best output projection of features that
-    are given, but it does to features that are too few for their target. No gradient leaves the block.
+    This is the least squares that `KPrunePlus.solve` solves, with errors in the metric RᵀR. The metric makes no difference to
+    the best output projection of given features; it does to the features, which are too few to reach the target. No gradient
+    leaves the block.
 
     Args:
-        states: in another order in every epoch; r is what they ask of the block.
+        states: taken in another order in every epoch; r is `CalibrationState.update_target`.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
-        tokens: of a step, padding counted; a state with more of them makes several. Of several processes, each has its rows
-            of a step, which is a state.
+        tokens: of a step, padding counted; a state with more of them makes several steps. With several processes, a state is
+            one step, of which each process has its own rows.
 
     Raises:
-        UserError: the steps lead to what is not finite.
+        UserError: the steps lead to weights that are not finite.
     """
     parameters = own_parameters(block)
     metric = root.T @ root
@@ -204,25 +205,25 @@ def shares(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
-    """Set the gradients of the block's weights to that of `factor` times Σ_t w_t mᵀ M m of a state's tokens.
+    """Set the gradients of the block's weights to that of `factor` times Σ_t w_t mᵀ M m, m the residuals of a state's tokens.
 
-    With respect to what is missing, m, it is 2 w M m; autograd through the sum would multiply by M once more. M is symmetric, and
-    multiplied by as a linear layer, since a step may be coarse where a sum that is solved may not.
+    The gradient with respect to m, 2 w M m, is computed here: autograd through the sum would multiply by M once more. The
+    product is a linear layer's, so that `precision="reduced"` applies to it: a step of Adam may be coarse.
 
     Args:
         weights: w_t [B, T], 0 at padding.
         metric: M = RᵀR [d, d].
     """
     with torch.enable_grad():
-        m = missing(block, state)
+        m = residual(block, state)
     slope = 2 * factor * weights[..., None] * F.linear(m.detach(), metric)
     parameters = own_parameters(block)
-    # A weight that nothing hangs on has none.
+    # A weight that the output does not depend on has no gradient.
     gradients = torch.autograd.grad(m, parameters, slope, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
 
 
-def missing(block: Block, state: CalibrationState) -> Tensor:
-    """Return what the block is asked to add and does not, r − Sub_S(X_S) in full: [B, T, d]."""
-    return state.asked() - block.update(state.student, state.context)
+def residual(block: Block, state: CalibrationState) -> Tensor:
+    """Return r − Sub_S(X_S), the target of the block's update less the update: [B, T, d]."""
+    return state.update_target() - block.update(state.student, state.context)

@@ -27,9 +27,9 @@ class Settings(Method):
     Attributes:
         temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
         ridge: of the least squares, relative to the mean of the Gram matrix's diagonal.
-        metric_ridge: λ, what is added to the Fisher's covariance S, relative to the mean of its diagonal.
-        floor: ρ, what is added to a token's energy over the mean energy to make its weight.
-        input_ridge: of the map from what the student's input weights read to what the teacher's read, relative like `ridge`.
+        metric_ridge: what is added to the diagonal of the Fisher's covariance S, relative to the diagonal's mean.
+        floor: ρ; the weight of a token is its energy over the mean energy, plus ρ.
+        input_ridge: ridge of the map that `fold_map` folds into the input weights, relative like `ridge`.
         refit_epochs: passes of the refit of each block's own weights; 0 for none, all in closed form.
         refit_lr: its learning rate, above 0.
         repair: share, from 0 to 1, of the error of the residual stream that a block is asked to make up for; the rest of its
@@ -41,8 +41,8 @@ class Settings(Method):
         kinds: units that may go, "heads" and "neurons"; "auto": as `allocation.may_go` says.
         states: where hidden states and the blocks' Fishers lie while nothing works on them: on the "device", in memory of the
             "cpu", or on "disk".
-        layers_on: device that a layer is on while something works on it, such as "cuda", if the model is to stay where it is,
-            on the CPU; None: all layers work where the model is.
+        layers_on: device that one layer at a time is moved to while it is worked on, such as "cuda", for a model on the CPU that
+            does not fit there; None: layers are worked on where the model is.
 
     `refit_lr` and those from `repair` to `tune` are "auto" by default, and then follow from where the norms are. If they
     come last, every block's output is scaled anew: all of the error is repaired, by every block, and no token is clipped. If
@@ -85,7 +85,7 @@ class Settings(Method):
 
     @property
     def small_memory(self) -> bool:
-        """Tell whether the Fisher pass goes down layer by layer: a forward pass more, and a graph of one layer alone."""
+        """Tell whether the first pass goes down layer by layer: one more forward pass, for the graph of one layer at a time."""
         return self.states != "device" or self.layers_on is not None
 
     @property
@@ -106,6 +106,6 @@ class Settings(Method):
         }
         if not last:
             auto = {"repair": 0.5, "clip": 10.0, "ridge_around": "dense", "map_input": False, "refit_lr": 1e-3}
-            # Output projections alone, solved for once more, fit the texts at hand and are no better on others.
+            # Without a refit, solving for the projection of a block that loses nothing only overfits the calibration set.
             auto["tune"] = self.refit_epochs > 0
         return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
