@@ -60,7 +60,7 @@ class FLAP(Method):
             UserError: as of `Method.check`, or it can't.
         """
         super().check(model, budget)
-        biased_config(model)
+        stock_with_biases(model)
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model.
@@ -165,7 +165,7 @@ def fixed_parameters(view: ModelView) -> int:
     return layer_parameters(view) - sum(block.units * block.unit_parameters() for block in view.blocks)
 
 
-def biased_config(model: Model) -> ModelView:
+def stock_with_biases(model: Model) -> ModelView:
     """Return the view of a stock model like this one in which all output projections have biases, on the meta device.
 
     Raises:
@@ -189,12 +189,12 @@ def with_output_biases(model: Model) -> Model:
     """Give every output projection of a model a bias of zeros, in place, and set its config accordingly.
 
     Raises:
-        UserError: as of `biased_config`.
+        UserError: as of `stock_with_biases`.
     """
-    stock = biased_config(model)
+    stock = stock_with_biases(model)
     for block, whole in zip(view_of(model).blocks, stock.blocks, strict=True):
         if block.units:
-            for module, other in zip((*block.inputs, block.output), (*whole.inputs, whole.output), strict=True):
+            for module, other in zip(block.linears, whole.linears, strict=True):
                 if module.bias is None and other.bias is not None:
                     module.bias = nn.Parameter(module.weight.new_zeros(sizes(module)[1]), requires_grad=False)
     for name in BIASES:

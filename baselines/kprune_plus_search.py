@@ -237,7 +237,7 @@ class Moves:
     def __init__(self, view: ModelView, job: Job, free: Sequence[int]):
         costs = job.budget.costs(view)
         self.free, self.limit = free, job.budget.limit(view) * (1 + ROUNDING)
-        self.totals = [[0.0, *costs[block.name].steps(block.units).cumsum(0).tolist()] for block in view.blocks]
+        self.totals = [costs[block.name].by_count(block.units).tolist() for block in view.blocks]
 
     def one(self, counts: Counts, step: float, draw: random.Random) -> Counts:
         """Return an allocation in which a block gives a share of its cost, at least a unit, and another gets units for it.

@@ -121,7 +121,7 @@ def taylor_scores(view: ModelView, calibration: CalibrationSet, mixed: bool) -> 
     Raises:
         UserError: a gradient is not finite, or no example has two tokens.
     """
-    weights = [module.weight for block in view.blocks if block.units for module in (*block.inputs, block.output)]
+    weights = [module.weight for block in view.blocks for module in block.linears]
     first = {weight: torch.zeros_like(weight) for weight in weights}
     second = {weight: torch.zeros_like(weight) for weight in weights} if mixed else {}
     batches = calibration.steps(1 if mixed else TOKENS)

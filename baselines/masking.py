@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -78,8 +77,7 @@ class Masking(Method):
         with torch.no_grad():
             with clock("embeddings"):
                 states = calibration_states(view, job.data.calibration.steps(TOKENS))
-            layers = [list(blocks) for _, blocks in groupby(view.blocks, key=lambda block: block.layer)]
-            for blocks in tqdm(layers, desc=self.name, unit="layer", disable=None):
+            for blocks in tqdm(view.by_layer(), desc=self.name, unit="layer", disable=None):
                 with clock("statistics"):
                     found = self.read(blocks, states, job.sparsity, view.device)
                 with clock("masks"):

@@ -40,9 +40,9 @@ class ShortGPT(Method):
     def reach(self, model: Model, sequence_length: float) -> float:
         """Return the share of FLOPs that all layers but one have."""
         view = view_of(model)
-        layers = [0.0] * len(view.layers)
-        for block in view.blocks:
-            layers[block.layer] += block.units * block.unit_flops(sequence_length)
+        layers = [
+            sum(block.units * block.unit_flops(sequence_length) for block in blocks) for blocks in view.by_layer()
+        ]
         return 1 - max(layers) / model_flops(view, sequence_length)
 
     def check(self, model: Model, budget: Budget) -> None:
@@ -83,17 +83,15 @@ class ShortGPT(Method):
 
 
 def lowest_differs(view: ModelView) -> bool:
-    """Tell whether the norms of the lowest layer are of other kinds than those of the layer above it, which can't take its place."""
-    lowest, above = (view.blocks[k * len(view.family.sites) :][: len(view.family.sites)] for k in range(2))
-    return [type(block.norm) for block in lowest] != [type(block.norm) for block in above]
+    """Tell whether the norms of the lowest layer differ in kind from those of the layer above, which then can't take its place."""
+    lowest, *above = ([type(block.norm) for block in blocks] for blocks in view.by_layer()[:2])
+    return above != [lowest]
 
 
 def layer_costs(view: ModelView, budget: Budget) -> list[float]:
     """Return what the units of each layer cost."""
-    costs, by_layer = budget.costs(view), [0.0] * len(view.layers)
-    for block in view.blocks:
-        by_layer[block.layer] += costs[block.name].of(block.units, block.units)
-    return by_layer
+    costs = budget.costs(view)
+    return [sum(costs[block.name].of(block.units, block.units) for block in blocks) for blocks in view.by_layer()]
 
 
 def least_influential(influence: Sequence[float], costs: Sequence[float], limit: float) -> list[int]:
@@ -115,15 +113,14 @@ def block_influence(view: ModelView, calibration: CalibrationSet) -> list[float]
         UserError: a hidden state is not finite.
     """
     turned, tokens = [0.0] * len(view.layers), 0
-    top = len(view.family.sites)
     for batch in tqdm(calibration.batches(), desc="ShortGPT", unit="batch", disable=None):
         batch = on_device(batch, view.device)
         x, context = view.enter(batch)
         real = batch["attention_mask"].bool()
         tokens += int(real.sum())
-        for layer in range(len(view.layers)):
+        for layer, blocks in enumerate(view.by_layer()):
             before = x
-            for block in view.blocks[layer * top : (layer + 1) * top]:
+            for block in blocks:
                 x = block.run(x, context)
             turned[layer] += (1 - cosines(before[real], x[real])).sum().item()
     influence = [total / tokens for total in turned]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.retrained.distillation import Seen, hidden_loss, logit_loss, see
+from baselines.retrained.distillation import Outputs, hidden_loss, logit_loss, outputs_of
 from baselines.retrained.stages import Stages, weights_sha256
 from kprune.budgets import FlopsBudget
 from kprune.clock import Clock
@@ -147,17 +147,17 @@ class CoFi(Method):
 
         def loss(student: "Student", batch: dict[str, Tensor], masks: Sequence[Tensor] | None) -> Tensor:
             with torch.no_grad():
-                target = see(teacher, batch, objective, self.bf16)
-            seen = see(student.model, batch, objective, self.bf16)
-            present = student.present(masks, len(seen.hidden) - 1)
-            layers = layer_loss(student.transform, seen, target, present)
-            logits = logit_loss(objective, seen, target, self.temperature)
+                target = outputs_of(teacher, batch, objective, self.bf16)
+            outputs = outputs_of(student.model, batch, objective, self.bf16)
+            present = student.present(masks, len(outputs.hidden) - 1)
+            layers = layer_loss(student.transform, outputs, target, present)
+            logits = logit_loss(objective, outputs, target, self.temperature)
             return self.logit_weight * logits + (1 - self.logit_weight) * layers
 
         return loss
 
 
-def layer_loss(transform: nn.Module, student: Seen, teacher: Seen, present: Sequence[bool]) -> Tensor:
+def layer_loss(transform: nn.Module, student: Outputs, teacher: Outputs, present: Sequence[bool]) -> Tensor:
     """Match four evenly spread layers of the teacher, each against the closest of the student's layers that are present."""
     count = len(teacher.hidden) - 1
     layers = [transform(h) for h, there in zip(student.hidden[1:], present, strict=True) if there or not any(present)]

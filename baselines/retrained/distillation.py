@@ -11,7 +11,7 @@ from kprune.objectives import Objective
 
 
 @dataclass(frozen=True)
-class Seen:
+class Outputs:
     """A model's outputs on a batch.
 
     logits: as the objective reads them, float32. hidden: embeddings and every layer's output, L + 1 tensors [B, T, d].
@@ -23,11 +23,11 @@ class Seen:
     real: Tensor
 
 
-def see(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Seen:
+def outputs_of(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Outputs:
     """Return a model's outputs on a batch; its linear layers run in bfloat16 if `bf16` is set."""
     output = _run(model, batch, bf16, output_hidden_states=True)
     logits = objective.answers(output, batch)
-    return Seen(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
+    return Outputs(at_least_float32(logits), output.hidden_states, batch["attention_mask"].bool())
 
 
 def task_loss(model: Callable, batch: dict[str, Tensor], objective: Objective, bf16: bool = False) -> Tensor:
@@ -36,7 +36,7 @@ def task_loss(model: Callable, batch: dict[str, Tensor], objective: Objective, b
     return objective.loss(at_least_float32(logits), batch["labels"])
 
 
-def logit_loss(objective: Objective, student: Seen, teacher: Seen, temperature: float) -> Tensor:
+def logit_loss(objective: Objective, student: Outputs, teacher: Outputs, temperature: float) -> Tensor:
     """Return the mean divergence of the student's logits from the teacher's: KL(teacher ‖ student), or the squared error."""
     return objective.divergence(teacher.logits, student.logits, temperature).mean()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from baselines.retrained.distillation import logit_loss, see
+from baselines.retrained.distillation import logit_loss, outputs_of
 from baselines.retrained.stages import Stages, weights_sha256
 from kprune.clock import Clock
 from kprune.contract import ZEROS, Job, Method, Outcome
@@ -119,11 +119,11 @@ class FineTuned(Method):
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():
-                target = see(teacher, batch, objective, self.bf16)
-            seen = see(student, batch, objective, self.bf16)
+                target = outputs_of(teacher, batch, objective, self.bf16)
+            outputs = outputs_of(student, batch, objective, self.bf16)
             yield (
-                self.distillation * logit_loss(objective, seen, target, self.temperature)
-                + (1 - self.distillation) * objective.loss(seen.logits, batch["labels"])
+                self.distillation * logit_loss(objective, outputs, target, self.temperature)
+                + (1 - self.distillation) * objective.loss(outputs.logits, batch["labels"])
             )
 
         return losses

@@ -33,6 +33,10 @@ class UnitCost:
         steps[:1] += self.base
         return steps
 
+    def by_count(self, units: int) -> Tensor:
+        """Return what 0, 1, ... of a block's units kept cost: [units + 1] in float64."""
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self.steps(units).cumsum(0)])
+
     def of(self, kept: int, units: int) -> float:
         """Return what `kept` of `units` units cost."""
         return self.steps(units)[:kept].sum().item()

@@ -82,7 +82,7 @@ def _checked(model: Model, task: str | Objective) -> Objective:
             f"task '{objective.name}' is for a ...{objective.class_suffixes[0]} model, this is a {name}: leave task out"
         )
     if isinstance(task, str):
-        objective.fits(model)  # or it says what the head predicts in place of that
+        objective.fits(model)  # raises if a head of this class predicts something else
     return objective
 
 

@@ -23,7 +23,7 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
     steps, totals, counts = [], [], []
     for index, (curve, cost) in enumerate(zip(curves, costs, strict=True)):
         errors = curve.tolist()
-        totals.append([0.0, *cost.steps(len(errors) - 1).cumsum(0).tolist()])
+        totals.append(cost.by_count(len(errors) - 1).tolist())
         corners = convex_hull(totals[-1], errors)
         counts.append(corners[0])
         for low, high in zip(corners, corners[1:], strict=False):

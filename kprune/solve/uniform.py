@@ -35,7 +35,7 @@ def uniform_counts(
     costs = budget.costs(view)
     totals = {name: torch.zeros(2, len(curves[names.index(name)]), dtype=torch.float64) for name in options}
     for block, curve in zip(view.blocks, curves, strict=True):
-        totals[block.site.name] += torch.stack([curve.double().cpu(), _cost_by_count(costs[block.name], block.units)])
+        totals[block.site.name] += torch.stack([curve.double().cpu(), costs[block.name].by_count(block.units)])
     errors, spent = ({name: total[row].tolist() for name, total in totals.items()} for row in range(2))
     limit = budget.limit(view) * (1 + ROUNDING)
     *others, last = sorted(options, key=lambda name: len(options[name]))
@@ -94,10 +94,6 @@ def _options(view: ModelView, kinds: Collection[Kind]) -> dict[str, list[int]]:
 
 def _present(view: ModelView, name: str) -> int:
     return next(block.units for block in view.blocks if block.site.name == name)
-
-
-def _cost_by_count(cost: UnitCost, units: int) -> Tensor:
-    return torch.cat([torch.zeros(1, dtype=torch.float64), cost.steps(units).cumsum(0)])
 
 
 def _least(view: ModelView, options: Mapping[str, Sequence[int]], costs: Mapping[str, UnitCost]) -> float:

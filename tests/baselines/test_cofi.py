@@ -5,7 +5,7 @@ import torch
 from tiny import FAMILIES, tiny_batch, tiny_model
 
 from baselines.retrained.cofi import CoFi, L0Masks, expected_reduction, extract, layer_loss
-from baselines.retrained.distillation import Seen
+from baselines.retrained.distillation import Outputs
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job
 from kprune.models import view_of
@@ -107,8 +107,8 @@ def test_layers_are_matched_to_the_closest_that_is_there():
     torch.manual_seed(0)
     hidden = [torch.randn(2, 5, 4) for _ in range(5)]
     real = torch.ones(2, 5, dtype=torch.bool)
-    teacher = Seen(None, tuple(hidden), real)
-    turned = Seen(None, (hidden[0], *hidden[:0:-1]), real)
+    teacher = Outputs(None, tuple(hidden), real)
+    turned = Outputs(None, (hidden[0], *hidden[:0:-1]), real)
     same = torch.nn.Identity()
     assert layer_loss(same, turned, teacher, [True] * 4) == 0
     one_gone = layer_loss(same, turned, teacher, [False, True, True, True])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import tiny_calibration, tiny_model
 
-from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_loss
+from baselines.retrained.distillation import hidden_loss, logit_loss, outputs_of, task_loss
 from baselines.retrained.stages import first_of_shuffled, train
 from kprune.errors import UserError
 from kprune.objectives import objective_of
@@ -109,7 +109,7 @@ def test_a_cap_draws_without_replacement():
 def test_distillation_is_zero_at_the_teacher_and_leaves_padding_out(head):
     model, other, batch = tiny_model(head=head), tiny_model(head=head, seed=1), tiny_calibration().batches()[1]
     objective = objective_of(model)
-    seen, target = see(model, batch, objective), see(other, batch, objective)
+    seen, target = outputs_of(model, batch, objective), outputs_of(other, batch, objective)
     assert len(seen.hidden) == 4 and seen.real.sum() < seen.real.numel()
     assert logit_loss(objective, seen, seen, 2.0).abs() < 1e-12 < logit_loss(objective, seen, target, 2.0)
     changed = seen.hidden[1].clone()
@@ -122,7 +122,7 @@ def test_distillation_is_zero_at_the_teacher_and_leaves_padding_out(head):
 def test_bf16_is_near():
     model, batch = tiny_model(dtype=torch.float32), tiny_calibration().batches()[1]
     objective = objective_of(model)
-    full, half = (see(model, batch, objective, bf16).logits for bf16 in (False, True))
+    full, half = (outputs_of(model, batch, objective, bf16).logits for bf16 in (False, True))
     assert half.dtype == torch.float32 and 0 < (full - half).abs().max() < 0.05 * full.abs().max()
 
 
@@ -131,8 +131,10 @@ def test_bf16_reads_the_weights_of_now_inside_another_autocast():
     model, batch = tiny_model(dtype=torch.float32), tiny_calibration().batches()[1]
     objective = objective_of(model)
     with full_precision():
-        before = see(model, batch, objective, bf16=True).logits
+        before = outputs_of(model, batch, objective, bf16=True).logits
         for parameter in model.parameters():
             parameter.data *= 1.5
-        inside = see(model, batch, objective, bf16=True).logits
-    assert torch.equal(inside, see(model, batch, objective, bf16=True).logits) and not torch.equal(inside, before)
+        inside = outputs_of(model, batch, objective, bf16=True).logits
+    assert torch.equal(inside, outputs_of(model, batch, objective, bf16=True).logits) and not torch.equal(
+        inside, before
+    )

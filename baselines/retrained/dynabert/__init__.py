@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from baselines.retrained.distillation import hidden_loss, logit_loss, see, task_loss
+from baselines.retrained.distillation import hidden_loss, logit_loss, outputs_of, task_loss
 from baselines.retrained.dynabert.rewiring import rewire
 from baselines.retrained.dynabert.subnetworks import Shape, Subnetwork, extract
 from baselines.retrained.stages import Stages, first_of_shuffled
@@ -166,12 +166,12 @@ class DynaBERT(Method):
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():
-                target = see(teacher, batch, objective, self.bf16)
+                target = outputs_of(teacher, batch, objective, self.bf16)
             for network in networks:
-                seen = see(network, batch, objective, self.bf16)
-                pairs = zip(seen.hidden, target.hidden, strict=True)
-                hidden = sum(hidden_loss(ours, theirs, seen.real) for ours, theirs in pairs)
-                yield logit_loss(objective, seen, target, 1.0) + self.width_hidden_weight * hidden
+                outputs = outputs_of(network, batch, objective, self.bf16)
+                pairs = zip(outputs.hidden, target.hidden, strict=True)
+                hidden = sum(hidden_loss(ours, theirs, outputs.real) for ours, theirs in pairs)
+                yield logit_loss(objective, outputs, target, 1.0) + self.width_hidden_weight * hidden
 
         return losses
 
@@ -183,13 +183,15 @@ class DynaBERT(Method):
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():
-                targets = {width: see(teacher, batch, objective, self.bf16) for width, teacher in teachers.items()}
+                targets = {
+                    width: outputs_of(teacher, batch, objective, self.bf16) for width, teacher in teachers.items()
+                }
             for shape, network in networks.items():
-                seen, target = see(network, batch, objective, self.bf16), targets[shape.width]
+                outputs, target = outputs_of(network, batch, objective, self.bf16), targets[shape.width]
                 # The input of every kept layer, then the top; the embeddings are the lowest layer's input.
                 theirs = [target.hidden[index] for index in (*shape.layers(count), count)]
-                hidden = sum(hidden_loss(a, b, seen.real) for a, b in zip(seen.hidden, theirs, strict=True))
-                yield logit_loss(objective, seen, target, 1.0) + self.depth_hidden_weight * hidden
+                hidden = sum(hidden_loss(a, b, outputs.real) for a, b in zip(outputs.hidden, theirs, strict=True))
+                yield logit_loss(objective, outputs, target, 1.0) + self.depth_hidden_weight * hidden
 
         return losses
 

@@ -21,8 +21,8 @@ from kprune.streams import CalibrationState
 
 
 def own_parameters(block: Block) -> list[Tensor]:
-    """Return the weights and biases of a block's linear modules."""
-    return [p for module in (*block.inputs, block.output) for p in module.parameters()]
+    """Return the weights and biases of the linear modules of a block with units."""
+    return [p for module in block.linears for p in module.parameters()]
 
 
 def explained(block: Block, problem: LeastSquares, root: Tensor) -> float:
