@@ -44,8 +44,8 @@ class KPrune(Method):
         mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper: the
             dimensions of BERT-base's heads, over which its authors' code takes a mean.
         knowledge: how knowledge is measured.
-        measure_every: knowledge is measured anew at every so many blocks, 1 in the paper; None measures once, at the bottom,
-            and searches all masks with that (ablation "without block-wise pruning").
+        measure_every: number of blocks after which knowledge is measured anew, 1 in the paper; None measures once, at the
+            bottom, and searches all masks with that (ablation "without block-wise pruning").
         measure_examples: knowledge is measured on every k-th example, by length, 1 in the paper; tuning takes all.
         tuning: fit the output projections (the ablation leaves them as they are).
         fill_budget: after the threshold, add the best units of the block at hand that still fit. Algorithm 1 of the paper does
@@ -144,9 +144,8 @@ class KPrune(Method):
                 if not job.budget.uniform:
                     kept, nu = self.search(scores, costs[index:], remaining)
                 else:
-                    if (
-                        index == 0
-                    ):  # one count holds for all layers, so it is chosen before the higher ones are measured
+                    # One count holds for all layers, so it can't wait for what is measured further up.
+                    if index == 0:
                         counts = uniform_counts(student, list(map(lost, scores, costs)), job.budget)
                     kept, nu = best_units(scores[0], counts[index]), 0.0
                 remaining -= costs[index].of(len(kept), block.units)

@@ -70,8 +70,8 @@ def measure(
     `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
     unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
     `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²` (eq. 5), from the second moments of the features. It is divided by the tokens
-    of a mean example and by the hidden size, as in the authors' code. All units of a task and model have this factor, so it
-    only changes the unit of λ; without it, λ would have to shrink as the task's examples get longer.
+    of a mean example and by the hidden size, as in the authors' code. This factor is the same for all units of a task and
+    model, so it only changes the unit of λ. Without it, λ would have to be smaller for tasks with longer examples.
 
     Args:
         teacher: the teacher's logits, per state; None if the student still is the teacher: then the KL has no gradient

@@ -47,9 +47,9 @@ def descend(
 ) -> None:
     """Take steps of Adam on Σ_t w_t ‖R (r_t − Sub_S(X_S)_t)‖² over the block's own weights, in place.
 
-    This is the least squares that `KPrunePlus.solve` solves, with errors in the metric RᵀR. The metric makes no difference to
-    the best output projection of given features; it does to the features, which are too few to reach the target. No gradient
-    leaves the block.
+    This is the least squares that `KPrunePlus.solve` solves, with errors in the metric RᵀR. The best output projection of given
+    features is the same in any metric. Features that may change, and are too few to reach the target, depend on the metric. No
+    gradient leaves the block.
 
     Args:
         states: taken in another order in every epoch; r is `CalibrationState.update_target`.
