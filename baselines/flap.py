@@ -43,8 +43,7 @@ class FLAP(Method):
     longer fits is passed over. It updates the variance with a mean that has been overwritten; here it is that of all tokens.
 
     A model without output biases gets them. Its config may add biases to other modules with them; those are zero. All of them
-    count as parameters. A model without output biases whose config can't have them
-    is refused.
+    count as parameters. A model without output biases whose config can't have them is refused.
 
     Attributes:
         squared_heads: the scores of attention's columns are squared before they are standardised, as in the authors' code;

@@ -54,7 +54,8 @@ class Pruned(Outcome):
         Args:
             tokenizer: is left out if the vocabulary was cut, since that has one of its own.
             card: text of the model card; without it, one is written from what this outcome knows.
-            format: without it, "pruned"; "dense" of a model with zeros alone, "uniform" of one that has lost tokens alone.
+            format: without it, "pruned"; "dense" if nothing but single weights was set to zero, "uniform" if nothing but
+                tokens was removed.
 
         Raises:
             UserError: the format is unknown, the folder holds something else or can't be written to, or the tokenizer is another
@@ -107,7 +108,8 @@ def prune(
             "masked_lm" or "embedding" (of a bare model the normalised mean of its tokens, of a SentenceTransformer what it makes
             of them), if the model's head does not tell, or an Objective of your own, such as Embedding(pooling="first").
         speedup: in place of `flops_reduction`, how much faster the model is to be, as measured here and now.
-        speedup_at: batch size and length that is measured at; 32 and 128, or the model's longest, if left out.
+        speedup_at: batch size and length to measure the speed-up at, a `kprune.budgets.latency.Point`; if left out, 32 and 128,
+            or the model's longest input if that is shorter.
         params_reduction: in place of `flops_reduction`, the share of the parameters to remove, of those that `of` says.
         uniform: keep as many heads, and as many neurons, in every layer, so that `save(format="uniform")` can write a model of
             the stock class. Heads (of grouped queries: groups) all stay if the family's config can't say that there are
@@ -121,15 +123,14 @@ def prune(
             solved stays in full precision. It takes less time; units of nearly the same score can change places.
 
     Returns:
-        `outcome.model` is the pruned model, in the mode, precision and place of the dense one, its parameters frozen or not
-        as there, inside a SentenceTransformer or CrossEncoder if that was; `outcome.save(folder)` writes it;
-        `outcome.details` has what was measured:
-        `flops_reduction`, the `sequence_length` it is counted at, `params_reduction`, and with a `speedup` the `latency`
-        (within 5 % of what was asked for, unless `latency_budget` says that two corrections did not reach it); with a `sparsity`
-        the share of zeros. Of a model with zeros alone, `outcome.model` stays of its class.
+        `outcome.model` is the pruned model. It has the mode, precision, device and frozen parameters of the dense one, and is
+        inside a SentenceTransformer or CrossEncoder if the dense one was. `outcome.save(folder)` writes it. `outcome.details`
+        has what was measured: `flops_reduction`, the `sequence_length` it is counted at, `params_reduction`, and with a `speedup`
+        the `latency` (within 5 % of what was asked for, unless `latency_budget` says that two corrections did not reach it); with
+        a `sparsity` the share of zeros, and `outcome.model` then keeps the class of the dense model.
 
     Raises:
-        UserError: the model, the batches or a setting is not one that can be pruned (with); the message says which.
+        UserError: the model, the batches or a setting can't be used; the message says which, and what to do.
     """
     chosen = _method(method)
     _check_request(flops_reduction, speedup, params_reduction, speedup_at, uniform, grain, sparsity, of)
@@ -232,7 +233,7 @@ def _objective(task: str | Objective | None, model: Model, wrapper: Any) -> Obje
 
 
 def _set_as_in(pruned: Model, dense: Model) -> None:
-    """Give every module the mode, and every parameter the need of a gradient, of the dense model's, in place."""
+    """Set the mode of every module, and whether each parameter requires a gradient, as in the dense model, in place."""
     modes = {name: module.training for name, module in dense.named_modules()}
     for name, module in pruned.named_modules():
         module.training = modes.get(name, dense.training)

@@ -17,7 +17,7 @@ class Plan:
         kinds: what the units of each block are, by the block's name ("3.attention"), bottom to top.
         units: number of units kept of each block; a mean if it depends on the input.
         kept: indices of the kept units of each block, in the dense model's numbering; None if they depend on the input.
-        layers_left_out: layers of the dense model that are gone whole, norms and residual connections included.
+        layers_left_out: layers of the dense model that were removed whole, norms and residual connections included.
         sparsity: which share or pattern of the weights of every linear module of the layers is zero; None if none was set to zero.
     """
 
@@ -36,7 +36,7 @@ class Plan:
 
     @classmethod
     def of_means(cls, view: ModelView, units: Iterable[float]) -> "Plan":
-        """Return the plan of a method that keeps other units for every input, from their mean numbers, bottom to top."""
+        """Return the plan of a method that keeps different units for each input, from their mean numbers, bottom to top."""
         names = [block.name for block in view.blocks]
         return cls({block.name: block.kind for block in view.blocks}, dict(zip(names, units, strict=True)), None)
 
@@ -61,7 +61,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
-        """Return the plan of such values, or of those that kprune wrote before it called a sparsity so."""
+        """Return the plan of such values; earlier versions wrote the sparsity as `masks`."""
         sparsity = values.get("sparsity", values.get("masks"))
         return cls(
             values["kinds"],

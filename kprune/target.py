@@ -12,7 +12,7 @@ Kind = Literal["flops", "parameters", "latency", "sparsity", "pattern"]
 OPTIONS: dict[str, str] = {"flops": "flops_reduction", "parameters": "params_reduction", "latency": "speedup"}
 """The option that gives the amount of each budget, in Python and on the command line."""
 SPARSITY = "sparsity"
-"""The option that asks for zeros among the weights, of which no budget counts anything: a share, or a pattern."""
+"""The option that asks for zeros among the weights, a share or a pattern; no budget counts them."""
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 """What `number_text` writes of a number that is not negative."""
 NOTHING = "nothing"
@@ -37,7 +37,7 @@ class Target:
     """One request.
 
     Attributes:
-        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the encoder's, "0" nothing; "latency" ("3x") makes the
+        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the layers', "0" nothing; "latency" ("3x") makes the
             measured model so many times as fast; "sparsity" ("s0.5") sets a share of the layers' weights to zero, "pattern" ("2:4")
             all but so many of each group of weights.
         amount: the share to remove, the factor, or the number of weights to keep in a group.
