@@ -154,7 +154,7 @@ class Solutions:
         self.mean = squares.features / squares.weight if squares.weight else squares.features
 
     def prune(self, block: Block, count: int) -> None:
-        """Make a dense block one of its first units in the order, with the projection and the bias that are best for them."""
+        """Reduce a dense block to the first `count` units of the order, with the best output projection and bias for them."""
         kept, gone = self.columns[: count * self.width], self.columns[count * self.width :]
         factor, weight = self.storage.read(self.factor), output_weight(block).to(self.columns.device)
         bias = block.bias()

@@ -49,7 +49,7 @@ class Oscar(BlockByBlock):
         check_whole(swaps=self.swaps)
 
     def cut(self, block: Block, features: Iterable[Tensor], count: int) -> Tensor:
-        """Take units out of a block, in place, set the output projection to the optimum of the rest, and return the rest."""
+        """Remove units of a block, in place, set the output projection to its optimum on the others, and return these."""
         dense = output_weight(block).double()
         squares = LeastSquares.empty(block.columns, 0, dense.device)
         for batch in features:

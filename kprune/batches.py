@@ -149,7 +149,7 @@ def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Mode
     """Return where each example begins in a batch: [B].
 
     Raises:
-        UserError: padding lies between tokens, or before them and the model's answer hangs on the side.
+        UserError: padding lies between tokens, or before them, and the model's answer depends on the side.
     """
     starts = mask.int().argmax(dim=1)
     places = torch.arange(mask.shape[1], device=mask.device)
@@ -159,7 +159,7 @@ def _starts(number: int, ids: Tensor, mask: Tensor, lengths: Tensor, model: Mode
         row = int(starts.argmax())
         if not same_without_padding(model, objective, ids[row], mask[row]):
             raise UserError(
-                f"batch {number} is padded on the left, and the model's answer hangs on the side: "
+                f"batch {number} is padded on the left, and the model's answer depends on the side: "
                 "set the tokenizer's padding_side='right'"
             )
     return starts

@@ -24,13 +24,13 @@ from kprune.target import NOTHING, SPARSITY, Target
 from kprune.types import Model
 
 ANY_BUDGET = frozenset({"flops", "parameters", "latency"})
-"""The budgets of a method that reads of a budget its costs and its limit alone."""
+"""The budgets of a method that reads only the costs and the limit of a budget."""
 ZEROS = frozenset({SPARSITY})
-"""What a method prunes to that sets single weights to zero: a target of weights, and no budget."""
+"""The "budgets" of a method that sets single weights to zero: it takes a sparsity, and no budget."""
 MEASURED = {"flops": "FLOPs", "parameters": "parameters", "latency": "time"}
 """What the budgets measure, in words."""
 ANY_HEAD = frozenset(OBJECTIVES)
-"""The heads of a method that knows of a head what its objective says; an objective of a user's own is one, too."""
+"""The heads of a method that asks only the objective about the head, so that a user's own objective will do, too."""
 
 
 def _no_training() -> Sequence[Example]:
@@ -65,8 +65,8 @@ class PruningData:
     def once(self, key: Hashable, clock: Clock, compute: Callable[[Clock], Any]) -> Any:
         """Return `compute(clock)`, done once for these data and kept under `key`.
 
-        The stages that it tells its clock count in full every time. The value must not depend on the budget, and whoever
-        takes it must not change it.
+        Its stages count on `clock` in full every time. The value must not depend on the budget, and the caller must not change
+        it.
         """
         if key not in self.shared:
             own = Clock()

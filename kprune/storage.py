@@ -14,13 +14,13 @@ Where = Literal["device", "cpu", "disk"]
 
 
 class Storage(Protocol):
-    """Keep tensors, and give them back; what stands for one in between is for `read` alone."""
+    """Keep tensors, and give them back. In between, a handle stands for a tensor, which only `read` understands."""
 
     def keep(self, tensor: Tensor) -> Any:
-        """Return what stands for a tensor; as soon as nobody holds it any more, its room is free."""
+        """Return the handle of a tensor; its room is free again once the handle is deleted."""
 
     def read(self, kept: Any) -> Tensor:
-        """Return the tensor, where it is worked on."""
+        """Return the tensor of a handle, on the device where it is worked on."""
 
 
 class Device:

@@ -31,7 +31,7 @@ def unwrapped(model: Any) -> Any:
     """Return the transformers model inside a model of sentence-transformers; any other model as it is.
 
     Raises:
-        UserError: its first module is none of a transformers model, or it has a head that is not transformers' own.
+        UserError: its first module does not hold a transformers model, or its head is not one of transformers' own.
     """
     name = wrapper_of(model)
     if name is None:

@@ -158,7 +158,7 @@ class CoFi(Method):
 
 
 def layer_loss(transform: nn.Module, student: Outputs, teacher: Outputs, present: Sequence[bool]) -> Tensor:
-    """Match four evenly spread layers of the teacher, each against the closest of the student's layers that are present."""
+    """Return the loss of four evenly spread layers of the teacher, each to the closest of the student's layers that are present."""
     count = len(teacher.hidden) - 1
     layers = [transform(h) for h, there in zip(student.hidden[1:], present, strict=True) if there or not any(present)]
     chosen = sorted({math.ceil(count * quarter / 4) for quarter in (1, 2, 3, 4)})

@@ -180,8 +180,9 @@ class GatedModel(nn.Module):
 
     @contextmanager
     def _gated(self, attention_mask: Tensor) -> Iterator[None]:
-        """Gate every block while the context is open: the predictor reads what the first input module reads, and the gates
-        multiply the features.
+        """Gate every block while the context is open.
+
+        A block's predictor reads what its first input module reads, and the gates multiply its features.
         """
         self.gates = []
         handles = []

@@ -29,7 +29,7 @@ def become_pruned(model: Model) -> Model:
     The Trainer, or anything else that calls `save_pretrained`, then writes a folder that loads again.
 
     Raises:
-        UserError: the model's class is none of transformers' own.
+        UserError: the model's class is not one of transformers' own.
     """
     stock = stock_class(model)
     model.config.update(pruned_entries(view_of(model), stock))

@@ -49,7 +49,7 @@ def check_gguf(model: Model, tokenizer: Any = None) -> None:
     """Check that llama.cpp has an architecture that computes what a model does, at any widths, and its tokenizer.
 
     Raises:
-        UserError: it has none that this writes.
+        UserError: it has not, or it has one that kprune does not write.
     """
     config = model.config
     name = type(model).__name__

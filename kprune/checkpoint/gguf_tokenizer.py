@@ -75,7 +75,7 @@ def tokens_of(tokenizer: Any, rows: int) -> Tokens:
         rows: of the embedding.
 
     Raises:
-        UserError: llama.cpp has none that gives the same tokens.
+        UserError: no tokenizer of llama.cpp gives the same tokens.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -138,7 +138,7 @@ def split_of(pre_tokenizer: Any) -> str:
     """Return llama.cpp's name of the way that a pre-tokenizer splits texts.
 
     Raises:
-        UserError: it is none of those that are known here.
+        UserError: it is not one of the ways that kprune knows.
     """
     from tokenizers import Regex, pre_tokenizers
 

@@ -46,8 +46,8 @@ def load(folder: str | Path) -> Model:
     generation_config.json are read. Sizes in the config are compared with the weights' before either is built or read.
 
     Raises:
-        UserError: a file is missing or damaged, the config is none that kprune writes, or its widths are not those of the
-            weights.
+        UserError: a file is missing or damaged, the config is not as kprune writes it, or its widths are not those of
+            the weights.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -139,7 +139,7 @@ def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
         longest: the largest dimension of a weight.
 
     Raises:
-        ValueError: an entry is none that kprune writes, or asks for code or files from elsewhere.
+        ValueError: an entry is not one that kprune writes, or asks for code or files from elsewhere.
     """
     for name, value in values.items():
         if "attn_implementation" in name and not isinstance(value, bool) and value not in ATTENTION:

@@ -86,8 +86,8 @@ def save(
         onnx: write model.onnx, the pruned model, too.
 
     Raises:
-        UserError: the format is unknown or one that this model can't have, the model is none that transformers would build
-            again, the folder holds something else or can't be written to.
+        UserError: the format is unknown or one that this model can't have, transformers could not build the model again, or the
+            folder holds something else or can't be written to.
     """
     check_format(format, onnx)
     inner = unwrapped(model)

@@ -101,7 +101,7 @@ def find(name: str) -> Entry:
         if error.name not in ("baselines", "baselines.registry"):
             raise
         raise UserError(
-            f"method '{name}' is none of the package's own ({', '.join(METHODS)}): "
+            f"method '{name}' is not one of the package's own ({', '.join(METHODS)}): "
             "for the others, put a clone of kprune's repository on the Python path"
         ) from error
     if name not in known:

@@ -45,7 +45,7 @@ def keep_units(block: Block, units: Tensor) -> None:
 
 @torch.no_grad()
 def take_units(block: Block, units: Tensor) -> None:
-    """Make a block of these units (at least one) in this order, in place; their order does not change its function."""
+    """Reduce a block to these units (at least one), in this order, in place; the order does not change its function."""
     output, present = block.output, block.units
     units = units.to(output.weight.device)
     for rows, module in zip(block.site.inputs, block.inputs, strict=True):

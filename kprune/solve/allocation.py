@@ -40,7 +40,11 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
 
 
 def convex_hull(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
-    """Return the corners of the lower convex hull of errors over costs that never fall, as indices; of equal costs the last."""
+    """Return the indices of the corners of the lower convex hull of errors over costs; among equal costs, the last point counts.
+
+    Args:
+        costs: never falling.
+    """
     corners: list[int] = []
     for point in range(len(errors)):
         if corners and costs[corners[-1]] == costs[point]:

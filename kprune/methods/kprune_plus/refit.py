@@ -85,7 +85,7 @@ def descend(
 
 
 def falling(count: int) -> Iterator[float]:
-    """Give the share of the learning rate for each of so many steps: from 1 towards 0, in a line (torch's `LinearLR`)."""
+    """Yield the share of the learning rate for each of `count` steps: linearly from 1 towards 0 (torch's `LinearLR`)."""
     share = 1.0
     for left in range(count, 0, -1):
         yield share
