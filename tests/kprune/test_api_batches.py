@@ -40,7 +40,7 @@ RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
         ([{"input_ids": IDS[:0]}], "batch 0 is empty"),
         ([{"input_ids": IDS, "attention_mask": RIGHT[:1]}], r"attention_mask is \[1, 4\], input_ids \[2, 4\]"),
         ([{"input_ids": IDS}, {"input_ids": IDS, "attention_mask": RIGHT * 0}], "batch 1, example 0 is padding alone"),
-        ([{"input_ids": IDS, "attention_mask": RIGHT.flip(1)}], "padded on the left, and the model's answer hangs"),
+        ([{"input_ids": IDS, "attention_mask": RIGHT.flip(1)}], "padded on the left, and the model's answer depends"),
         ([{"input_ids": IDS, "attention_mask": torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])}], "padding between tokens"),
         ([{"input_ids": IDS, "token_type_ids": IDS}], "token type 7, the model's number of types is 2"),
         ([{"input_ids": IDS - 9}], "token -2, the model's vocabulary is 99"),
@@ -124,7 +124,7 @@ def test_padding_before_an_example_beyond_what_the_model_reads(length, accepted)
     with (
         nullcontext()
         if accepted
-        else pytest.raises(UserError, match="padded on the left, and the model's answer hangs")
+        else pytest.raises(UserError, match="padded on the left, and the model's answer depends")
     ):
         assert kprune.prune(model, [batch], 0.5).details["sequence_length"] == length
 
