@@ -47,8 +47,8 @@ def test_what_a_block_is_asked_for(index, repair):
         total = before + original.update(before, state.context)
         own = original.update(state.student, state.context)
         expected = own + repair * (total - (state.student + own))
-        KPrunePlus(repair=repair, map_input=False).ask(block, original, state)
-    torch.testing.assert_close(state.asked(), expected)
+        KPrunePlus(repair=repair, map_input=False).set_target(block, original, state)
+    torch.testing.assert_close(state.update_target(), expected)
     # A teacher that nothing is made up for is not run.
     torch.testing.assert_close(state.teacher, total if repair else before)
 
@@ -60,7 +60,7 @@ def test_nothing_to_repair_leaves_the_weights(index):
     pruner = KPrunePlus(repair=0.0, ridge=0.3, ridge_around="dense", map_input=False)
     dense = output_weight(block).clone()
     with torch.no_grad():
-        pruner.ask(block, original, state)
+        pruner.set_target(block, original, state)
         problem = pruner.problem(block, [state], [torch.rand_like(state.student[..., 0])])
         pruner.solve(block, problem, pruner.prior(block))
     torch.testing.assert_close(output_weight(block), dense)
@@ -71,7 +71,7 @@ def test_a_large_ridge_draws_to_the_dense_weights():
     pruner = KPrunePlus(repair=1.0, ridge=1e9, ridge_around="dense", map_input=False)
     dense = output_weight(block).clone()
     with torch.no_grad():
-        pruner.ask(block, original, state)
+        pruner.set_target(block, original, state)
         problem = pruner.problem(block, [state], [torch.ones_like(state.student[..., 0])])
         pruner.solve(block, problem, pruner.prior(block))
     torch.testing.assert_close(output_weight(block), dense)
