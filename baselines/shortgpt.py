@@ -17,7 +17,7 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
-from kprune.models.surgery import keep_layers
+from kprune.models.surgery import check_layers_can_go, keep_layers
 from kprune.models.view import on_device
 from kprune.plan import Plan
 from kprune.solve.mask_search import ROUNDING
@@ -49,10 +49,11 @@ class ShortGPT(Method):
 
         Raises:
             OutOfReach: it does not.
-            UserError: as of `Method.check`.
+            UserError: as of `Method.check`, or layers can't go.
         """
         super().check(model, budget)
         view = view_of(model)
+        check_layers_can_go(view)
         if max(layer_costs(view, budget)) > budget.limit(view) * (1 + ROUNDING):
             raise OutOfReach("method shortgpt keeps a layer at least, and the budget leaves less: ask for less")
 
