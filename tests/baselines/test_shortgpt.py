@@ -64,6 +64,19 @@ def test_layers_go_whole(make):
     torch.testing.assert_close(outcome.model(**batch)[0], shorter(**batch)[0])
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_layers_that_stay_are_alike_whatever_a_config_can_say_of_fewer_heads(family, tmp_path):
+    """Of a GPT-2's heads none may go if all layers are to be alike: with these alone, they cost more than is left."""
+    model, batches = tiny_decoder(family), tiny_calibration().batches()
+    with pytest.raises(OutOfReach, match="keeps at least 4 heads"):
+        kprune.prune(model, batches, 0.5, "kprune", uniform=True)
+    outcome = kprune.prune(model, batches, 0.5, "shortgpt", uniform=True)
+    outcome.save(tmp_path, format="uniform")
+    stock = type(model).from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(outputs(stock, tiny_batch()), outputs(outcome.model, tiny_batch()))
+    assert len(view_of(stock).layers) == 1
+
+
 @pytest.mark.parametrize("method", ["shortgpt", "dynabert_d"])
 def test_layers_that_compute_by_their_number_stay(method):
     """A GPT-2 may divide the scores of attention by the number of the layer, which a loaded model counts anew."""
