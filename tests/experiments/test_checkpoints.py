@@ -4,13 +4,14 @@ import pytest
 import torch
 from checkpoints import StubTask, edit_config, refused, save
 from safetensors.torch import load_file, save_file
-from tiny import SHAPE, tiny_model
-from transformers import AlbertConfig, AlbertForSequenceClassification
+from tiny import SHAPE, tiny_model, tiny_tokenizer
+from transformers import AlbertConfig, AlbertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import kprune
 from experiments.config.cell import configured
 from experiments.config.composing import CONF
 from experiments.inputs.checkpoints import (
+    check_padding,
     find_checkpoint,
     find_pretrained,
     finding,
@@ -66,6 +67,25 @@ def test_other_tasks_checkpoints_are_refused(folder, tmp_path):
     )
     refused(save(tiny_model(dtype=torch.float32).base_model, tmp_path / "body"), StubTask(), "BertModel")
     refused(folder, StubTask(max_length=65), "reads 64 tokens", "task.max_length=64")
+
+
+@pytest.mark.parametrize("kind", ["config", "tokenizer"])
+def test_a_decoder_that_takes_another_token_for_the_padding_is_refused(tmp_path, kind):
+    """It reads the last token that is not its padding: of a text that is padded with another one, the padding."""
+    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, pad_token_id=1))
+    tokenizer, task = tiny_tokenizer(), StubTask()
+    check_padding("folder", model, tokenizer, task)
+    if kind == "tokenizer":
+        tokenizer.pad_token = None
+        message = "folder: the tokenizer has no padding token, and the model finds the last token of a text by pad_token_id=1"
+    else:
+        model.config.pad_token_id = None
+        message = "folder: the tokenizer pads with token 1, and the model finds the last token of a text by pad_token_id=None"
+    with pytest.raises(UserError, match=message):
+        check_padding("folder", model, tokenizer, task)
+    encoder = tiny_model()
+    encoder.config.pad_token_id = 5
+    check_padding("folder", encoder, tokenizer, task)
 
 
 def test_a_missing_head_is_refused_whatever_the_config_says(folder):
