@@ -116,7 +116,11 @@ def check_padding(model: Model, objective: Objective) -> None:
 def reads_padding(model: Model, objective: Objective) -> bool:
     """Tell whether a model has a head on the last token, which it finds by the padding's number, not by the mask."""
     bare = model.base_model is model
-    return not bare and family_of(model).reads_last_token and bool(objective.read_tokens(torch.ones(1, 2), True).sum() == 1)
+    return (
+        not bare
+        and family_of(model).reads_last_token
+        and bool(objective.read_tokens(torch.ones(1, 2), True).sum() == 1)
+    )
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -79,10 +79,14 @@ def test_a_decoder_that_takes_another_token_for_the_padding_is_refused(tmp_path,
     check_padding("folder", model, tokenizer, task)
     if kind == "tokenizer":
         tokenizer.pad_token = None
-        message = "folder: the tokenizer has no padding token, and the model finds the last token of a text by pad_token_id=1"
+        message = (
+            "folder: the tokenizer has no padding token, and the model finds the last token of a text by pad_token_id=1"
+        )
     else:
         model.config.pad_token_id = None
-        message = "folder: the tokenizer pads with token 1, and the model finds the last token of a text by pad_token_id=None"
+        message = (
+            "folder: the tokenizer pads with token 1, and the model finds the last token of a text by pad_token_id=None"
+        )
     with pytest.raises(UserError, match=message):
         check_padding("folder", model, tokenizer, task)
     encoder = tiny_model()
