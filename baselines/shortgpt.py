@@ -17,7 +17,8 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
-from kprune.models.surgery import keep_layers
+from kprune.models.surgery import check_layers_can_go, keep_layers
+from kprune.models.uniform import check_alike
 from kprune.models.view import on_device
 from kprune.plan import Plan
 from kprune.solve.mask_search import ROUNDING
@@ -50,12 +51,21 @@ class ShortGPT(Method):
 
         Raises:
             OutOfReach: it does not.
-            UserError: as of `Method.check`.
+            UserError: as of `Method.check`, or layers can't go.
         """
         super().check(model, budget)
         view = view_of(model)
+        check_layers_can_go(view)
         if max(layer_costs(view, budget)) > budget.limit(view) * (1 + ROUNDING):
             raise OutOfReach("method shortgpt keeps a layer at least, and the budget leaves less: ask for less")
+
+    def check_alike(self, view: ModelView, budget: Budget) -> None:
+        """Check that a model's layers are alike: those that stay keep all of their units, and no config needs to say fewer.
+
+        Raises:
+            UserError: they are not.
+        """
+        check_alike(view)
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model; its labels are not read.

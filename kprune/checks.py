@@ -47,7 +47,7 @@ def check_model(model: Model, objective: Objective) -> None:
         UserError: its weights, attention or modules are none of which that is so; says which.
     """
     _check_weights(model)
-    _check_padding(model, objective)
+    check_padding(model, objective)
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in (None, *ATTENTION):
         raise UserError(
@@ -100,16 +100,27 @@ def _check_weights(model: Model) -> None:
         raise UserError("the model has weights in float32 and in float64: convert all to one, model.float()")
 
 
-def _check_padding(model: Model, objective: Objective) -> None:
-    """Check that a head on the last token can tell which one that is: by the padding's number, not by the mask."""
-    bare = model.base_model is model
-    if bare or not family_of(model).reads_last_token or model.config.pad_token_id == padding_of(model):
-        return
-    if objective.read_tokens(torch.ones(1, 2), last=True).sum() == 1:
+def check_padding(model: Model, objective: Objective) -> None:
+    """Check that a head on the last token can tell which one that is.
+
+    Raises:
+        UserError: the config has no padding token by which it could.
+    """
+    if reads_padding(model, objective) and model.config.pad_token_id != padding_of(model):
         raise UserError(
             f"the model's config has pad_token_id={model.config.pad_token_id}, and a {type(model).__name__} finds the last token "
             "by it: set it to a token of the vocabulary"
         )
+
+
+def reads_padding(model: Model, objective: Objective) -> bool:
+    """Tell whether a model has a head on the last token, which it finds by the padding's number, not by the mask."""
+    bare = model.base_model is model
+    return (
+        not bare
+        and family_of(model).reads_last_token
+        and bool(objective.read_tokens(torch.ones(1, 2), True).sum() == 1)
+    )
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:

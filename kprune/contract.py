@@ -258,6 +258,15 @@ class Method(ABC):
         if not self.uniform:
             raise UserError(f"method {self.name} does not keep the layers alike: leave uniform out, or use kprune")
 
+    def check_alike(self, view: ModelView, budget: Budget) -> None:
+        """Check that layers which are alike can meet a budget.
+
+        Raises:
+            OutOfReach: they can't.
+            UserError: the model's layers are not alike.
+        """
+        check_uniform(view, budget)
+
     def check_grain(self, grain: int, uniform: bool) -> None:
         """Check that the method can round widths to multiples of `grain` columns.
 
@@ -295,7 +304,7 @@ class Method(ABC):
         self.check_processes()
         if budget.uniform:
             self.check_uniform()
-            check_uniform(view_of(model), budget)
+            self.check_alike(view_of(model), budget)
         self.check_grain(budget.grain, budget.uniform)
         if isinstance(budget, FlopsBudget):
             reach = self.reach(model, budget.sequence_length)

@@ -11,7 +11,7 @@ from experiments.cell.model_card import model_card
 from experiments.config.cell import CellConfig
 from experiments.config.evaluating import FILES, refuse_unused, task_beside
 from experiments.config.reading import check_task
-from experiments.inputs.checkpoints import inverse, load_model, load_tokenizer, output_order, reorder
+from experiments.inputs.checkpoints import check_padding, inverse, load_model, load_tokenizer, output_order, reorder
 from experiments.inputs.hub import find_model
 from experiments.inputs.subject import Subject, pick_device
 from experiments.scoring.evaluation import evaluate
@@ -95,6 +95,7 @@ def evaluate_saved(config: CellConfig) -> float:
     if config.threads:
         torch.set_num_threads(config.threads)
     model, tokenizer = load_model(folder, task), load_tokenizer(folder)
+    check_padding(folder, model, tokenizer, task)
     score = evaluate(model.to(device), task, tokenizer, device)
     print(f"{folder}: {task.name} {task.metric} {score:.2f} ({task.evaluation(tokenizer).split})")
     return score

@@ -14,6 +14,7 @@ from experiments.inputs.cache import cache_folder
 from experiments.inputs.calibration import average_length, draw_calibration, read_calibration
 from experiments.inputs.checkpoints import (
     Checkpoint,
+    check_padding,
     find_checkpoint,
     fingerprint,
     load_model,
@@ -122,6 +123,7 @@ def _subject(
     checkpoint = find_checkpoint(task, model.encoder, model.pretrained, model.checkpoint, device=device)
     tokenizer = load_tokenizer(checkpoint.folder)
     dense = load_model(checkpoint.folder, task).to(device)
+    check_padding(checkpoint.folder, dense, tokenizer, task)
     return Subject(task, checkpoint, tokenizer, dense, device, task_settings, anew)
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from experiments.config.cell import configured
 from experiments.config.methods import method_and_precision
 from experiments.inputs.calibration import calibration_set, draw_calibration
-from experiments.inputs.checkpoints import find_checkpoint, load_model, load_tokenizer
+from experiments.inputs.checkpoints import check_padding, find_checkpoint, load_model, load_tokenizer
 from experiments.inputs.subject import flops_length
 from experiments.speed import measurements
 from kprune.budgets import FlopsBudget
@@ -77,6 +77,7 @@ def measure(
     task = config.task.build()
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
+    check_padding(checkpoint.folder, model, tokenizer, task)
     labels = any("labels" in pruner.needs for pruner, _ in pruners)
     calibration = draw_calibration(task, tokenizer, config.calibration, config.seed, labels)
     tokens = calibration.tokens if config.calibration.examples else config.calibration.tokens

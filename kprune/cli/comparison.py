@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.budgets.latency import STANDARD, measure_latency
 from kprune.checkpoint.card import auto_class_of
+from kprune.checks import check_padding, reads_padding
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
@@ -88,12 +89,19 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
     """Check that two models predict the same thing of the same texts.
 
     Raises:
-        UserError: their heads or outputs differ, or their vocabularies and the head answers for tokens.
+        UserError: their heads or outputs differ, or their vocabularies and the head answers for tokens; or their padding tokens in
+            the same vocabulary, and the head goes by it.
     """
     kinds = [auto_class_of(model) for model in (dense, pruned)]
     if kinds[0] != kinds[1]:
         raise UserError(f"one is an {kinds[0]}, the other an {kinds[1]}: compare two of one kind")
-    for entry in ("num_labels", *(() if answers_once(objective) else ("vocab_size",))):
+    entries = ["num_labels", *([] if answers_once(objective) else ["vocab_size"])]
+    if reads_padding(dense, objective):
+        check_padding(dense, objective)
+        check_padding(pruned, objective)
+        if dense.config.vocab_size == pruned.config.vocab_size:
+            entries.append("pad_token_id")
+    for entry in entries:
         ours, theirs = (getattr(model.config, entry) for model in (dense, pruned))
         if ours != theirs:
             raise UserError(f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin")

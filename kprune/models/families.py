@@ -77,6 +77,8 @@ class Family:
         strangers: paths, below the base model, of modules that some configs add and the sites do not describe: a model that
             has one is refused.
         groups: name of the config's setting that counts the layers with weights of their own, if others may share them.
+        numbered: name of the config's flag by which a layer computes by its number, so that none can take another's place; None if
+            there is none.
         fixed: settings of a config of which transformers computes one value, whatever the config says: a model with another
             one is not what was trained, and is refused.
     """
@@ -90,6 +92,7 @@ class Family:
     types_are_words: bool = False
     strangers: tuple[str, ...] = ()
     groups: str | None = None
+    numbered: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def placement(self, config: Any) -> Placement:
@@ -285,6 +288,7 @@ GPT2 = Family(
     norm_first=True,
     reads_last_token=True,
     types_are_words=True,
+    numbered="scale_attn_by_inverse_layer_idx",
 )
 LLAMA = Family(
     layers="layers",

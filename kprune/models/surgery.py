@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kprune.errors import UserError
 from kprune.models.blocks import Block
 from kprune.models.modeling_kprune import Emptied, OutputBias, is_transposed, read_heads, set_sizes, sizes
 from kprune.models.view import ModelView
@@ -137,6 +138,20 @@ def output_weight(block: Block) -> Tensor:
 def input_weight(module: Linear) -> Tensor:
     """Return the weights of a linear module as [outputs, inputs], a view of the live weights."""
     return module.weight.T if is_transposed(module) else module.weight
+
+
+def check_layers_can_go(view: ModelView) -> None:
+    """Check that a model's layers compute the same in another place, where they are when layers below them are gone.
+
+    Raises:
+        UserError: they do not.
+    """
+    flag = view.family.numbered
+    if flag and getattr(view.model.config, flag):
+        raise UserError(
+            f"the model's config has {flag}=True, so that a layer in another place is another function, and whole layers can't go: "
+            "use a method that removes heads and neurons, as kprune"
+        )
 
 
 def keep_layers(view: ModelView, layers: Sequence[int]) -> None:

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 import kprune
 from baselines.shortgpt import ShortGPT, block_influence, least_influential
 from kprune.budgets import FlopsBudget, ParametersBudget
-from kprune.errors import OutOfReach
+from kprune.errors import OutOfReach, UserError
+from kprune.methods.registry import build
 from kprune.models import view_of
 from kprune.models.flops import params_reduction
 from kprune.models.surgery import keep_layers
@@ -61,6 +62,29 @@ def test_layers_go_whole(make):
     shorter = copy.deepcopy(model)
     keep_layers(view_of(shorter), [stays])
     torch.testing.assert_close(outcome.model(**batch)[0], shorter(**batch)[0])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_layers_that_stay_are_alike_whatever_a_config_can_say_of_fewer_heads(family, tmp_path):
+    """Of a GPT-2's heads none may go if all layers are to be alike: with these alone, they cost more than is left."""
+    model, batches = tiny_decoder(family), tiny_calibration().batches()
+    with pytest.raises(OutOfReach, match="keeps at least 4 heads"):
+        kprune.prune(model, batches, 0.5, "kprune", uniform=True)
+    outcome = kprune.prune(model, batches, 0.5, "shortgpt", uniform=True)
+    outcome.save(tmp_path, format="uniform")
+    stock = type(model).from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(outputs(stock, tiny_batch()), outputs(outcome.model, tiny_batch()))
+    assert len(view_of(stock).layers) == 1
+
+
+@pytest.mark.parametrize("method", ["shortgpt", "dynabert_d"])
+def test_layers_that_compute_by_their_number_stay(method):
+    """A GPT-2 may divide the scores of attention by the number of the layer, which a loaded model counts anew."""
+    model = tiny_decoder("gpt2", scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx=True, so that a layer in another place"):
+        build(method, {}).check(model, FlopsBudget(0.3, 8.0))
+    for other, which in (("kprune_plus_fast", model), ("dynabert_w", model), (method, tiny_decoder("gpt2"))):
+        build(other, {}).check(which, FlopsBudget(0.3, 8.0))
 
 
 def test_a_lowest_layer_that_is_built_otherwise_stays(tmp_path):

@@ -4,13 +4,15 @@ import pytest
 import torch
 from checkpoints import StubTask, edit_config, refused, save
 from safetensors.torch import load_file, save_file
-from tiny import SHAPE, tiny_model
-from transformers import AlbertConfig, AlbertForSequenceClassification
+from tiny import SHAPE, tiny_model, tiny_tokenizer
+from transformers import AlbertConfig, AlbertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import kprune
+from experiments.cell.saved import evaluate_saved
 from experiments.config.cell import configured
 from experiments.config.composing import CONF
 from experiments.inputs.checkpoints import (
+    check_padding,
     find_checkpoint,
     find_pretrained,
     finding,
@@ -19,6 +21,7 @@ from experiments.inputs.checkpoints import (
     load_pretrained,
     load_tokenizer,
 )
+from experiments.inputs.subject import subject_unscored
 from kprune import checkpoint as pruned
 from kprune.errors import UserError
 
@@ -66,6 +69,46 @@ def test_other_tasks_checkpoints_are_refused(folder, tmp_path):
     )
     refused(save(tiny_model(dtype=torch.float32).base_model, tmp_path / "body"), StubTask(), "BertModel")
     refused(folder, StubTask(max_length=65), "reads 64 tokens", "task.max_length=64")
+
+
+@pytest.mark.parametrize("kind", ["config", "tokenizer"])
+def test_a_decoder_that_takes_another_token_for_the_padding_is_refused(tmp_path, kind):
+    """It reads the last token that is not its padding: of a text that is padded with another one, the padding."""
+    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, pad_token_id=1))
+    tokenizer, task = tiny_tokenizer(), StubTask()
+    check_padding("folder", model, tokenizer, task)
+    if kind == "tokenizer":
+        tokenizer.pad_token = None
+        message = (
+            "folder: the tokenizer has no padding token, and the model finds the last token of a text by pad_token_id=1"
+        )
+    else:
+        model.config.pad_token_id = None
+        message = (
+            "folder: the tokenizer pads with token 1, and the model finds the last token of a text by pad_token_id=None"
+        )
+    with pytest.raises(UserError, match=message):
+        check_padding("folder", model, tokenizer, task)
+    encoder = tiny_model()
+    encoder.config.pad_token_id = 5
+    check_padding("folder", encoder, tokenizer, task)
+
+
+@pytest.mark.parametrize("used", [subject_unscored, evaluate_saved, "fine-tuned"])
+def test_it_is_refused_wherever_one_is_used(tmp_path, monkeypatch, used):
+    monkeypatch.setenv("KPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KPRUNE_MIRROR", raising=False)
+    labels = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    folder = save(LlamaForSequenceClassification(LlamaConfig(**SHAPE, **labels)), tmp_path / "checkpoint")
+    tiny_tokenizer().save_pretrained(folder)
+    (tmp_path / "data.csv").write_text("text,label\n" + "w1 w2,a\nw3,b\n" * 10)
+    given = f"evaluate={folder}" if used is evaluate_saved else f"model.checkpoint={folder}"
+    settings = ["task=custom", f"task.train_file={tmp_path / 'data.csv'}", "task.max_length=16", given, "device=cpu"]
+    with pytest.raises(UserError, match="the tokenizer pads with token 1, and the model finds the last token"):
+        if used == "fine-tuned":
+            find_checkpoint(StubTask(), "llama", str(folder), None)
+        else:
+            used(configured(settings))
 
 
 def test_a_missing_head_is_refused_whatever_the_config_says(folder):

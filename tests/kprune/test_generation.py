@@ -5,7 +5,16 @@ import copy
 import pytest
 import torch
 from language import POSITIONS, tiny_llama
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from kprune.budgets import ParametersBudget
 from kprune.budgets.latency.generation import decoding_step, measure_generation, read
@@ -16,6 +25,14 @@ from kprune.models.flops import model_flops, model_parameters
 from kprune.models.surgery import keep_units
 
 SHAPE = dict(vocab_size=60, initializer_range=0.3, init_std=0.3)
+GROUPED = SHAPE | dict(
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=64,
+)
 MODELS = {
     "llama": tiny_llama,
     "opt": lambda: OPTForCausalLM(
@@ -30,6 +47,14 @@ MODELS = {
         )
     ).eval(),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SHAPE, n_embd=32, n_layer=3, n_head=4, n_positions=64)).eval(),
+    "gpt2 that could read an encoder": lambda: GPT2LMHeadModel(
+        GPT2Config(**SHAPE, n_embd=32, n_layer=3, n_head=4, n_positions=64, add_cross_attention=True)
+    ).eval(),
+    "mistral with a window": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)).eval(),
+    "mistral with a window as long": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=9)).eval(),
+    "qwen2 with a window in two layers": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    ).eval(),
 }
 
 

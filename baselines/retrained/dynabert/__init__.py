@@ -10,17 +10,20 @@ from baselines.retrained.distillation import hidden_loss, logit_loss, outputs_of
 from baselines.retrained.dynabert.rewiring import rewire
 from baselines.retrained.dynabert.subnetworks import Shape, Subnetwork, extract
 from baselines.retrained.stages import Stages, first_of_shuffled
-from kprune.budgets import FlopsBudget
+from kprune.budgets import Budget, FlopsBudget
 from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.data import CalibrationSet, Example
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy, frozen_view
 from kprune.models.flops import model_flops
+from kprune.models.surgery import check_layers_can_go
 from kprune.objectives import Objective
 from kprune.plan import Plan
 from kprune.solve.mask_search import ROUNDING
+from kprune.target import Target
 from kprune.training import Recipe
+from kprune.types import Model
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,16 @@ class DynaBERT(Method):
         view = view_of(model)
         smallest = min(shape.flops(view, sequence_length) for shape in self.shapes(self.depths))
         return 1 - smallest / model_flops(view, sequence_length)
+
+    def check(self, model: Model, asked: Budget | Target) -> None:
+        """Check as for any method, and that layers can go if the sub-networks are of several depths.
+
+        Raises:
+            UserError: as of `Method.check`, or layers can't go.
+        """
+        super().check(model, asked)
+        if min(self.depths) < 1:
+            check_layers_can_go(view_of(model))
 
     def prune(self, job: Job) -> Outcome:
         """Take the largest sub-network within the budget out of the trained whole."""

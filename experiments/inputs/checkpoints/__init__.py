@@ -9,6 +9,7 @@ from experiments.inputs.checkpoints.finding import (
     local_pretrained,
 )
 from experiments.inputs.checkpoints.loading import (
+    check_padding,
     load_model,
     load_pretrained,
     load_tokenizer,
@@ -20,6 +21,7 @@ from experiments.inputs.checkpoints.weights import tokenizer_files, weight_files
 
 __all__ = [
     "Checkpoint",
+    "check_padding",
     "find_checkpoint",
     "find_pretrained",
     "fingerprint",

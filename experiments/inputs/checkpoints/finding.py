@@ -14,7 +14,7 @@ import yaml
 from experiments.config.composing import CONF
 from experiments.inputs import embedded_decoder
 from experiments.inputs.cache import cache_folder, locked
-from experiments.inputs.checkpoints.loading import load_pretrained, load_tokenizer
+from experiments.inputs.checkpoints.loading import check_padding, load_pretrained, load_tokenizer
 from experiments.inputs.checkpoints.weights import WEIGHTS, checkpoint_sha256, weights_sha256
 from experiments.inputs.finetuning import finetune, recipe_of
 from experiments.inputs.hub import find_model, local_model
@@ -98,7 +98,9 @@ def find_checkpoint(
         )
         tokenizer = load_tokenizer(encoder_folder)
         torch.manual_seed(seed)  # draws the head
-        finetune(load_pretrained(encoder_folder, task), tokenizer, task, folder, seed, device)
+        model = load_pretrained(encoder_folder, task)
+        check_padding(encoder_folder, model, tokenizer, task)
+        finetune(model, tokenizer, task, folder, seed, device)
     return _checkpoint(folder, "fine-tuned")
 
 

@@ -18,6 +18,7 @@ from experiments.tasks.base import Task
 from experiments.tasks.labels import shown
 from kprune import checkpoint as pruned
 from kprune.checkpoint.loading import ATTENTION
+from kprune.checks import reads_padding
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
@@ -135,6 +136,21 @@ def load_tokenizer(folder: str | Path):
             f"{folder}: the tokenizer has {tokens} tokens, the model {vocabulary}: put the model's own tokenizer there"
         )
     return tokenizer
+
+
+def check_padding(folder: str | Path, model: nn.Module, tokenizer: Any, task: Task) -> None:
+    """Check that a model with a head on the last token finds it in batches that are padded as its tokenizer says.
+
+    Raises:
+        UserError: it takes another token for the padding, or none.
+    """
+    ours, theirs = tokenizer.pad_token_id or 0, model.config.pad_token_id
+    if reads_padding(model, task.objective) and ours != theirs:
+        has = f"pads with token {ours}" if tokenizer.pad_token_id is not None else "has no padding token"
+        raise UserError(
+            f"{folder}: the tokenizer {has}, and the model finds the last token of a text by pad_token_id={theirs}: save both with "
+            "one (tokenizer.pad_token, model.config.pad_token_id)"
+        )
 
 
 def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[str, Any]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import edited, fails, with_head
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from tiny import SHAPE
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from kprune.cli import main
 
@@ -139,6 +140,23 @@ def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, cap
     other.save_pretrained(tmp_path / "other")
     assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
     assert "has no pairs" in fails(capsys, "compare", span, span, texts)
+
+
+def test_classifiers_that_find_the_last_token_by_another_padding(world, texts, tmp_path, capsys):
+    """Of a decoder: padded with a token that it takes for a word, it answers for the padding."""
+    folders = {}
+    for padding in (None, 1, 2):
+        folders[padding] = tmp_path / f"padding-{padding}"
+        config = AutoConfig.for_model("llama", **SHAPE, num_labels=3, pad_token_id=padding)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folders[padding])
+        AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(folders[padding])
+    for pair in ((None, 1), (1, None)):
+        line = fails(capsys, "compare", *(folders[padding] for padding in pair), texts)
+        assert "pad_token_id=None, and a LlamaForSequenceClassification finds the last token by it" in line
+    assert "the first model's pad_token_id is 1, the second's 2" in fails(
+        capsys, "compare", folders[1], folders[2], texts
+    )
+    assert main(["compare", *map(str, (folders[1], folders[1], texts)), "--threads", "1"]) == 0
 
 
 def test_what_is_wrong_with_files_needs_no_torch(tmp_path):
