@@ -24,6 +24,7 @@ from kprune.quiet import quiet_transformers
 from kprune.types import Model
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+SHARDS = f"{WEIGHTS}.index.json"
 LARGEST = 2**24
 """No whole number is larger in a setting that may be a size."""
 THETA = "rope_theta"
@@ -54,6 +55,11 @@ def load(folder: str | Path) -> Model:
         if not (folder / name).is_file():
             if (folder / GGUF).is_file():
                 raise UserError(f"{folder} holds {GGUF}, for llama.cpp: save with format='pruned' to load it")
+            if (folder / SHARDS).is_file():
+                raise UserError(
+                    f"{folder} has its weights in several files, and kprune reads one: load it with from_pretrained(..., "
+                    "trust_remote_code=True), and save it with a larger max_shard_size"
+                )
             raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
     values = _read_json(folder / CONFIG)
     stock = _stock_class_of(folder, values)

@@ -219,3 +219,10 @@ def test_damage_is_one_clear_error(tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="has no model.safetensors"):
         load(folder)
+
+
+def test_weights_in_several_files_are_told_of(saved, tmp_path):
+    load(saved).save_pretrained(tmp_path / "shards", max_shard_size="5KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    with pytest.raises(UserError, match="has its weights in several files, and kprune reads one: .*max_shard_size"):
+        load(tmp_path / "shards")
