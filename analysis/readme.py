@@ -65,6 +65,7 @@ STUDIES = {
     "decoders": ("decoders.csv", "perplexity"),
     "decoders-intervals": ("decoders.csv", "perplexity_ratios"),
     "decoders-measured": ("decoders.csv", "measurements"),
+    "decoders-speed": ("decoders.csv", "latency"),
     "zeros": ("zeros.csv", "accuracy"),
     "zeros-measured": ("zeros.csv", "measurements"),
     "retrained-cpu": ("retrained.csv", "retrained"),
