@@ -87,6 +87,7 @@ NAMES = (
 FILES = {
     "bench": ("bench.csv", bench),
     "bench-gpu": ("bench_gpu.csv", bench_gpu),
+    "bench-sweep": ("bench_sweep.csv", lambda rows: bench_gpu(rows).drop(columns=["Seconds before", "Most of it"])),
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
     "decoder-trials": ("decoder_trials.csv", decoder_trials),
     "decoder-curves": ("decoder_curves.csv", decoder_curves),
