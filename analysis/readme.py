@@ -20,7 +20,7 @@ from analysis.tables import TABLES, notes, versions
 from analysis.tables.accuracy import compared
 from analysis.tables.measured import (
     bench,
-    bench_gpu,
+    costs,
     decoder_curves,
     decoder_steps,
     decoder_trials,
@@ -86,8 +86,8 @@ NAMES = (
 """A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
 FILES = {
     "bench": ("bench.csv", bench),
-    "bench-gpu": ("bench_gpu.csv", bench_gpu),
-    "bench-sweep": ("bench_sweep.csv", lambda rows: bench_gpu(rows).drop(columns=["Seconds before", "Most of it"])),
+    "bench-gpu": ("bench_gpu.csv", costs),
+    "bench-sweep": ("bench_sweep.csv", costs),
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
     "decoder-trials": ("decoder_trials.csv", decoder_trials),
     "decoder-curves": ("decoder_curves.csv", decoder_curves),

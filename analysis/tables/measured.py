@@ -34,8 +34,8 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def bench_gpu(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the pruning costs of results/bench_gpu.csv, a row for each method and GPU, with what it was before if measured twice."""
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show rows of the benchmark with their largest stages: one for each method and device, with what it was before if measured twice."""
     shown = []
     for (method, _), own in rows.groupby(["method", "device"], sort=False):
         now, before = own.iloc[-1], own["seconds"].iloc[-2] if len(own) > 1 else None
@@ -47,10 +47,14 @@ def bench_gpu(rows: pd.DataFrame) -> pd.DataFrame:
                 "Seconds": number(now["seconds"], "{:.1f}"),
                 "Dense forwards": f"{now['units']:.1f}",
                 "Peak memory": number(now["peak_mb"], "{:,.0f} MB"),
-                "Most of it": ", ".join(f"{name} {value:.1f} s" for name, value in stages[:3]),
+                # Of several reductions, the benchmark keeps the stages of the last one.
+                "Most of it": MISSING
+                if "_" in str(now["flops_reduction"])
+                else ", ".join(f"{name} {value:.1f} s" for name, value in stages[:3]),
             }
         )
-    return pd.DataFrame(shown)
+    table = pd.DataFrame(shown)
+    return table.drop(columns="Seconds before") if (table["Seconds before"] == MISSING).all() else table
 
 
 def parts_of(stages: str) -> list[tuple[str, float]]:

@@ -141,16 +141,16 @@ def input_weight(module: Linear) -> Tensor:
 
 
 def check_layers_can_go(view: ModelView) -> None:
-    """Check that a model's layers compute the same in another place, where they are when layers below them are gone.
+    """Check that a layer computes the same after layers below it are removed.
 
     Raises:
-        UserError: they do not.
+        UserError: it does not, since its number is a part of what it computes.
     """
     flag = view.family.numbered
     if flag and getattr(view.model.config, flag):
         raise UserError(
             f"the model's config has {flag}=True, so that a layer in another place is another function, and whole layers can't go: "
-            "use a method that removes heads and neurons, as kprune"
+            "use a method that removes heads and neurons"
         )
 
 

@@ -107,16 +107,18 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
 def test_a_gpus_costs_are_shown_beside_what_they_were(cells, tmp_path):
     text = "<!-- table:bench-gpu -->\n<!-- /table:bench-gpu -->\n"
     (tmp_path / "bench_gpu.csv").write_text(
-        "method,seconds,units,peak_mb,stages,device,threads,torch\n"
-        "kprune_plus,59.84,104.4,1370,fisher=4.4 refit=39.13 input_map=0.2 gram=1.0,a GPU,16,2.11\n"
-        "kprune,17.19,30.1,8794,knowledge=15.2,a GPU,16,2.11\n"
-        "kprune_plus,19.44,31.9,4401,fisher=1.4 refit=10.26 input_map=1.5 gram=1.0,a GPU,16,2.11\n"
+        "method,flops_reduction,seconds,units,peak_mb,stages,device,threads,torch\n"
+        "kprune_plus,0.8,59.84,104.4,1370,fisher=4.4 refit=39.13 input_map=0.2 gram=1.0,a GPU,16,2.11\n"
+        "kprune,0.8,17.19,30.1,8794,knowledge=15.2,a GPU,16,2.11\n"
+        "kprune_plus,0.8,19.44,31.9,4401,fisher=1.4 refit=10.26 input_map=1.5 gram=1.0,a GPU,16,2.11\n"
+        "kprune_fast,0.7_0.8,30.0,50.0,9000,knowledge=15.2,a GPU,16,2.11\n"
     )
     lines = readme.rewrite(text, cells, tmp_path).splitlines()
     rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if "K-prune" in line]
     assert rows == [
         ["K-prune+", "59.8", "19.4", "31.9", "4,401 MB", "refit 10.3 s, input map 1.5 s, fisher 1.4 s"],
         ["K-prune", "–", "17.2", "30.1", "8,794 MB", "knowledge 15.2 s"],
+        ["K-prune, fast", "–", "30.0", "50.0", "9,000 MB", "–"],
     ]
 
 

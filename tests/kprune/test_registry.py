@@ -30,6 +30,11 @@ def test_every_entry_builds_a_method_of_its_name(name):
     assert method == find_method(name) == build(name, {"name": name})
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_floors_are_the_methods_that_read_no_text(name):
+    assert (METHODS[name].group == "floor") != build(name, {}).passes
+
+
 def test_a_preset_differs_from_its_class_by_its_settings_alone():
     assert build("kprune_plus_fast", {}) == KPrunePlus(refit_epochs=0, name="kprune_plus_fast")
     official = build("kprune_official", {})
