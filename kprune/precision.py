@@ -73,9 +73,10 @@ def _exact_products() -> Iterator[None]:
 def linear_layers(precision: Precision) -> AbstractContextManager[Any]:
     """Compute the products of linear layers, forward and backward, in a precision while the context is open.
 
-    Reduced, their factors are rounded to what the processor multiplies fastest, bfloat16 on a CPU and TF32 on a GPU. Sums and what
-    comes out are float32, the residual stream among it. Linear layers are what passes through a model consist of, and nothing that
-    is solved has one: Gram matrices and all that is made of them stay in full precision, and so do attention and norms.
+    Reduced, their factors are rounded to what the processor multiplies fastest, bfloat16 on a CPU and TF32 on a GPU. Sums are
+    float32. On a CPU a product is rounded once more, to bfloat16; biases and the residual stream are added in float32. Linear layers
+    are what passes through a model consist of, and nothing that is solved has one: Gram matrices and all that is made of them stay
+    in full precision, and so do attention and norms.
     """
     return _ReducedLayers() if precision == "reduced" else nullcontext()
 
@@ -127,25 +128,37 @@ def _reduced_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -
 
 
 class _ReducedLinear(torch.autograd.Function):
-    """A linear layer whose products, those of the backward pass included, are in reduced precision.
-
-    With the flag set for a whole pass, attention takes up to ten times as long on a CPU: torch's fused kernel multiplies small pieces.
-    """
+    """A linear layer whose products, those of the backward pass included, are in reduced precision."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, weight = _factor(x), _factor(weight)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
         with _coarse_products():
-            return F.linear(x, weight, bias)
+            if x.dtype == torch.float32:
+                return F.linear(x, weight, bias)
+            product = F.linear(x, weight).float()
+        return product if bias is None else product.add_(bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])
+        slope = _factor(gradient)
         with _coarse_products():
             return (
-                gradient @ weight if ctx.needs_input_grad[0] else None,
-                rows.T @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None,
+                (slope @ weight).float() if ctx.needs_input_grad[0] else None,
+                (slope.reshape(rows.shape).T @ x.reshape(-1, x.shape[-1])).float() if ctx.needs_input_grad[1] else None,
                 rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
             )
+
+
+def _factor(x: Tensor) -> Tensor:
+    """Return a float32 factor of a product, on a CPU in bfloat16.
+
+    There the flag of `_coarse_products` gains little: torch's products of float32 numbers are hardly faster with it, those of
+    bfloat16 ones at least twice as fast. And with the flag set for a whole pass, attention takes up to ten times as long, since
+    torch's fused kernel multiplies small pieces.
+    """
+    return x.bfloat16() if x.device.type == "cpu" else x

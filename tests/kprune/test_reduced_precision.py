@@ -37,9 +37,9 @@ def tensors(*shapes):
 
 
 def within(error, left, right):
-    """Assert that an error is that of a product whose factors were rounded, but for the rounding of float32 sums."""
+    """Assert that an error is that of a product that was rounded as its factors were, but for the rounding of float32 sums."""
     most = left.abs() @ right.abs()
-    assert (error.abs() <= 2.1 * ROUNDING * most).all()
+    assert (error.abs() <= 3.1 * ROUNDING * most).all()
     assert error.abs().max() > 1e-6 * most.max(), "nothing was rounded"
 
 
