@@ -83,7 +83,7 @@ def finetuning_run(
     def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
         yield task_loss(model, batch, objective, run.notes["bf16"])
 
-    run = Training(model, losses, examples, pad_token_id, recipe, seed, adjust="task.finetuning.lr")
+    run = Training(model, losses, examples, pad_token_id, recipe, seed, adjust="the rate (++task.finetuning.lr=RATE)")
     return run
 
 
