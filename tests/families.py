@@ -19,6 +19,18 @@ ENCODERS = (
     "modernbert",
     "nomic_bert",
 )
+LIKE_ANOTHER = (
+    "xlm-roberta-xl",
+    "data2vec-text",
+    "ernie",
+    "rembert",
+    "roformer",
+    "esm",
+    "gte",
+    "jina_embeddings_v3",
+    "eurobert",
+)
+"""Encoders whose heads are those of others."""
 
 
 def family_settings(layers: int) -> dict:
@@ -40,6 +52,17 @@ def family_settings(layers: int) -> dict:
         },
         "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
         "nomic_bert": {},
+        "xlm-roberta-xl": {},
+        "data2vec-text": {},
+        "ernie": {},
+        "rembert": {"input_embedding_size": 16, "output_embedding_size": 16},
+        "roformer": {"embedding_size": 16},
+        "esm": {"position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 4},
+        "gte": {},
+        "jina_embeddings_v3": {},
+        "eurobert": GROUPED,
+        "modernbert-decoder": {"local_attention": 12, "global_attn_every_n_layers": 2},
+        "biogpt": {},
         "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
         "gpt2": {"n_inner": 48},
         "llama": GROUPED,
@@ -48,6 +71,14 @@ def family_settings(layers: int) -> dict:
         "qwen3": GROUPED | {"head_dim": 16},
         "smollm3": GROUPED,
         "gemma": GROUPED | {"head_dim": 16},
+        "ministral": GROUPED | {"head_dim": 8, "sliding_window": 5},
+        "ministral3": GROUPED | {"head_dim": 8},
+        "olmo": GROUPED | {"clip_qkv": 4.0},
+        "seed_oss": GROUPED | {"head_dim": 16},
+        "hunyuan_v1_dense": GROUPED | {"head_dim": 16},
+        "arcee": GROUPED,
+        "glm": GROUPED | {"head_dim": 16},
+        "starcoder2": GROUPED,
     }
 
 

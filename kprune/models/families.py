@@ -4,7 +4,7 @@ To add a family, add an entry to `FAMILIES` (docs/how_to/add_a_family.md).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Kind = Literal["heads", "neurons"]
@@ -136,21 +136,34 @@ def ffn(
     return Site("ffn", "neurons", inputs, output, norm, core, one, settings=(setting,))
 
 
-BERT = Family(
-    layers="encoder.layer",
-    sites=(
+def bert_sites(first_norm: str, second_norm: str) -> tuple[Site, Site]:
+    """Describe BERT's attention and feed-forward network, whose norms may be elsewhere in the layer."""
+    return (
         attention(
             ("attention.self.query", "attention.self.key", "attention.self.value"),
             output="attention.output.dense",
-            norm="attention.output.LayerNorm",
+            norm=first_norm,
             core="attention.self",
             attributes={"attention.self.num_attention_heads": "units", "attention.self.all_head_size": "columns"},
         ),
-        ffn(("intermediate.dense",), output="output.dense", norm="output.LayerNorm", core=("intermediate",)),
-    ),
+        ffn(("intermediate.dense",), output="output.dense", norm=second_norm, core=("intermediate",)),
+    )
+
+
+BERT = Family(
+    layers="encoder.layer",
+    sites=bert_sites("attention.output.LayerNorm", "output.LayerNorm"),
     fixed={"position_embedding_type": "absolute"},
 )
 ROBERTA = Family(BERT.layers, BERT.sites, positions_after_padding=True, fixed=BERT.fixed)
+XLM_ROBERTA_XL = Family(
+    BERT.layers,
+    bert_sites("attention.self_attn_layer_norm", "LayerNorm"),
+    norm_first=True,
+    positions_after_padding=True,
+)
+REMBERT = Family(BERT.layers, BERT.sites, returns_pair=True)
+ESM = Family(BERT.layers, bert_sites("attention.LayerNorm", "LayerNorm"), norm_first=True, positions_after_padding=True)
 DISTILBERT = Family(
     layers="transformer.layer",
     sites=(
@@ -255,6 +268,13 @@ NOMIC_BERT = Family(
         ffn(("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj", norm="post_mlp_layernorm", core=("mlp",)),
     ),
 )
+JINA = Family(
+    layers="layers",
+    sites=(
+        NOMIC_BERT.sites[0],
+        ffn(("mlp.fc1",), output="mlp.fc2", norm="post_mlp_layernorm", core=("mlp",)),
+    ),
+)
 OPT = Family(
     layers="decoder.layers",
     sites=(
@@ -312,25 +332,89 @@ LLAMA = Family(
     norm_first=True,
     reads_last_token=True,
 )
+EUROBERT = Family(LLAMA.layers, LLAMA.sites, norm_first=True)
+ARCEE = replace(
+    LLAMA,
+    sites=(
+        LLAMA.sites[0],
+        ffn(("mlp.up_proj",), output="mlp.down_proj", norm="post_attention_layernorm", core=("mlp",)),
+    ),
+)
+GLM = replace(
+    LLAMA,
+    sites=(
+        LLAMA.sites[0],
+        ffn(("mlp.gate_up_proj",), output="mlp.down_proj", norm="post_attention_layernorm", core=("mlp",), parts=2),
+    ),
+)
+STARCODER2 = replace(
+    LLAMA,
+    sites=(
+        LLAMA.sites[0],
+        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="post_attention_layernorm", core=("mlp",)),
+    ),
+)
+MODERNBERT_DECODER = replace(
+    MODERNBERT,
+    sites=(
+        attention(
+            ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+            output="attn.Wo",
+            norm="attn_norm",
+            core="attn",
+            attributes={"attn.num_heads": "units", "attn.all_head_size": "columns"},
+        ),
+        MODERNBERT.sites[1],
+    ),
+    reads_last_token=True,
+)
+BIOGPT = Family(
+    layers="layers",
+    sites=(
+        replace(OPT.sites[0], output="self_attn.out_proj"),
+        replace(OPT.sites[1], settings=("intermediate_size",)),
+    ),
+    norm_first=True,
+    reads_last_token=True,
+)
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "camembert": ROBERTA,
+    "xlm-roberta-xl": XLM_ROBERTA_XL,
+    "data2vec-text": ROBERTA,
     "electra": BERT,
+    "ernie": BERT,
+    "rembert": REMBERT,
+    "roformer": REMBERT,
+    "esm": ESM,
     "distilbert": DISTILBERT,
     "albert": ALBERT,
     "mpnet": MPNET,
     "deberta-v2": DEBERTA_V2,
     "modernbert": MODERNBERT,
     "nomic_bert": NOMIC_BERT,
+    "gte": NOMIC_BERT,
+    "jina_embeddings_v3": JINA,
+    "eurobert": EUROBERT,
+    "modernbert-decoder": MODERNBERT_DECODER,
     "opt": OPT,
+    "biogpt": BIOGPT,
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": LLAMA,
+    "ministral": LLAMA,
+    "ministral3": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
     "smollm3": LLAMA,
     "gemma": LLAMA,
+    "olmo": LLAMA,
+    "seed_oss": LLAMA,
+    "hunyuan_v1_dense": LLAMA,
+    "arcee": ARCEE,
+    "glm": GLM,
+    "starcoder2": STARCODER2,
 }
 """Families by `config.model_type`."""

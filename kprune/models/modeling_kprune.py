@@ -29,7 +29,7 @@ MixedIn: Any = object
 """The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
-OLDEST_WITHOUT_HEADS = {"gpt2": (4, 52), "opt": (4, 54)}
+OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "opt": (4, 54)}
 """Families of which earlier versions unpack more from an attention than one without heads gives."""
 
 

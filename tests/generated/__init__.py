@@ -194,7 +194,7 @@ def cases(count: int, first: int = 0) -> list[Case]:
     found: list[Case] = []
     while len(found) < count:
         family, head = deal("family", FAMILIES), deal("head", HEADS)
-        variant = deal(("variant", family), ({}, *VARIANTS[family]))
+        variant = deal(("variant", family), ({}, *VARIANTS.get(family, ())))
         chosen = {name: deal(name, [o for o in all_of if not o.refused]) for name, all_of in DIMENSIONS.items()}
         if len(found) % 2:
             dimension, option = deal("refused", refused)

@@ -1,6 +1,6 @@
 """Families, their settings and heads: small, and without data of their own."""
 
-from families import family_settings
+from families import ENCODERS, LIKE_ANOTHER, family_settings
 
 FAMILIES = family_settings(layers=2)
 
@@ -63,14 +63,24 @@ VARIANTS = {
     "qwen2": (*ROTARY, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     "qwen3": ({"attention_bias": True}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     "smollm3": ({"no_rope_layers": [0, 1]}, {"attention_bias": True}),
+    "esm": ({"position_embedding_type": "absolute"}, {"token_dropout": False}, {"emb_layer_norm_before": True}),
+    "roformer": ({"rotary_value": True},),
+    "gte": ({"head_dim": 4},),
+    "eurobert": ({"classifier_pooling": "bos"}, {"classifier_pooling": "mean"}, {"num_key_value_heads": 4}),
+    "modernbert-decoder": ({"layer_types": ["full_attention", "sliding_attention"]}, {"norm_bias": True, **BIASED}),
+    "biogpt": ({"scale_embedding": False}, {"hidden_act": "relu"}),
+    "olmo": ({"clip_qkv": None}, {"attention_bias": True}),
+    "arcee": ({"hidden_act": "gelu"}, BIASED),
+    "glm": ({"attention_bias": True}, {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0}}),
+    "starcoder2": ({"sliding_window": 4}, {"use_bias": False}),
     "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
 
 
-EAGER_ALONE = ("mpnet", "deberta-v2")
+EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer")
 
 
-DECODERS = ("opt", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma")
+DECODERS = tuple(family for family in FAMILIES if family not in (*ENCODERS, *LIKE_ANOTHER))
 
 
 HEADS = {

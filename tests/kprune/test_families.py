@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from families import CLASSIFIERS, TOKENS, tiny_classifier
+from families import CLASSIFIERS, ENCODERS, LIKE_ANOTHER, TOKENS, tiny_classifier
 from tiny import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
@@ -55,7 +55,7 @@ def pruned_like(model, masks):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
 def test_running_the_blocks_is_running_the_model(case, attention):
-    if case in ("deberta-v2", "mpnet") and attention == "sdpa":
+    if case in ("deberta-v2", "mpnet", "rembert", "roformer") and attention == "sdpa":
         pytest.skip("it has eager attention alone")
     model = tiny_classifier(case, attention=attention)
     view = view_of(model)
@@ -96,7 +96,11 @@ def test_what_is_saved_is_what_was_pruned(case, tmp_path):
     torch.testing.assert_close(stock(**batch()).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-GQA = [case for case, settings in CLASSIFIERS.items() if "num_key_value_heads" in settings or case == "nomic_bert"]
+GQA = [
+    case
+    for case, settings in CLASSIFIERS.items()
+    if "num_key_value_heads" in settings or case in ("nomic_bert", "gte", "jina_embeddings_v3")
+]
 """Families whose config has the size of a head, so that it can say that there are fewer."""
 
 
@@ -120,7 +124,7 @@ def test_layers_that_are_alike_load_as_the_stock_class(case, tmp_path):
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager").eval()
     assert type(stock) is type(dense)
-    assert layer_parameters(view_of(stock)) == layer_parameters(view) < (1 - share) * layer_parameters(view_of(dense))
+    assert layer_parameters(view_of(stock)) == layer_parameters(view) <= (1 - share) * layer_parameters(view_of(dense))
     torch.testing.assert_close(stock(**batch()).logits, outcome.model(**batch()).logits, rtol=0, atol=1e-5)
 
 
@@ -138,7 +142,7 @@ def test_units_own_what_goes_with_them(case):
         flops, parameters = model_flops(view, length), layer_parameters(view)
 
 
-DECODERS = ("opt", "opt, norm last", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma")
+DECODERS = [case for case in CLASSIFIERS if case not in (*ENCODERS, *LIKE_ANOTHER)]
 
 
 @pytest.mark.parametrize("case", DECODERS)

@@ -140,7 +140,7 @@ def check(case, tmp_path, device):
     if error is not None:
         expected = "|".join(filter(None, (case.refused, case.may)))
         assert expected and re.search(expected, str(error)), error
-        assert "\n" not in str(error) and len(str(error)) < 300
+        assert "\n" not in str(error) and len(str(error)) < 320
         # Whether an answer depends on the side of the padding is asked of the model, twice for each of three batches.
         assert count[0] <= 6 * ("padded on the left" in str(error)), "told only after a forward pass"
         return
