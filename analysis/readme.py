@@ -87,6 +87,7 @@ NAMES = (
 FILES = {
     "bench": ("bench.csv", bench),
     "bench-gpu": ("bench_gpu.csv", costs),
+    "bench-reduced": ("bench_reduced.csv", costs),
     "bench-sweep": ("bench_sweep.csv", costs),
     "decoder-steps": ("decoder_steps.csv", decoder_steps),
     "decoder-trials": ("decoder_trials.csv", decoder_trials),

@@ -35,13 +35,14 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show rows of the benchmark with their largest stages: one for each method and device, with what it was before if measured twice."""
+    """Show rows of the benchmark with their largest stages: one for a shape, method and device, and what was before if measured twice."""
     shown = []
-    for (method, _), own in rows.groupby(["method", "device"], sort=False):
+    for (shape, method, _), own in rows.groupby(["shape", "method", "device"], sort=False):
         now, before = own.iloc[-1], own["seconds"].iloc[-2] if len(own) > 1 else None
         stages = sorted(parts_of(now["stages"]), key=lambda stage: stage[1], reverse=True)
         shown.append(
             {
+                "Model": model_label(shape),
                 "Method": cost_label(method),
                 "Seconds before": number(before, "{:.1f}"),
                 "Seconds": number(now["seconds"], "{:.1f}"),
@@ -53,7 +54,7 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
                 else ", ".join(f"{name} {value:.1f} s" for name, value in stages[:3]),
             }
         )
-    table = pd.DataFrame(shown)
+    table = without_one_model(pd.DataFrame(shown))
     return table.drop(columns="Seconds before") if (table["Seconds before"] == MISSING).all() else table
 
 

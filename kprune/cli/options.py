@@ -30,7 +30,7 @@ examples:
 VOCABULARY = """\
 Keep the tokens that texts use, and those that any other text can be spelled by; the rest of the model stays as it is.
 
-TEXTS are like those that the model will read, the more the better. Texts of kept tokens are answered as before, to the last bit."""
+TEXTS are like those that the model will read, the more the better. Texts of kept tokens are answered as before."""
 VOCABULARY_EXAMPLES = """\
 example:
   kprune vocabulary my/checkpoint texts.txt --output small"""

@@ -107,11 +107,11 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
 def test_a_gpus_costs_are_shown_beside_what_they_were(cells, tmp_path):
     text = "<!-- table:bench-gpu -->\n<!-- /table:bench-gpu -->\n"
     (tmp_path / "bench_gpu.csv").write_text(
-        "method,flops_reduction,seconds,units,peak_mb,stages,device,threads,torch\n"
-        "kprune_plus,0.8,59.84,104.4,1370,fisher=4.4 refit=39.13 input_map=0.2 gram=1.0,a GPU,16,2.11\n"
-        "kprune,0.8,17.19,30.1,8794,knowledge=15.2,a GPU,16,2.11\n"
-        "kprune_plus,0.8,19.44,31.9,4401,fisher=1.4 refit=10.26 input_map=1.5 gram=1.0,a GPU,16,2.11\n"
-        "kprune_fast,0.7_0.8,30.0,50.0,9000,knowledge=15.2,a GPU,16,2.11\n"
+        "shape,method,flops_reduction,seconds,units,peak_mb,stages,device,threads,torch\n"
+        "minilm,kprune_plus,0.8,59.84,104.4,1370,fisher=4.4 refit=39.13 input_map=0.2 gram=1.0,a GPU,16,2.11\n"
+        "minilm,kprune,0.8,17.19,30.1,8794,knowledge=15.2,a GPU,16,2.11\n"
+        "minilm,kprune_plus,0.8,19.44,31.9,4401,fisher=1.4 refit=10.26 input_map=1.5 gram=1.0,a GPU,16,2.11\n"
+        "minilm,kprune_fast,0.7_0.8,30.0,50.0,9000,knowledge=15.2,a GPU,16,2.11\n"
     )
     lines = readme.rewrite(text, cells, tmp_path).splitlines()
     rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if "K-prune" in line]
@@ -119,6 +119,21 @@ def test_a_gpus_costs_are_shown_beside_what_they_were(cells, tmp_path):
         ["K-prune+", "59.8", "19.4", "31.9", "4,401 MB", "refit 10.3 s, input map 1.5 s, fisher 1.4 s"],
         ["K-prune", "–", "17.2", "30.1", "8,794 MB", "knowledge 15.2 s"],
         ["K-prune, fast", "–", "30.0", "50.0", "9,000 MB", "–"],
+    ]
+
+
+def test_costs_of_two_models_have_rows_of_their_own(cells, tmp_path):
+    text = "<!-- table:bench-reduced -->\n<!-- /table:bench-reduced -->\n"
+    (tmp_path / "bench_reduced.csv").write_text(
+        "shape,method,flops_reduction,seconds,units,peak_mb,stages,device,threads,torch\n"
+        "minilm,kprune_plus,0.8,50.0,18.0,400,refit=20.0,a CPU,2,2.13\n"
+        "bert_base,kprune_plus,0.8,300.0,13.0,1400,refit=150.0,a CPU,2,2.13\n"
+    )
+    lines = readme.rewrite(text, cells, tmp_path).splitlines()
+    rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if "K-prune" in line]
+    assert rows == [
+        ["MiniLM-L6", "K-prune+", "50.0", "18.0", "400 MB", "refit 20.0 s"],
+        ["BERT-base", "K-prune+", "300.0", "13.0", "1,400 MB", "refit 150.0 s"],
     ]
 
 

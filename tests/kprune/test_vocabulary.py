@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import spellers
 import torch
@@ -164,10 +165,12 @@ def test_a_model_of_sentence_transformers_comes_out_as_one(tmp_path, wrapper):
     pairs = [(texts[0], text) for text in texts]
     outcome = kprune.prune_vocabulary(dense, [word for pair in pairs for word in pair])
     answer = lambda model: model.encode(texts) if wrapper == "SentenceTransformer" else model.predict(pairs)  # noqa: E731
-    assert (answer(outcome.model) == answer(dense)).all() and len(dense.tokenizer) == len(tokenizer)
+    # How products are rounded can depend on where weights lie in memory, which differs if they are from a file.
+    np.testing.assert_allclose(answer(outcome.model), answer(dense), rtol=1e-5)
+    assert len(dense.tokenizer) == len(tokenizer)
     outcome.save(tmp_path / "small")
     opened = type(dense)(str(tmp_path / "small"), device="cpu")
-    assert (answer(opened) == answer(dense)).all()
+    np.testing.assert_allclose(answer(opened), answer(dense), rtol=1e-5)
     assert len(opened.tokenizer) == outcome.details["vocabulary"]["kept"] < len(tokenizer)
 
 
