@@ -158,7 +158,7 @@ def _factor(x: Tensor) -> Tensor:
     """Return a float32 factor of a product, on a CPU in bfloat16.
 
     There the flag of `_coarse_products` gains little: torch's products of float32 numbers are hardly faster with it, those of
-    bfloat16 ones at least twice as fast. And with the flag set for a whole pass, attention takes up to ten times as long, since
-    torch's fused kernel multiplies small pieces.
+    bfloat16 ones about twice as fast on a CPU without AMX. And with the flag set for a whole pass, attention takes up to ten
+    times as long, since torch's fused kernel multiplies small pieces.
     """
     return x.bfloat16() if x.device.type == "cpu" else x

@@ -18,8 +18,6 @@ ENCODERS = (
     "deberta-v2",
     "modernbert",
     "nomic_bert",
-)
-LIKE_ANOTHER = (
     "xlm-roberta-xl",
     "data2vec-text",
     "ernie",
@@ -30,7 +28,6 @@ LIKE_ANOTHER = (
     "jina_embeddings_v3",
     "eurobert",
 )
-"""Encoders whose heads are those of others."""
 
 
 def family_settings(layers: int) -> dict:

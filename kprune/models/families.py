@@ -333,27 +333,17 @@ LLAMA = Family(
     reads_last_token=True,
 )
 EUROBERT = Family(LLAMA.layers, LLAMA.sites, norm_first=True)
-ARCEE = replace(
-    LLAMA,
-    sites=(
-        LLAMA.sites[0],
-        ffn(("mlp.up_proj",), output="mlp.down_proj", norm="post_attention_layernorm", core=("mlp",)),
-    ),
-)
-GLM = replace(
-    LLAMA,
-    sites=(
-        LLAMA.sites[0],
-        ffn(("mlp.gate_up_proj",), output="mlp.down_proj", norm="post_attention_layernorm", core=("mlp",), parts=2),
-    ),
-)
-STARCODER2 = replace(
-    LLAMA,
-    sites=(
-        LLAMA.sites[0],
-        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="post_attention_layernorm", core=("mlp",)),
-    ),
-)
+
+
+def llama_with_ffn(first: str, output: str, parts: int = 1) -> Family:
+    """Return Llama with another feed-forward network, of one module before its output projection."""
+    network = ffn((first,), output=output, norm=LLAMA.sites[1].norm, core=("mlp",), parts=parts)
+    return replace(LLAMA, sites=(LLAMA.sites[0], network))
+
+
+ARCEE = llama_with_ffn("mlp.up_proj", "mlp.down_proj")
+GLM = llama_with_ffn("mlp.gate_up_proj", "mlp.down_proj", parts=2)
+STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
 MODERNBERT_DECODER = replace(
     MODERNBERT,
     sites=(
@@ -370,10 +360,7 @@ MODERNBERT_DECODER = replace(
 )
 BIOGPT = Family(
     layers="layers",
-    sites=(
-        replace(OPT.sites[0], output="self_attn.out_proj"),
-        replace(OPT.sites[1], settings=("intermediate_size",)),
-    ),
+    sites=(OPT.sites[0], replace(OPT.sites[1], settings=("intermediate_size",))),
     norm_first=True,
     reads_last_token=True,
 )

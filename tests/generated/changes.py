@@ -310,9 +310,8 @@ SETTINGS: dict[str, tuple[Option, ...]] = {
             "no padding token",
             set_config(pad_token_id=None),
             may="pad_token_id",
-            fits=lambda family, auto: (
-                family not in ("nomic_bert", "modernbert-decoder")
-            ),  # whose config classes do not take it
+            # The config classes of these do not take it.
+            fits=lambda family, auto: family not in ("nomic_bert", "modernbert-decoder"),
         ),
         Option("padding is the first", set_config(pad_token_id=0)),
         Option("padding outside", set_config(pad_token_id=-1), may="pad_token_id"),

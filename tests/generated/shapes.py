@@ -1,6 +1,6 @@
 """Families, their settings and heads: small, and without data of their own."""
 
-from families import ENCODERS, LIKE_ANOTHER, family_settings
+from families import ENCODERS, family_settings
 
 FAMILIES = family_settings(layers=2)
 
@@ -80,7 +80,7 @@ VARIANTS = {
 EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer")
 
 
-DECODERS = tuple(family for family in FAMILIES if family not in (*ENCODERS, *LIKE_ANOTHER))
+DECODERS = tuple(family for family in FAMILIES if family not in ENCODERS)
 
 
 HEADS = {
