@@ -156,6 +156,8 @@ readme: .venv/installed ## collect those of them that are finished into results/
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/shares.csv
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
+	.venv/bin/python -m analysis.figures results/decoders.csv score_against_parameters score_against_tokens_per_second \
+		--output results/figures/decoders
 	.venv/bin/python -m analysis.readme
 
 clean: ## remove .venv and caches; outputs stay

@@ -15,6 +15,7 @@ from analysis.figures.style import (
     legend_below,
     methods_of,
     panels,
+    scale_perplexity,
     score_label,
     styles,
 )
@@ -71,35 +72,47 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
 
 def score_against_speedup(table: pd.DataFrame) -> Figure | None:
     """Draw score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
-    return curves(table, "latency_speedup", "Measured speed-up (×)")
+    return curves(table, {"Measured speed-up (×)": table["latency_speedup"]})
 
 
 def score_against_tokens_per_second(table: pd.DataFrame) -> Figure | None:
-    """Draw score by the tokens of a prompt that a language model reads in a second: a panel per task, a curve per method."""
-    return curves(table, "latency_prefill_pruned", "Tokens of a prompt per second")
+    """Draw score by the tokens that a language model reads and writes in a second, over those of the dense model timed beside it."""
+    names = {"prefill": "Prompt, tokens/s over dense (×)", "decoding": "Generation, tokens/s over dense (×)"}
+    return curves(
+        table, {name: table[f"latency_{what}_pruned"] / table[f"latency_{what}_dense"] for what, name in names.items()}
+    )
 
 
-def curves(table: pd.DataFrame, column: str, name: str) -> Figure | None:
-    """Draw score by a measurement, perplexities on a logarithmic axis and other scores with a line three points below dense."""
-    table = table[compared(table) & table[column].notna()]
+def curves(table: pd.DataFrame, measured: dict[str, pd.Series]) -> Figure | None:
+    """Draw score by measurements, each under its name: a panel per task and measurement, a curve per method.
+
+    Perplexities are on a logarithmic axis; other scores have a line three points below dense.
+    """
+    shown = compared(table) & pd.DataFrame(measured).notna().all(axis=1)
+    table = table[shown]
     if table.empty:
         return None
-    tasks = list(dict.fromkeys(table["task"]))
-    figure, axes = panels(len(tasks))
+    places = [(task, name) for task in dict.fromkeys(table["task"]) for name in measured]
+    figure, axes = panels(len(places))
     looks = styles(methods_of(table))
-    for axis, task in zip(axes, tasks, strict=True):
-        of_task = table[table["task"] == task]
+    for axis, (task, name) in zip(axes, places, strict=True):
+        of_task = table[table["task"] == task].assign(measured=measured[name])
         dense_line(axis, of_task)
         if of_task["higher_is_better"].iloc[0]:
             axis.axhline(of_task["dense_score"].mean() - 3, color="0.35", linestyle=":", linewidth=1, label="dense − 3")
-        else:
-            axis.set_yscale("log")
         for (method, settings), look in looks.items():
-            curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)].sort_values(column)
+            curve = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)].sort_values("measured")
             if not curve.empty:
                 axis.plot(
-                    curve[column], curve["score"], markersize=5, linewidth=1.4, label=label((method, settings)), **look
+                    curve["measured"],
+                    curve["score"],
+                    markersize=5,
+                    linewidth=1.4,
+                    label=label((method, settings)),
+                    **look,
                 )
         dress(axis, task_label(task), name, score_label(of_task))
+        if not of_task["higher_is_better"].iloc[0]:
+            scale_perplexity(axis, of_task)
     legend_below(figure, axes)
     return figure

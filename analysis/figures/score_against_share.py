@@ -16,6 +16,7 @@ from analysis.figures.style import (
     legend_below,
     methods_of,
     panels,
+    scale_perplexity,
     score_label,
     styles,
 )
@@ -58,7 +59,7 @@ def shares(table: pd.DataFrame, share: str, name: str) -> Figure | None:
 
 
 def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict], share: str, name: str) -> None:
-    """Draw one task's curves; perplexities on a logarithmic axis."""
+    """Draw one task's curves."""
     task, model = of_task[["task", "model"]].iloc[0]
     dense_line(axis, of_task)
     for (method, settings), look in looks.items():
@@ -92,9 +93,9 @@ def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict], shar
             )
     axis.set_xlim(at_least(axis.get_xlim(), 20))
     axis.xaxis.set_major_locator(MultipleLocator(10))
-    if not of_task["higher_is_better"].iloc[0]:
-        axis.set_yscale("log")
     dress(axis, task_label(task), name, score_label(of_task))
+    if not of_task["higher_is_better"].iloc[0]:
+        scale_perplexity(axis, of_task)
 
 
 def within(published: pd.Series, curve: pd.DataFrame) -> pd.Series:

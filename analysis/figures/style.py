@@ -10,6 +10,7 @@ matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: E402
 
 from analysis import registry  # noqa: E402
 from analysis.render import method_label  # noqa: E402
@@ -42,6 +43,9 @@ METRICS = {
     "mrr@10": "MRR@10 × 100",
     "matthews": "Matthews × 100",
 }
+RUINED = 6
+"""Times the dense perplexity: where the axis of perplexities ends, since magnitude alone reaches thousands of times."""
+CHARACTER, HANDLE, ENTRY = 0.075, 0.6, 0.19  # inches: a legend's letters, the line before them, the height of an entry
 PANEL = (3.3, 2.7)  # inches
 COLUMNS = 3
 
@@ -56,16 +60,26 @@ def methods_of(table: pd.DataFrame) -> list[Method]:
 
 
 def styles(methods: list[Method]) -> dict[Method, dict]:
-    """Return the marker, dash and colour of each. A method has one colour in every figure, and its first settings here its own marker."""
+    """Return the marker, dash and colour of each.
+
+    A method's first settings here have its own marker. A method has its own colour in every figure, but if a method before it has
+    the same one, it takes one that is left.
+    """
     known = list(registry.METHODS)
     own = {method: known.index(method) if method in known else len(known) for method, _ in methods}
     free = iter([index for index in range(100) if index not in own.values()])
+    colors: dict[str, str] = {}
+    for method, place in own.items():
+        if COLORS[place % len(COLORS)] not in colors.values():
+            colors[method] = COLORS[place % len(COLORS)]
+    left = iter([color for color in COLORS if color not in colors.values()])
+    colors = {method: colors.get(method) or next(left, COLORS[place % len(COLORS)]) for method, place in own.items()}
     looks, seen = {}, set()
     for key in methods:
         index = next(free) if key[0] in seen or key[0] not in known else own[key[0]]
         seen.add(key[0])
         looks[key] = dict(
-            color=COLORS[own[key[0]] % len(COLORS)],
+            color=colors[key[0]],
             marker=MARKERS[index % len(MARKERS)],
             linestyle=DASHES[index % len(DASHES)],
         )
@@ -77,10 +91,8 @@ def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[
     columns = 2 if count in (2, 4) else min(COLUMNS, count)
     lines = math.ceil(count / columns)
     # A single narrow panel leaves no room for the legend below it.
-    width = max(size[0] * columns, 5.0)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(width, size[1] * lines + 0.6), squeeze=False, layout="constrained"
-    )
+    width = max(size[0] * columns, 6.4)
+    figure, axes = plt.subplots(lines, columns, figsize=(width, size[1] * lines), squeeze=False, layout="constrained")
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, list(axes.flat[:count])
@@ -112,23 +124,35 @@ def dense_line(axis: plt.Axes, of_task: pd.DataFrame) -> None:
     axis.axhline(of_task["dense_score"].mean(), color="0.35", linestyle=(0, (8, 3)), linewidth=1, label="dense")
 
 
+def scale_perplexity(axis: plt.Axes, of_task: pd.DataFrame) -> None:
+    """Put perplexities on a logarithmic axis that ends at `RUINED` times the dense one: what is above it leaves the picture."""
+    axis.set_yscale("log")
+    dense, scores = of_task["dense_score"].mean(), of_task["score"]
+    axis.set_ylim(0.9 * min(dense, scores.min()), min(1.1 * scores.max(), RUINED * dense))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def label(method: Method) -> str:
     """Return what a legend calls a method with its settings."""
     return method_label(*method)
 
 
 def legend_below(figure: Figure, axes: list[plt.Axes]) -> None:
-    """Draw one legend for all panels."""
+    """Draw one legend for all panels, and make the figure as much higher as it is."""
     drawn = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             drawn.setdefault(name, handle)
-    columns = max(2, int(figure.get_figwidth() // 2))
+    longest = max(map(len, drawn), default=0)
+    columns = min(len(drawn), max(1, int(figure.get_figwidth() // (HANDLE + CHARACTER * longest))))
+    figure.set_figheight(figure.get_figheight() + ENTRY * (math.ceil(len(drawn) / columns) + 1))
     figure.legend(
         drawn.values(),
         drawn.keys(),
         loc="outside lower center",
-        ncols=min(len(drawn), columns),
+        ncols=columns,
         frameon=False,
         fontsize=9,
     )

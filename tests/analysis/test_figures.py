@@ -3,6 +3,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import pytest
 
 from analysis import report
@@ -10,7 +11,7 @@ from analysis.aggregate import aggregate
 from analysis.figures import figures, score_against_flops, score_against_seconds, sensitivity
 from analysis.figures.__main__ import main
 from analysis.figures.kept_units import kept_units
-from analysis.figures.style import styles
+from analysis.figures.style import COLORS, RUINED, styles
 from analysis.records import load
 from baselines.registry import METHODS
 
@@ -18,6 +19,12 @@ CONFIG = {
     "method": {"lambdas": [1e-6], "mu": 1.0, "knowledge": {"temperature": 2.0}},
     "calibration": {"tokens": 100000},
 }
+
+
+@pytest.fixture(autouse=True)
+def none_left_open():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
@@ -120,6 +127,12 @@ def test_a_method_has_one_colour_and_its_first_settings_its_own_marker():
     assert styles([("theirs", ""), ("theirs", "x=1"), ("others", "")]), "another's method has a look, too"
 
 
+def test_methods_of_a_figure_share_no_colour_as_long_as_there_are_enough():
+    alike = [method for number, method in enumerate(METHODS) if number % len(COLORS) == 0]
+    assert len(alike) > 1
+    assert len({look["color"] for look in styles([(method, "") for method in alike]).values()}) == len(alike)
+
+
 def test_command(cells, outputs, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["figures", str(outputs)])
     main()
@@ -214,7 +227,7 @@ def test_perplexities_are_drawn_by_the_share_of_parameters_and_by_speed(write_ce
         "data": "d",
         "first_token": "none",
     }
-    for method, factor in (("kprune_plus", 1.2), ("flap", 2.0)):
+    for method, factor in (("kprune_plus", 1.2), ("flap", 3.0)):
         for share in (0.1, 0.2):
             speed = {"dense": 100.0, "pruned": 100.0 / (1 - share)}
             point = {"device": "a CPU", "batch_size": 1, "sequence_length": 512, "threads": 2}
@@ -226,9 +239,27 @@ def test_perplexities_are_drawn_by_the_share_of_parameters_and_by_speed(write_ce
             write_cell(task="wikitext2", method=method, score=score, latency=latency, **rest, **asked)
     drawn = dict(figures(load(outputs)))
     assert "score_against_flops" not in drawn
-    for name, places in (("score_against_parameters", [10, 20]), ("score_against_tokens_per_second", [111.1, 125])):
-        (panel,) = [axis for axis in drawn[name].axes if axis.get_title()]
-        assert panel.get_yscale() == "log"
-        drawn_through = [line for line in panel.get_lines() if line.get_linestyle() != "None"]
-        lines = [line for line in drawn_through if len(line.get_xdata()) == 2 and line.get_xdata()[0] > 1]
-        assert len(lines) == 2 and all(list(line.get_xdata()) == pytest.approx(places, rel=1e-3) for line in lines)
+    for name, places, count in (
+        ("score_against_parameters", [10, 20], 1),
+        ("score_against_tokens_per_second", [1.111, 1.25], 2),
+    ):
+        drawn_panels = [axis for axis in drawn[name].axes if axis.get_title()]
+        assert len(drawn_panels) == count, "speed has one for prompts and one for generation"
+        for panel in drawn_panels:
+            assert panel.get_yscale() == "log"
+            assert panel.get_ylim() == pytest.approx((0.9 * 18, RUINED * 18)), "what is ruined leaves the picture"
+            drawn_through = [line for line in panel.get_lines() if line.get_linestyle() != "None"]
+            lines = [line for line in drawn_through if len(line.get_xdata()) == 2 and line.get_xdata()[0] > 1]
+            assert len(lines) == 2 and all(list(line.get_xdata()) == pytest.approx(places, rel=1e-3) for line in lines)
+
+
+def test_a_legend_has_as_many_columns_as_its_longest_entry_leaves_room_for(write_cell, outputs):
+    for method in ("kprune_plus", "flap", "oscar", "llm_pruner"):
+        rest = {"metric": "perplexity", "higher_is_better": False, "dense_score": 18.0}
+        asked = {"target": "p0.1", "flops_reduction_requested": None, "params_reduction": 0.1}
+        write_cell(task="wikitext2", method=method, score=20.0, variant={"precision": "reduced"}, **rest, **asked)
+    figure = dict(figures(load(outputs)))["score_against_parameters"]
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, "no entry is cut off"
