@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,12 +14,17 @@ from kprune.contract import Job, Method, Outcome
 from kprune.errors import OutOfReach
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
+from kprune.models.families import Kind
+from kprune.settings_checks import check_kinds
 from kprune.solve.mask_search import greedy
-from kprune.solve.uniform import lost, uniform_counts
+from kprune.solve.uniform import KINDS, lost, uniform_counts
 from kprune.streams import CalibrationState, calibration_states
+from kprune.types import Model
 
 
-def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) -> list[int]:
+def same_share(
+    view: ModelView, budget: Budget, spared: Collection[int] = (), kinds: Collection[Kind] = KINDS
+) -> list[int]:
     """Return the units to keep per block, the same share of each block's own.
 
     The number of units to remove is rounded down, as in the code of Wanda-sp and LLM-Pruner: of three groups of query heads,
@@ -27,35 +33,59 @@ def same_share(view: ModelView, budget: Budget, spared: Collection[int] = ()) ->
 
     Args:
         spared: layers whose units all stay.
+        kinds: units that may go; those of the other kind all stay.
 
     Raises:
-        OutOfReach: the spared layers alone cost more than the budget leaves.
+        OutOfReach: what stays whole costs more than the budget leaves.
     """
     # The score of a block's k-th best unit: the share that every block has lost by the time this unit goes.
     shares = [1 - torch.arange(block.units, dtype=torch.float64) / block.units for block in view.blocks]
     costs = budget.costs(view)
     if budget.uniform:
         curves = [lost(share, costs[block.name]) for share, block in zip(shares, view.blocks, strict=True)]
-        return uniform_counts(view, curves, budget)
-    free = [index for index, block in enumerate(view.blocks) if block.layer not in spared]
+        return uniform_counts(view, curves, budget, kinds)
+    may_go = [block.layer not in spared and block.kind in kinds for block in view.blocks]
+    free = [index for index, goes in enumerate(may_go) if goes]
     counts = [block.units for block in view.blocks]
-    stay = [block for block in view.blocks if block.layer in spared]
+    stay = [block for block, goes in zip(view.blocks, may_go, strict=True) if not goes]
     limit = budget.limit(view) - sum(costs[block.name].of(block.units, block.units) for block in stay)
     if limit < 0:
-        raise OutOfReach("the layers that are spared cost more than the budget leaves: ask for less, or spare fewer")
+        raise OutOfReach(
+            "what stays whole costs more than the budget leaves: ask for less, or spare fewer layers or kinds"
+        )
     masks = greedy([shares[index] for index in free], [costs[view.blocks[index].name] for index in free], limit)
     for index, mask in zip(free, masks, strict=True):
         counts[index] = int(mask.sum())
     return counts
 
 
+@dataclass(frozen=True)
 class BlockByBlock(Method):
     """Prune every block by the same share, from the bottom up, each on what the pruned blocks below it give.
 
     In memory are one hidden state per calibration token, and the statistics of one block at a time.
+
+    Attributes:
+        kinds: units that may go, "heads" and "neurons"; blocks of the other kind stay as they are.
     """
 
+    kinds: Sequence[Kind] = KINDS
+
     uniform = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kinds(self.kinds)
+
+    def check(self, model: Model, budget: Budget) -> None:
+        """Check as for any method, and that the budget pays for the blocks that stay as they are.
+
+        Raises:
+            OutOfReach: it does not.
+            UserError: as of `Method.check`.
+        """
+        super().check(model, budget)
+        same_share(view_of(model), budget, kinds=self.kinds)
 
     @abstractmethod
     def cut(self, block: Block, features: Iterable[Tensor], count: int) -> Tensor:
@@ -74,7 +104,7 @@ class BlockByBlock(Method):
             UserError: the model's family is not supported, or its features are not finite.
         """
         clock, view = Clock(), view_of(frozen_copy(job.model))
-        counts = same_share(view, job.budget)
+        counts = same_share(view, job.budget, kinds=self.kinds)
         with clock("embeddings"):
             states = calibration_states(view, job.data.calibration.batches())
         kept_units: list[list[int]] = []

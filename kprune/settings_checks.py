@@ -44,6 +44,16 @@ def check_not_negative(**settings: float) -> None:
     _check("0 or a number above", settings, lambda value: isinstance(value, (int, float)) and 0 <= value < float("inf"))
 
 
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Check that units of some kind may go; "auto" is not empty either.
+
+    Raises:
+        UserError: none may.
+    """
+    if not kinds:
+        raise UserError(f"kinds={kinds} lets nothing go: leave it out, or give a list of heads, neurons or both")
+
+
 def check_count(**settings: int) -> None:
     """Check that settings are whole numbers above 0.
 

@@ -6,9 +6,10 @@ import pytest
 from decoders import tiny_decoder
 from tiny import tiny_model
 
+from baselines.oscar import Oscar
 from baselines.same_share import same_share
 from kprune.budgets import FlopsBudget, ParametersBudget
-from kprune.errors import OutOfReach
+from kprune.errors import OutOfReach, UserError
 from kprune.models import view_of
 
 
@@ -40,8 +41,25 @@ def test_layers_that_are_spared_stay_whole():
     counts = same_share(view, FlopsBudget(0.25, 8.0), {0})
     # A quarter of three layers is three eighths of two: a head is half above it.
     assert counts[:2] == [4, 48] and all(heads in (2, 3) for heads in counts[2::2]) and max(counts[3::2]) <= 31
-    with pytest.raises(OutOfReach, match="spared cost more than the budget leaves: ask for less"):
+    with pytest.raises(OutOfReach, match="stays whole costs more than the budget leaves: ask for less"):
         same_share(view, FlopsBudget(0.4, 8.0), {0, 2})
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_units_of_the_other_kind_stay(uniform):
+    view = view_of(tiny_decoder())
+    for kind, other in (("neurons", "heads"), ("heads", "neurons")):
+        counts = same_share(view, ParametersBudget(0.15, uniform=uniform), kinds=[kind])
+        for block, count in zip(view.blocks, counts, strict=True):
+            assert (count == block.units) == (block.kind == other)
+
+
+def test_a_method_that_may_not_take_enough_says_so_before_it_reads_a_text():
+    model = tiny_model()
+    with pytest.raises(OutOfReach, match="stays whole costs more"):
+        Oscar(kinds=["heads"]).check(model, ParametersBudget(0.9))
+    with pytest.raises(UserError, match="lets nothing go"):
+        Oscar(kinds=[])
 
 
 def test_layers_that_are_alike_keep_the_closest_share():

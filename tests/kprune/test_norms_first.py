@@ -164,5 +164,5 @@ def test_more_than_the_units_that_may_go_is_told():
     ],
 )
 def test_settings_that_mean_nothing(settings):
-    with pytest.raises(kprune.UserError, match="is unknown: use|: the default is|lets nothing go: use auto, or a list"):
+    with pytest.raises(kprune.UserError, match="is unknown: use|: the default is|lets nothing go: leave it out, or"):
         KPrunePlus(**settings)

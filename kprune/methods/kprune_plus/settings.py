@@ -8,7 +8,7 @@ from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.models import ModelView
 from kprune.models.families import Kind
-from kprune.settings_checks import check_not_negative, check_positive, check_whole
+from kprune.settings_checks import check_kinds, check_not_negative, check_positive, check_whole
 from kprune.storage import Where
 
 Setting = TypeVar("Setting")
@@ -77,8 +77,7 @@ class Settings(Method):
             value = getattr(self, name)
             if value not in ("auto", None):
                 check_positive(**{name: value})
-        if not self.kinds:
-            raise UserError(f"kinds={self.kinds} lets nothing go: use auto, or a list of heads, neurons or both")
+        check_kinds(self.kinds)
         check_not_negative(
             ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
         )
