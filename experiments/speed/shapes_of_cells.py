@@ -1,8 +1,9 @@
-"""Time every distinct shape of a file of cells in one run: `python -m experiments.speed.shapes_of_cells results/shares.csv`.
+"""Time the shapes of a file of cells in one run: `python -m experiments.speed.shapes_of_cells results/shares.csv`.
 
-Models of random weights with the cells' heads and neurons alternate with the dense one, and the times take the place of
-those that the cells' own runs measured, each beside whatever else the machine did then. The machine must be otherwise idle.
-Of language models, it times a prompt and a decoding step, too.
+Models of random weights with the heads and neurons of all cells of one task and target alternate with the dense one, so that a
+machine that is slower for a while is so for all methods. The times take the place of those that the cells' own runs measured, each
+beside whatever else the machine did then. The machine must be otherwise idle. Of language models, it times a prompt and a decoding
+step, too.
 """
 
 import argparse
@@ -24,46 +25,43 @@ from experiments.tasks.language import LanguageTask
 from kprune.budgets.latency import measure_generation
 from kprune.budgets.latency.timing import alternate, device_name, random_batch
 from kprune.errors import UserError, command
+from kprune.types import Model
 
-GROUP = 8
-"""Shapes that alternate with one dense model: its time is measured once for all of them."""
-READ = ("model", "kept_heads", "kept_neurons", "sparsity", "latency_speedup")
+READ = ("task", "model", "target", "kept_heads", "kept_neurons", "sparsity", "latency_speedup")
 OTHER_FILE = "give a CSV file of analysis.collect"
 
 Row = dict[str, str]
 Kept = tuple[str, str]
 """Heads and neurons per layer, as in the columns `kept_heads` and `kept_neurons`."""
+Place = tuple[str, str, str]
+"""Model, task and target, whose cells are timed beside one another."""
 
 
-def time_shapes(model: str, shapes: Sequence[Kept]) -> Iterator[tuple[Kept, Row]]:
-    """Time models of a shape of `SHAPES` or `DECODERS`, in float32 on the CPU, at the point that cells are timed at.
+def time_shapes(dense: Model, generates: bool, shapes: Sequence[Kept]) -> Iterator[tuple[Kept, Row]]:
+    """Time a model in several shapes, in float32 on the CPU, at the point that cells are timed at.
 
     Yields:
         what is kept, and the columns of its latency.
     """
-    generates = model in DECODERS
-    dense = random_decoder(DECODERS[model]) if generates else random_model(SHAPES[model])
     point = (LanguageTask if generates else Task).latency_point
     batch = random_batch(dense, *point)
-    for start in range(0, len(shapes), GROUP):
-        group = shapes[start : start + GROUP]
-        models = [dense, *(pruned_to(dense, *(list(map(int, kept.split())) for kept in shape)) for shape in group)]
-        times = alternate([partial(model, **batch) for model in models], dense.device)
-        dense_ms, *pruned_ms = map(statistics.median, times)
-        speeds = measure_generation(models, *point) if generates else {}
-        for place, (shape, ms) in enumerate(zip(group, pruned_ms, strict=True), 1):
-            latency = {
-                "device": device_name(dense.device),
-                "batch_size": point[0],
-                "sequence_length": point[1],
-                "threads": torch.get_num_threads(),
-                "dense_ms": dense_ms,
-                "pruned_ms": ms,
-                "speedup": dense_ms / ms,
-            }
-            for name, of_models in speeds.items():
-                latency |= {f"{name}_dense": of_models[0], f"{name}_pruned": of_models[place]}
-            yield shape, {f"latency_{name}": measurements.as_text(value) for name, value in latency.items()}
+    models = [dense, *(pruned_to(dense, *(list(map(int, kept.split())) for kept in shape)) for shape in shapes)]
+    times = alternate([partial(model, **batch) for model in models], dense.device)
+    dense_ms, *pruned_ms = map(statistics.median, times)
+    speeds = measure_generation(models, *point) if generates else {}
+    for place, (shape, ms) in enumerate(zip(shapes, pruned_ms, strict=True), 1):
+        latency = {
+            "device": device_name(dense.device),
+            "batch_size": point[0],
+            "sequence_length": point[1],
+            "threads": torch.get_num_threads(),
+            "dense_ms": dense_ms,
+            "pruned_ms": ms,
+            "speedup": dense_ms / ms,
+        }
+        for name, of_models in speeds.items():
+            latency |= {f"{name}_dense": of_models[0], f"{name}_pruned": of_models[place]}
+        yield shape, {f"latency_{name}": measurements.as_text(value) for name, value in latency.items()}
 
 
 def timed_again(rows: Sequence[Row]) -> list[Row]:
@@ -75,17 +73,31 @@ def timed_again(rows: Sequence[Row]) -> list[Row]:
     Raises:
         UserError: all are others.
     """
-    found: dict[tuple[str, Kept], Row] = {}
-    timed = [row for row in rows if whole(row)]
-    for model in dict.fromkeys(row["model"] for row in timed):
-        shapes = list(dict.fromkeys(kept(row) for row in timed if row["model"] == model))
-        bar = tqdm(time_shapes(model, shapes), f"shapes of {model}", len(shapes), unit="shape", disable=None)
-        found |= {(model, shape): latency for shape, latency in bar}
-    if not found:
+    groups: dict[Place, list[Kept]] = {}
+    for row in filter(whole, rows):
+        shapes = groups.setdefault(place(row), [])
+        if kept(row) not in shapes:
+            shapes.append(kept(row))
+    if not groups:
         known = ", ".join((*SHAPES, *DECODERS))
         raise UserError(f"no cell here has a shape to time: give cells of {known} that keep whole units")
+    found: dict[tuple[Place, Kept], Row] = {}
+    dense = {name: dense_model(name) for name in {model for model, *_ in groups}}
+    for group in tqdm(groups, "shapes", unit="group", disable=None):
+        model, *_ = group
+        times = time_shapes(dense[model], model in DECODERS, groups[group])
+        found |= {(group, shape): latency for shape, latency in times}
     none = {name: "" for name in rows[0] if name.startswith("latency_")}
-    return [row | none | found.get((row["model"], kept(row)), {}) for row in rows]
+    return [row | none | found.get((place(row), kept(row)), {}) for row in rows]
+
+
+def dense_model(name: str) -> Model:
+    """Return a model of random weights of a shape of `SHAPES` or `DECODERS`."""
+    return random_decoder(DECODERS[name]) if name in DECODERS else random_model(SHAPES[name])
+
+
+def place(row: Row) -> Place:
+    return row["model"], row["task"], row["target"]
 
 
 def kept(row: Row) -> Kept:

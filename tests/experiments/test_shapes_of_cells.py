@@ -1,4 +1,4 @@
-"""The speed-up of every distinct shape of a file of cells, timed in one run."""
+"""The speed-ups of the shapes of a file of cells, timed in one run."""
 
 import shutil
 import sys
@@ -39,15 +39,19 @@ def time_again(tmp_path, monkeypatch):
     return run
 
 
-def test_cells_of_one_shape_share_a_timing_and_nothing_else_changes(write_cell, time_again):
-    write_cell(model="tiny", task="mrpc", **SMALL)
-    write_cell(model="tiny", task="stsb", **SMALL)
-    write_cell(model="tiny", task="sst2", **WHOLE)
+def test_cells_of_one_place_are_timed_beside_one_another_and_nothing_else_changes(write_cell, time_again):
+    write_cell(model="tiny", method="kprune", **SMALL)
+    write_cell(model="tiny", method="kwon", **SMALL)
+    write_cell(model="tiny", method="random", **WHOLE)
+    write_cell(model="tiny", task="stsb", method="kprune", **SMALL)
     code, before, after = time_again("--threads", "1")
     assert not code
-    one, other, whole = (after[after["task"] == task].iloc[0] for task in ("mrpc", "stsb", "sst2"))
+    mrpc = after[after["task"] == "mrpc"].set_index("method")
+    one, other, whole = (mrpc.loc[method] for method in ("kprune", "kwon", "random"))
     names = [name for name in after if name.startswith("latency_")]
     assert one[names].equals(other[names]) and one["latency_device"] != "a CPU"
+    assert mrpc["latency_dense_ms"].nunique() == 1, "all methods alternate with one dense model"
+    assert after["latency_dense_ms"].nunique() == 2, "another task has its own"
     assert one["latency_threads"] == 1 and one["latency_batch_size"] == 32 and one["latency_sequence_length"] == 128
     assert one["latency_pruned_ms"] != whole["latency_pruned_ms"]
     assert one["latency_speedup"] == pytest.approx(one["latency_dense_ms"] / one["latency_pruned_ms"], rel=1e-4)
@@ -74,7 +78,7 @@ def test_a_timed_model_has_the_widths_of_its_cell(monkeypatch):
     )
     monkeypatch.setattr(timing, "rounds", lambda device: (0, 1))
     heads, neurons = " ".join(["3"] * SHAPE.layers), " ".join(["192"] * SHAPE.layers)
-    list(shapes_of_cells.time_shapes("tiny", [(heads, neurons)]))
+    list(shapes_of_cells.time_shapes(random_model(SHAPE), False, [(heads, neurons)]))
     assert flops_ratio(random_model(SHAPE), timed[0], 128) == pytest.approx(4)
 
 
