@@ -154,7 +154,8 @@ readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minut
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
 	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders embeddings zeros; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
-	.venv/bin/python -m analysis.figures results/shares.csv
+	.venv/bin/python -m analysis.figures results/shares.csv score_against_flops score_against_speedup kept_units
+	.venv/bin/python -m analysis.figures results/retrained.csv score_against_seconds --output results/figures/retrained
 	.venv/bin/python -m analysis.figures results/studies.csv sensitivity kept_units --output results/figures/studies
 	.venv/bin/python -m analysis.figures results/decoders.csv score_against_parameters score_against_tokens_per_second \
 		--output results/figures/decoders

@@ -65,7 +65,7 @@ FIRSTS = [
 def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     """Return a row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
 
-    `predictions` are the paths of its cells' files, by seed.
+    `seed_numbers`, `seed_scores` and `predictions`, the paths of files, are of its cells, sorted by seed.
 
     `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
     seeds share their evaluation examples, so that an interval of their mean difference is no wider. A row has one if
@@ -84,7 +84,8 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     table["score_std"] = groups["score"].std()
     table["seeds"] = groups.size()
     by_seed = cells.sort_values("seed").groupby(GROUP, sort=False, dropna=False)
-    table["predictions"] = by_seed["predictions"].agg(tuple)
+    for column, of_seeds in {"seed_numbers": "seed", "seed_scores": "score", "predictions": "predictions"}.items():
+        table[column] = by_seed[of_seeds].agg(tuple)
     table.loc[groups[DIFFERENCE[0]].count() < table["seeds"], DIFFERENCE] = float("nan")
     table = table.reset_index()
     table["paper"] = [
@@ -141,7 +142,8 @@ def one_version(rows: pd.DataFrame) -> bool:
 
 
 def best_score(rows: pd.DataFrame) -> float:
-    """Return the best score of rows of one task: the highest, or the lowest perplexity."""
+    """Return the best score of rows of one task: the highest, or the lowest perplexity, of rows of the most seeds."""
+    rows = rows[rows["seeds"] == rows["seeds"].max()]
     return rows["score"].max() if rows["higher_is_better"].iloc[0] else rows["score"].min()
 
 

@@ -69,15 +69,15 @@ class Numbers:
         return MISSING if ratios.empty else number(extreme(end, ratios), "{:.1f}")
 
     def bench(self, end: str, method: str, reference: str) -> str:
-        """Return the lowest or highest ratio of two methods' dense forwards, over the models and tokens of `make bench`."""
+        """Return the lowest or highest ratio of two methods' seconds, over the models and tokens of `make bench`."""
         if not (self.folder / "bench.csv").is_file():
             return MISSING
-        units = read_csv(self.folder / "bench.csv").pivot_table(
-            index=["shape", "tokens"], columns="method", values="units"
+        seconds = read_csv(self.folder / "bench.csv").pivot_table(
+            index=["shape", "tokens", "device"], columns="method", values="seconds"
         )
-        if not {method, reference} <= set(units):
+        if not {method, reference} <= set(seconds):
             return MISSING
-        ratios = (units[method] / units[reference]).dropna()
+        ratios = (seconds[method] / seconds[reference]).dropna()
         return MISSING if ratios.empty else number(extreme(end, ratios), "{:.1f}")
 
     def relative_speed(self, method: str, reference: str) -> str:
@@ -86,7 +86,7 @@ class Numbers:
         return MISSING if logs.empty else number(np.exp(logs.mean()))
 
     def speedup(self, end: str, file: str, *chosen: str) -> str:
-        """Return the lowest or highest speed-up of a latency file's rows, of those that have each `column=value`."""
+        """Return the lowest or highest speed-up of a latency file's rows of several pairs, of those that have each `column=value`."""
         if not (self.folder / file).is_file():
             return MISSING
         rows = read_csv(self.folder / file, dtype=str)
@@ -95,7 +95,9 @@ class Numbers:
             if column not in rows:
                 raise UserError(f"{file} has no column '{column}': use one of {', '.join(rows)}")
             rows = rows[rows[column].isin(values.split(","))]
-        return MISSING if rows.empty else number(extreme(end, rows["speedup"].astype(float)), "{:.1f}")
+        # A single pair is no measurement.
+        speeds = rows["speedup"][rows["repeats"].astype(int) > 1].astype(float)
+        return MISSING if speeds.empty else number(extreme(end, speeds), "{:.1f}")
 
     def slicegpt(self, model: str, *which: str) -> str:
         """Return the millions of parameters of a dense model ("dense"), of what SliceGPT leaves ("0.2"), or of its skips ("skips 0.2")."""

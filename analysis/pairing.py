@@ -64,19 +64,28 @@ def is_reference(method: str, variant: str) -> bool:
 
 
 def paired_draws(ours: pd.Series, theirs: pd.Series) -> np.ndarray | None:
-    """Return the difference of two rows of `analysis.aggregate`, the mean over seeds, and that of each resample of items and seeds.
+    """Return the difference of two rows of `analysis.aggregate`, the mean over the seeds of both, and of resamples of items and seeds.
 
     Returns:
-        `[1 + RESAMPLES]`, in points; None if the rows are of other numbers of seeds, or a cell's predictions were not kept.
+        `[1 + RESAMPLES]`, in points; None if no seed is of both, or a cell's predictions were not kept.
     """
-    read = [[predictions(path) for path in row["predictions"]] for row in (ours, theirs)]
-    if len(read[0]) != len(read[1]) or any(arrays is None for arrays in (*read[0], *read[1])):
+    seeds = common_seeds(ours, theirs)
+    read = [
+        [predictions(path) for seed, path in zip(row["seed_numbers"], row["predictions"], strict=True) if seed in seeds]
+        for row in (ours, theirs)
+    ]
+    if not seeds or any(arrays is None for arrays in (*read[0], *read[1])):
         return None
     draws = [
         resampled(ours["metric"], one["values"], other["values"], one.get("gold"), one.get("groups"))
         for one, other in zip(*read, strict=True)
     ]
     return over_seeds(np.stack(draws))
+
+
+def common_seeds(ours: pd.Series, theirs: pd.Series) -> set[int]:
+    """Return the seeds that two rows of `analysis.aggregate` both have."""
+    return set(ours["seed_numbers"]) & set(theirs["seed_numbers"])
 
 
 def predictions(path: Path) -> dict[str, np.ndarray] | None:

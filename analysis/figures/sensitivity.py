@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import names
-from analysis.figures.style import METRICS, dress, panels
+from analysis.figures.style import METRICS, dress, legend_below, panels
 from analysis.render import target_label, task_label
 from analysis.tables.settings import curves, on_budget
 
@@ -42,7 +42,8 @@ def sensitivity(table: pd.DataFrame) -> Figure | None:
                 label=label,
                 color=color,
                 marker=marker,
-                linestyle=dash,
+                # Between two points alone, nobody knows what lies.
+                linestyle=dash if len(points) > 2 else "none",
             )
         if (values == 0).any():
             axis.set_xscale("symlog", linthresh=values[values > 0].min())
@@ -58,6 +59,5 @@ def sensitivity(table: pd.DataFrame) -> Figure | None:
         if setting != "lambda":
             axis.set_xticks(sorted(set(values)), [f"{value:,g}" for value in sorted(set(values))], fontsize=8)
             axis.set_xticks([], minor=True)
-    labels = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
+    legend_below(figure, axes)
     return figure

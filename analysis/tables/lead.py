@@ -1,15 +1,15 @@
 """By how many points K-prune, K-prune+ and their presets are ahead of the retrained methods, with intervals against these."""
 
+import numpy as np
 import pandas as pd
 
 from analysis import bootstrap, registry
-from analysis.pairing import paired_draws
+from analysis.pairing import common_seeds, paired_draws
 from analysis.render import (
     MISSING,
     mean_and_deviation,
     method_label,
     model_label,
-    number,
     signed,
     target_label,
     task_label,
@@ -21,8 +21,8 @@ from analysis.tables.accuracy import compared
 def lead(table: pd.DataFrame) -> pd.DataFrame:
     """Make a row per task, model, target and retrained method, and a column for each of our methods: points ahead of it.
 
-    In brackets, the 95 % interval, by a paired bootstrap over examples and seeds; none if predictions were not kept, or if one
-    has more seeds than the other. `table` comes from `aggregate`.
+    Of the seeds that both have. In brackets, the 95 % interval, by a paired bootstrap over examples and seeds; none if predictions
+    were not kept. `table` comes from `aggregate`.
     """
     table = table[table["higher_is_better"].astype(bool)]
     trains = registry.retrained(table["method"])
@@ -41,9 +41,17 @@ def lead(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def points(ours: pd.Series, theirs: pd.Series) -> str:
-    """Write the difference of two mean scores, with its interval if there is one: +3.2 [+0.4, +6.1]."""
+    """Write the difference of two mean scores over the same seeds, with its interval if there is one: +3.2 [+0.4, +6.1]."""
     draws = paired_draws(ours, theirs)
     if draws is None:
-        return number(ours["score"] - theirs["score"], "{:+.1f}")
+        seeds = common_seeds(ours, theirs)
+        means = [
+            np.mean(
+                [score for seed, score in zip(row["seed_numbers"], row["seed_scores"], strict=True) if seed in seeds]
+            )
+            for row in (ours, theirs)
+            if seeds
+        ]
+        return signed(means[0] - means[1]) if seeds else MISSING
     measured, low, high = bootstrap.interval(draws)
     return f"{signed(measured)} [{signed(low)}, {signed(high)}]"

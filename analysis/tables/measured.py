@@ -17,8 +17,12 @@ AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model
 
 
 def bench(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the pruning costs of results/bench.csv: seconds, dense forwards over the same tokens, peak memory."""
-    rows = rows.sort_values(["shape", "tokens"], kind="stable")
+    """Show the pruning costs of results/bench.csv: seconds, dense forwards over the same tokens, peak memory.
+
+    A dense forward takes the median time of all rows of the same shape and tokens, each of which timed its own: a machine that is slow
+    for a moment would make one method cheap.
+    """
+    rows = in_forwards(rows).sort_values(["shape", "tokens"], kind="stable")
     return pd.DataFrame(
         {
             "Model": rows["shape"].map(model_label),
@@ -32,6 +36,20 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
             "Of the authors' memory": rows["peak_of_whole_model"].map(times),
         }
     )
+
+
+def in_forwards(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the benchmark with their cost in dense forwards, and over the reference rows', by one time for a forward.
+
+    A reference row, such as the floor, is a sum of stages that it timed beside its own forward, and keeps its units.
+    """
+    same = rows.groupby(["shape", "tokens", "device"])
+    units = (rows["seconds"] / same["forward_seconds"].transform("median")).fillna(rows["units"])
+    shown = rows.assign(units=units)
+    for name in AUTHORS_WAY:
+        reference = units.where(rows["method"] == name).groupby([rows["shape"], rows["tokens"], rows["device"]])
+        shown[f"of_{name}"] = units / reference.transform("max")
+    return shown
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def perplexity_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """Make a row per task, model, target and method: its perplexity, and what that is over K-prune+'s at the same target.
 
     In brackets, the 95 % interval of the ratio, by a paired bootstrap over windows of the difference of their losses: of a row
-    whose windows' losses were kept, and of as many seeds. `table` comes from `aggregate`.
+    whose windows' losses were kept, over the seeds that both have. `table` comes from `aggregate`.
     """
     table = table[table["metric"].str.endswith("perplexity")]
     rows = []

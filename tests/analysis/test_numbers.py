@@ -29,10 +29,12 @@ def numbers(write_cell, outputs, tmp_path):
                     latency=FIRST_VERSION["latency"]
                     | {"speedup": 4.0 if method == "kprune" else (1.0 if task == "rte" else 2.0)},
                 )
-    (tmp_path / "latency.csv").write_text("runtime,speedup\neager,3.96\ncompile,5.04\nonnx,2.0\n")
+    (tmp_path / "latency.csv").write_text(
+        "runtime,speedup,repeats\neager,3.96,9\neager,9.0,1\ncompile,5.04,3\nonnx,2.0,9\n"
+    )
     (tmp_path / "bench.csv").write_text(
-        "shape,tokens,method,units\nminilm,900,kprune,10\nminilm,900,kprune_plus,25\nminilm,1900,kprune,10\n"
-        "minilm,1900,kprune_plus,15\nbert_base,900,kprune,10\n"
+        "shape,tokens,method,seconds,device\nminilm,900,kprune,10,a\nminilm,900,kprune_plus,25,a\nminilm,1900,kprune,10,a\n"
+        "minilm,1900,kprune_plus,15,a\nminilm,1900,kprune_plus,90,b\nbert_base,900,kprune,10,a\n"
     )
     return Numbers(load(outputs), tmp_path)
 
