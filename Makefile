@@ -111,7 +111,10 @@ CELLS := --models minilm --outputs $(MEASURED)/cells
 STUDIES := --models minilm --outputs $(MEASURED)/studies
 SHARES := --models minilm --outputs $(MEASURED)/shares --seeds 0 --reductions 0.4,0.5,0.6,0.7,0.8,0.9
 WORDS := model=minilm latency=null outputs=$(MEASURED)/vocabulary
-DECODERS := $(README_GRID) decoders --outputs $(MEASURED)/decoders --reductions 0.2 task.config=wikitext-2-v1 task.windows=16 latency=null
+WINDOWS := task.config=wikitext-2-v1 task.windows=16 latency=null
+DECODERS := $(README_GRID) decoders --outputs $(MEASURED)/decoders $(WINDOWS)
+THREE_SHARES := --reductions 0.1,0.2,0.3
+MPNET := model=mpnet_base latency=null outputs=$(MEASURED)/mpnet
 EMBEDDED := outputs=$(MEASURED)/embeddings
 ZEROS := latency=null outputs=$(MEASURED)/zeros
 SIX := --tasks mrpc,stsb,sst2,qqp,qnli,squad
@@ -133,8 +136,16 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(RUN) -m task=mrpc,stsb,sst2 method=none flops_reduction=0 vocabulary=calibration $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc,stsb,sst2 method=kprune_plus_fast vocabulary=null,calibration,training $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
-	$(DECODERS) --methods flap,llm_pruner,magnitude,oscar,random,shortgpt,wanda_sp
-	$(DECODERS) --methods flap,kprune_fast,kprune_plus,kprune_plus_fast,oscar precision=reduced
+	$(DECODERS) $(THREE_SHARES) --methods magnitude,random,shortgpt
+	$(DECODERS) $(THREE_SHARES) --methods flap,kprune_plus,kprune_plus_fast,llm_pruner,oscar,wanda_sp precision=reduced
+	$(DECODERS) --reductions 0.2 --methods kprune_fast precision=reduced
+	$(DECODERS) --reductions 0.3 --methods oscar,wanda_sp precision=reduced 'method.kinds=[neurons]'
+	$(RUN) -m task=wikitext2 $(WINDOWS) model=smollm2 method=wanda,sparsegpt sparsity=0.5,2:4 precision=reduced \
+		outputs=$(MEASURED)/decoders_zeros
+	$(RUN) -m task=mrpc method=kprune_plus,kprune_plus_fast,kprune,kwon precision=reduced $(FEWER) $(MPNET)
+	$(RUN) -m task=mrpc method=kprune_plus_fast,kprune flops_reduction=0.6 precision=reduced $(FEWER) $(MPNET)
+	$(RUN) -m task=mrpc method=magnitude,random $(MPNET)
+	$(RUN) -m task=stsb ++task.finetuning.lr=2e-5 method=kprune_plus,kprune_plus_fast,kprune precision=reduced $(FEWER) $(MPNET)
 	$(RUN) -m task=stsb_embeddings model=minilm method=kprune_plus flops_reduction=0.4,0.6,0.8 $(FEWER) $(EMBEDDED)
 	$(RUN) -m task=squad_retrieval model=minilm method=kprune_plus flops_reduction=0.4,0.6,0.8 latency=null $(FEWER) $(EMBEDDED)
 	$(RUN) -m task=squad_retrieval model=minilm method=kprune flops_reduction=0.6 latency=null $(FEWER) $(EMBEDDED)
@@ -152,7 +163,8 @@ readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minut
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
-	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders embeddings zeros; do [ ! -d $(MEASURED)/$$part ] || \
+	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders decoders_zeros embeddings \
+		mpnet zeros; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/shares.csv score_against_flops score_against_speedup kept_units
 	.venv/bin/python -m analysis.figures results/retrained.csv score_against_seconds --output results/figures/retrained
