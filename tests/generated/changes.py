@@ -168,8 +168,9 @@ def wrapped_in_adapters(model: Any) -> Any:
 
 
 def pruned_before(model: Any) -> None:
-    for block in view_of(model).blocks[:2]:
-        keep_units(block, torch.arange(block.units // 2 * (block.site.kind == "neurons")))
+    """Leave no head in the first layer, and the upper half of the units of each other block."""
+    for number, block in enumerate(view_of(model).blocks):
+        keep_units(block, torch.arange(block.units)[block.units // 2 if number else block.units :])
     become_pruned(model)
 
 
