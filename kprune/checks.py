@@ -13,7 +13,7 @@ from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.copies import frozen_view
 from kprune.models.modeling_kprune import select_heads
-from kprune.models.view import family_of, padding_of
+from kprune.models.view import family_of, longest_input, padding_of
 from kprune.objectives import Objective
 from kprune.precision import computes_in_float64
 from kprune.types import Model
@@ -49,6 +49,7 @@ def check_model(model: Model, objective: Objective) -> None:
     """
     _check_weights(model)
     check_padding(model, objective)
+    longest_input(model)  # which names the remedy, where the comparison below would only tell of a difference
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in (None, *ATTENTION):
         raise UserError(

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kprune import prune
 from kprune.batches import calibration_set
-from kprune.checkpoint import become_pruned, load, save
+from kprune.checkpoint import become_pruned, check_saveable, load, save
 from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.flops import layer_parameters, model_flops
@@ -181,6 +181,43 @@ def test_a_table_of_positions_is_not_cut_with_the_examples():
         for piece in (state.rows(slice(0, 4)), state.rows(slice(4, 16))):
             logits = view.run(0, piece.student, piece.context, piece.batch).logits
             torch.testing.assert_close(logits, view.model(**piece.batch).logits)
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS)
+def test_what_changes_no_answer_is_no_difference_from_the_stock_model(case):
+    model = tiny_classifier(case, torch.float32)
+    changes = [
+        lambda: model,
+        model.half,
+        model.float,
+        model.bfloat16,
+        model.double,
+        model.train,
+        lambda: model.set_attn_implementation("eager"),
+        lambda: model.resize_token_embeddings(104, mean_resizing=False),
+        lambda: model.config.update({"use_cache": False, "name_or_path": "elsewhere"}),
+    ]
+    if model.supports_gradient_checkpointing:
+        changes.append(model.gradient_checkpointing_enable)
+    if not view_of(model).family.positions_after_padding:
+        changes.append(lambda: model.config.update({"pad_token_id": 3}))
+    for change in changes:
+        change()
+        random = torch.get_rng_state()
+        check_saveable(model)
+        assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_frequencies_that_a_long_text_left_are_no_difference():
+    rope = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE | TOKENS, rope_parameters=rope))
+    before = model.model.rotary_emb.inv_freq.clone()
+    model(torch.full((1, 2 * SHAPE["max_position_embeddings"]), 7))
+    assert not torch.equal(model.model.rotary_emb.inv_freq, before)
+    check_saveable(model)
+    model.model.rotary_emb.original_inv_freq.mul_(0.5)
+    with pytest.raises(UserError, match="rotary_emb has another original_inv_freq"):
+        check_saveable(model)
 
 
 @pytest.mark.parametrize("case", ["modernbert", "qwen2"])
