@@ -49,11 +49,12 @@ class Context(Mapping[int, dict[str, Any]]):
     def _cut(self, value: Any, which: slice | Tensor, cut: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(cut, value))
-        # Only a tensor with a row per row of the batch is cut. DeBERTa's table of positions may happen to have as many rows,
-        # but it is [positions, d], not [B, T].
+        # Only a tensor with a row per row of the batch is cut. DeBERTa's table of positions may happen to have as many rows, but
+        # it is [positions, d] with fractions; what is [B, T] are masks and positions, in whole numbers.
         if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._rows > 1:
             return value
-        return value if value.dim() == 2 and value.shape[1] != self._tokens else value[which]
+        table = value.dim() == 2 and (value.is_floating_point() or value.shape[1] != self._tokens)
+        return value if table else value[which]
 
 
 class Recorder(nn.Module):

@@ -169,11 +169,12 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
         view_of(tiny_classifier("deberta-v2"))
 
 
-def test_a_table_of_positions_is_not_cut_with_the_examples():
-    """It has as many rows as there are examples here."""
+@pytest.mark.parametrize("tokens", [10, SHAPE["hidden_size"]])
+def test_a_table_of_positions_is_not_cut_with_the_examples(tokens):
+    """It has as many rows as there are examples here, and as many columns as they have tokens."""
     view, ids = (
         view_of(tiny_classifier("deberta-v2")),
-        torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0)),
+        torch.randint(5, 99, (16, tokens), generator=torch.Generator().manual_seed(0)),
     )
     (state,) = calibration_states(view, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
     assert len(state.context[0]["rel_embeddings"]) == len(ids)
