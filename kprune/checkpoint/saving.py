@@ -25,8 +25,12 @@ OURS = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
     r"modules\.json|(config_)?sentence_\w+\.json|\d+_[A-Z]\w*"
 )
-"""Files of a saved model that must not outlive it, and what sentence-transformers adds to them; a tokenizer's are replaced by
-another one's alone."""
+"""Files of a saved model that must not outlive it, and what sentence-transformers adds to them."""
+TOKENIZERS = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|"
+    r"[\w.-]+\.model|chat_template\.(jinja|json)|additional_chat_templates"
+)
+"""Files of a tokenizer, which must not outlive it when another one is saved."""
 
 
 def check_format(format: str, onnx: bool = False) -> None:
@@ -95,7 +99,8 @@ def save(
     check_saveable(inner)
     folder = Path(folder)
     check_replaceable(folder)
-    with whole_folder(folder, keep=_is_foreign) as temporary:
+    own = re.compile(f"{OURS.pattern}|{TOKENIZERS.pattern}") if tokenizer is not None or wrapper_of(model) else OURS
+    with whole_folder(folder, keep=lambda name: not own.fullmatch(name)) as temporary:
         with quiet_transformers():
             _write(model, temporary, tokenizer, format, plan)
         if tokenizer is not None:
@@ -130,10 +135,6 @@ def _as_pruned(model: Model) -> Model:
     shell = copy.copy(model)
     shell.config = copy.deepcopy(model.config)
     return become_pruned(shell)
-
-
-def _is_foreign(name: str) -> bool:
-    return not OURS.fullmatch(name)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from tiny import narrowed, tiny_batch, tiny_model, tiny_tokenizer
+from transformers import AutoTokenizer
 
 from kprune.checkpoint import load, save
 from kprune.errors import UserError
@@ -64,6 +65,21 @@ def test_saving_again_replaces_what_was_saved_and_nothing_else(tmp_path):
     assert (folder / "checkpoint-7/optimizer.pt").read_text() == "state" and (folder / "link").is_symlink()
     assert torch.equal(load(folder)(**tiny_batch()).logits, kept(**tiny_batch()).logits)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tokenizer_is_replaced_by_another_one_whole(tmp_path):
+    folder, earlier = tmp_path / "model", tiny_tokenizer()
+    earlier.chat_template = {"default": "OLD {{ messages }}", "other": "OLD"}
+    save(narrowed(), folder, earlier)
+    (folder / "spiece.model").write_bytes(b"of the earlier one")
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    save(narrowed(), folder)
+    assert contents(folder) == before
+    save(narrowed(), folder, tiny_tokenizer())
+    assert AutoTokenizer.from_pretrained(folder).chat_template is None
+    assert not (folder / "additional_chat_templates").exists() and not (folder / "spiece.model").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
