@@ -169,6 +169,15 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
         view_of(tiny_classifier("deberta-v2"))
 
 
+@pytest.mark.parametrize("padding", [0, 5, None])
+def test_a_padding_token_that_positions_do_not_count_from_is_refused(padding):
+    """MPNet's count behind token 1, whatever its config says, so that a text of the longest length by the config is too long."""
+    model = tiny_classifier("mpnet", torch.float32)
+    model.config.pad_token_id = padding
+    with pytest.raises(UserError, match=f"says pad_token_id={padding}, and transformers computes 1 .*pad_token_id=1$"):
+        prune(model, [batch()], 0.5)
+
+
 @pytest.mark.parametrize("tokens", [10, SHAPE["hidden_size"]])
 def test_a_table_of_positions_is_not_cut_with_the_examples(tokens):
     """It has as many rows as there are examples here, and as many columns as they have tokens."""
