@@ -202,10 +202,18 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
         device: where its blocks work, if that is not where the model is.
 
     Raises:
-        UserError: the family is not supported, the model has a module that its family's sites do not describe, its config has a
-            setting that transformers ignores, or layers share weights.
+        UserError: the family is not supported, the model is a part of one, has a module that its family's sites do not describe, its
+            config has a setting that transformers ignores, or layers share weights.
     """
-    view = ModelView(model, family_of(model), device)
+    family = family_of(model)
+    try:
+        model.base_model.get_submodule(family.layers)
+    except AttributeError as error:
+        raise UserError(
+            f"{type(model).__name__} is a part of a model of the family '{model.config.model_type}', which has its layers at "
+            f"{family.layers}: give the whole model"
+        ) from error
+    view = ModelView(model, family, device)
     present = {name for name, _ in model.base_model.named_modules()}
     for path in view.family.strangers:
         if path in present:

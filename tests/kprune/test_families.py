@@ -169,6 +169,13 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
         view_of(tiny_classifier("deberta-v2"))
 
 
+def test_a_part_of_a_model_is_refused():
+    with pytest.raises(
+        UserError, match="OPTDecoder is a part of a model of the family 'opt', .* layers at decoder.layers"
+    ):
+        view_of(tiny_classifier("opt").model.decoder)
+
+
 @pytest.mark.parametrize("padding", [0, 5, None])
 def test_a_padding_token_that_positions_do_not_count_from_is_refused(padding):
     """MPNet's count behind token 1, whatever its config says, so that a text of the longest length by the config is too long."""
