@@ -194,9 +194,11 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
 
 
 def _check_numbers(number: int, name: str, values: Tensor, model: Model) -> None:
+    if values.dtype not in INTEGERS:
+        raise UserError(f"batch {number}: {name} are {values.dtype}: give integers, {name}.long()")
     size = model.config.vocab_size if name == "input_ids" else token_types(model)
     lowest, highest = int(values.min()), int(values.max())
-    if values.dtype not in INTEGERS or lowest < 0 or highest >= size:
+    if lowest < 0 or highest >= size:
         wrong = lowest if lowest < 0 else highest
         what = "token" if name == "input_ids" else "token type"
         of = "vocabulary" if name == "input_ids" else "number of types"

@@ -12,7 +12,8 @@ from kprune.checkpoint import check_saveable
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.copies import frozen_view
-from kprune.models.view import family_of, padding_of
+from kprune.models.modeling_kprune import select_heads
+from kprune.models.view import family_of, longest_input, padding_of
 from kprune.objectives import Objective
 from kprune.precision import computes_in_float64
 from kprune.types import Model
@@ -48,6 +49,7 @@ def check_model(model: Model, objective: Objective) -> None:
     """
     _check_weights(model)
     check_padding(model, objective)
+    longest_input(model)  # which names the remedy, where the comparison below would only tell of a difference
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in (None, *ATTENTION):
         raise UserError(
@@ -56,7 +58,7 @@ def check_model(model: Model, objective: Objective) -> None:
         )
     check_saveable(model)
     for name, hook in _hooks(model):
-        if (getattr(hook, "__module__", None) or "").partition(".")[0] not in OWN_HOOKS:
+        if not _changes_nothing(hook):
             raise UserError(
                 f"{name or 'the model'} has a forward hook, which may change what it computes and is not saved: remove it "
                 "while pruning (handle.remove())"
@@ -120,6 +122,15 @@ def reads_padding(model: Model, objective: Objective) -> bool:
         not bare
         and family_of(model).reads_last_token
         and bool(objective.read_tokens(torch.ones(1, 2), True).sum() == 1)
+    )
+
+
+def _changes_nothing(hook: Any) -> bool:
+    """Tell whether a hook is of `OWN_HOOKS`, or what lets a pruned attention read its heads, which may be of the modeling file's
+    copy in a folder."""
+    module = getattr(hook, "__module__", None) or ""
+    return module.partition(".")[0] in OWN_HOOKS or (
+        getattr(hook, "__name__", None) == select_heads.__name__ and module.endswith("modeling_kprune")
     )
 
 

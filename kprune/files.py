@@ -40,12 +40,31 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+@contextmanager
+def reached(path: Path) -> Iterator[None]:
+    """Tell of a path that can't be looked at while the context is open.
+
+    Raises:
+        UserError: a folder on the way may not be entered, or a name is too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} can't be reached ({error.strerror or one_line(error)}): give another") from error
+
+
 def check_movable(folder: Path) -> None:
     """Check that `whole_folder` can put another folder in the place of this one, which need not be there.
 
     Raises:
-        UserError: the folder that it is in can't be written to, a disk is mounted at it, or this process works in it.
+        UserError: the folder that it is in can't be written to, a disk is mounted at it, this process works in it, or it can't be
+            `reached`.
     """
+    with reached(folder):
+        _check_movable(folder)
+
+
+def _check_movable(folder: Path) -> None:
     place = Path(os.path.realpath(folder))
     if os.path.ismount(place):
         raise UserError(f"{folder} is a mount point, which can't be replaced: give a folder in it")

@@ -21,8 +21,8 @@ def computes_in_float64(device: str | torch.device) -> bool:
     """Tell whether a device is there, computes in float64, as least squares are solved, and gives back what it computed."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
-    # TypeError: of Apple's "mps"; NotImplementedError: of "meta".
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+    # TypeError: of Apple's "mps"; NotImplementedError: of "meta"; ImportError: of "hpu", whose package is another one.
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError):
         return False
     return True
 

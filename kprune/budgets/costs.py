@@ -10,6 +10,9 @@ from torch import Tensor
 from kprune.errors import UserError
 from kprune.models import Block, ModelView
 
+WIDEST = 2**20
+"""Columns of a network at most: several times those of the widest there are."""
+
 
 @dataclass(frozen=True)
 class UnitCost:
@@ -80,12 +83,12 @@ def units_in(grain: int, block: Block) -> int:
 
 
 def check_grain(grain: int) -> None:
-    """Check that a grain is a whole number of columns.
+    """Check that a grain is a whole number of columns, and no more than a network may have.
 
     Raises:
         UserError: it is not.
     """
-    if not isinstance(grain, int) or grain < 1:
+    if not isinstance(grain, int) or not 1 <= grain <= WIDEST:
         raise UserError(
-            f"grain={grain} is no width to round to: give a whole number of columns, such as 16, or 1 for none"
+            f"grain={grain} is no width to round to: give a whole number of columns up to {WIDEST}, such as 16, or 1 for none"
         )

@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.models.auto import modeling_auto
 
 from kprune.errors import UserError, one_line
 from kprune.models import Block, ModelView, modeling_kprune, view_of
+from kprune.models.families import Family
 from kprune.models.modeling_kprune import FORMAT, PREFIX, Emptied, OutputBias, Pruned, pruned_class, sizes
 from kprune.models.surgery import width_attributes
+from kprune.models.view import family_of
 from kprune.objectives import OBJECTIVES
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
@@ -21,6 +24,19 @@ ADDED = ("kprune", "auto_map")
 """What the config of a pruned model has beyond the stock one's."""
 DENSE, UNIFORM = "kprune_dense", "kprune_uniform"
 """Entries in the config of a stock model that kprune saved: with zeros in place of removed units, or all layers alike."""
+PLAIN = (bool, int, float, str, type(None))
+"""Types of a module's settings; what is of another type is a module, a tensor or made of these."""
+NO_SETTINGS = {
+    *("in_features", "out_features", "nx", "nf", "num_embeddings", "embedding_dim", "vocab_size"),
+    *("training", "gradient_checkpointing", "attn_implementation", "name_or_path", "layer_idx"),
+    *("max_seq_len_cached", "original_max_seq_len"),
+}
+"""Plain attributes that no answer depends on: sizes that the weights have, too; modes, and a layer's number, by which its cache
+goes; lengths, on which rotary positions depend only if they are `MOVING`."""
+MOVING = ("dynamic", "longrope")
+"""Kinds of rotary positions whose frequencies are those of the longest text so far."""
+ROUNDED = 1e-2, 1e-7
+"""How far numbers are off, relatively and absolutely, that were converted to bfloat16 or float16 and back."""
 
 
 def become_pruned(model: Model) -> Model:
@@ -63,7 +79,7 @@ def check_saveable(model: Model) -> None:
     """
     stock, config = stock_class(model), stock_config(model.config)
     try:
-        with torch.device("meta"):
+        with torch.device("cpu"), WithoutWeights():
             plain = stock(config)
     except Exception as error:  # whatever transformers makes of a config that was changed after the model was built
         raise UserError(
@@ -74,9 +90,10 @@ def check_saveable(model: Model) -> None:
     # Those of the stock model: ours may be of any kind.
     blocks = [module for block in view_of(plain).blocks for module in (block.module, *block.module.modules())]
     in_blocks = {name for name, module in theirs.items() if any(module is inner for inner in blocks)}
+    ignored = no_settings(family_of(model))
     for name in (*theirs, *(name for name in ours if name not in theirs)):
         if not any(name == path or name.startswith(f"{path}.") for path in stand_ins):
-            difference = difference_of(ours.get(name), theirs.get(name), name in in_blocks, not name)
+            difference = difference_of(ours.get(name), theirs.get(name), name in in_blocks, not name, ignored)
             if difference:
                 raise UserError(
                     f"the model is not what {stock.__name__} is by its config ({name or 'the model'} {difference}), so it would "
@@ -155,12 +172,15 @@ def check_settings(model: Model, config: Any) -> None:
         ) from error
 
 
-def difference_of(module: nn.Module | None, stock: nn.Module | None, resized: bool, root: bool) -> str | None:
+def difference_of(
+    module: nn.Module | None, stock: nn.Module | None, resized: bool, root: bool, ignored: set[str]
+) -> str | None:
     """Return in words how a module is not the stock model's at its place; None if it is.
 
     Args:
         resized: whether its size may differ.
         root: whether it is the model itself, whose class was checked.
+        ignored: names of its settings that may differ.
     """
     if module is None or stock is None:
         return "is missing" if module is None else "is added"
@@ -177,9 +197,14 @@ def difference_of(module: nn.Module | None, stock: nn.Module | None, resized: bo
     if here != there and not resized:
         name = min(name for name in here if here[name] != there[name])
         return f"has a {name} of {here[name]}, not {there[name]}"
-    for name, value in numbers_of(stock).items():
-        if numbers_of(module).get(name) != value:
+    settings = settings_of(module, ignored)
+    for name, value in settings_of(stock, ignored).items():
+        if settings.get(name) != value:
             return f"has {name}={getattr(module, name, None)}, not {value}"
+    moving = any(kind in str(getattr(stock, "rope_type", "")) for kind in MOVING)
+    for name in sorted(stock._non_persistent_buffers_set):
+        if (not moving or "original" in name) and not is_same(module._buffers.get(name), stock._buffers[name]):
+            return f"has another {name}"
     return None
 
 
@@ -189,13 +214,46 @@ def shapes_of(module: nn.Module) -> dict[str, list[int]]:
     return {name: list(weight.shape) for name, weight in own if name not in module._non_persistent_buffers_set}
 
 
-def numbers_of(module: nn.Module) -> dict[str, float]:
-    """Return a module's own numbers with a fraction, such as the ε of a norm, by name; dropout's do nothing to an answer."""
+def settings_of(module: nn.Module, ignored: set[str]) -> dict[str, Any]:
+    """Return a module's own settings, such as the ε of a norm or whether an attention is causal, by name.
+
+    Without those that do nothing to an answer: dropout's, and the token whose embedding gets no gradient.
+    """
+    if "drop" in type(module).__name__.lower():
+        return {}
     return {
         name: value
         for name, value in vars(module).items()
-        if type(value) is float and "drop" not in f"{name} {type(module).__name__}".lower()
+        if type(value) in PLAIN
+        and name[:1] != "_"
+        and name not in ignored
+        and not (name == "padding_idx" and isinstance(module, nn.Embedding))
+        and (type(value) is bool or "drop" not in name.lower())
     }
+
+
+def no_settings(family: Family) -> set[str]:
+    """Return the names of plain attributes of a family's modules that may differ from the stock model's."""
+    widths = {path.rpartition(".")[2] for site in family.sites for path in site.attributes}
+    return NO_SETTINGS | widths | (set() if family.positions_after_padding else {"padding_idx"})
+
+
+def is_same(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Tell whether a buffer has the stock model's values, but for a conversion to a coarser type and back."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    if ours.is_meta or ours.shape != theirs.shape:
+        return ours.shape == theirs.shape
+    theirs = theirs.to(ours.device, ours.dtype)
+    return torch.allclose(ours, theirs, *ROUNDED) if ours.is_floating_point() else torch.equal(ours, theirs)
+
+
+class WithoutWeights(TorchFunctionMode):
+    """Build models whose weights take no memory, and whose buffers have their values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What weights are made by, and what is computed is not.
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
 
 
 def ties_of(model: nn.Module) -> dict[int, list[str]]:

@@ -17,6 +17,7 @@ from kprune.checkpoint import format_1
 from kprune.checkpoint.classes import auto_map, check_units, pruned_entries, stock_config
 from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.errors import UserError, one_line
+from kprune.files import reached
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
 from kprune.models.modeling_kprune import PREFIX, pruned_class
@@ -47,20 +48,12 @@ def load(folder: str | Path) -> Model:
     generation_config.json are read. Sizes in the config are compared with the weights' before either is built or read.
 
     Raises:
-        UserError: a file is missing or damaged, the config is not as kprune writes it, or its widths are not those of
-            the weights.
+        UserError: a file is missing, damaged or can't be `reached`, the config is not as kprune writes it, or its widths are not
+            those of the weights.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            if (folder / GGUF).is_file():
-                raise UserError(f"{folder} holds {GGUF}, for llama.cpp: save with format='pruned' to load it")
-            if (folder / SHARDS).is_file():
-                raise UserError(
-                    f"{folder} has its weights in several files, and kprune reads one: load it with from_pretrained(..., "
-                    "trust_remote_code=True), and save it with a larger max_shard_size"
-                )
-            raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
+    with reached(folder):
+        _check_files(folder)
     values = _read_json(folder / CONFIG)
     stock = _stock_class_of(folder, values)
     try:
@@ -74,6 +67,24 @@ def load(folder: str | Path) -> Model:
     # Whatever transformers, torch or safetensors make of files that kprune did not write.
     except Exception as error:
         raise UserError(f"{folder} does not load ({one_line(error, 300)}): save it again with this kprune") from error
+
+
+def _check_files(folder: Path) -> None:
+    """Check that a folder has the files that are read.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            if (folder / GGUF).is_file():
+                raise UserError(f"{folder} holds {GGUF}, for llama.cpp: save with format='pruned' to load it")
+            if (folder / SHARDS).is_file():
+                raise UserError(
+                    f"{folder} has its weights in several files, and kprune reads one: load it with from_pretrained(..., "
+                    "trust_remote_code=True), and save it with a larger max_shard_size"
+                )
+            raise UserError(f"{folder} has no {name}: give a folder that kprune saved")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_g
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
-from kprune.files import check_movable, whole_folder
+from kprune.files import check_movable, reached, whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
@@ -25,8 +26,12 @@ OURS = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
     r"modules\.json|(config_)?sentence_\w+\.json|\d+_[A-Z]\w*"
 )
-"""Files of a saved model that must not outlive it, and what sentence-transformers adds to them; a tokenizer's are replaced by
-another one's alone."""
+"""Files of a saved model that must not outlive it, and what sentence-transformers adds to them."""
+TOKENIZERS = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|"
+    r"[\w.-]+\.model|chat_template\.(jinja|json)|additional_chat_templates"
+)
+"""Files of a tokenizer, which must not outlive it when another one is saved."""
 
 
 def check_format(format: str, onnx: bool = False) -> None:
@@ -86,16 +91,24 @@ def save(
         onnx: write model.onnx, the pruned model, too.
 
     Raises:
-        UserError: the format is unknown or one that this model can't have, transformers could not build the model again, or the
-            folder holds something else or can't be written to.
+        UserError: the format is unknown or one that this model can't have, the tokenizer is none, transformers could not build the
+            model again, or the folder holds something else or can't be written to.
     """
     check_format(format, onnx)
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise UserError(
+            f"tokenizer is a {type(tokenizer).__name__}: give one, such as AutoTokenizer.from_pretrained(...)"
+        )
     inner = unwrapped(model)
     check_kind(inner, format, tokenizer)
     check_saveable(inner)
     folder = Path(folder)
+    if ".." in folder.parts:
+        # What is before it need not be there, and is not made.
+        folder = Path(os.path.realpath(folder))
     check_replaceable(folder)
-    with whole_folder(folder, keep=_is_foreign) as temporary:
+    own = re.compile(f"{OURS.pattern}|{TOKENIZERS.pattern}") if tokenizer is not None or wrapper_of(model) else OURS
+    with whole_folder(folder, keep=lambda name: not own.fullmatch(name)) as temporary:
         with quiet_transformers():
             _write(model, temporary, tokenizer, format, plan)
         if tokenizer is not None:
@@ -132,10 +145,6 @@ def _as_pruned(model: Model) -> Model:
     return become_pruned(shell)
 
 
-def _is_foreign(name: str) -> bool:
-    return not OURS.fullmatch(name)
-
-
 def check_replaceable(folder: Path) -> None:
     """Check that a folder is free for a pruned model, or holds an earlier one.
 
@@ -143,12 +152,13 @@ def check_replaceable(folder: Path) -> None:
         UserError: it holds something else, or as of `check_movable`.
     """
     check_movable(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
+    with reached(folder):
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         ours = any(entry in config for entry in ("kprune", DENSE, UNIFORM, "kprune_format"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise UserError(f"{folder} holds files that kprune did not save: give another folder or empty it")

@@ -51,7 +51,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
         architecture = (config.get("architectures") or [""])[0]
         if not isinstance(architecture, str):
             raise TypeError(f"architectures is {config['architectures']}")
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({one_line(error)}): save the checkpoint again") from error
     if not architecture:
         raise UserError(f"{file} does not say its model's class (architectures): save the checkpoint again")

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 import kprune
 from kprune.cli.folders import Checkpoint
 from kprune.errors import UserError, one_line
+from kprune.models.view import family_of
 from kprune.objectives import OBJECTIVES, auto_class_for
 from kprune.precision import computes_in_float64
 from kprune.quiet import quiet_transformers
@@ -39,7 +40,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     """Return the model in float32, in evaluation mode.
 
     Raises:
-        UserError: kprune supports no model of this kind, or it does not load whole.
+        UserError: kprune supports no model of this kind, or it does not load whole: weights are missing, or layers left out.
     """
     folder, architecture = checkpoint.folder, checkpoint.architecture
     if architecture.startswith("Pruned"):
@@ -62,6 +63,14 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     if info["missing_keys"]:
         raise UserError(
             f"{folder} has no weights of {min(info['missing_keys'])}, a part of {architecture}: give a fine-tuned checkpoint"
+        )
+    # Weights alone: older checkpoints have buffers that are no longer saved.
+    layers = f"{family_of(model).layers}."
+    dropped = [key for key in info["unexpected_keys"] if layers in key and key.endswith(".weight")]
+    if dropped:
+        raise UserError(
+            f"{folder} has weights of {min(dropped).removesuffix('.weight')}, which a {architecture} by its config.json does not "
+            "have: copy both from one checkpoint"
         )
     return model.to(device).eval()
 

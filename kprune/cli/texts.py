@@ -163,7 +163,8 @@ def _parsed(file: Path, number: int, content: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         line = number + getattr(error, "lineno", 1) - 1
-        reason = getattr(error, "msg", "nested too deep")
+        other = "nested too deep" if isinstance(error, RecursionError) else "a number of too many digits"
+        reason = getattr(error, "msg", other)
         raise UserError(f"{file}, line {line}, is not JSON ({reason}): give an object in each line") from error
 
 

@@ -216,6 +216,7 @@ MPNET = Family(
     ),
     returns_pair=True,
     positions_after_padding=True,
+    fixed={"pad_token_id": 1},
 )
 DEBERTA_V2 = Family(
     layers="encoder.layer",

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kprune.errors import UserError
 from kprune.models.copies import frozen_copy
-from kprune.models.view import view_of
+from kprune.models.view import family_of, view_of
 from kprune.types import Linear, Model
 
 CAPABILITY = 8, 0
@@ -28,6 +28,7 @@ def with_sparse_kernels(model: Model) -> Model:
         UserError: the model's family is not supported, it is not on such a GPU or not in such a precision, or a module has not the
             pattern or the sizes.
     """
+    family_of(model)
     check_gpu(model.device)
     if model.dtype not in DTYPES:
         raise UserError(

@@ -49,11 +49,12 @@ class Context(Mapping[int, dict[str, Any]]):
     def _cut(self, value: Any, which: slice | Tensor, cut: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(cut, value))
-        # Only a tensor with a row per row of the batch is cut. DeBERTa's table of positions may happen to have as many rows,
-        # but it is [positions, d], not [B, T].
+        # Only a tensor with a row per row of the batch is cut. DeBERTa's table of positions may happen to have as many rows, but
+        # it is [positions, d] with fractions; what is [B, T] are masks and positions, in whole numbers.
         if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._rows > 1:
             return value
-        return value if value.dim() == 2 and value.shape[1] != self._tokens else value[which]
+        table = value.dim() == 2 and (value.is_floating_point() or value.shape[1] != self._tokens)
+        return value if table else value[which]
 
 
 class Recorder(nn.Module):
@@ -201,10 +202,18 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
         device: where its blocks work, if that is not where the model is.
 
     Raises:
-        UserError: the family is not supported, the model has a module that its family's sites do not describe, its config has a
-            setting that transformers ignores, or layers share weights.
+        UserError: the family is not supported, the model is a part of one, has a module that its family's sites do not describe, its
+            config has a setting that transformers ignores, or layers share weights.
     """
-    view = ModelView(model, family_of(model), device)
+    family = family_of(model)
+    try:
+        model.base_model.get_submodule(family.layers)
+    except AttributeError as error:
+        raise UserError(
+            f"{type(model).__name__} is a part of a model of the family '{model.config.model_type}', which has its layers at "
+            f"{family.layers}: give the whole model"
+        ) from error
+    view = ModelView(model, family, device)
     present = {name for name, _ in model.base_model.named_modules()}
     for path in view.family.strangers:
         if path in present:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, prune, weight_norm
 from generated.option import Option, options, same
 from kprune.checkpoint import become_pruned
 from kprune.models import view_of
+from kprune.models.families import FAMILIES
 from kprune.models.surgery import keep_units
 
 
@@ -168,8 +169,9 @@ def wrapped_in_adapters(model: Any) -> Any:
 
 
 def pruned_before(model: Any) -> None:
-    for block in view_of(model).blocks[:2]:
-        keep_units(block, torch.arange(block.units // 2 * (block.site.kind == "neurons")))
+    """Leave no head in the first layer, and the upper half of the units of each other block."""
+    for number, block in enumerate(view_of(model).blocks):
+        keep_units(block, torch.arange(block.units)[block.units // 2 if number else block.units :])
     become_pruned(model)
 
 
@@ -288,6 +290,8 @@ CHANGES: dict[str, tuple[Option, ...]] = {
 }
 """What is done to a model, in this order."""
 
+PADDING_FIXED = [name for name, family in FAMILIES.items() if "pad_token_id" in family.fixed]
+"""Families of which another padding token is refused."""
 SETTINGS: dict[str, tuple[Option, ...]] = {
     "attention": options(Option("sdpa", same), Option("eager", same)),
     "setting": options(
@@ -311,10 +315,19 @@ SETTINGS: dict[str, tuple[Option, ...]] = {
             set_config(pad_token_id=None),
             may="pad_token_id",
             # The config classes of these do not take it.
-            fits=lambda family, auto: family not in ("nomic_bert", "modernbert-decoder"),
+            fits=lambda family, auto: family not in (*PADDING_FIXED, "nomic_bert", "modernbert-decoder"),
         ),
-        Option("padding is the first", set_config(pad_token_id=0)),
-        Option("padding outside", set_config(pad_token_id=-1), may="pad_token_id"),
+        Option(
+            "padding is the first",
+            set_config(pad_token_id=0),
+            fits=lambda family, auto: family not in PADDING_FIXED,
+        ),
+        Option(
+            "padding outside",
+            set_config(pad_token_id=-1),
+            may="pad_token_id",
+            fits=lambda family, auto: family not in PADDING_FIXED,
+        ),
     ),
 }
 """What it is built with."""

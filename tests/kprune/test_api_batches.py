@@ -43,6 +43,11 @@ RIGHT = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
         ([{"input_ids": IDS, "attention_mask": RIGHT.flip(1)}], "padded on the left, and the model's answer depends"),
         ([{"input_ids": IDS, "attention_mask": torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])}], "padding between tokens"),
         ([{"input_ids": IDS, "token_type_ids": IDS}], "token type 7, the model's number of types is 2"),
+        (
+            [{"input_ids": IDS, "token_type_ids": torch.full((2, 4), float("nan"))}],
+            r"token_type_ids are torch.float32: give integers, token_type_ids.long\(\)$",
+        ),
+        ([{"input_ids": IDS, "token_type_ids": RIGHT.bool()}], "token_type_ids are torch.bool: give integers"),
         ([{"input_ids": IDS - 9}], "token -2, the model's vocabulary is 99"),
         ([{"input_ids": IDS * 99}], "token 693, the model's vocabulary is 99"),
         ([{"input_ids": torch.full((1, 65), 7)}], "65 tokens, the model reads 64"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from api import IDS, Headless, Recorder, padded_batches
+from families import tiny_classifier
 from tiny import SHAPE, tiny_model
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
@@ -177,6 +178,72 @@ def test_what_could_not_be_saved_is_told_before_anything_is_done(case):
     recorder = Recorder()
     with pytest.raises(UserError, match=message) as error:
         kprune.prune(make(how), [{"input_ids": IDS}], 0.5, method=recorder)
+    assert not hasattr(recorder, "job") and "\n" not in str(error.value)
+
+
+def set_attribute(path, **values):
+    """Return what sets attributes of the module at a path of a model."""
+
+    def change(model):
+        for name, value in values.items():
+            setattr(model.get_submodule(path), name, value)
+
+    return change
+
+
+def scale_frequencies(model):
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def set_config(**settings):
+    return lambda model: model.config.update(settings)
+
+
+LINEAR = {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}
+ANOTHER_FUNCTION = {
+    "an attention that looks ahead": (
+        "qwen2",
+        set_attribute("model.layers.1.self_attn", is_causal=False),
+        "is_causal=False, not True",
+    ),
+    "a layer without positions": (
+        "smollm3",
+        set_attribute("model.layers.0.self_attn", use_rope=0),
+        "use_rope=0, not 1",
+    ),
+    "other positions in the config": (
+        "qwen2",
+        set_config(**LINEAR),
+        "model.rotary_emb has rope_type=default, not linear",
+    ),
+    "other frequencies": ("llama", scale_frequencies, "model.rotary_emb has another inv_freq"),
+    "another padding token": ("roberta", set_config(pad_token_id=5), "roberta.embeddings has padding_idx=1, not 5"),
+    "other token types": (
+        "bert",
+        lambda model: model.bert.embeddings.token_type_ids.fill_(1),
+        "bert.embeddings has another token_type_ids",
+    ),
+    "another pooling": (
+        "eurobert",
+        set_attribute("", classifier_pooling="mean"),
+        "the model has classifier_pooling=mean, not late",
+    ),
+    "no scale of dropped tokens": (
+        "esm",
+        set_attribute("esm.embeddings", token_dropout=False),
+        "token_dropout=False, not True",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANOTHER_FUNCTION)
+def test_a_setting_that_the_config_does_not_have_is_told_before_anything_is_done(case):
+    family, change, message = ANOTHER_FUNCTION[case]
+    model, recorder = tiny_classifier(family, torch.float32), Recorder()
+    kprune.prune(model, [{"input_ids": IDS}], 0.5, method="kprune_fast")
+    change(model)
+    with pytest.raises(UserError, match=message) as error:
+        kprune.prune(model, [{"input_ids": IDS}], 0.5, method=recorder)
     assert not hasattr(recorder, "job") and "\n" not in str(error.value)
 
 

@@ -162,7 +162,7 @@ def test_a_share_that_is_no_number(share):
             budget(share)
 
 
-@pytest.mark.parametrize("grain", [0, -1, 1.5, "16", None])
+@pytest.mark.parametrize("grain", [0, -1, 1.5, "16", None, 2**20 + 1, 2**63 - 1])
 def test_a_grain_that_is_no_width(grain):
     for budget in (ParametersBudget(0.5), FlopsBudget(0.5, 8.0)):
         with pytest.raises(UserError, match=f"grain={grain} is no width to round to"):

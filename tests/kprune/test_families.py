@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kprune import prune
 from kprune.batches import calibration_set
-from kprune.checkpoint import become_pruned, load, save
+from kprune.checkpoint import become_pruned, check_saveable, load, save
 from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.flops import layer_parameters, model_flops
@@ -169,11 +169,28 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
         view_of(tiny_classifier("deberta-v2"))
 
 
-def test_a_table_of_positions_is_not_cut_with_the_examples():
-    """It has as many rows as there are examples here."""
+def test_a_part_of_a_model_is_refused():
+    with pytest.raises(
+        UserError, match="OPTDecoder is a part of a model of the family 'opt', .* layers at decoder.layers"
+    ):
+        view_of(tiny_classifier("opt").model.decoder)
+
+
+@pytest.mark.parametrize("padding", [0, 5, None])
+def test_a_padding_token_that_positions_do_not_count_from_is_refused(padding):
+    """MPNet's count behind token 1, whatever its config says, so that a text of the longest length by the config is too long."""
+    model = tiny_classifier("mpnet", torch.float32)
+    model.config.pad_token_id = padding
+    with pytest.raises(UserError, match=f"says pad_token_id={padding}, and transformers computes 1 .*pad_token_id=1$"):
+        prune(model, [batch()], 0.5)
+
+
+@pytest.mark.parametrize("tokens", [10, SHAPE["hidden_size"]])
+def test_a_table_of_positions_is_not_cut_with_the_examples(tokens):
+    """It has as many rows as there are examples here, and as many columns as they have tokens."""
     view, ids = (
         view_of(tiny_classifier("deberta-v2")),
-        torch.randint(5, 99, (16, 10), generator=torch.Generator().manual_seed(0)),
+        torch.randint(5, 99, (16, tokens), generator=torch.Generator().manual_seed(0)),
     )
     (state,) = calibration_states(view, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
     assert len(state.context[0]["rel_embeddings"]) == len(ids)
@@ -181,6 +198,43 @@ def test_a_table_of_positions_is_not_cut_with_the_examples():
         for piece in (state.rows(slice(0, 4)), state.rows(slice(4, 16))):
             logits = view.run(0, piece.student, piece.context, piece.batch).logits
             torch.testing.assert_close(logits, view.model(**piece.batch).logits)
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS)
+def test_what_changes_no_answer_is_no_difference_from_the_stock_model(case):
+    model = tiny_classifier(case, torch.float32)
+    changes = [
+        lambda: model,
+        model.half,
+        model.float,
+        model.bfloat16,
+        model.double,
+        model.train,
+        lambda: model.set_attn_implementation("eager"),
+        lambda: model.resize_token_embeddings(104, mean_resizing=False),
+        lambda: model.config.update({"use_cache": False, "name_or_path": "elsewhere"}),
+    ]
+    if model.supports_gradient_checkpointing:
+        changes.append(model.gradient_checkpointing_enable)
+    if not view_of(model).family.positions_after_padding:
+        changes.append(lambda: model.config.update({"pad_token_id": 3}))
+    for change in changes:
+        change()
+        random = torch.get_rng_state()
+        check_saveable(model)
+        assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_frequencies_that_a_long_text_left_are_no_difference():
+    rope = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE | TOKENS, rope_parameters=rope))
+    before = model.model.rotary_emb.inv_freq.clone()
+    model(torch.full((1, 2 * SHAPE["max_position_embeddings"]), 7))
+    assert not torch.equal(model.model.rotary_emb.inv_freq, before)
+    check_saveable(model)
+    model.model.rotary_emb.original_inv_freq.mul_(0.5)
+    with pytest.raises(UserError, match="rotary_emb has another original_inv_freq"):
+        check_saveable(model)
 
 
 @pytest.mark.parametrize("case", ["modernbert", "qwen2"])

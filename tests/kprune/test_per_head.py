@@ -88,6 +88,26 @@ def test_pruning_again_keeps_to_the_heads_of_the_whole_model(tmp_path):
 
 
 @torch.no_grad()
+def test_what_was_pruned_is_pruned_again_in_one_call(tmp_path):
+    """In memory, loaded by kprune, and by transformers with the folder's copy of the modeling file."""
+    once = without_heads(mpnet(), [[1, 3], [1, 2, 3], [0, 2, 3]])
+    folder = save(once, tmp_path / "once")
+    copied = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    for start in (once, load(folder), copied):
+        outcome = prune(start, [batch(8)], flops_reduction=0.4, method="magnitude")
+        view = view_of(start)
+        masks = [
+            torch.isin(torch.arange(block.units), torch.tensor(outcome.plan.kept[block.name], dtype=torch.long)).float()
+            for block in view.blocks
+        ]
+        assert any(0 < mask.sum() < len(mask) for block, mask in zip(view.blocks, masks, strict=True) if block.heads)
+        with masked(view, masks):
+            expected = start(**batch())[0]
+        close(outcome.model(**batch())[0], expected)
+        close(load(outcome.save(tmp_path / "twice"))(**batch())[0], expected)
+
+
+@torch.no_grad()
 def test_a_dense_copy_has_every_head_at_its_place(tmp_path):
     """Whatever the plan of the last pruning says, which counts the heads that were left before it."""
     once = without_heads(mpnet())

@@ -10,7 +10,7 @@ from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.methods.registry import build
 from kprune.objectives import objective_of
-from kprune.precision import full_precision
+from kprune.precision import computes_in_float64, full_precision
 
 
 def pruned(name, precision="full"):
@@ -121,3 +121,8 @@ def test_the_flag_holds_within_and_comes_back_after_an_error():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("device", ["hpu", "privateuseone", "meta", "nonsense"])
+def test_a_device_that_is_not_there_computes_nothing(device):
+    assert not computes_in_float64(device)

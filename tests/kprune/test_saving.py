@@ -8,8 +8,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from tiny import narrowed, tiny_batch, tiny_model, tiny_tokenizer
+from transformers import AutoTokenizer
 
 from kprune.checkpoint import load, save
+from kprune.cli.folders import find_checkpoint
 from kprune.errors import UserError
 
 
@@ -64,6 +66,21 @@ def test_saving_again_replaces_what_was_saved_and_nothing_else(tmp_path):
     assert (folder / "checkpoint-7/optimizer.pt").read_text() == "state" and (folder / "link").is_symlink()
     assert torch.equal(load(folder)(**tiny_batch()).logits, kept(**tiny_batch()).logits)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tokenizer_is_replaced_by_another_one_whole(tmp_path):
+    folder, earlier = tmp_path / "model", tiny_tokenizer()
+    earlier.chat_template = {"default": "OLD {{ messages }}", "other": "OLD"}
+    save(narrowed(), folder, earlier)
+    (folder / "spiece.model").write_bytes(b"of the earlier one")
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    save(narrowed(), folder)
+    assert contents(folder) == before
+    save(narrowed(), folder, tiny_tokenizer())
+    assert AutoTokenizer.from_pretrained(folder).chat_template is None
+    assert not (folder / "additional_chat_templates").exists() and not (folder / "spiece.model").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -130,3 +147,29 @@ def test_only_what_kprune_saved_is_replaced(tmp_path):
     assert sorted((tmp_path / "mine").iterdir()) == before
     with pytest.raises(UserError, match="format=nonsense is unknown: use pruned, uniform, dense, gguf or gguf-f32"):
         save(narrowed(), tmp_path / "other", format="nonsense")
+
+
+def test_what_nests_too_deeply_is_no_folder_of_kprunes(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="kprune did not save"):
+        save(narrowed(), tmp_path)
+    with pytest.raises(UserError, match="config.json is damaged"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_folder_that_can_not_be_reached(tmp_path):
+    """Its name is too long; a folder on the way that may not be entered is the same to the system."""
+    for use in (load, lambda folder: save(narrowed(), folder)):
+        with pytest.raises(UserError, match=r"xxx can't be reached \(File name too long\): give another$"):
+            use(tmp_path / ("x" * 300))
+
+
+def test_the_path_that_comes_back_is_there(tmp_path):
+    folder = save(narrowed(), tmp_path / "nowhere/../model")
+    assert folder == (tmp_path / "model").resolve() and (folder / "config.json").is_file()
+
+
+def test_a_tokenizer_by_its_name(tmp_path):
+    with pytest.raises(UserError, match=r"^tokenizer is a str: give one, such as AutoTokenizer.from_pretrained"):
+        save(narrowed(), tmp_path / "model", "my-model")
+    assert not list(tmp_path.iterdir())

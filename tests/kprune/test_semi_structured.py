@@ -39,6 +39,7 @@ def refused(model, *words):
 
 def test_a_cpu_and_an_old_gpu_are_told(monkeypatch):
     refused(wide_model(), "the model is on cpu: move it to one, or use it as it is")
+    refused(None, "model family 'NoneType' is not supported")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(UserError, match=r"compute capability 8\.0 or above, and the model is on cuda:0: move it"):
         semi_structured.check_gpu(torch.device("cuda:0"))

@@ -77,6 +77,10 @@ def without_tokenizer(folder: Path):
         (without("model.safetensors"), "has no weights"),
         (without_tokenizer, "has no tokenizer"),
         (without_head, "has no weights of classifier.bias"),
+        (
+            edited(num_hidden_layers=1),
+            "has weights of bert.encoder.layer.1.attention.output.LayerNorm, which a BertForSequenceClassification by its",
+        ),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json is damaged"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "does not load"),

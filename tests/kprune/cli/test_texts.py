@@ -76,6 +76,8 @@ UNREADABLE = {
     "twice the same column": ("a.csv", b"text,text\na,b\n", {}, "two columns of one name"),
     "a comma without quotes": ("a.csv", b"text,label\na, b,1\n", {}, "line 2, has 3 entries, the header 2"),
     "an open quote": ("a.csv", b'text\n"a\nb\n', {}, "is not CSV"),
+    "too deep": ("a.jsonl", b"[" * 200_000, {}, r"line 1, is not JSON \(nested too deep\)"),
+    "too many digits": ("a.jsonl", b'{"text": %s}' % (b"1" * 5000), {}, r"not JSON \(a number of too many digits\)"),
     "not json": ("a.jsonl", b'{"text": "one"}\n{"text"\n', {}, "line 2, is not JSON"),
     "json numbers": ("a.jsonl", b"1\n", {}, "row 1, is a int"),
     "a list for a text": ("a.jsonl", b'{"text": ["a"]}', {}, "column text holds a list"),
