@@ -1,7 +1,6 @@
 """Tables in files of one's own: CSV with any separator, JSON lines or an array, parquet, in whatever encoding they are."""
 
 import codecs
-import csv
 import io
 import json
 import warnings
@@ -13,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from kprune.errors import UserError, one_line
+from kprune.tables import separator_of
 
-SEPARATORS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
@@ -114,18 +113,11 @@ def _parsed(number: int, line: str) -> Any:
 def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read all columns as text, so that "NA" stays a word and the label "01" a name.
 
-    The separator is the one that finds the most of `columns` in the header; of equals, the one that makes the most of it.
+    Raises:
+        ValueError: its columns can't be told apart, or a row has more entries than the header.
     """
-    header = next((line for line in io.StringIO(text) if line.strip()), "")
-
-    def fields(separator: str) -> list[str]:
-        return next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-
-    def finds(separator: str) -> tuple[int, int]:
-        names = [name.strip() for name in fields(separator)]
-        return sum(column in names for column in columns), len(names)
-
-    separator = max(SEPARATORS, key=finds)
+    separator = separator_of(text, columns) or ","
+    header = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
     with warnings.catch_warnings(
         action="error", category=pd.errors.ParserWarning
     ):  # a row with more entries than names

@@ -2,15 +2,14 @@
 
 import codecs
 import csv
-import io
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kprune.errors import UserError
+from kprune.tables import csv_reader, is_blank, separator_of
 
 Row = tuple[int, Mapping[str, Any]]
 """The number of a row's line in its file, and its entries by column."""
@@ -80,7 +79,9 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
         lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rows = [(line.strip(),) for line in lines if line.strip()]
     else:
-        table = list(_csv_rows(file, content, kind) if kind in (".csv", ".tsv") else _json_rows(file, content))
+        asked = [column for column in (text_column, second_column) if column]
+        separated = kind in (".csv", ".tsv")
+        table = list(_csv_rows(file, content, asked) if separated else _json_rows(file, content))
         if not table:
             raise UserError(f"{file} has a header and no rows: give a file with texts")
         columns = _columns(file, table, text_column, second_column)
@@ -119,24 +120,24 @@ def decoded(file: Path) -> str:
     return text
 
 
-def _csv_rows(file: Path, content: str, kind: str) -> Iterator[Row]:
-    header = content.lstrip().split("\n", 1)[0]
-    # Spreadsheets of many countries write semicolons.
-    delimiter = "\t" if kind == ".tsv" else next((sign for sign in ",;\t" if sign in header), ",")
-    csv.field_size_limit(sys.maxsize)  # a text may be long: the standard limit is 131,072 characters
-    reader = csv.reader(io.StringIO(content.lstrip("\r\n"), newline=""), delimiter=delimiter, strict=True)
+def _csv_rows(file: Path, content: str, asked: Sequence[str]) -> Iterator[Row]:
     try:
-        names = [name.strip() for name in next(reader)]
+        separator = separator_of(content, asked) or ("\t" if file.suffix.lower() == ".tsv" else ",")
+    except ValueError as error:
+        raise UserError(f"{file} can't be split into columns ({error}): mend its header") from error
+    reader = csv_reader(content, separator)
+    rows = (row for row in reader if not is_blank(row))
+    try:
+        names = [name.strip() for name in next(rows, [])]
         if len(set(names)) < len(names):
             raise UserError(f"{file} has two columns of one name: its header is {', '.join(names)}")
-        for values in reader:
+        for values in rows:
             if len(values) > len(names):
                 raise UserError(
                     f"{file}, line {reader.line_num}, has {len(values)} entries, the header {len(names)}: put texts that "
-                    f"contain '{delimiter}' in double quotes"
+                    f"contain '{separator}' in double quotes"
                 )
-            if values:
-                yield reader.line_num, dict(zip(names, values, strict=False))
+            yield reader.line_num, dict(zip(names, values, strict=False))
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}, is not CSV ({error}): mend its quotes") from error
 

@@ -39,6 +39,7 @@ FILES = {
     "tabs.csv": csv_of("\t").encode(),
     "tabs.tsv": csv_of("\t").encode(),
     "bars.csv": csv_of("|").encode(),
+    "returns.csv": csv_of("; ").replace("\n", "\r").encode(),
     "windows.csv": csv_of().replace("\n", "\r\n").encode("cp1252"),
     "latin.CSV": csv_of().encode("latin-1"),
     "utf16.csv": csv_of(";").encode("utf-16"),

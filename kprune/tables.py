@@ -1,0 +1,63 @@
+"""Tables as text: what separates their columns. Needs the standard library alone."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+SEPARATORS = (",", ";", "\t", "|")
+SAMPLE = 1000
+"""Rows by which the separator is found."""
+
+
+def csv_reader(content: str, separator: str) -> Any:
+    """Return the `csv.reader` of a table, whatever ends its lines."""
+    csv.field_size_limit(sys.maxsize)  # a text may be long: the standard limit is 131,072 characters
+    return csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+
+
+def is_blank(row: Sequence[str]) -> bool:
+    """Tell whether a row has no entry but blanks."""
+    return not any(entry.strip() for entry in row)
+
+
+def separator_of(content: str, columns: Sequence[str] = ()) -> str | None:
+    """Return the sign that separates the columns of a table with a header; None if it has one column.
+
+    It is the one that finds the most of `columns` in the header; of equals, the one by which the most rows have as many entries as
+    the header.
+
+    Raises:
+        ValueError: two signs are equals in both, or every row has fewer entries than the header.
+    """
+    tables = {sign: _sample(content, sign) for sign in SEPARATORS}
+    ranks = {sign: _rank(table, columns) for sign, table in tables.items() if table and len(table[0]) > 1}
+    if not ranks:
+        return None
+    best = max(ranks, key=lambda sign: ranks[sign])
+    header, *rows = tables[best]
+    if rows and max(map(len, rows)) < len(header):
+        raise ValueError(f"every row has fewer entries than the header, {len(header)}, by the separator {best!r}")
+    equals = [sign for sign in ranks if ranks[sign] == ranks[best]]
+    if rows and len(equals) > 1:
+        raise ValueError(f"{' and '.join(map(repr, equals))} may separate its columns: leave one out of the header")
+    return best
+
+
+def _sample(content: str, separator: str) -> list[list[str]]:
+    """Return the header and the first rows, without blank ones, up to one that is no CSV."""
+    sample: list[list[str]] = []
+    try:
+        for row in islice(csv_reader(content, separator), SAMPLE):
+            sample += [] if is_blank(row) else [row]
+    except csv.Error:  # the separator is another, or the reader of the whole table will say it
+        pass
+    return sample
+
+
+def _rank(table: Sequence[Sequence[str]], columns: Sequence[str]) -> tuple[int, int]:
+    header, *rows = table
+    names = [name.strip() for name in header]
+    return sum(column in names for column in columns), sum(len(row) == len(header) for row in rows)
