@@ -43,7 +43,8 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     check_format(options.format or "pruned", options.onnx)
     check_replaceable(options.output)
     device = started(options)
-    dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
+    dense = load_model(checkpoint, device)
+    tokenizer = load_tokenizer(checkpoint, dense)
     check_kind(dense, options.format or "pruned", tokenizer)
     objective = comparison.objective_for(dense, options.task)
     examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
@@ -111,7 +112,8 @@ def vocabulary(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint
         UserError: something that was given can't be used; nothing is written then.
     """
     check_replaceable(options.output)
-    dense, tokenizer = load_model(checkpoint, pick_device("cpu")), load_tokenizer(checkpoint)
+    dense = load_model(checkpoint, pick_device("cpu"))
+    tokenizer = load_tokenizer(checkpoint, dense)
     words = list(dict.fromkeys(text for row in texts.rows for text in row))
     say(f"{described(texts)}; cutting the vocabulary of {checkpoint.folder}")
     outcome = kprune.prune_vocabulary(dense, words, tokenizer)
@@ -176,10 +178,10 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     dense, pruned = load_model(first, device), load_model(second, device)
     objective = comparison.objective_for(dense, options.task)
     comparison.check_alike(dense, pruned, objective)
-    tokenizer = load_tokenizer(first)
+    tokenizer = load_tokenizer(first, dense)
     examples, theirs = drawn(options, texts, dense, objective, tokenizer), None
     if dense.config.vocab_size != pruned.config.vocab_size:
-        theirs = respelled(options, dense, examples, load_tokenizer(second))
+        theirs = respelled(options, dense, examples, load_tokenizer(second, pruned))
     say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
     distance = comparison.distance(dense, pruned, objective, examples, theirs)
     latency = measured(dense, pruned)

@@ -69,6 +69,12 @@ def without_tokenizer(folder: Path):
         file.unlink()
 
 
+def with_another_token(folder: Path):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["zzz"])
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
@@ -76,6 +82,7 @@ def without_tokenizer(folder: Path):
         (without("config.json"), "has no config.json"),
         (without("model.safetensors"), "has no weights"),
         (without_tokenizer, "has no tokenizer"),
+        (with_another_token, "has 'zzz' as token 99, and the model has 99 embeddings"),
         (without_head, "has no weights of classifier.bias"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json is damaged"),
