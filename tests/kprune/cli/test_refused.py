@@ -10,7 +10,7 @@ import pytest
 from command_line import edited, fails, with_head
 from safetensors.torch import load_file, save_file
 from tiny import SHAPE
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from kprune.cli import main
 
@@ -147,6 +147,24 @@ def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, cap
     other.save_pretrained(tmp_path / "other")
     assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
     assert "has no pairs" in fails(capsys, "compare", span, span, texts)
+
+
+def test_bare_encoders_of_other_shapes_and_weights_that_are_no_numbers(world, texts, tmp_path, capsys):
+    def saved(**entries):
+        model = AutoModel.from_config(AutoConfig.for_model("bert", **SHAPE | entries))
+        folder = tmp_path / "-".join(["bert", *entries])
+        model.save_pretrained(folder), AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(folder)
+        return folder
+
+    dense = saved()
+    for entry, ours, theirs in (("hidden_size", 32, 16), ("type_vocab_size", 2, 1)):
+        line = fails(capsys, "compare", dense, saved(**{entry: theirs}), texts)
+        assert f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin" in line
+    weights = load_file(dense / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"][3] = float("nan")
+    save_file(weights, dense / "model.safetensors", metadata={"format": "pt"})
+    line = fails(capsys, "compare", saved(initializer_range=0.2), dense, texts)
+    assert "the second model's encoder.layer.1.output.dense.bias has values that are NaN or infinite" in line
 
 
 def test_classifiers_that_find_the_last_token_by_another_padding(world, texts, tmp_path, capsys):
