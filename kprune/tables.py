@@ -1,11 +1,14 @@
-"""Tables as text: what separates their columns. Needs the standard library alone."""
+"""Tables as text: what separates the columns of CSV, and the rows of JSON. Needs the standard library alone."""
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
+
+from kprune.errors import one_line
 
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 1000
@@ -61,3 +64,42 @@ def _rank(table: Sequence[Sequence[str]], columns: Sequence[str]) -> tuple[int, 
     header, *rows = table
     names = [name.strip() for name in header]
     return sum(column in names for column in columns), sum(len(row) == len(header) for row in rows)
+
+
+def json_rows(content: str) -> list[tuple[int, Any]]:
+    """Return the entries of an array, counted from 1, or of JSON lines, by the number of the line.
+
+    Raises:
+        ValueError: it is neither, or a text has half a character.
+    """
+    if content.lstrip().startswith("["):
+        rows = list(enumerate(_parsed(1, content), 1))
+    else:
+        lines = enumerate(content.split("\n"), 1)  # splitlines splits at characters that stand inside a text, too
+        rows = [(number, _parsed(number, line)) for number, line in lines if line.strip()]
+    if "\\ud" in content or "\\uD" in content:  # without them there is none, and to look takes as long as to read
+        for number, entry in rows:
+            _check_characters(number, entry)
+    return rows
+
+
+def _parsed(number: int, content: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        line = number + getattr(error, "lineno", 1) - 1
+        reason = getattr(error, "msg", None) or one_line(error)
+        raise ValueError(f"line {line}, is not JSON ({reason}): give an object in each line") from error
+
+
+def _check_characters(number: int, entry: Any) -> None:
+    """Check that every text of an entry can be encoded; JSON has characters beyond 0xffff in two halves, which a cut parts.
+
+    Raises:
+        ValueError: one can't.
+    """
+    try:
+        json.dumps(entry, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"row {number}, has half a character, {half}: mend it or remove the row") from error

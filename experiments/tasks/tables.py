@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kprune.errors import UserError, one_line
-from kprune.tables import separator_of
+from kprune.tables import json_rows, separator_of
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -90,24 +89,13 @@ def read_json(text: str) -> pd.DataFrame:
     """Read an array of objects, or one object a line. (pandas' own reader turns columns with certain names into dates.)
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or as of `json_rows`.
     """
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = [_parsed(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for number, row in enumerate(rows, 1):
+    rows = json_rows(text)
+    for number, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is {str(row)[:40]!r}, not an object with the columns' names")
-    return pd.DataFrame(rows)
-
-
-def _parsed(number: int, line: str) -> Any:
-    """Return the object in a line; the line's number comes in what a fault is called."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
+    return pd.DataFrame([row for _, row in rows])
 
 
 def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:

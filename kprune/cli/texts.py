@@ -2,14 +2,13 @@
 
 import codecs
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kprune.errors import UserError
-from kprune.tables import csv_reader, is_blank, separator_of
+from kprune.tables import csv_reader, is_blank, json_rows, separator_of
 
 Row = tuple[int, Mapping[str, Any]]
 """The number of a row's line in its file, and its entries by column."""
@@ -143,11 +142,10 @@ def _csv_rows(file: Path, content: str, asked: Sequence[str]) -> Iterator[Row]:
 
 
 def _json_rows(file: Path, content: str) -> Iterator[Row]:
-    if content.lstrip().startswith("["):
-        entries: list[tuple[int, Any]] = list(enumerate(_parsed(file, 1, content), 1))
-    else:
-        lines = enumerate(content.split("\n"), 1)
-        entries = [(number, _parsed(file, number, line)) for number, line in lines if line.strip()]
+    try:
+        entries = json_rows(content)
+    except ValueError as error:
+        raise UserError(f"{file}, {error}") from error
     for number, entry in entries:
         if isinstance(entry, str):
             yield number, {"text": entry}
@@ -157,15 +155,6 @@ def _json_rows(file: Path, content: str) -> Iterator[Row]:
             raise UserError(
                 f'{file}, row {number}, is a {type(entry).__name__}: give an object in each line, such as {{"text": "..."}}'
             )
-
-
-def _parsed(file: Path, number: int, content: str) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        line = number + getattr(error, "lineno", 1) - 1
-        reason = getattr(error, "msg", "nested too deep")
-        raise UserError(f"{file}, line {line}, is not JSON ({reason}): give an object in each line") from error
 
 
 def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_column: str | None) -> tuple[str, ...]:

@@ -74,7 +74,12 @@ def test_the_rows_are_the_same(name, tmp_path, capsys):
         ("a.json", b'["x", "y"]', "row 1 is 'x', not an object"),
         ("a.json", b"3\n", "row 1 is '3', not an object"),
         ("a.csv", b"sentence,label\nx,1,z\ny,2\n", "cannot be read as csv"),
-        ("a.jsonl", b'{"sentence": "x"}\n{"sentence"', "cannot be read as jsonl .line 2: "),
+        ("a.jsonl", b'{"sentence": "x"}\n{"sentence"', "cannot be read as jsonl .line 2, is not JSON"),
+        (
+            "a.jsonl",
+            b'{"sentence": "x"}\n{"sentence": "\\ud83d"}',
+            "cannot be read as jsonl .row 2, has half a character",
+        ),
         ("a.json", b"[]", "has no rows"),
         ("a.jsonl", b"", "has no rows"),
         ("a.parquet", b"no", "cannot be read as parquet"),

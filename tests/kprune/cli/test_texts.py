@@ -43,6 +43,7 @@ READ = {
     "a short row": ("a.csv", b"label,text\n1\n2,two\n", {}, [("two",)]),
     "a long text": ("a.csv", b"text\n" + b"x" * 200_000, {}, [("x" * 200_000,)]),
     "json lines": ("a.jsonl", b'{"text": "one", "n": 1}\n\n{"n": 2, "text": null}\n', {}, [("one",)]),
+    "a character of two escapes": ("a.jsonl", b'{"text": "\\ud83d\\ude00"}', {}, [("\U0001f600",)]),
     "json strings": ("a.jsonl", b'"one"\n"two"', {}, [("one",), ("two",)]),
     "a json list": ("a.json", b'[{"body": "one"},\n {"body": "two"}]', {}, [("one",), ("two",)]),
     "question and choices": (
@@ -93,6 +94,19 @@ UNREADABLE = {
     "a separator of the header alone": ("a.csv", b"text,label\none^1\ntwo^2\n", {}, "every row has fewer entries"),
     "an open quote": ("a.csv", b'text\n"a\nb\n', {}, "is not CSV"),
     "not json": ("a.jsonl", b'{"text": "one"}\n{"text"\n', {}, "line 2, is not JSON"),
+    "half a character": (
+        "a.jsonl",
+        b'{"text": "\\ud83d\\ude00"}\n\n{"text": "one \\uD83d"}',
+        {},
+        r"row 3, has half a character, .ud83d: mend it or remove the row",
+    ),
+    "half a character in a choice": (
+        "a.json",
+        b'[{"question": "q", "choices": ["\\ude00", "b"]}]',
+        {},
+        "row 1, has half a character",
+    ),
+    "a number of 5000 digits": ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", {}, "line 1, is not JSON .*integer"),
     "json numbers": ("a.jsonl", b"1\n", {}, "row 1, is a int"),
     "a list for a text": ("a.jsonl", b'{"text": ["a"]}', {}, "column text holds a list"),
     "one choice": ("a.jsonl", b'{"question": "q", "choices": ["a"]}', {}, "row 1, has 1 choice: give two"),
