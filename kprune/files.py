@@ -13,6 +13,25 @@ from kprune.errors import UserError, one_line
 
 OTHER_FOLDER = "free the disk or give another folder"
 OTHER_CACHE = "free the disk or set KPRUNE_CACHE to a folder of your own"
+LONGEST_NAME = 255 - len(".-12345678-earlier")
+"""Bytes of a folder's name, beside what `whole_folder` adds to it."""
+
+
+def reachable(name: str) -> Path:
+    """Return a path that can be looked up, whether or not anything is there; `~` is the home folder.
+
+    Raises:
+        UserError: a folder on the way may not be entered, a link leads to itself, a name is too long, or a user is unknown.
+    """
+    try:
+        path = Path(name).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # of `stat`, of `expanduser`, and of a zero byte
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"{name} can't be reached ({reason}): check its spelling and permissions") from error
+    return path
 
 
 def write_whole(path: Path, write: Callable[[Path], object], remedy: str = OTHER_FOLDER) -> None:
@@ -44,16 +63,19 @@ def check_movable(folder: Path) -> None:
     """Check that `whole_folder` can put another folder in the place of this one, which need not be there.
 
     Raises:
-        UserError: the folder that it is in can't be written to, a disk is mounted at it, or this process works in it.
+        UserError: the folder that it is in can't be written to, a name is too long, a disk is mounted at it, or this process works
+            in it.
     """
     place = Path(os.path.realpath(folder))
     if os.path.ismount(place):
         raise UserError(f"{folder} is a mount point, which can't be replaced: give a folder in it")
     if place.is_dir() and Path.cwd().is_relative_to(place):
         raise UserError(f"{folder} is or holds the working directory, which can't be replaced: give a folder in it")
-    there = next(parent for parent in place.parents if parent.exists())
+    there = next(parent for parent in place.parents if os.path.exists(parent))  # Path.exists raises if it may not look
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{folder} can't be made: {there} is no folder that you may write to; give another")
+    if max(len(os.fsencode(name)) for name in place.relative_to(there).parts) > LONGEST_NAME:
+        raise UserError(f"{folder} can't be made: a name in it has more than {LONGEST_NAME} bytes; give another")
 
 
 @contextmanager

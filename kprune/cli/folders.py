@@ -1,6 +1,7 @@
 """A user's folders: a checkpoint by its config.json, and where a pruned model is to go. Needs no torch."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,14 @@ def find_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in a folder; nothing but its config.json is read.
 
     Raises:
-        UserError: there is no such folder, or it holds no checkpoint of transformers.
+        UserError: there is no such folder, it may not be read, or it holds no checkpoint of transformers.
     """
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}: give one that save_pretrained wrote (hf download ID --local-dir FOLDER fetches a "
             f"model of the hub)"
         )
+    _check_readable(folder)
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
@@ -65,6 +67,11 @@ def find_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, architecture, config)
 
 
+def _check_readable(folder: Path) -> None:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} is a folder that you may not read: change its permissions, or give another")
+
+
 def _weights(folder: Path) -> list[Path]:
     """Return the files of weights: safetensors if there are any."""
     found = ([file for file in folder.glob(pattern) if file.is_file()] for pattern in WEIGHTS)
@@ -75,10 +82,12 @@ def check_output(folder: Path, checkpoint: Path) -> None:
     """Check that a folder can be made or replaced; `kprune.checkpoint.check_replaceable` looks into it.
 
     Raises:
-        UserError: it is a file or the checkpoint's own, or as of `check_movable`.
+        UserError: it is a file or the checkpoint's own, or may not be read; or as of `check_movable`.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: give a folder")
+    if folder.exists():
+        _check_readable(folder)
     if folder.resolve() == checkpoint.resolve():
         raise UserError(f"--output {folder} is the checkpoint that is to be pruned: give another folder")
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kprune.errors import UserError
+from kprune.files import reachable
 from kprune.target import Target
 
 TOKENS = 100_000
@@ -234,8 +235,8 @@ def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], boo
 
 
 def path(text: str) -> Path:
-    """Return a path; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
-    return Path(text).expanduser()
+    """Return a path that can be reached; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
+    return reachable(text)
 
 
 def vocabulary(text: str) -> Path | str:

@@ -1,5 +1,6 @@
 """Options, checkpoints and outputs that can't be used: one line, and nothing is written."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import edited, fails, with_head
+from command_line import edited, fails, succeeds, with_head
 from safetensors.torch import load_file, save_file
 from tiny import SHAPE
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -136,6 +137,49 @@ def test_an_output_that_can_not_be_replaced(checkpoint, texts, tmp_path, capsys,
     for folder in (".", "..", here):
         assert f"--output {folder} is or holds the working directory" in fails(capsys, *command, folder)
     assert Path.cwd() == here / "inner"
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("locked/x", "locked/x can't be reached (Permission denied): check its spelling and permissions"),
+        ("loop", "loop can't be reached (Too many levels of symbolic links)"),
+        ("loop/x", "loop/x can't be reached (Too many levels of symbolic links)"),
+        (256 * "n", "can't be reached (File name too long)"),
+        ("~nosuchuser/x", "~nosuchuser/x can't be reached (Could not determine home directory.)"),
+    ],
+)
+def test_paths_that_can_not_be_reached(checkpoint, texts, tmp_path, capsys, monkeypatch, name, words, place):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    find = os.stat
+
+    def locked(path, *arguments, **settings):  # root, whom tests may run as, may enter any folder
+        if "locked" in Path(path).parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return find(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "stat", locked)
+    given = [checkpoint, texts, tmp_path / "small"]
+    given[place] = name if name[0] == "~" else tmp_path / name
+    assert words in fails(capsys, "prune", *given[:2], "--output", given[2])
+    assert not (tmp_path / "small").exists()
+
+
+def test_folders_that_may_not_be_read(checkpoint, texts, tmp_path, capsys, monkeypatch):
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) not in closed)
+    for closed in ([checkpoint], [earlier]):
+        line = fails(capsys, "prune", checkpoint, texts, "--output", earlier)
+        assert f"{closed[0]} is a folder that you may not read" in line
+
+
+def test_an_output_of_too_long_a_name(checkpoint, texts, tmp_path, capsys):
+    for name in (238 * "n", 238 * "n" + "/small", "new/" + 119 * "é"):
+        line = fails(capsys, "prune", checkpoint, texts, "--output", tmp_path / name)
+        assert "can't be made: a name in it has more than 237 bytes" in line
+    succeeds("prune", checkpoint, texts, "--output", tmp_path / (237 * "n"), "--method", "kprune_plus_fast")
 
 
 def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, capsys):
