@@ -21,14 +21,16 @@ def reachable(name: str) -> Path:
     """Return a path that can be looked up, whether or not anything is there; `~` is the home folder.
 
     Raises:
-        UserError: a folder on the way may not be entered, a link leads to itself, a name is too long, or a user is unknown.
+        UserError: a folder on the way may not be entered, a link leads to itself, a name is too long or not in UTF-8, or a user is
+            unknown.
     """
     try:
+        name.encode()  # safetensors and tokenizers open files by names in UTF-8
         path = Path(name).expanduser()
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, RuntimeError, ValueError) as error:  # of `stat`, of `expanduser`, and of a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # of `stat`; of `expanduser`; of the encoding
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"{name} can't be reached ({reason}): check its spelling and permissions") from error
     return path

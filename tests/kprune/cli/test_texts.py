@@ -1,5 +1,6 @@
 """Files of texts: what is read of them, what can't be, and which are drawn."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,8 @@ def test_drawing(world):
 def test_home_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert path("~/small") == Path("/home/me/small")
+
+
+def test_paths_that_are_not_in_utf_8():
+    with pytest.raises(UserError, match="can't be reached .'utf-8' codec can't encode"):
+        path(os.fsdecode(b"small-\xe9"))
