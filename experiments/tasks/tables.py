@@ -56,7 +56,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         if found != 1:
             raise UserError(
                 f"{path} has {'no column' if not found else f'{found} columns'} {column}: it has "
-                f"{', '.join(frame.columns)}; set task.text and the other columns of the task"
+                f"{' '.join(', '.join(frame.columns).split())}; set task.text and the other columns of the task"
             )
     return frame.set_axis(range(1, len(frame) + 1))
 

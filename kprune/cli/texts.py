@@ -78,12 +78,12 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
         lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rows = [(line.strip(),) for line in lines if line.strip()]
     else:
-        asked = [column for column in (text_column, second_column) if column]
+        asked = [_name(column) for column in (text_column, second_column) if column]
         separated = kind in (".csv", ".tsv")
         table = list(_csv_rows(file, content, asked) if separated else _json_rows(file, content))
         if not table:
             raise UserError(f"{file} has a header and no rows: give a file with texts")
-        columns = _columns(file, table, text_column, second_column)
+        columns = _columns(file, table, asked)
         choices = len(columns) == 2 and any(isinstance(row.get(columns[1]), (list, dict)) for _, row in table)
         first, *second = columns
         read = _choices if choices else _second
@@ -127,7 +127,7 @@ def _csv_rows(file: Path, content: str, asked: Sequence[str]) -> Iterator[Row]:
     reader = csv_reader(content, separator)
     rows = (row for row in reader if not is_blank(row))
     try:
-        names = [name.strip() for name in next(rows, [])]
+        names = [_name(name) for name in next(rows, [])]
         if len(set(names)) < len(names):
             raise UserError(f"{file} has two columns of one name: its header is {', '.join(names)}")
         for values in rows:
@@ -150,23 +150,27 @@ def _json_rows(file: Path, content: str) -> Iterator[Row]:
         if isinstance(entry, str):
             yield number, {"text": entry}
         elif isinstance(entry, dict):
-            yield number, {name.strip(): value for name, value in entry.items()}
+            yield number, {_name(name): value for name, value in entry.items()}
         else:
             raise UserError(
                 f'{file}, row {number}, is a {type(entry).__name__}: give an object in each line, such as {{"text": "..."}}'
             )
 
 
-def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_column: str | None) -> tuple[str, ...]:
-    """Return the columns that were named, checked, or else the ones that are texts by name or content."""
+def _name(written: str) -> str:
+    """Return a column's name in one line, as messages are."""
+    return " ".join(filter(None, map(str.strip, written.splitlines())))
+
+
+def _columns(file: Path, table: Sequence[Row], asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that were asked for, checked, or else the ones that are texts by name or content."""
     present = list(dict.fromkeys(name for _, row in table for name in row))
     listed = ", ".join(present)
-    if text_column:
-        columns = tuple(name for name in (text_column, second_column) if name)
-        for column in columns:
-            if column not in present:
-                raise UserError(f"{file} has no column '{column}': it has {listed}")
-        return columns
+    for column in asked:
+        if column not in present:
+            raise UserError(f"{file} has no column '{column}': it has {listed}")
+    if asked:
+        return tuple(asked)
     of = {name.lower(): name for name in present}
     if together := next((columns for columns in TOGETHER if set(columns) <= set(of)), None):
         return tuple(of[column] for column in together)

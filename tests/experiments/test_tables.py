@@ -66,6 +66,7 @@ def test_the_rows_are_the_same(name, tmp_path, capsys):
     "name, content, message",
     [
         ("a.csv", b"text,label\nx,1\n", "no column sentence: it has text, label"),
+        ("a.csv", b'"text\nof it",label\nx,1\n', "no column sentence: it has text of it, label"),
         ("a.csv", b"sentence,label,sentence \nx,1,y\n", "2 columns sentence"),
         ("a.csv", b"sentence,label\n", "no rows"),
         ("a.csv", b"\n\n", "cannot be read"),
