@@ -61,6 +61,16 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def check_readable(folder: Path) -> None:
+    """Check that a folder, if there is one, lets one see and open what is in it.
+
+    Raises:
+        UserError: it does not.
+    """
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} is a folder that you may not read: change its permissions, or give another")
+
+
 def check_movable(folder: Path) -> None:
     """Check that `whole_folder` can put another folder in the place of this one, which need not be there.
 

@@ -1,13 +1,12 @@
 """A user's folders: a checkpoint by its config.json, and where a pruned model is to go. Needs no torch."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kprune.errors import UserError, one_line
-from kprune.files import check_movable
+from kprune.files import check_movable, check_readable
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.gguf")
 MODULES = "modules.json"
@@ -44,7 +43,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
             f"there is no folder {folder}: give one that save_pretrained wrote (hf download ID --local-dir FOLDER fetches a "
             f"model of the hub)"
         )
-    _check_readable(folder)
+    check_readable(folder)
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
@@ -67,11 +66,6 @@ def find_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, architecture, config)
 
 
-def _check_readable(folder: Path) -> None:
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{folder} is a folder that you may not read: change its permissions, or give another")
-
-
 def _weights(folder: Path) -> list[Path]:
     """Return the files of weights: safetensors if there are any."""
     found = ([file for file in folder.glob(pattern) if file.is_file()] for pattern in WEIGHTS)
@@ -86,8 +80,7 @@ def check_output(folder: Path, checkpoint: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: give a folder")
-    if folder.exists():
-        _check_readable(folder)
+    check_readable(folder)
     if folder.resolve() == checkpoint.resolve():
         raise UserError(f"--output {folder} is the checkpoint that is to be pruned: give another folder")
     try:
