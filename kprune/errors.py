@@ -1,11 +1,15 @@
 """The one exception that a user is meant to read, and how commands print it."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from io import TextIOWrapper
+from typing import ParamSpec, TextIO
 
 P = ParamSpec("P")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -22,13 +26,20 @@ class OutOfReach(UserError):
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
     """Make a function a command that returns its exit code: its own, 0 if it has none, 2 for a UserError, 130 if interrupted.
 
-    Each line of the error is printed after `error: `.
+    Each line of the error is printed after `error: `. If what it prints goes to a program that has ended, such as `head`, it ends
+    without a word, with 141 as a shell has it; if the disk is full, with 2. A character that the terminal does not have is printed as
+    Python escapes it.
     """
 
     @wraps(main)
     def run(*arguments: P.args, **settings: P.kwargs) -> int:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return main(*arguments, **settings) or 0
+            try:
+                return main(*arguments, **settings) or 0
+            finally:
+                sys.stdout.flush()  # while a failure can still be told
         except UserError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
@@ -36,8 +47,26 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            _discard(sys.stdout, sys.stderr)
+            return 141
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            _discard(sys.stdout)
+            print(
+                f"error: what is printed or saved can't be written ({error.strerror}): free the disk", file=sys.stderr
+            )
+            return 2
 
     return run
+
+
+def _discard(*streams: TextIO) -> None:
+    """Send what streams still hold nowhere: Python writes it when it ends, and would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
 
 
 def one_line(error: BaseException, length: int = 200) -> str:

@@ -13,6 +13,38 @@ from kprune.errors import UserError, one_line
 
 OTHER_FOLDER = "free the disk or give another folder"
 OTHER_CACHE = "free the disk or set KPRUNE_CACHE to a folder of your own"
+LONGEST_NAME = 255 - len(".-12345678-earlier")
+"""Bytes of a folder's name, beside what `whole_folder` adds to it."""
+
+
+def reachable(name: str) -> Path:
+    """Return a path that can be looked up, whether or not anything is there; `~` is the home folder.
+
+    Raises:
+        UserError: a user is unknown, or as of `check_reachable`.
+    """
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name} can't be reached ({one_line(error)}): check its spelling and permissions") from error
+    check_reachable(path)
+    return path
+
+
+def check_reachable(path: Path) -> None:
+    """Check that a path can be looked up, whether or not anything is there.
+
+    Raises:
+        UserError: a folder on the way may not be entered, a link leads to itself, or a name is too long or not in UTF-8.
+    """
+    try:
+        str(path).encode()  # safetensors and tokenizers open files by names in UTF-8
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # of `stat`; of the encoding
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"{path} can't be reached ({reason}): check its spelling and permissions") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object], remedy: str = OTHER_FOLDER) -> None:
@@ -40,39 +72,35 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-@contextmanager
-def reached(path: Path) -> Iterator[None]:
-    """Tell of a path that can't be looked at while the context is open.
+def check_readable(folder: Path) -> None:
+    """Check that a folder, if there is one, lets one see and open what is in it.
 
     Raises:
-        UserError: a folder on the way may not be entered, or a name is too long.
+        UserError: it does not, or as of `check_reachable`.
     """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} can't be reached ({error.strerror or one_line(error)}): give another") from error
+    check_reachable(folder)
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} is a folder that you may not read: change its permissions, or give another")
 
 
 def check_movable(folder: Path) -> None:
     """Check that `whole_folder` can put another folder in the place of this one, which need not be there.
 
     Raises:
-        UserError: the folder that it is in can't be written to, a disk is mounted at it, this process works in it, or it can't be
-            `reached`.
+        UserError: the folder that it is in can't be written to, a name is too long, a disk is mounted at it, this process works in
+            it, or as of `check_reachable`.
     """
-    with reached(folder):
-        _check_movable(folder)
-
-
-def _check_movable(folder: Path) -> None:
+    check_reachable(folder)
     place = Path(os.path.realpath(folder))
     if os.path.ismount(place):
         raise UserError(f"{folder} is a mount point, which can't be replaced: give a folder in it")
     if place.is_dir() and Path.cwd().is_relative_to(place):
         raise UserError(f"{folder} is or holds the working directory, which can't be replaced: give a folder in it")
-    there = next(parent for parent in place.parents if parent.exists())
+    there = next(parent for parent in place.parents if os.path.exists(parent))  # Path.exists raises if it may not look
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{folder} can't be made: {there} is no folder that you may write to; give another")
+    if max(len(os.fsencode(name)) for name in place.relative_to(there).parts) > LONGEST_NAME:
+        raise UserError(f"{folder} can't be made: a name in it has more than {LONGEST_NAME} bytes; give another")
 
 
 @contextmanager

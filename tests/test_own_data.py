@@ -11,6 +11,7 @@ from commands import ROOT, run_python
 from world import bad, environment, overrides, run
 
 from experiments.config.composing import explained, quoted
+from kprune.errors import UserError
 
 ODD = "odd, [x] {y} #z ~ =é'q (1)"
 
@@ -72,6 +73,15 @@ def test_a_home_folder_and_the_paths_of_a_sweep(tmp_path, monkeypatch):
         assert quoted(argument) == argument
 
 
+def test_a_path_that_can_not_be_reached_is_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in ("~nosuchuser/a.csv", tmp_path / "loop/a.csv", 256 * "n"):
+        with pytest.raises(UserError, match="can't be reached .*: check its spelling and permissions"):
+            quoted(f"task.train_file={path}")
+    many = ",".join(f"checkpoint-{number}" for number in range(30))  # longer than a name may be
+    assert quoted(f"model.checkpoint={many}", sweep=True) == f"model.checkpoint={many}"
+
+
 @pytest.mark.parametrize(
     "option, words",
     [
@@ -83,7 +93,6 @@ def test_a_home_folder_and_the_paths_of_a_sweep(tmp_path, monkeypatch):
 )
 def test_what_is_not_read_says_how_to_write_it(option, words, capsys):
     from experiments.config.cell import configured
-    from kprune.errors import UserError
 
     with pytest.raises(UserError) as error:
         configured(["task=docstrings", option])

@@ -1,5 +1,6 @@
 """A cell's config outside Hydra's own command line, and what its config files say by themselves."""
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from kprune.errors import UserError
+from kprune.files import reachable
 
 CONF = Path(__file__).parents[2] / "conf"
 PATHS = re.compile(
@@ -115,8 +117,8 @@ def quoted(argument: str, sweep: bool = False) -> str:
     name, _, value = argument.partition("=")
     if not PATHS.fullmatch(name) or value in ("", "null") or value[0] in "'\"" or "${" in value:
         return argument
-    whole = not sweep or Path(value).expanduser().exists()
-    paths = [str(Path(path).expanduser()) for path in ([value] if whole else value.split(","))]
+    whole = not sweep or os.path.exists(os.path.expanduser(value))
+    paths = [str(reachable(path)) for path in ([value] if whole else value.split(","))]
     return f"{name}=" + ",".join(f"'{_escaped(path)}'" if ODD.search(path) else path for path in paths)
 
 

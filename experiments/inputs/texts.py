@@ -1,12 +1,12 @@
 """Running texts: the documents of a data set of the hub, or of a file of one's own."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.inputs.hub import find_dataset, split_with_columns
 from kprune.errors import UserError, one_line
+from kprune.tables import json_rows
 
 SUFFIXES = (".txt", ".jsonl", ".json")
 
@@ -73,7 +73,7 @@ CALIBRATION = {
 
 
 def read_file(path: Path, option: str, lines: bool = False) -> Texts:
-    """Return the documents of a file: one of a .txt file, and one a line of a .jsonl or .json file, under `text`.
+    """Return the documents of a file: one of a .txt file, and one a line or entry of a .jsonl or .json file, under `text`.
 
     Args:
         option: that names the file, for messages.
@@ -85,11 +85,10 @@ def read_file(path: Path, option: str, lines: bool = False) -> Texts:
     check_file(path, option)
     try:
         content = path.read_text(encoding="utf-8-sig")
-        parts = content.split("\n")  # splitlines splits at characters that stand inside a text, too
         if path.suffix.lower() == ".txt":
-            documents = parts if lines else [content]
+            documents = content.split("\n") if lines else [content]  # splitlines splits inside a text, too
             return Texts(str(path), [document for document in documents if document.strip()])
-        rows = [json.loads(line) for line in parts if line.strip()]
+        rows = [entry for _, entry in json_rows(content)]
     except (OSError, ValueError) as error:
         raise UserError(f"{option}={path} cannot be read ({one_line(error)}): check its contents") from error
     for row, entry in enumerate(rows):

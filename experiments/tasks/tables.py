@@ -1,9 +1,7 @@
 """Tables in files of one's own: CSV with any separator, JSON lines or an array, parquet, in whatever encoding they are."""
 
 import codecs
-import csv
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from kprune.errors import UserError, one_line
+from kprune.tables import json_rows, separator_of
 
-SEPARATORS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
@@ -58,7 +56,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         if found != 1:
             raise UserError(
                 f"{path} has {'no column' if not found else f'{found} columns'} {column}: it has "
-                f"{', '.join(frame.columns)}; set task.text and the other columns of the task"
+                f"{' '.join(', '.join(frame.columns).split())}; set task.text and the other columns of the task"
             )
     return frame.set_axis(range(1, len(frame) + 1))
 
@@ -91,41 +89,23 @@ def read_json(text: str) -> pd.DataFrame:
     """Read an array of objects, or one object a line. (pandas' own reader turns columns with certain names into dates.)
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or as of `json_rows`.
     """
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = [_parsed(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for number, row in enumerate(rows, 1):
+    rows = json_rows(text)
+    for number, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is {str(row)[:40]!r}, not an object with the columns' names")
-    return pd.DataFrame(rows)
-
-
-def _parsed(number: int, line: str) -> Any:
-    """Return the object in a line; the line's number comes in what a fault is called."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
+    return pd.DataFrame([row for _, row in rows])
 
 
 def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read all columns as text, so that "NA" stays a word and the label "01" a name.
 
-    The separator is the one that finds the most of `columns` in the header; of equals, the one that makes the most of it.
+    Raises:
+        ValueError: its columns can't be told apart, or a row has more entries than the header.
     """
-    header = next((line for line in io.StringIO(text) if line.strip()), "")
-
-    def fields(separator: str) -> list[str]:
-        return next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-
-    def finds(separator: str) -> tuple[int, int]:
-        names = [name.strip() for name in fields(separator)]
-        return sum(column in names for column in columns), len(names)
-
-    separator = max(SEPARATORS, key=finds)
+    separator = separator_of(text, columns) or ","
+    header = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
     with warnings.catch_warnings(
         action="error", category=pd.errors.ParserWarning
     ):  # a row with more entries than names

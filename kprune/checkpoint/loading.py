@@ -17,7 +17,7 @@ from kprune.checkpoint import format_1
 from kprune.checkpoint.classes import auto_map, check_units, pruned_entries, stock_config
 from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.errors import UserError, one_line
-from kprune.files import reached
+from kprune.files import check_readable
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
 from kprune.models.modeling_kprune import PREFIX, pruned_class
@@ -48,12 +48,12 @@ def load(folder: str | Path) -> Model:
     generation_config.json are read. Sizes in the config are compared with the weights' before either is built or read.
 
     Raises:
-        UserError: a file is missing, damaged or can't be `reached`, the config is not as kprune writes it, or its widths are not
-            those of the weights.
+        UserError: a file is missing or damaged, the folder may not be read, the config is not as kprune writes it, or its widths
+            are not those of the weights.
     """
     folder = Path(folder)
-    with reached(folder):
-        _check_files(folder)
+    check_readable(folder)
+    _check_files(folder)
     values = _read_json(folder / CONFIG)
     stock = _stock_class_of(folder, values)
     try:

@@ -14,7 +14,7 @@ from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_g
 from kprune.checkpoint.onnx import export_onnx, require_onnx
 from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
-from kprune.files import check_movable, reached, whole_folder
+from kprune.files import check_movable, check_readable, whole_folder
 from kprune.plan import Plan
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
@@ -152,9 +152,9 @@ def check_replaceable(folder: Path) -> None:
         UserError: it holds something else, or as of `check_movable`.
     """
     check_movable(folder)
-    with reached(folder):
-        if not folder.is_dir() or not any(folder.iterdir()):
-            return
+    check_readable(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         ours = any(entry in config for entry in ("kprune", DENSE, UNIFORM, "kprune_format"))

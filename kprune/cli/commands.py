@@ -43,10 +43,11 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     check_format(options.format or "pruned", options.onnx)
     check_replaceable(options.output)
     device = started(options)
-    dense, tokenizer = load_model(checkpoint, device), load_tokenizer(checkpoint)
+    dense = load_model(checkpoint, device)
+    tokenizer = load_tokenizer(checkpoint, dense)
     check_kind(dense, options.format or "pruned", tokenizer)
     objective = comparison.objective_for(dense, options.task)
-    examples, unseen = held_out(drawn(options, texts, dense, objective, tokenizer), options.tokens)
+    examples, unseen = held_out(drawn(options, texts, [dense], objective, tokenizer), options.tokens)
     words = vocabulary_texts(options, texts, examples)
     vocabulary = None if words is None else vocabulary_of(dense, tokenizer, words)
     say(f"{described(texts)}; pruning {checkpoint.folder} on {counted(examples)}")
@@ -66,8 +67,8 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     theirs = spelled = None
     if words is not None and vocabulary is not None:
         outcome = kprune.prune_vocabulary(whole, words, tokenizer)
-        theirs = respelled(options, dense, unseen, vocabulary.tokenizer)
-        ours = respelled(options, dense, unseen, tokenizer)  # without masks, if there are any
+        theirs = respelled(options, [dense], unseen, vocabulary.tokenizer)
+        ours = respelled(options, [dense], unseen, tokenizer)  # without masks, if there are any
         spelled = Spelling.of(ids(ours), ids(theirs), vocabulary.kept)
         outcome.details["vocabulary"] |= vars(spelled)
     if not options.onnx:  # runtimes have few operators in half precision
@@ -111,7 +112,8 @@ def vocabulary(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint
         UserError: something that was given can't be used; nothing is written then.
     """
     check_replaceable(options.output)
-    dense, tokenizer = load_model(checkpoint, pick_device("cpu")), load_tokenizer(checkpoint)
+    dense = load_model(checkpoint, pick_device("cpu"))
+    tokenizer = load_tokenizer(checkpoint, dense)
     words = list(dict.fromkeys(text for row in texts.rows for text in row))
     say(f"{described(texts)}; cutting the vocabulary of {checkpoint.folder}")
     outcome = kprune.prune_vocabulary(dense, words, tokenizer)
@@ -150,12 +152,12 @@ def ids(examples: Sequence[Example]) -> list[list[int]]:
 
 
 def respelled(
-    options: argparse.Namespace, model: PreTrainedModel, examples: Sequence[Example], tokenizer: Any
+    options: argparse.Namespace, models: Sequence[PreTrainedModel], examples: Sequence[Example], tokenizer: Any
 ) -> list[Example]:
-    """Return the texts of examples as another tokenizer has them."""
-    rows, choices = [example["texts"] for example in examples], reads_choices(model)
-    length = cut_at(options.max_length, longest_input(model), tokenizer, len(rows[0]) >= 2)
-    return tokenised(rows, tokenizer, needs_token_types(model), length, choices)
+    """Return the texts of examples as another tokenizer has them; models as `drawn` has them."""
+    rows, choices = [example["texts"] for example in examples], reads_choices(models[0])
+    length = cut_at(options.max_length, min(map(longest_input, models)), tokenizer, len(rows[0]) >= 2)
+    return tokenised(rows, tokenizer, needs_token_types(models[0]), length, choices)
 
 
 def tokens_lines(outcome: kprune.Pruned) -> list[comparison.Line]:
@@ -176,10 +178,11 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     dense, pruned = load_model(first, device), load_model(second, device)
     objective = comparison.objective_for(dense, options.task)
     comparison.check_alike(dense, pruned, objective)
-    tokenizer = load_tokenizer(first)
-    examples, theirs = drawn(options, texts, dense, objective, tokenizer), None
+    tokenizer = load_tokenizer(first, dense)
+    models, theirs = [dense, pruned], None
+    examples = drawn(options, texts, models, objective, tokenizer)
     if dense.config.vocab_size != pruned.config.vocab_size:
-        theirs = respelled(options, dense, examples, load_tokenizer(second))
+        theirs = respelled(options, models, examples, load_tokenizer(second, pruned))
     say(f"{described(texts)}; comparing {second.folder} with {first.folder} on {counted(examples)}")
     distance = comparison.distance(dense, pruned, objective, examples, theirs)
     latency = measured(dense, pruned)
@@ -227,9 +230,12 @@ def started(options: argparse.Namespace) -> torch.device:
 
 
 def drawn(
-    options: argparse.Namespace, texts: Texts, model: PreTrainedModel, objective: Objective, tokenizer: Any
+    options: argparse.Namespace, texts: Texts, models: Sequence[PreTrainedModel], objective: Objective, tokenizer: Any
 ) -> list[Example]:
     """Return tokenised texts, drawn until the budget of tokens is full; without those in which there is nothing to mask.
+
+    Args:
+        models: those that read them; a text is cut at what each of them reads.
 
     Raises:
         UserError: the model answers questions and the texts are no pairs, it chooses and they have no choices, the model is
@@ -239,8 +245,8 @@ def drawn(
     check_columns(texts, objective)
     if objective.reads_labels:
         check_mask_token(tokenizer)
-    length = cut_at(options.max_length, longest_input(model), tokenizer, len(texts.columns) == 2)
-    examples = draw(texts, tokenizer, needs_token_types(model), length, options.tokens, options.seed)
+    length = cut_at(options.max_length, min(map(longest_input, models)), tokenizer, len(texts.columns) == 2)
+    examples = draw(texts, tokenizer, needs_token_types(models[0]), length, options.tokens, options.seed)
     if not examples:
         raise UserError(f"the tokenizer makes no token of any text in {texts.file}: check file and tokenizer")
     return with_masks(examples, tokenizer, texts) if objective.reads_labels else examples

@@ -14,7 +14,7 @@ from kprune.checks import check_padding, reads_padding
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.models.view import longest_input, model_inputs, on_device, padding_of
+from kprune.models.view import longest_input, model_inputs, needs_token_types, on_device, padding_of
 from kprune.objectives import (
     CausalLM,
     Classification,
@@ -89,22 +89,30 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
     """Check that two models predict the same thing of the same texts.
 
     Raises:
-        UserError: their heads or outputs differ, or their vocabularies and the head answers for tokens; or their padding tokens in
-            the same vocabulary, and the head goes by it.
+        UserError: their heads, outputs or token types differ, or their vocabularies and the head answers for tokens; or their padding
+            tokens in the same vocabulary, and the head goes by it; or a weight is no number.
     """
     kinds = [auto_class_of(model) for model in (dense, pruned)]
     if kinds[0] != kinds[1]:
         raise UserError(f"one is an {kinds[0]}, the other an {kinds[1]}: compare two of one kind")
     entries = ["num_labels", *([] if answers_once(objective) else ["vocab_size"])]
+    entries += ["hidden_size"] if isinstance(objective, Embedding) else []
+    entries += ["type_vocab_size"] if needs_token_types(dense) else []
     if reads_padding(dense, objective):
         check_padding(dense, objective)
         check_padding(pruned, objective)
         if dense.config.vocab_size == pruned.config.vocab_size:
             entries.append("pad_token_id")
     for entry in entries:
-        ours, theirs = (getattr(model.config, entry) for model in (dense, pruned))
+        ours, theirs = (getattr(model.config, entry, None) for model in (dense, pruned))
         if ours != theirs:
             raise UserError(f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin")
+    for place, model in (("first", dense), ("second", pruned)):
+        for name, weight in model.named_parameters():
+            if not weight.isfinite().all():
+                raise UserError(
+                    f"the {place} model's {name} has values that are NaN or infinite: it is damaged, give another"
+                )
 
 
 @torch.inference_mode()

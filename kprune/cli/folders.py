@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kprune.errors import UserError, one_line
-from kprune.files import check_movable
+from kprune.files import check_movable, check_readable
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.gguf")
 MODULES = "modules.json"
@@ -36,13 +36,14 @@ def find_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in a folder; nothing but its config.json is read.
 
     Raises:
-        UserError: there is no such folder, or it holds no checkpoint of transformers.
+        UserError: there is no such folder, it may not be read, or it holds no checkpoint of transformers.
     """
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}: give one that save_pretrained wrote (hf download ID --local-dir FOLDER fetches a "
             f"model of the hub)"
         )
+    check_readable(folder)
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
@@ -75,10 +76,11 @@ def check_output(folder: Path, checkpoint: Path) -> None:
     """Check that a folder can be made or replaced; `kprune.checkpoint.check_replaceable` looks into it.
 
     Raises:
-        UserError: it is a file or the checkpoint's own, or as of `check_movable`.
+        UserError: it is a file or the checkpoint's own, or may not be read; or as of `check_movable`.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: give a folder")
+    check_readable(folder)
     if folder.resolve() == checkpoint.resolve():
         raise UserError(f"--output {folder} is the checkpoint that is to be pruned: give another folder")
     try:

@@ -75,11 +75,11 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
     return model.to(device).eval()
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Return the tokenizer beside the model.
+def load_tokenizer(checkpoint: Checkpoint, model: PreTrainedModel) -> Any:
+    """Return the tokenizer beside a checkpoint's model.
 
     Raises:
-        UserError: there is none, or it does not load.
+        UserError: there is none, it does not load, or it has a token for which the model has no embedding.
     """
     folder = checkpoint.folder
     # Without its files, transformers makes up a tokenizer that knows no word.
@@ -87,6 +87,17 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         raise UserError(f"{folder} has no tokenizer: save it there, too (tokenizer.save_pretrained)")
     try:
         with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
     except Exception as error:  # as above
         raise UserError(f"the tokenizer in {folder} does not load ({one_line(error, 300)}): save it again") from error
+    embeddings: Any = model.get_input_embeddings()
+    rows = len(embeddings.weight)
+    token, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if number >= rows:
+        raise UserError(
+            f"the tokenizer in {folder} has {token!r} as token {number}, and the model has {rows:,} embeddings, counted from 0: save "
+            "the model's own tokenizer there, or give the model a row for each token (model.resize_token_embeddings(len(tokenizer)))"
+        )
+    return tokenizer

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from kprune.errors import UserError
+from kprune.files import reachable
 from kprune.target import Target
 
 TOKENS = 100_000
+THREADS = 1024
+"""At most."""
 METHOD = "kprune_plus"
 FLOPS_REDUCTION = 0.8
 CALIBRATION = "calibration"
@@ -219,7 +222,7 @@ def _add_running(parser: argparse.ArgumentParser, tokens: str) -> argparse._Argu
     group.add_argument(
         "--device", default="auto", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)"
     )
-    group.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: torch's choice)")
+    group.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: torch's choice)")
     return group
 
 
@@ -234,8 +237,8 @@ def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], boo
 
 
 def path(text: str) -> Path:
-    """Return a path; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
-    return Path(text).expanduser()
+    """Return a path that can be reached; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
+    return reachable(text)
 
 
 def vocabulary(text: str) -> Path | str:
@@ -266,8 +269,13 @@ def zeros(text: str) -> float | str:
 
 
 def count(text: str) -> int:
-    """Return a whole number above 0."""
-    return int(_number(text, int, lambda value: value >= 1, "a whole number above 0"))
+    """Return a whole number above 0 that torch can have, in 64 bits."""
+    return int(_number(text, int, lambda value: 1 <= value < 2**63, "a whole number above 0 and below 2^63"))
+
+
+def threads(text: str) -> int:
+    """Return a number of threads; of many more, torch ends the process."""
+    return int(_number(text, int, lambda value: 1 <= value <= THREADS, f"a whole number from 1 to {THREADS:,}"))
 
 
 def whole(text: str) -> int:

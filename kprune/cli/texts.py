@@ -2,15 +2,13 @@
 
 import codecs
 import csv
-import io
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kprune.errors import UserError
+from kprune.tables import csv_reader, is_blank, json_rows, separator_of
 
 Row = tuple[int, Mapping[str, Any]]
 """The number of a row's line in its file, and its entries by column."""
@@ -80,10 +78,12 @@ def read_texts(file: Path, text_column: str | None = None, second_column: str | 
         lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rows = [(line.strip(),) for line in lines if line.strip()]
     else:
-        table = list(_csv_rows(file, content, kind) if kind in (".csv", ".tsv") else _json_rows(file, content))
+        asked = [_name(column) for column in (text_column, second_column) if column]
+        separated = kind in (".csv", ".tsv")
+        table = list(_csv_rows(file, content, asked) if separated else _json_rows(file, content))
         if not table:
             raise UserError(f"{file} has a header and no rows: give a file with texts")
-        columns = _columns(file, table, text_column, second_column)
+        columns = _columns(file, table, asked)
         choices = len(columns) == 2 and any(isinstance(row.get(columns[1]), (list, dict)) for _, row in table)
         first, *second = columns
         read = _choices if choices else _second
@@ -119,65 +119,58 @@ def decoded(file: Path) -> str:
     return text
 
 
-def _csv_rows(file: Path, content: str, kind: str) -> Iterator[Row]:
-    header = content.lstrip().split("\n", 1)[0]
-    # Spreadsheets of many countries write semicolons.
-    delimiter = "\t" if kind == ".tsv" else next((sign for sign in ",;\t" if sign in header), ",")
-    csv.field_size_limit(sys.maxsize)  # a text may be long: the standard limit is 131,072 characters
-    reader = csv.reader(io.StringIO(content.lstrip("\r\n"), newline=""), delimiter=delimiter, strict=True)
+def _csv_rows(file: Path, content: str, asked: Sequence[str]) -> Iterator[Row]:
     try:
-        names = [name.strip() for name in next(reader)]
+        separator = separator_of(content, asked) or ("\t" if file.suffix.lower() == ".tsv" else ",")
+    except ValueError as error:
+        raise UserError(f"{file} can't be split into columns ({error}): mend its header") from error
+    reader = csv_reader(content, separator)
+    rows = (row for row in reader if not is_blank(row))
+    try:
+        names = [_name(name) for name in next(rows, [])]
         if len(set(names)) < len(names):
             raise UserError(f"{file} has two columns of one name: its header is {', '.join(names)}")
-        for values in reader:
+        for values in rows:
             if len(values) > len(names):
                 raise UserError(
                     f"{file}, line {reader.line_num}, has {len(values)} entries, the header {len(names)}: put texts that "
-                    f"contain '{delimiter}' in double quotes"
+                    f"contain '{separator}' in double quotes"
                 )
-            if values:
-                yield reader.line_num, dict(zip(names, values, strict=False))
+            yield reader.line_num, dict(zip(names, values, strict=False))
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}, is not CSV ({error}): mend its quotes") from error
 
 
 def _json_rows(file: Path, content: str) -> Iterator[Row]:
-    if content.lstrip().startswith("["):
-        entries: list[tuple[int, Any]] = list(enumerate(_parsed(file, 1, content), 1))
-    else:
-        lines = enumerate(content.split("\n"), 1)
-        entries = [(number, _parsed(file, number, line)) for number, line in lines if line.strip()]
+    try:
+        entries = json_rows(content)
+    except ValueError as error:
+        raise UserError(f"{file}, {error}") from error
     for number, entry in entries:
         if isinstance(entry, str):
             yield number, {"text": entry}
         elif isinstance(entry, dict):
-            yield number, {name.strip(): value for name, value in entry.items()}
+            yield number, {_name(name): value for name, value in entry.items()}
         else:
             raise UserError(
                 f'{file}, row {number}, is a {type(entry).__name__}: give an object in each line, such as {{"text": "..."}}'
             )
 
 
-def _parsed(file: Path, number: int, content: str) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        line = number + getattr(error, "lineno", 1) - 1
-        other = "nested too deep" if isinstance(error, RecursionError) else "a number of too many digits"
-        reason = getattr(error, "msg", other)
-        raise UserError(f"{file}, line {line}, is not JSON ({reason}): give an object in each line") from error
+def _name(written: str) -> str:
+    """Return a column's name in one line, as messages are."""
+    return " ".join(filter(None, map(str.strip, written.splitlines())))
 
 
-def _columns(file: Path, table: Sequence[Row], text_column: str | None, second_column: str | None) -> tuple[str, ...]:
-    """Return the columns that were named, checked, or else the ones that are texts by name or content."""
+def _columns(file: Path, table: Sequence[Row], asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that were asked for, checked, or else the ones that are texts by name or content."""
     present = list(dict.fromkeys(name for _, row in table for name in row))
     listed = ", ".join(present)
-    if text_column:
-        columns = tuple(name for name in (text_column, second_column) if name)
-        for column in columns:
-            if column not in present:
-                raise UserError(f"{file} has no column '{column}': it has {listed}")
-        return columns
+    for column in asked:
+        if column not in present:
+            raise UserError(f"{file} has no column '{column}': it has {listed}")
+    if asked:
+        return tuple(asked)
     of = {name.lower(): name for name in present}
     if together := next((columns for columns in TOGETHER if set(columns) <= set(of)), None):
         return tuple(of[column] for column in together)

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -153,6 +154,12 @@ def test_damaged_and_missing_files_are_refused(folder):
     refused(folder, StubTask(), "config.json is damaged")
     (folder / "config.json").unlink()
     refused(folder, StubTask(), "no config.json")
+
+
+def test_a_folder_that_may_not_be_read_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: place != folder)
+    with pytest.raises(UserError, match="is a folder that you may not read: change its permissions"):
+        find_checkpoint(StubTask(), "bert", "none", str(folder))
 
 
 def test_a_pretrained_encoder_gets_the_tasks_head(tmp_path):

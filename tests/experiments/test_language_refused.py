@@ -71,6 +71,7 @@ def test_texts_shorter_than_a_window(language_world, tmp_path):
         ("empty.txt", "  \n", "has no texts"),
         ("empty.jsonl", "", "has no texts"),
         ("half.jsonl", '{"text": ', "cannot be read"),
+        ("character.jsonl", '{"text": "\\ud83d"}', "cannot be read .row 1, has half a character"),
         ("other.jsonl", '{"body": "a"}', "row 0 has no text"),
         ("number.jsonl", '{"text": 3}', "row 0: 3 is no text"),
     ],

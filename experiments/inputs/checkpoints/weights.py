@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kprune.errors import UserError, one_line
+from kprune.files import check_readable
 from kprune.objectives import auto_class_for
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -27,8 +28,9 @@ def weight_files(folder: Path) -> list[Path]:
     """Return model.safetensors, or the shards its index names.
 
     Raises:
-        UserError: there are none, or only pickled ones.
+        UserError: there are none, or only pickled ones, or the folder may not be read.
     """
+    check_readable(folder)
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():

@@ -86,6 +86,19 @@ def test_compare_measures_what_it_says(checkpoint, texts, tmp_path, capsys):
     assert abs(number(out, r"dense model: (-?[\d.e-]+) nats")) < 1e-6 and "the same for 100.0 %" in out
 
 
+def test_compare_cuts_texts_at_what_both_models_read(checkpoint, texts, tmp_path, capsys):
+    short = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, max_position_embeddings=8, ignore_mismatched_sizes=True
+    )
+    short.save_pretrained(tmp_path / "short")
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "short")
+    tokens = sum(min(len(text.split()), 8) for text in SENTENCES)
+    for pair in ((checkpoint, tmp_path / "short"), (tmp_path / "short", checkpoint)):
+        succeeds("compare", *pair, texts)
+        assert f"mean over 80 texts ({tokens} tokens)" in capsys.readouterr().out
+    assert "give at most 8" in fails(capsys, "compare", checkpoint, tmp_path / "short", texts, "--max-length", 9)
+
+
 @pytest.mark.parametrize("head, shown", [("regression", "squared difference"), ("span", "nats")])
 def test_heads_without_classes(world, tmp_path, capsys, head, shown):
     folder = with_head(world, tmp_path / "checkpoint", head)

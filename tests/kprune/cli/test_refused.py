@@ -1,5 +1,6 @@
 """Options, checkpoints and outputs that can't be used: one line, and nothing is written."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import edited, fails, with_head
+from command_line import edited, fails, succeeds, with_head
 from safetensors.torch import load_file, save_file
 from tiny import SHAPE
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from kprune.cli import main
 
@@ -32,7 +33,9 @@ ROOT = Path(__file__).parents[3]
         (["--tokens", "1e5"], "--tokens: 1e5 is not a whole number above 0"),
         (["--tokens", "1"], "within --tokens 1 is too few"),
         (["--seed", "-1"], "--seed: -1 is not a whole number, 0 or above"),
-        (["--threads", "0"], "--threads: 0 is not a whole number above 0"),
+        (["--threads", "0"], "--threads: 0 is not a whole number from 1 to 1,024"),
+        (["--threads", "99999999999"], "--threads: 99999999999 is not a whole number from 1 to 1,024"),
+        (["--grain", 20 * "9"], f"--grain: {20 * '9'} is not a whole number above 0 and below 2^63"),
         (["--max-length", "65"], "--max-length 65 is more than the model reads: give at most 64"),
         (["--format", "small"], "--format: invalid choice: 'small'"),
         (["--method", "nonsense"], "'nonsense'"),
@@ -69,6 +72,12 @@ def without_tokenizer(folder: Path):
         file.unlink()
 
 
+def with_another_token(folder: Path):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["zzz"])
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
@@ -76,6 +85,7 @@ def without_tokenizer(folder: Path):
         (without("config.json"), "has no config.json"),
         (without("model.safetensors"), "has no weights"),
         (without_tokenizer, "has no tokenizer"),
+        (with_another_token, "has 'zzz' as token 99, and the model has 99 embeddings"),
         (without_head, "has no weights of classifier.bias"),
         (
             edited(num_hidden_layers=1),
@@ -135,6 +145,49 @@ def test_an_output_that_can_not_be_replaced(checkpoint, texts, tmp_path, capsys,
     assert Path.cwd() == here / "inner"
 
 
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("locked/x", "locked/x can't be reached (Permission denied): check its spelling and permissions"),
+        ("loop", "loop can't be reached (Too many levels of symbolic links)"),
+        ("loop/x", "loop/x can't be reached (Too many levels of symbolic links)"),
+        (256 * "n", "can't be reached (File name too long)"),
+        ("~nosuchuser/x", "~nosuchuser/x can't be reached (Could not determine home directory.)"),
+    ],
+)
+def test_paths_that_can_not_be_reached(checkpoint, texts, tmp_path, capsys, monkeypatch, name, words, place):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    find = os.stat
+
+    def locked(path, *arguments, **settings):  # root, whom tests may run as, may enter any folder
+        if "locked" in Path(path).parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return find(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "stat", locked)
+    given = [checkpoint, texts, tmp_path / "small"]
+    given[place] = name if name[0] == "~" else tmp_path / name
+    assert words in fails(capsys, "prune", *given[:2], "--output", given[2])
+    assert not (tmp_path / "small").exists()
+
+
+def test_folders_that_may_not_be_read(checkpoint, texts, tmp_path, capsys, monkeypatch):
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) not in closed)
+    for closed in ([checkpoint], [earlier]):
+        line = fails(capsys, "prune", checkpoint, texts, "--output", earlier)
+        assert f"{closed[0]} is a folder that you may not read" in line
+
+
+def test_an_output_of_too_long_a_name(checkpoint, texts, tmp_path, capsys):
+    for name in (238 * "n", 238 * "n" + "/small", "new/" + 119 * "é"):
+        line = fails(capsys, "prune", checkpoint, texts, "--output", tmp_path / name)
+        assert "can't be made: a name in it has more than 237 bytes" in line
+    succeeds("prune", checkpoint, texts, "--output", tmp_path / (237 * "n"), "--method", "kprune_plus_fast")
+
+
 def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, capsys):
     span = with_head(world, tmp_path / "span", "span")
     assert "one is an AutoModelForSequenceClassification, the other an AutoModelForQuestionAnswering" in fails(
@@ -144,6 +197,24 @@ def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, cap
     other.save_pretrained(tmp_path / "other")
     assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
     assert "has no pairs" in fails(capsys, "compare", span, span, texts)
+
+
+def test_bare_encoders_of_other_shapes_and_weights_that_are_no_numbers(world, texts, tmp_path, capsys):
+    def saved(**entries):
+        model = AutoModel.from_config(AutoConfig.for_model("bert", **SHAPE | entries))
+        folder = tmp_path / "-".join(["bert", *entries])
+        model.save_pretrained(folder), AutoTokenizer.from_pretrained(world / "checkpoint").save_pretrained(folder)
+        return folder
+
+    dense = saved()
+    for entry, ours, theirs in (("hidden_size", 32, 16), ("type_vocab_size", 2, 1)):
+        line = fails(capsys, "compare", dense, saved(**{entry: theirs}), texts)
+        assert f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin" in line
+    weights = load_file(dense / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"][3] = float("nan")
+    save_file(weights, dense / "model.safetensors", metadata={"format": "pt"})
+    line = fails(capsys, "compare", saved(initializer_range=0.2), dense, texts)
+    assert "the second model's encoder.layer.1.output.dense.bias has values that are NaN or infinite" in line
 
 
 def test_classifiers_that_find_the_last_token_by_another_padding(world, texts, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Files of texts: what is read of them, what can't be, and which are drawn."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,28 @@ READ = {
     "quotes": ("a.csv", b'text,label\n"a, ""b""\nc",1\n', {}, [('a, "b"\nc',)]),
     "semicolons": ("a.csv", b"text;label\none, two;1\n", {}, [("one, two",)]),
     "tabs": ("a.tsv", b"text\tlabel\none\t1\n", {}, [("one",)]),
+    "vertical bars": ("a.csv", b"text|label\none, two|1\nthree|2\n", {}, [("one, two",), ("three",)]),
+    "semicolons, and a comma in a name": ("a.csv", b"text;label,kind\none;1\n", {}, [("one",)]),
+    "semicolons, and a comma in a quoted name": ("a.csv", b'text;"label, kind"\none;1\n', {}, [("one",)]),
+    "tabs, and a comma in a name": ("a.tsv", b"text\tlabel, kind\none\t1\n", {}, [("one",)]),
+    "commas in a file for tabs": ("a.tsv", b"text,label\none,1\n", {}, [("one",)]),
+    "a separator by the column that is asked for": (
+        "a.csv",
+        b"body;label,kind\none, two;1\n",
+        {"text_column": "body"},
+        [("one, two",)],
+    ),
+    "carriage returns alone": ("a.csv", b"text;label\rone, two;1\rthree;2\r", {}, [("one, two",), ("three",)]),
+    "blank lines before the header": ("a.csv", b" \n\n  \ntext\none\n", {}, [("one",)]),
+    "rows of separators alone": ("a.csv", b"text,label\n,,\none,1\n , \n", {}, [("one",)]),
     "blanks in the header": ("a.csv", b" sentence , label\none,1\n", {}, [("one",)]),
     "a column that is asked for": ("a.csv", b"text,other\none,two\n", {"text_column": "other"}, [("two",)]),
+    "a column of a name of two lines": ("a.csv", b'"a\nb",c\nx,y\n', {"text_column": "a\nb"}, [("x",)]),
     "pairs": ("a.csv", b"a,b\none,two\nthree,\n", {"text_column": "b", "second_column": "a"}, [("two", "one")]),
     "a short row": ("a.csv", b"label,text\n1\n2,two\n", {}, [("two",)]),
     "a long text": ("a.csv", b"text\n" + b"x" * 200_000, {}, [("x" * 200_000,)]),
     "json lines": ("a.jsonl", b'{"text": "one", "n": 1}\n\n{"n": 2, "text": null}\n', {}, [("one",)]),
+    "a character of two escapes": ("a.jsonl", b'{"text": "\\ud83d\\ude00"}', {}, [("\U0001f600",)]),
     "json strings": ("a.jsonl", b'"one"\n"two"', {}, [("one",), ("two",)]),
     "a json list": ("a.json", b'[{"body": "one"},\n {"body": "two"}]', {}, [("one",), ("two",)]),
     "question and choices": (
@@ -73,12 +90,33 @@ UNREADABLE = {
     "several named columns": ("a.csv", b"text,review\nx,y\n", {}, "has 2 columns that may be the texts"),
     "numbers alone": ("a.csv", b"a,b\n1,2\n", {}, "has no columns that may be the texts"),
     "an empty column": ("a.csv", b"text,b\n,2\n", {}, "no text in column text"),
+    "a name of two lines": ("a.csv", b'"a\nb",c\nx,y\n', {}, "; it has a b, c$"),
+    "a name of two lines in json": (
+        "a.jsonl",
+        b'{"a\\r\\nb": "x", "c": "y"}',
+        {"text_column": "d\ne"},
+        "no column 'd e': it has a b, c",
+    ),
     "twice the same column": ("a.csv", b"text,text\na,b\n", {}, "two columns of one name"),
     "a comma without quotes": ("a.csv", b"text,label\na, b,1\n", {}, "line 2, has 3 entries, the header 2"),
+    "two separators": ("a.csv", b"text;label,kind\na, b;1\n", {}, "',' and ';' may separate its columns"),
+    "a separator of the header alone": ("a.csv", b"text,label\none^1\ntwo^2\n", {}, "every row has fewer entries"),
     "an open quote": ("a.csv", b'text\n"a\nb\n', {}, "is not CSV"),
     "too deep": ("a.jsonl", b"[" * 200_000, {}, r"line 1, is not JSON \(nested too deep\)"),
-    "too many digits": ("a.jsonl", b'{"text": %s}' % (b"1" * 5000), {}, r"not JSON \(a number of too many digits\)"),
     "not json": ("a.jsonl", b'{"text": "one"}\n{"text"\n', {}, "line 2, is not JSON"),
+    "half a character": (
+        "a.jsonl",
+        b'{"text": "\\ud83d\\ude00"}\n\n{"text": "one \\uD83d"}',
+        {},
+        r"row 3, has half a character, .ud83d: mend it or remove the row",
+    ),
+    "half a character in a choice": (
+        "a.json",
+        b'[{"question": "q", "choices": ["\\ude00", "b"]}]',
+        {},
+        "row 1, has half a character",
+    ),
+    "a number of 5000 digits": ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", {}, "line 1, is not JSON .*integer"),
     "json numbers": ("a.jsonl", b"1\n", {}, "row 1, is a int"),
     "a list for a text": ("a.jsonl", b'{"text": ["a"]}', {}, "column text holds a list"),
     "one choice": ("a.jsonl", b'{"question": "q", "choices": ["a"]}', {}, "row 1, has 1 choice: give two"),
@@ -132,3 +170,8 @@ def test_drawing(world):
 def test_home_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert path("~/small") == Path("/home/me/small")
+
+
+def test_paths_that_are_not_in_utf_8():
+    with pytest.raises(UserError, match="can't be reached .'utf-8' codec can't encode"):
+        path(os.fsdecode(b"small-\xe9"))
