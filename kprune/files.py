@@ -18,7 +18,9 @@ LONGEST_NAME = 255 - len(".-12345678-earlier")
 
 
 def reachable(name: str) -> Path:
-    """Return a path that can be looked up, whether or not anything is there; `~` is the home folder.
+    """Return a path that can be looked up, whether or not anything is there.
+
+    `~` is the home folder, where the shell leaves it as it is, too (--output=~/small).
 
     Raises:
         UserError: a folder on the way may not be entered, a link leads to itself, a name is too long or not in UTF-8, or a user is
