@@ -18,7 +18,9 @@ LONGEST_NAME = 255 - len(".-12345678-earlier")
 
 
 def reachable(name: str) -> Path:
-    """Return a path that can be looked up, whether or not anything is there; `~` is the home folder.
+    """Return a path that can be looked up, whether or not anything is there.
+
+    `~` is the home folder, where the shell leaves it as it is, too (--output=~/small).
 
     Raises:
         UserError: a user is unknown, or as of `check_reachable`.

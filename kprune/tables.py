@@ -45,7 +45,7 @@ def separator_of(content: str, columns: Sequence[str] = ()) -> str | None:
         raise ValueError(f"every row has fewer entries than the header, {len(header)}, by the separator {best!r}")
     equals = [sign for sign in ranks if ranks[sign] == ranks[best]]
     if rows and len(equals) > 1:
-        raise ValueError(f"{' and '.join(map(repr, equals))} may separate its columns: leave one out of the header")
+        raise ValueError(f"its header has {' and '.join(map(repr, equals))}, either of which may separate them")
     return best
 
 
@@ -54,7 +54,8 @@ def _sample(content: str, separator: str) -> list[list[str]]:
     sample: list[list[str]] = []
     try:
         for row in islice(csv_reader(content, separator), SAMPLE):
-            sample += [] if is_blank(row) else [row]
+            if not is_blank(row):
+                sample.append(row)
     except csv.Error:  # the separator is another, or the reader of the whole table will say it
         pass
     return sample

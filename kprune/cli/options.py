@@ -86,7 +86,7 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prune.add_argument(
-        "checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
+        "checkpoint", type=reachable, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
     )
     _add_texts(prune)
     _add_task(prune)
@@ -127,7 +127,7 @@ def _parser() -> Parser:
         help="keep only the tokens of these texts: a file, or the word calibration for the texts that are drawn to prune on",
     )
     how = prune.add_argument_group("what to write")
-    how.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the pruned model goes")
+    how.add_argument("--output", type=reachable, required=True, metavar="FOLDER", help="where the pruned model goes")
     how.add_argument(
         "--method",
         default=METHOD,
@@ -165,10 +165,10 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     words.add_argument(
-        "checkpoint", type=path, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
+        "checkpoint", type=reachable, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
     )
     _add_texts(words)
-    words.add_argument("--output", type=path, required=True, metavar="FOLDER", help="where the smaller model goes")
+    words.add_argument("--output", type=reachable, required=True, metavar="FOLDER", help="where the smaller model goes")
     compare = commands.add_parser(
         "compare",
         help="compare a pruned model with the dense one",
@@ -177,8 +177,10 @@ def _parser() -> Parser:
         epilog=COMPARE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    compare.add_argument("dense", type=path, metavar="DENSE", help="folder of the dense model; its tokenizer is used")
-    compare.add_argument("pruned", type=path, metavar="PRUNED", help="folder of the pruned model")
+    compare.add_argument(
+        "dense", type=reachable, metavar="DENSE", help="folder of the dense model; its tokenizer is used"
+    )
+    compare.add_argument("pruned", type=reachable, metavar="PRUNED", help="folder of the pruned model")
     _add_texts(compare)
     _add_task(compare)
     _add_running(compare, "tokens of texts to draw")
@@ -187,7 +189,7 @@ def _parser() -> Parser:
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "texts", type=path, metavar="TEXTS", help="file of texts: .txt, .csv, .tsv, .jsonl, .json; in UTF-8"
+        "texts", type=reachable, metavar="TEXTS", help="file of texts: .txt, .csv, .tsv, .jsonl, .json; in UTF-8"
     )
     group = parser.add_argument_group("the file of texts")
     group.add_argument(
@@ -236,14 +238,9 @@ def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], boo
     return value
 
 
-def path(text: str) -> Path:
-    """Return a path that can be reached; "~" is the home folder, where the shell leaves it as it is, too (--output=~/small)."""
-    return reachable(text)
-
-
 def vocabulary(text: str) -> Path | str:
     """Return "calibration" or a path."""
-    return text if text == CALIBRATION else path(text)
+    return text if text == CALIBRATION else reachable(text)
 
 
 def share(text: str) -> float:

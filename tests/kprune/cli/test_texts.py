@@ -8,9 +8,9 @@ from command_line import SENTENCES
 from transformers import AutoTokenizer
 
 from kprune.cli.drawing import draw, held_out
-from kprune.cli.options import path
 from kprune.cli.texts import Texts, read_texts
 from kprune.errors import UserError
+from kprune.files import reachable
 
 # Name and content of a file, what is asked for, and the texts.
 READ = {
@@ -99,7 +99,7 @@ UNREADABLE = {
     ),
     "twice the same column": ("a.csv", b"text,text\na,b\n", {}, "two columns of one name"),
     "a comma without quotes": ("a.csv", b"text,label\na, b,1\n", {}, "line 2, has 3 entries, the header 2"),
-    "two separators": ("a.csv", b"text;label,kind\na, b;1\n", {}, "',' and ';' may separate its columns"),
+    "two separators": ("a.csv", b"text;label,kind\na, b;1\n", {}, "header has ',' and ';', either of which may"),
     "a separator of the header alone": ("a.csv", b"text,label\none^1\ntwo^2\n", {}, "every row has fewer entries"),
     "an open quote": ("a.csv", b'text\n"a\nb\n', {}, "is not CSV"),
     "too deep": ("a.jsonl", b"[" * 200_000, {}, r"line 1, is not JSON \(nested too deep\)"),
@@ -169,9 +169,9 @@ def test_drawing(world):
 
 def test_home_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert path("~/small") == Path("/home/me/small")
+    assert reachable("~/small") == Path("/home/me/small")
 
 
 def test_paths_that_are_not_in_utf_8():
     with pytest.raises(UserError, match="can't be reached .'utf-8' codec can't encode"):
-        path(os.fsdecode(b"small-\xe9"))
+        reachable(os.fsdecode(b"small-\xe9"))
