@@ -1,7 +1,8 @@
 """Checks of a user's own model: what would only be found after the pruning, or in the middle of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,6 +101,25 @@ def _check_weights(model: Model) -> None:
             raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")
     if len({weight.dtype for weight in weights.values()}) > 1:
         raise UserError("the model has weights in float32 and in float64: convert all to one, model.float()")
+
+
+def check_layers(folder: Path, model: Model, unexpected: Iterable[str]) -> None:
+    """Check that a model was not built with fewer layers than its checkpoint has: transformers leaves the others out.
+
+    Args:
+        unexpected: names of what the checkpoint has, and the model does not.
+
+    Raises:
+        UserError: it was.
+    """
+    layers = f"{family_of(model).layers}."
+    # Weights alone: older checkpoints have buffers that are no longer saved.
+    dropped = [name for name in unexpected if layers in name and name.endswith(".weight")]
+    if dropped:
+        raise UserError(
+            f"{folder} has weights of {min(dropped).removesuffix('.weight')}, which a {type(model).__name__} by its config.json does "
+            "not have: copy both from one checkpoint"
+        )
 
 
 def check_padding(model: Model, objective: Objective) -> None:

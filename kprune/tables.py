@@ -89,7 +89,9 @@ def _parsed(number: int, content: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         line = number + getattr(error, "lineno", 1) - 1
-        reason = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", None) or one_line(error)
+        reason = (
+            "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", None) or one_line(error)
+        )
         raise ValueError(f"line {line}, is not JSON ({reason}): give an object in each line") from error
 
 

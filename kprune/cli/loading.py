@@ -7,9 +7,9 @@ import transformers
 from transformers import PreTrainedModel
 
 import kprune
+from kprune.checks import check_layers
 from kprune.cli.folders import Checkpoint
 from kprune.errors import UserError, one_line
-from kprune.models.view import family_of
 from kprune.objectives import OBJECTIVES, auto_class_for
 from kprune.precision import computes_in_float64
 from kprune.quiet import quiet_transformers
@@ -64,14 +64,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
         raise UserError(
             f"{folder} has no weights of {min(info['missing_keys'])}, a part of {architecture}: give a fine-tuned checkpoint"
         )
-    # Weights alone: older checkpoints have buffers that are no longer saved.
-    layers = f"{family_of(model).layers}."
-    dropped = [key for key in info["unexpected_keys"] if layers in key and key.endswith(".weight")]
-    if dropped:
-        raise UserError(
-            f"{folder} has weights of {min(dropped).removesuffix('.weight')}, which a {architecture} by its config.json does not "
-            "have: copy both from one checkpoint"
-        )
+    check_layers(folder, model, info["unexpected_keys"])
     return model.to(device).eval()
 
 

@@ -117,6 +117,13 @@ def test_a_missing_head_is_refused_whatever_the_config_says(folder):
     refused(folder, StubTask(), "classifier.weight")
 
 
+def test_a_config_with_fewer_layers_than_the_weights_is_refused(folder):
+    edit_config(folder, num_hidden_layers=2)
+    for load in (load_model, load_pretrained):
+        with pytest.raises(UserError, match="has weights of .*layer.2.*copy both from one checkpoint"):
+            load(folder, StubTask())
+
+
 def test_layers_that_share_weights_are_refused_before_anything_is_trained(tmp_path):
     config = AlbertConfig(**SHAPE, embedding_size=16, num_labels=3)
     folder = save(AlbertForSequenceClassification(config), tmp_path / "checkpoint")

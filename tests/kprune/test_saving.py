@@ -160,7 +160,9 @@ def test_what_nests_too_deeply_is_no_folder_of_kprunes(tmp_path):
 def test_a_folder_that_can_not_be_reached(tmp_path):
     """Its name is too long; a folder on the way that may not be entered is the same to the system."""
     for use in (load, lambda folder: save(narrowed(), folder)):
-        with pytest.raises(UserError, match=r"xxx can't be reached \(File name too long\): check its spelling and permissions$"):
+        with pytest.raises(
+            UserError, match=r"xxx can't be reached \(File name too long\): check its spelling and permissions$"
+        ):
             use(tmp_path / ("x" * 300))
 
 

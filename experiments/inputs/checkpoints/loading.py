@@ -18,7 +18,7 @@ from experiments.tasks.base import Task
 from experiments.tasks.labels import shown
 from kprune import checkpoint as pruned
 from kprune.checkpoint.loading import ATTENTION
-from kprune.checks import reads_padding
+from kprune.checks import check_layers, reads_padding
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.families import FAMILIES
@@ -169,6 +169,7 @@ def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[
             )
     except Exception as error:  # transformers and what it reads files with raise many types
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
+    check_layers(folder, model, info["unexpected_keys"])
     return model.eval(), info
 
 
