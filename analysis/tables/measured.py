@@ -39,17 +39,21 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_forwards(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of the benchmark with their cost in dense forwards, and over the reference rows', by one time for a forward.
+    """Return rows of the benchmark with their cost in dense forwards, by one time for a forward, and with ratios to the reference rows.
 
-    A reference row, such as the floor, is a sum of stages that it timed beside its own forward, and keeps its units.
+    The floor is a sum of stages, timed beside its own forward, and keeps its units.
     """
-    same = rows.groupby(["shape", "tokens", "device"])
-    units = (rows["seconds"] / same["forward_seconds"].transform("median")).fillna(rows["units"])
-    shown = rows.assign(units=units)
-    for name in AUTHORS_WAY:
-        reference = units.where(rows["method"] == name).groupby([rows["shape"], rows["tokens"], rows["device"]])
-        shown[f"of_{name}"] = units / reference.transform("max")
-    return shown
+    place = [rows["shape"], rows["tokens"], rows["device"]]
+    forward = rows.groupby(place)["forward_seconds"].transform("median")
+    rows = rows.assign(units=(rows["seconds"] / forward).fillna(rows["units"]))
+
+    def of(name: str, column: str) -> pd.Series:
+        return rows[column] / rows[column].where(rows["method"] == name).groupby(place).transform("max")
+
+    floor, whole = AUTHORS_WAY
+    return rows.assign(
+        of_floor=of(floor, "units"), of_whole_model=of(whole, "units"), peak_of_whole_model=of(whole, "peak_mb")
+    )
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:

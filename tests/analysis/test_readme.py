@@ -86,10 +86,11 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
     text = "<!-- table:bench -->\n<!-- /table:bench -->\n<!-- table:latency-grid -->\n<!-- /table:latency-grid -->\n"
     assert readme.rewrite(text, cells, tmp_path) == text
     (tmp_path / "bench.csv").write_text(
-        "shape,method,tokens,padded_tokens_sorted,forward_seconds,seconds,units,peak_mb,peak_of_whole_model,device,threads,torch\n"
-        "bert_base,floor,2000,2100,2,,27.4,,,a CPU,2,2.13\n"
-        "bert_base,kprune:lambdas=[1e-4],2000,2100,1,56.2,56.2,900,0.45,a CPU,2,2.13\n"
-        "bert_base,kprune_plus,2000,2100,3,30,10,900,0.45,a CPU,2,2.13\n"
+        "shape,method,tokens,padded_tokens_sorted,forward_seconds,seconds,units,peak_mb,device,threads,torch\n"
+        "bert_base,floor,2000,2100,2,,27.4,,a CPU,2,2.13\n"
+        "bert_base,whole_model,2000,2100,2,84,42,2000,a CPU,2,2.13\n"
+        "bert_base,kprune:lambdas=[1e-4],2000,2100,1,56.2,56.2,900,a CPU,2,2.13\n"
+        "bert_base,kprune_plus,2000,2100,3,30,10,900,a CPU,2,2.13\n"
     )
     (tmp_path / "latency.csv").write_text(
         "shape,grain,runtime,dtype,batch_size,sequence_length,allocation,dense_ms,speedup,speedup_low,speedup_high,repeats,device,"
@@ -103,8 +104,13 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
         [entry.strip() for entry in line.strip("|").split("|")] for line in bench.splitlines() if "BERT-base" in line
     ]
     # All in the median forward, of two seconds, and none in the one that was timed beside it.
-    assert [row[4:6] for row in rows] == [["27.4", "1.00x"], ["28.1", "1.03x"], ["15.0", "0.55x"]]
-    assert rows[1][2] == "K-prune (lambdas=[1e-4])" and rows[1][-1] == "0.45x" and "a CPU, 2 threads" in bench
+    assert [row[4:7] for row in rows] == [
+        ["27.4", "1.00x", "0.65x"],
+        ["42.0", "1.53x", "1.00x"],
+        ["28.1", "1.03x", "0.67x"],
+        ["15.0", "0.55x", "0.36x"],
+    ]
+    assert rows[2][2] == "K-prune (lambdas=[1e-4])" and rows[2][-1] == "0.45x" and "a CPU, 2 threads" in bench
     lines = [line for line in latency.splitlines() if "onnx" in line]
     assert "4.00x (3.90 to 4.10)" in lines[0] and "4.50x (once)" in lines[1] and "–" in lines[1]
 

@@ -68,19 +68,24 @@ def test_the_benchmark_on_a_tiny_shape(tmp_path, monkeypatch, capsys):
     assert list(rows) == methods.split(",") and set(next(iter(rows.values()))) == set(command.COLUMNS)
     for name, r in rows.items():
         assert int(r["tokens"]) < int(r["padded_tokens_sorted"]) < int(r["padded_tokens_drawn"])
-        ratio = float(r["units"]) / float(rows["floor"]["units"])
-        assert float(r["of_floor"]) == pytest.approx(ratio, rel=1e-4)
         if name != "floor":
             assert float(r["units"]) == pytest.approx(float(r["seconds"]) / float(r["forward_seconds"]), rel=1e-4)
     assert float(rows["floor"]["units"]) > 4 + 3 and rows["floor"]["seconds"] == ""
     assert "knowledge=" in rows["kprune"]["stages"] and "whole_model" in capsys.readouterr().out
     for method, device, seconds in (("one", "a", 1), ("other", "a", 2), ("one", "b", 3), ("one", "a", 4)):
-        command.write(file, [{"shape": "tiny", "tokens": 7, "method": method, "device": device, "seconds": seconds}])
+        command.write(file, {"shape": "tiny", "tokens": 7, "method": method, "device": device, "seconds": seconds})
     written = [(r["method"], r["seconds"]) for r in csv.DictReader(file.open()) if r["tokens"] == "7"]
     assert written == [("other", "2"), ("one", "3"), ("one", "4")], "other methods and machines stay"
+    monkeypatch.setattr(command, "measured", lambda *given: pytest.fail() if given[2] == "kwon" else here(*given))
+    monkeypatch.setattr("sys.argv", ["bench", *arguments[:-3], "floor,kwon", "--output", str(tmp_path / "cut.csv")])
+    with pytest.raises(pytest.fail.Exception):
+        command.main()
+    assert [r["method"] for r in csv.DictReader((tmp_path / "cut.csv").open())] == ["floor"], (
+        "what was measured is kept"
+    )
     file.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="other columns"):
-        command.write(file, [{"shape": "tiny", "tokens": 7, "method": "one", "device": "a"}])
+        command.write(file, {"shape": "tiny", "tokens": 7, "method": "one", "device": "a"})
 
 
 def test_several_reductions_share_what_is_measured_once(monkeypatch):

@@ -45,18 +45,14 @@ COLUMNS = (
     "forward_seconds",
     "seconds",
     "units",
-    "of_floor",
-    "of_whole_model",
     "peak_mb",
-    "peak_of_whole_model",
     "stages",
     "device",
     "threads",
     "torch",
     "commit",
 )
-"""`units` are dense forwards; `of_floor` and the others are ratios to the rows of that name with the same shape and
-tokens; `stages` are seconds, of several reductions those of the last."""
+"""`units` are dense forwards, by the one timed in the same process; `stages` are seconds, of several reductions those of the last."""
 KEY = ("shape", "tokens", "method", "device")
 BESIDE_METHODS = ("floor", "whole_model")
 
@@ -87,17 +83,6 @@ def measured(shape: str, tokens: int, method: str, threads: int | None, device: 
     return {"shape": shape, "method": method} | json.loads(done.stdout.splitlines()[-1])
 
 
-def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return ratios to the floor and to the whole-model way, if these were measured for the same shape and tokens."""
-    by_key = {(r["shape"], r["tokens"], r["method"]): r for r in rows}
-    for r in rows:
-        for name in ("floor", "whole_model"):
-            other = by_key.get((r["shape"], r["tokens"], name))
-            r[f"of_{name}"] = r["units"] / other["units"] if other else None
-        r["peak_of_whole_model"] = r["peak_mb"] / other["peak_mb"] if other and r.get("peak_mb") else None
-    return rows
-
-
 def line(r: dict[str, Any]) -> str:
     memory = f"{r['peak_mb']:8.0f} MB" if "peak_mb" in r else ""
     return f"{r['shape']:12}{r['tokens']:>8} tokens {r['method']:28}{r['units']:8.1f} forwards{memory}"
@@ -122,29 +107,25 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure everything; the file is written after every shape and token count."""
+    """Measure everything; the file is written after every row."""
     check_options(options)
     machine = {
         "device": device_name(pick_device(options.device)),
         "torch": torch.__version__,
         "commit": commit(),
     }
-    groups = list(itertools.product(options.shapes, options.tokens))
-    with tqdm(total=len(groups) * len(options.methods), desc="bench", unit="run", disable=None) as bar:
-        for shape, tokens in groups:
-            rows = []
-            for method in options.methods:
-                rows.append(measured(shape, tokens, method, options.threads, options.device) | machine)
-                print(line(rows[-1]), flush=True)
-                bar.update()
-            write(options.output, with_ratios(rows))
-    print(f"{machine['device']}, {rows[0]['threads']} threads; results: {options.output}")
+    runs = list(itertools.product(options.shapes, options.tokens, options.methods))
+    for shape, tokens, method in tqdm(runs, desc="bench", unit="run", disable=None):
+        row = measured(shape, tokens, method, options.threads, options.device) | machine
+        write(options.output, row)
+        print(line(row), flush=True)
+    print(f"{machine['device']}, {row['threads']} threads; results: {options.output}")
 
 
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows in the place of those that the file has of the same shape, token count, method and device."""
-    stages = [" ".join(f"{stage}={seconds:g}" for stage, seconds in r.get("stages", {}).items()) for r in rows]
-    measurements.put(file, COLUMNS, KEY, [r | {"stages": s} for r, s in zip(rows, stages, strict=True)])
+def write(file: Path, row: dict[str, Any]) -> None:
+    """Put a row in the place of the one that the file has of the same shape, token count, method and device."""
+    stages = " ".join(f"{stage}={seconds:g}" for stage, seconds in row.get("stages", {}).items())
+    measurements.put(file, COLUMNS, KEY, [row | {"stages": stages}])
 
 
 @command
