@@ -97,7 +97,7 @@ bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="
 gpu-check: .venv/installed ## on a machine with a GPU: pruning costs, tests, latencies in 8 minutes; to try it: CHECK="--device cpu --small"
 	.venv/bin/python -m experiments.speed.gpu_check $(CHECK)
 
-speed-ups: .venv/installed ## time every distinct shape of the cells in results, in minutes, in place of what each cell measured
+speed-ups: .venv/installed ## time the shapes of the cells in results, half an hour, in place of what each cell measured
 	for part in cells shares decoders; do .venv/bin/python -m experiments.speed.shapes_of_cells results/$$part.csv || exit; done
 
 reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was

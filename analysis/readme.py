@@ -68,7 +68,6 @@ STUDIES = {
     "decoders-speed": ("decoders.csv", "latency"),
     "decoders-zeros": ("decoders_zeros.csv", "perplexity"),
     "decoders-own-texts": ("decoders_own_texts.csv", "perplexity"),
-    "decoders-search": ("decoders_search.csv", "perplexity"),
     "zeros": ("zeros.csv", "accuracy"),
     "zeros-measured": ("zeros.csv", "measurements"),
     "retrained-cpu": ("retrained.csv", "retrained"),

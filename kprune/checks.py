@@ -1,5 +1,6 @@
 """Checks of a user's own model: what would only be found after the pruning, or in the middle of it."""
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -97,10 +98,20 @@ def _check_weights(model: Model) -> None:
                 f"{name} is {weight.dtype}, too coarse to measure and solve with: load the model in float32 "
                 f"(from_pretrained(..., dtype='float32') or model.float()) and convert what is pruned"
             )
-        if not torch.isfinite(weight).all():
-            raise UserError(f"{name} has values that are NaN or infinite: the model is damaged, give another")
+    check_finite(model)
     if len({weight.dtype for weight in weights.values()}) > 1:
         raise UserError("the model has weights in float32 and in float64: convert all to one, model.float()")
+
+
+def check_finite(model: Model, called: str = "the model") -> None:
+    """Check that every weight is a number.
+
+    Raises:
+        UserError: one is not; it says what the model is `called`.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{name} has values that are NaN or infinite: {called} is damaged, give another")
 
 
 def check_layers(folder: Path, model: Model, unexpected: Iterable[str]) -> None:
@@ -112,9 +123,9 @@ def check_layers(folder: Path, model: Model, unexpected: Iterable[str]) -> None:
     Raises:
         UserError: it was.
     """
-    layers = f"{family_of(model).layers}."
     # Weights alone: older checkpoints have buffers that are no longer saved.
-    dropped = [name for name in unexpected if layers in name and name.endswith(".weight")]
+    of_a_layer = re.compile(rf"(.*\.)?{re.escape(family_of(model).layers)}\.\d+\..*\.weight")
+    dropped = [name for name in unexpected if of_a_layer.fullmatch(name)]
     if dropped:
         raise UserError(
             f"{folder} has weights of {min(dropped).removesuffix('.weight')}, which a {type(model).__name__} by its config.json does "

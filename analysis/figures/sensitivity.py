@@ -42,7 +42,7 @@ def sensitivity(table: pd.DataFrame) -> Figure | None:
                 label=label,
                 color=color,
                 marker=marker,
-                # Between two points alone, nobody knows what lies.
+                # A line between two points alone would show values that were not measured.
                 linestyle=dash if len(points) > 2 else "none",
             )
         if (values == 0).any():

@@ -21,8 +21,8 @@ from analysis.tables.accuracy import compared
 def lead(table: pd.DataFrame) -> pd.DataFrame:
     """Make a row per task, model, target and retrained method, and a column for each of our methods: points ahead of it.
 
-    Of the seeds that both have. In brackets, the 95 % interval, by a paired bootstrap over examples and seeds; none if predictions
-    were not kept. `table` comes from `aggregate`.
+    The difference is over the seeds that both have. In brackets, its 95 % interval, by a paired bootstrap over examples and seeds;
+    none if predictions were not kept. `table` comes from `aggregate`.
     """
     table = table[table["higher_is_better"].astype(bool)]
     trains = registry.retrained(table["method"])

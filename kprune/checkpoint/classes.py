@@ -26,7 +26,7 @@ DENSE, UNIFORM = "kprune_dense", "kprune_uniform"
 """Entries in the config of a stock model that kprune saved: with zeros in place of removed units, or all layers alike."""
 PLAIN = (bool, int, float, str, type(None))
 """Types of a module's settings; what is of another type is a module, a tensor or made of these."""
-NO_SETTINGS = {
+IGNORED_SETTINGS = {
     *("in_features", "out_features", "nx", "nf", "num_embeddings", "embedding_dim", "vocab_size"),
     *("training", "gradient_checkpointing", "attn_implementation", "name_or_path", "layer_idx"),
     *("max_seq_len_cached", "original_max_seq_len"),
@@ -90,7 +90,7 @@ def check_saveable(model: Model) -> None:
     # Those of the stock model: ours may be of any kind.
     blocks = [module for block in view_of(plain).blocks for module in (block.module, *block.module.modules())]
     in_blocks = {name for name, module in theirs.items() if any(module is inner for inner in blocks)}
-    ignored = no_settings(family_of(model))
+    ignored = ignored_settings(family_of(model))
     for name in (*theirs, *(name for name in ours if name not in theirs)):
         if not any(name == path or name.startswith(f"{path}.") for path in stand_ins):
             difference = difference_of(ours.get(name), theirs.get(name), name in in_blocks, not name, ignored)
@@ -232,10 +232,10 @@ def settings_of(module: nn.Module, ignored: set[str]) -> dict[str, Any]:
     }
 
 
-def no_settings(family: Family) -> set[str]:
+def ignored_settings(family: Family) -> set[str]:
     """Return the names of plain attributes of a family's modules that may differ from the stock model's."""
     widths = {path.rpartition(".")[2] for site in family.sites for path in site.attributes}
-    return NO_SETTINGS | widths | (set() if family.positions_after_padding else {"padding_idx"})
+    return IGNORED_SETTINGS | widths | (set() if family.positions_after_padding else {"padding_idx"})
 
 
 def is_same(ours: Tensor | None, theirs: Tensor | None) -> bool:
@@ -252,7 +252,7 @@ class WithoutWeights(TorchFunctionMode):
     """Build models whose weights take no memory, and whose buffers have their values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # What weights are made by, and what is computed is not.
+        # Modules make their weights by torch.empty, and compute their buffers by other functions.
         return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
 
 

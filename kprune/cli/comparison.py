@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.budgets.latency import STANDARD, measure_latency
 from kprune.checkpoint.card import auto_class_of
-from kprune.checks import check_padding, reads_padding
+from kprune.checks import check_finite, check_padding, reads_padding
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
@@ -107,12 +107,8 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
         ours, theirs = (getattr(model.config, entry, None) for model in (dense, pruned))
         if ours != theirs:
             raise UserError(f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin")
-    for place, model in (("first", dense), ("second", pruned)):
-        for name, weight in model.named_parameters():
-            if not weight.isfinite().all():
-                raise UserError(
-                    f"the {place} model's {name} has values that are NaN or infinite: it is damaged, give another"
-                )
+    check_finite(dense, "the first model")
+    check_finite(pruned, "the second model")
 
 
 @torch.inference_mode()

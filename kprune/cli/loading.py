@@ -87,7 +87,7 @@ def load_tokenizer(checkpoint: Checkpoint, model: PreTrainedModel) -> Any:
         raise UserError(f"the tokenizer in {folder} does not load ({one_line(error, 300)}): save it again") from error
     embeddings: Any = model.get_input_embeddings()
     rows = len(embeddings.weight)
-    token, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    token, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", -1))
     if number >= rows:
         raise UserError(
             f"the tokenizer in {folder} has {token!r} as token {number}, and the model has {rows:,} embeddings, counted from 0: save "

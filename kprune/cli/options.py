@@ -12,7 +12,7 @@ from kprune.target import Target
 
 TOKENS = 100_000
 THREADS = 1024
-"""At most."""
+"""The most that are accepted."""
 METHOD = "kprune_plus"
 FLOPS_REDUCTION = 0.8
 CALIBRATION = "calibration"

@@ -82,6 +82,11 @@ def test_studies_come_from_cells_of_their_own(cells, outputs, tmp_path):
     assert "MRPC" in made and "Speed-up measured on" in made
 
 
+def entries(text, word):
+    """Return the entries of each row of a Markdown table that has a word."""
+    return [[entry.strip() for entry in line.strip("|").split("|")] for line in text.splitlines() if word in line]
+
+
 def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_path):
     text = "<!-- table:bench -->\n<!-- /table:bench -->\n<!-- table:latency-grid -->\n<!-- /table:latency-grid -->\n"
     assert readme.rewrite(text, cells, tmp_path) == text
@@ -100,9 +105,7 @@ def test_tables_of_benchmark_and_latency_come_from_their_own_files(cells, tmp_pa
         "bert_base,1,onnx,float32,8,128,mrpc_reference,250,4.0,3.9,4.1,9,a CPU,2,2.13\n"
     )
     bench, latency = readme.rewrite(text, cells, tmp_path).split("<!-- /table:bench -->")
-    rows = [
-        [entry.strip() for entry in line.strip("|").split("|")] for line in bench.splitlines() if "BERT-base" in line
-    ]
+    rows = entries(bench, "BERT-base")
     # All in the median forward, of two seconds, and none in the one that was timed beside it.
     assert [row[4:7] for row in rows] == [
         ["27.4", "1.00x", "0.65x"],
@@ -124,8 +127,7 @@ def test_a_gpus_costs_are_shown_beside_what_they_were(cells, tmp_path):
         "minilm,kprune_plus,0.8,19.44,31.9,4401,fisher=1.4 refit=10.26 input_map=1.5 gram=1.0,a GPU,16,2.11\n"
         "minilm,kprune_fast,0.7_0.8,30.0,50.0,9000,knowledge=15.2,a GPU,16,2.11\n"
     )
-    lines = readme.rewrite(text, cells, tmp_path).splitlines()
-    rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if "K-prune" in line]
+    rows = entries(readme.rewrite(text, cells, tmp_path), "K-prune")
     assert rows == [
         ["K-prune+", "59.8", "19.4", "31.9", "4,401 MB", "refit 10.3 s, input map 1.5 s, fisher 1.4 s"],
         ["K-prune", "–", "17.2", "30.1", "8,794 MB", "knowledge 15.2 s"],
@@ -140,8 +142,7 @@ def test_costs_of_two_models_have_rows_of_their_own(cells, tmp_path):
         "minilm,kprune_plus,0.8,50.0,18.0,400,refit=20.0,a CPU,2,2.13\n"
         "bert_base,kprune_plus,0.8,300.0,13.0,1400,refit=150.0,a CPU,2,2.13\n"
     )
-    lines = readme.rewrite(text, cells, tmp_path).splitlines()
-    rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if "K-prune" in line]
+    rows = entries(readme.rewrite(text, cells, tmp_path), "K-prune")
     assert rows == [
         ["MiniLM-L6", "K-prune+", "50.0", "18.0", "400 MB", "refit 20.0 s"],
         ["BERT-base", "K-prune+", "300.0", "13.0", "1,400 MB", "refit 150.0 s"],

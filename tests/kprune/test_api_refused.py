@@ -3,6 +3,7 @@
 import pytest
 import torch
 from api import IDS, Headless, Recorder, padded_batches
+from decoders import tiny_decoder
 from families import tiny_classifier
 from tiny import SHAPE, tiny_model
 from torch.nn.utils.parametrizations import weight_norm
@@ -14,6 +15,7 @@ from baselines.retrained.cofi import CoFi
 from baselines.retrained.dynabert import DynaBERT
 from baselines.retrained.ebert import EBERT
 from baselines.retrained.finetuned import FineTuned
+from kprune.checks import check_layers
 from kprune.cli.loading import pick_device
 from kprune.errors import UserError
 from kprune.methods.kprune.algorithm import KPrune
@@ -322,3 +324,10 @@ def test_an_unknown_format_is_one_line(tmp_path):
     for format in ("GGUF", ""):
         with pytest.raises(UserError, match=f"format={format} is unknown: use pruned, uniform, dense"):
             outcome.save(tmp_path / "model", format=format)
+
+
+def test_only_weights_of_the_models_own_layers_tell_of_layers_left_out(tmp_path):
+    model = tiny_decoder("gpt2")
+    check_layers(tmp_path, model, ["lm_head.weight", "path.3.weight", "transformer.h.7.attn.bias"])
+    with pytest.raises(UserError, match=r"has weights of transformer\.h\.7\.mlp\.c_fc, which"):
+        check_layers(tmp_path, model, ["transformer.h.7.mlp.c_fc.weight"])

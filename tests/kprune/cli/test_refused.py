@@ -214,7 +214,7 @@ def test_bare_encoders_of_other_shapes_and_weights_that_are_no_numbers(world, te
     weights["encoder.layer.1.output.dense.bias"][3] = float("nan")
     save_file(weights, dense / "model.safetensors", metadata={"format": "pt"})
     line = fails(capsys, "compare", saved(initializer_range=0.2), dense, texts)
-    assert "the second model's encoder.layer.1.output.dense.bias has values that are NaN or infinite" in line
+    assert "encoder.layer.1.output.dense.bias has values that are NaN or infinite: the second model is damaged" in line
 
 
 def test_classifiers_that_find_the_last_token_by_another_padding(world, texts, tmp_path, capsys):
