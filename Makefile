@@ -153,6 +153,8 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 		precision=reduced latency=null $(FEWER) $(EMBEDDED)
 	$(RUN) -m task=mrpc model=minilm method=wanda,sparsegpt sparsity=0.5,2:4 seed=0,1,2 $(FEWER) $(ZEROS)
 	$(RUN) -m task=stsb,sst2 model=minilm method=wanda,sparsegpt sparsity=0.5,2:4 $(FEWER) $(ZEROS)
+	for task in mrpc stsb sst2; do .venv/bin/python -m experiments.speed.served task=$$task model=minilm method=kprune_plus $(FEWER) \
+		flops_reduction=0.8 || exit; done
 
 readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \

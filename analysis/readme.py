@@ -33,6 +33,7 @@ from analysis.tables.measured import (
     pruned_first,
     zeros_time,
 )
+from analysis.tables.served import served
 from kprune.errors import UserError, command
 from kprune.files import write_text
 
@@ -100,6 +101,7 @@ FILES = {
     "pruned-first": ("pruned_first.csv", pruned_first),
     "embedding-roots": ("embedding_roots.csv", embedding_roots),
     "zeros-time": ("zeros_time.csv", zeros_time),
+    "served": ("served.csv", served),
     "latency-grid": ("latency.csv", latency_grid),
     "latency-grid-gpu": ("latency_gpu.csv", latency_grid),
     "latency-goal-gpu": (

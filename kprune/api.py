@@ -12,6 +12,7 @@ from kprune.budgets import Budget, FlopsBudget, Of, ParametersBudget
 from kprune.budgets.costs import check_grain
 from kprune.budgets.latency import STANDARD, Point
 from kprune.checkpoint import become_pruned, check_format, natural_format, python_card, save
+from kprune.checkpoint.onnx import Onnx
 from kprune.checks import check_class, check_model
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.errors import UserError
@@ -47,7 +48,7 @@ class Pruned(Outcome):
         tokenizer: Any = None,
         card: str | None = None,
         format: str | None = None,
-        onnx: bool = False,
+        onnx: Onnx = False,
     ) -> Path:
         """Write the model to a folder that plain transformers loads, as `kprune.checkpoint.save` does.
 

@@ -121,6 +121,7 @@ def test_deploy_onnx(world, texts, tmp_path):
         "pruned, torch",
         "dense, ONNX",
         "pruned, ONNX",
+        "pruned, int8",
     ]
     assert (tmp_path / "deployed/model.onnx").stat().st_size < (tmp_path / "deployed/dense.onnx").stat().st_size
 

@@ -10,6 +10,7 @@ from experiments.cell.identity import sha256_of
 from experiments.cell.model_card import model_card
 from experiments.config.cell import CellConfig
 from experiments.config.evaluating import FILES, refuse_unused, task_beside
+from experiments.config.kinds import shown
 from experiments.config.reading import check_task
 from experiments.inputs.checkpoints import check_padding, inverse, load_model, load_tokenizer, output_order, reorder
 from experiments.inputs.hub import find_model
@@ -20,6 +21,7 @@ from experiments.store.record import Record
 from experiments.tasks import Task
 from kprune.checkpoint import save
 from kprune.checkpoint.onnx import NAME as ONNX
+from kprune.checkpoint.onnx import Onnx
 from kprune.contract import Outcome
 from kprune.errors import UserError
 
@@ -33,7 +35,7 @@ def save_model(
     subject: Subject,
     tokenizer: Any,
     format: str,
-    onnx: bool,
+    onnx: Onnx,
     command: str,
 ) -> None:
     """Write the pruned model and its tokenizer, with its card and what is needed to score it again."""
@@ -48,11 +50,11 @@ def save_model(
     save(model, folder, tokenizer, card, format, outcome.plan, onnx)
     cell = {name: value for name, value in record.config.items() if name != "task"}
     task = _with_names(record.config["task"], subject.task)
-    content = {"task": task, "score": record.score, "cell": cell, "format": format}
+    content = {"task": task, "score": record.score, "cell": cell, "format": format, "onnx": onnx}
     results.write_json(folder / RECORD, content)
 
 
-def missing_of(folder: Path, format: str, onnx: bool) -> str:
+def missing_of(folder: Path, format: str, onnx: Onnx) -> str:
     """Return, in words behind a comma, what a finished cell's folder lacks of the model that is asked for; "" for nothing.
 
     Raises:
@@ -61,11 +63,15 @@ def missing_of(folder: Path, format: str, onnx: bool) -> str:
     if not folder.is_dir():
         return ", without a saved model"
     content = results.read_json(folder / RECORD) if (folder / RECORD).is_file() else None
-    # Records from before they told of a format go unquestioned.
-    saved = content.get("format", format) if isinstance(content, dict) else format
-    if saved != format:
-        return f", its model saved as format={saved}"
-    return "" if not onnx or (folder / ONNX).is_file() else f", without {ONNX}"
+    # What records did not tell yet goes unquestioned.
+    told = {"format": format, "onnx": onnx} | (content if isinstance(content, dict) else {})
+    if told["format"] != format:
+        return f", its model saved as format={told['format']}"
+    if not onnx:
+        return ""
+    if not (folder / ONNX).is_file():
+        return f", without {ONNX}"
+    return "" if told["onnx"] == onnx else f", its {ONNX} saved with onnx={shown(told['onnx'])}"
 
 
 def _with_names(settings: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from experiments.config.groups import (
     Settings,
     TaskSettings,
 )
+from experiments.config.kinds import shown
 from experiments.config.mistakes import Collected
 from experiments.config.reading import GROUPS, OPEN, UNGROUPED, check_names, group_of, method_of, part_of, task_of
 from experiments.store.variant import variant_of
 from experiments.tasks import Task
 from kprune.budgets import Of
+from kprune.checkpoint.onnx import Onnx
 from kprune.precision import Precision
 from kprune.target import Target
 
@@ -57,7 +59,7 @@ class CellConfig:
     threads: int | None
     save_model: bool
     format: str
-    onnx: bool
+    onnx: Onnx
     tracking: str
     force: bool
     outputs: str
@@ -122,7 +124,7 @@ def cell_config(
             )
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
     if saving and not saves and not (run and run.evaluate) and (saving.format not in (None, "pruned") or saving.onnx):
-        given = "onnx=true" if saving.onnx else f"format={saving.format}"
+        given = f"onnx={shown(saving.onnx)}" if saving.onnx else f"format={saving.format}"
         found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
     if request and request.sparsity is not None and saving and saving.format == "pruned":
         found.add("format=pruned is of narrower layers, and a sparsity narrows none: leave it out")

@@ -27,6 +27,7 @@ from experiments.config.mistakes import Collected
 from experiments.tasks import Task, build_task
 from kprune.budgets import Of
 from kprune.checkpoint import check_format
+from kprune.checkpoint.onnx import Onnx
 from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.objectives.embedding import POOLINGS
@@ -281,7 +282,7 @@ class Saving:
 
     save_model: bool | None = setting(or_null(FLAG))
     format: str | None = setting(or_null(text("pruned")))
-    onnx: bool = setting(FLAG)
+    onnx: Onnx = setting(either(FLAG, one_of("int8")))
 
     def __post_init__(self) -> None:
         check_format(self.format or "pruned", self.onnx)

@@ -1,4 +1,4 @@
-"""ONNX export, with any batch and any length up to the model's positions."""
+"""ONNX export, with any batch and any length up to the model's positions, and weights of 32 or of eight bits."""
 
 import contextlib
 import importlib.util
@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,17 +18,22 @@ from kprune.objectives import reads_choices
 from kprune.types import Model
 
 NAME = "model.onnx"
+Onnx = bool | Literal["int8"]
+"""Whether a model is written as model.onnx; "int8": with weights of eight bits."""
 LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one file, with a mebibyte for the program."""
 
 
-def require_onnx() -> None:
-    """Check that the packages that an export needs are installed.
+def check_onnx(onnx: Onnx) -> None:
+    """Check that an export can be made.
 
     Raises:
-        UserError: one is not.
+        UserError: it is none of the kinds of `Onnx`, or a package that it needs is not installed.
     """
-    for package in ("onnx", "onnxscript"):
+    if onnx not in (False, True, "int8"):
+        raise UserError(f"onnx={onnx} is unknown: use true, or int8 for weights of eight bits")
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    for package in packages[: 3 if onnx == "int8" else 2] if onnx else ():
         if importlib.util.find_spec(package) is None:
             raise UserError(f"ONNX export needs {package}: pip install '.[onnx]' in a clone of kprune")
 
@@ -52,7 +58,7 @@ def dynamic_shapes(model: Model) -> dict[str, dict[int, object]]:
     return {name: dict(enumerate(free)) for name in example_inputs(model)}
 
 
-def export_onnx(model: Model, file: str | Path) -> Path:
+def export_onnx(model: Model, file: str | Path, int8: bool = False) -> Path:
     """Write a model, pruned or not, as one ONNX file; whole or not there.
 
     Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length], or of
@@ -63,11 +69,13 @@ def export_onnx(model: Model, file: str | Path) -> Path:
 
     Args:
         file: the .onnx file, or a folder that gets a model.onnx.
+        int8: write weights in eight bits, with a scale for each output of a product and one for each table of embeddings; what
+            products read is rounded to eight bits as it comes (onnxruntime's dynamic quantisation). Inputs and outputs stay.
 
     Raises:
-        UserError: onnx or onnxscript is not installed, the model is larger than one file can be, or it can't be written.
+        UserError: a package is not installed, the model is larger than one file can be, or it can't be written.
     """
-    require_onnx()
+    check_onnx("int8" if int8 else True)
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if size > LARGEST:
         raise UserError(f"the weights are {size / 1e9:.1f} GB, and one ONNX file holds 2 GB: save without onnx")
@@ -91,8 +99,9 @@ def export_onnx(model: Model, file: str | Path) -> Path:
                 output_names=outputs,
             )
             assert program is not None, "the exporter of torch.export gives a program"
-            program.save(Path(temporary) / NAME, external_data=False)
-            os.replace(Path(temporary) / NAME, file)
+            whole = Path(temporary) / NAME
+            program.save(whole, external_data=False)
+            os.replace(_in_eight_bits(whole) if int8 else whole, file)
     except OSError as error:
         raise UserError(f"{file} can't be written ({error}): free the disk or give another folder") from error
     finally:
@@ -102,15 +111,26 @@ def export_onnx(model: Model, file: str | Path) -> Path:
     return file
 
 
+def _in_eight_bits(file: Path) -> Path:
+    """Write an ONNX file's weights in eight bits into a file beside it."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantised = file.with_name("int8.onnx")
+    quantize_dynamic(file, quantised, weight_type=QuantType.QInt8, per_channel=True)
+    return quantised
+
+
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Silence the exporter, which warns of packages that it would use for other models."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence the exporter, which warns of packages that it would use for other models, and onnxruntime, which warns at the root."""
+    loggers = [logging.getLogger("torch.onnx"), logging.getLogger()]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

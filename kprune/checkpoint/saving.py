@@ -11,7 +11,8 @@ from kprune.checkpoint.classes import DENSE, UNIFORM, become_pruned, check_savea
 from kprune.checkpoint.dense import densified
 from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_gguf
-from kprune.checkpoint.onnx import export_onnx, require_onnx
+from kprune.checkpoint.onnx import NAME as ONNX
+from kprune.checkpoint.onnx import Onnx, check_onnx, export_onnx
 from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
 from kprune.files import check_movable, check_readable, whole_folder
@@ -34,18 +35,17 @@ TOKENIZERS = re.compile(
 """Files of a tokenizer, which must not outlive it when another one is saved."""
 
 
-def check_format(format: str, onnx: bool = False) -> None:
+def check_format(format: str, onnx: Onnx = False) -> None:
     """Check what `save` would refuse, before a model is pruned.
 
     Raises:
-        UserError: the format is unknown, or a package that it, or ONNX, needs is missing.
+        UserError: the format, or the kind of ONNX file, is unknown, or a package that it needs is missing.
     """
     if format not in FORMATS:
         raise UserError(f"format={format} is unknown: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if format in PRECISIONS:
         require_gguf()
-    if onnx:
-        require_onnx()
+    check_onnx(onnx)
 
 
 def natural_format(model: Model, plan: Plan) -> str:
@@ -73,7 +73,7 @@ def save(
     card: str | None = None,
     format: str = "pruned",
     plan: Plan | None = None,
-    onnx: bool = False,
+    onnx: Onnx = False,
 ) -> Path:
     """Write safetensors, config, tokenizer and model card; a folder that plain transformers loads.
 
@@ -88,7 +88,7 @@ def save(
             architecture with zeros in place of removed units; no code, no speed-up), "gguf" or "gguf-f32" (model.gguf for
             llama.cpp, its matrices in float16 or float32).
         plan: for "dense", says the place of every unit, as `densified` reads it.
-        onnx: write model.onnx, the pruned model, too.
+        onnx: write the pruned model as model.onnx, too; "int8": with weights of eight bits.
 
     Raises:
         UserError: the format is unknown or one that this model can't have, the tokenizer is none, transformers could not build the
@@ -116,7 +116,7 @@ def save(
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
         if onnx:
-            export_onnx(inner, temporary / "model.onnx")
+            export_onnx(inner, temporary / ONNX, int8=onnx == "int8")
     return folder
 
 

@@ -146,8 +146,16 @@ def _parser() -> Parser:
         action="store_true",
         help="keep as many heads, and as many neurons, in every layer; --format uniform implies it",
     )
-    how.add_argument(
+    exports = how.add_mutually_exclusive_group()
+    exports.add_argument(
         "--onnx", action="store_true", help="write model.onnx beside it (pip install '.[onnx]' in a clone of kprune)"
+    )
+    exports.add_argument(
+        "--onnx-int8",
+        dest="onnx",
+        action="store_const",
+        const="int8",
+        help="the same with weights of eight bits, a quarter of the size",
     )
     running = _add_running(prune, "tokens of texts to draw; a tenth of the texts is held out to measure on")
     running.add_argument(

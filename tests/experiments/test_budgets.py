@@ -88,6 +88,7 @@ def test_a_cell_by_sparsity(typed, asked):
         (["flops_reduction=1.5"], "outside"),
         (["format=dense", "save_model=false"], "format=dense is about a saved model"),
         (["onnx=true", "save_model=false"], "onnx=true is about a saved model"),
+        (["onnx=int8", "save_model=false"], "onnx=int8 is about a saved model"),
     ],
 )
 def test_what_is_refused_before_anything_is_loaded(overrides, message):

@@ -150,6 +150,13 @@ def test_what_a_finished_cell_lacks_of_a_saved_model(made, tmp_path):
     assert saved.missing_of(folder, "pruned", False) == ""
     assert saved.missing_of(folder, "dense", False) == ", its model saved as format=pruned"
     assert saved.missing_of(folder, "pruned", True) == ", without model.onnx"
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "model.onnx").touch()
+    content = json.loads((folder / saved.RECORD).read_text())
+    assert content["onnx"] is False
+    for onnx, missing in ((True, ""), ("int8", ", its model.onnx saved with onnx=true")):
+        (tmp_path / "model" / saved.RECORD).write_text(json.dumps(content | {"onnx": True}))
+        assert saved.missing_of(tmp_path / "model", "pruned", onnx) == missing
     assert saved.missing_of(tmp_path / "none", "pruned", False) == ", without a saved model"
 
 

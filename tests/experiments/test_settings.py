@@ -47,6 +47,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         ("task.text=[1]", "list of texts"),
         ("+task.finetuning=fast", "table of settings"),
         *((f"{name}=maybe", "true or false") for name in ("save_model", "force", "onnx")),
+        ("onnx=int4", "one of int8"),
         ("+flop_reduction=0.6", "use flops_reduction"),
         ("+latency.warm_up=3", "latency.warm_up is unknown"),
         ("+calibration.token=3", "use calibration.tokens"),

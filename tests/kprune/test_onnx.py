@@ -7,7 +7,7 @@ from tiny import KEPT_UNITS, narrowed
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kprune.checkpoint import become_pruned, export_onnx
-from kprune.checkpoint.onnx import dynamic_shapes, example_inputs
+from kprune.checkpoint.onnx import check_onnx, dynamic_shapes, example_inputs
 from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.surgery import keep_units
@@ -83,6 +83,38 @@ def test_a_language_model_without_a_cache(family, tmp_path):
         (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
         expected, real = model(**inputs).logits, inputs["attention_mask"].bool()
         torch.testing.assert_close(torch.from_numpy(found)[real], expected[real], rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("family, head", [("bert", "classification"), ("distilbert", "span")])
+@torch.no_grad()
+def test_weights_of_eight_bits(family, head, tmp_path):
+    """All products' weights and the embeddings are rounded, and the answers move little."""
+    import onnx
+
+    model = narrowed(family, head, SOME_UNITS)
+    whole = export_onnx(model, tmp_path)
+    file = export_onnx(model, tmp_path / "int8.onnx", int8=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["int8.onnx", "model.onnx"]
+    sessions = [onnxruntime.InferenceSession(path) for path in (whole, file)]
+    for of in (onnxruntime.InferenceSession.get_inputs, onnxruntime.InferenceSession.get_outputs):
+        before, after = ([(entry.name, entry.shape) for entry in of(session)] for session in sessions)
+        assert after == before
+    eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    tensors = onnx.load(file).graph.initializer
+    matrices = [tensor for tensor in tensors if len(tensor.dims) == 2 and tensor.data_type in eight]
+    assert sum(np.prod(tensor.dims) for tensor in matrices) == sum(
+        p.numel() for p in model.parameters() if p.dim() == 2
+    )
+    feeds = [{name: value.numpy() for name, value in inputs.items()} for inputs in batches(model)]
+    expected, found = (np.concatenate([session.run(None, feed)[0].ravel() for feed in feeds]) for session in sessions)
+    assert 0 < np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
+def test_a_kind_of_file_that_is_not_known():
+    for onnx in (False, True, "int8"):
+        check_onnx(onnx)
+    with pytest.raises(UserError, match="onnx=int4 is unknown: use true, or int8 for weights of eight bits"):
+        check_onnx("int4")
 
 
 def test_a_folder_that_is_not_there(tmp_path):

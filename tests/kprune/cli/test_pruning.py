@@ -228,7 +228,10 @@ def test_options_become_arguments(checkpoint, texts, tmp_path, monkeypatch, caps
 
 
 def test_formats(checkpoint, texts, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("kprune.checkpoint.saving.export_onnx", lambda model, file: file.touch())
+    exported = []
+    monkeypatch.setattr(
+        "kprune.checkpoint.saving.export_onnx", lambda model, file, int8: exported.append(int8) or file.touch()
+    )
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", "--format", "dense")
     out, _ = capsys.readouterr()
     assert "trust_remote_code" not in out and "zeros" in out
@@ -240,6 +243,8 @@ def test_formats(checkpoint, texts, tmp_path, capsys, monkeypatch):
     half = ["--flops-reduction", "0.5", "--method", "kprune_plus_fast"]
     succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", *half, "--onnx")
     assert (tmp_path / "dense/model.onnx").is_file()
+    succeeds("prune", checkpoint, texts, "--output", tmp_path / "dense", *half, "--onnx-int8")
+    assert exported == [False, True]
     succeeds("prune", tmp_path / "dense", texts, "--output", tmp_path / "again", *half)
     before, after = (sum(w.numel() for w in kprune.load(tmp_path / name).parameters()) for name in ("dense", "again"))
     assert after < before

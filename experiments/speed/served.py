@@ -1,0 +1,143 @@
+"""What a model costs in onnxruntime on a CPU, dense and pruned: `python -m experiments.speed.served OVERRIDE ...`.
+
+The dense and the pruned model of the cell that `python run.py OVERRIDE ...` would run are exported to ONNX, with weights of 32 and of
+eight bits, and run with onnxruntime's kernel for a sum and the norm behind it, and without. All are scored on the task's whole
+evaluation set and timed in turn, in the CPU time of one thread, of which other processes of a busy machine take nothing. A cell's
+rows are put in the place of earlier ones of the same cell.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers.utils import ModelOutput
+
+from experiments.cell.runner import pruned
+from experiments.config.cell import CellConfig, configured
+from experiments.config.kinds import check, whole
+from experiments.inputs.subject import subject_for
+from experiments.scoring.evaluation import evaluate
+from experiments.speed import measurements
+from experiments.store.variant import variant_text
+from kprune.budgets.latency.timing import device_name, random_batch
+from kprune.checkpoint import export_onnx
+from kprune.checkpoint.onnx import check_onnx
+from kprune.errors import UserError, command
+
+KEY = (
+    "task",
+    "model",
+    "method",
+    "variant",
+    "seed",
+    "flops_reduction",
+    "units",
+    "dtype",
+    "fused_norms",
+    "batch_size",
+    "sequence_length",
+    "device",
+)
+COLUMNS = (*KEY, "metric", "score", "megabytes", "cpu_ms", "repeats", "threads", "torch", "onnxruntime")
+"""`units` are "all" or "kept", `dtype` is that of the weights; `megabytes` are the file's; `cpu_ms` is the median of the `repeats`."""
+UNITS, DTYPES, FUSED_NORMS = ("all", "kept"), ("float32", "int8"), (True, False)
+
+
+class Served(nn.Module):
+    """An exported model in onnxruntime, on one thread, which answers as the model itself does."""
+
+    def __init__(self, file: Path, fused_norms: bool):
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        without = [] if fused_norms else ["SkipLayerNormFusion"]
+        self.session = onnxruntime.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"], disabled_optimizers=without
+        )
+        self.reads = [given.name for given in self.session.get_inputs()]
+        self.gives = [given.name for given in self.session.get_outputs()]
+
+    def forward(self, **inputs: torch.Tensor) -> ModelOutput:
+        zeros = torch.zeros_like(inputs["input_ids"])  # token types that a tokenizer does not make
+        found = self.session.run(self.gives, {name: inputs.get(name, zeros).numpy() for name in self.reads})
+        return ModelOutput(zip(self.gives, map(torch.from_numpy, found), strict=True))
+
+
+@torch.inference_mode()
+def cpu_times(models: Iterable[nn.Module], batch: dict[str, torch.Tensor], repeats: int) -> list[float]:
+    """Return the median milliseconds of CPU time of each model's pass; they take turns, and a round before them warms up."""
+    models = list(models)
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(1 + repeats):
+        for model, of in zip(models, times, strict=True):
+            start = time.process_time()
+            model(**batch)
+            of.append(1000 * (time.process_time() - start))
+    return [statistics.median(of[1:]) for of in times]
+
+
+def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: int) -> list[dict[str, Any]]:
+    """Return a row for each of `UNITS`, `DTYPES` and `FUSED_NORMS`, and each batch size."""
+    subject = subject_for(config)
+    outcome, *_ = pruned(config, subject)
+    cell = (config.task.name, config.model.name, config.method.name, variant_text(config.variant.plain()), config.seed)
+    machine = (repeats, torch.get_num_threads(), torch.__version__, version("onnxruntime"))
+    models = dict(zip(UNITS, (subject.model, outcome.model), strict=True))
+    batches = [random_batch(subject.model, size, length) for size in batch_sizes]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            (units, dtype): export_onnx(models[units], Path(folder, f"{units}-{dtype}.onnx"), dtype == "int8")
+            for units, dtype in itertools.product(UNITS, DTYPES)
+        }
+        served = {(*kind, fused): Served(file, fused) for kind, file in files.items() for fused in FUSED_NORMS}
+        scores = {
+            kind: evaluate(model, subject.task, subject.tokenizer)
+            for kind, model in tqdm(served.items(), desc="scores", disable=None)
+        }
+        for batch in tqdm(batches, desc="times", disable=None):
+            times = cpu_times(served.values(), batch, repeats)
+            for kind, ms in zip(served, times, strict=True):
+                key = (*cell, config.target.amount, *kind, *batch["input_ids"].shape, device_name(torch.device("cpu")))
+                measured = (subject.task.metric, scores[kind], files[kind[:2]].stat().st_size / 1e6, ms, *machine)
+                rows.append(dict(zip(COLUMNS, (*key, *measured), strict=True)))
+    return rows
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help="as for run.py: task=mrpc model=minilm ...")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="batch sizes (1 32)")
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=Path("results/served.csv"))
+    options = parser.parse_args()
+    for name in ("length", "repeats"):
+        check(f"--{name}", getattr(options, name), whole(1, "8"))
+    for size in options.batches:
+        check("--batches", size, whole(1, "32"))
+    config = configured(options.overrides)
+    if config.target.kind != "flops":
+        raise UserError("a cell at a share of the FLOPs is measured here: give flops_reduction")
+    check_onnx("int8")
+    measurements.make_room(options.output, COLUMNS)
+    torch.set_num_threads(1)
+    measurements.put(options.output, COLUMNS, KEY, measure(config, options.batches, options.length, options.repeats))
+    print(f"results: {options.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
