@@ -45,8 +45,8 @@ def load(source: str | Path) -> pd.DataFrame:
     cells = cells.fillna({"variant": ""})
     numbers = cells[list(NUMBERS)].apply(pd.to_numeric, errors="coerce").astype(object)
     # Beside a word, pandas leaves the numbers of a column as text.
-    told = cells.assign(**numbers.where(numbers.notna(), cells[list(NUMBERS)]))
-    for line, entry in enumerate(told.to_dict("records"), start=2):
+    typed = cells.assign(**numbers.where(numbers.notna(), cells[list(NUMBERS)]))
+    for line, entry in enumerate(typed.to_dict("records"), start=2):
         try:
             check(entry)
         except ValueError as error:

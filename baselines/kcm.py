@@ -164,15 +164,12 @@ def data_driven_ranking(view: ModelView, calibration: CalibrationSet) -> list[Te
     }
     for batch in tqdm(calibration.batches(), desc="D2", unit="batch", disable=None):
         batch = on_device(batch, view.device)
-        hidden, context = view.enter(batch)
+        hidden, context = view.embed(batch)
         real = batch["attention_mask"].bool()
         for block in view.blocks:
-            if block.kind == "neurons" and block.units:
-                features = block.features(hidden, context)
+            hidden, features = block.run_with_features(hidden, context)
+            if block.kind == "neurons" and features is not None:
                 energy[block.name] += features[real].square().sum(dim=0).double()
-                hidden = block.join(hidden, block.output(features))
-            else:
-                hidden = block.run(hidden, context)
     if not all(torch.isfinite(e).all() for e in energy.values()):
         raise UserError("activations hold NaN or infinity: check the checkpoint's weights")
     norms = [e.sqrt().cpu() for e in energy.values()]

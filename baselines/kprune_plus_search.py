@@ -15,9 +15,9 @@ from kprune.contract import Job
 from kprune.data import CalibrationSet, split
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import TOKENS, KPrunePlus, centred_if_biased
-from kprune.methods.kprune_plus.allocation import allocate_units, may_go
+from kprune.methods.kprune_plus.allocation import allocate_units, prunable_kinds
 from kprune.models import Block, ModelView, view_of
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.surgery import empty, output_weight, take_units, unit_columns
 from kprune.objectives import Objective
 from kprune.settings_checks import check_count, check_positive
@@ -87,12 +87,12 @@ class KPrunePlusSearch(KPrunePlus):
         with clock("supernet"):
             solutions = self.solutions(teacher, fit, job.objective, storage)
             fitness = Fitness(teacher, solutions, held_out, job.objective, self.temperature, self.top_logits)
-        kinds = may_go(teacher, job.budget) if self.kinds == "auto" else self.kinds
+        kinds = prunable_kinds(teacher, job.budget) if self.kinds == "auto" else self.kinds
         moves = Moves(teacher, job, [index for index, block in enumerate(teacher.blocks) if block.kind in kinds])
         with clock("search"):
             found, known = self.search(start, moves, fitness.divergence, random.Random(job.data.seed))
-        told = {"start": known[start], "found": known[found], "candidates": len(known), "units": list(start)}
-        return list(found), {"search": told}
+        details = {"start": known[start], "found": known[found], "candidates": len(known), "units": list(start)}
+        return list(found), {"search": details}
 
     def search(
         self, start: Counts, moves: "Moves", divergence: Callable[[Counts], float], draw: random.Random
@@ -203,7 +203,7 @@ class Fitness:
 
     def candidate(self, counts: Counts) -> ModelView:
         """Return the model of an allocation, physically pruned."""
-        view = view_of(frozen_view(self.teacher.model), self.teacher.device)
+        view = view_of(frozen_shared_copy(self.teacher.model), self.teacher.device)
         for block, solutions, count in zip(view.blocks, self.solutions, counts, strict=True):
             if solutions and count < block.units:
                 solutions.prune(block, count)
@@ -216,7 +216,7 @@ class Fitness:
             hidden = [block.run(x, state.context) for x, state in zip(hidden, self.states, strict=True)]
         with view.ends_at_work():
             for x, state in zip(hidden, self.states, strict=True):
-                yield self.objective.answers(view.leave(x, state.batch), state.batch)
+                yield self.objective.answers(view.apply_head(x, state.batch), state.batch)
 
     def divergence(self, counts: Counts) -> float:
         """Return the mean K_pred of an allocation."""

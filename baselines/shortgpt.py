@@ -125,7 +125,7 @@ def block_influence(view: ModelView, calibration: CalibrationSet) -> list[float]
     turned, tokens = [0.0] * len(view.layers), 0
     for batch in tqdm(calibration.batches(), desc="ShortGPT", unit="batch", disable=None):
         batch = on_device(batch, view.device)
-        x, context = view.enter(batch)
+        x, context = view.embed(batch)
         real = batch["attention_mask"].bool()
         tokens += int(real.sum())
         for layer, blocks in enumerate(view.by_layer()):

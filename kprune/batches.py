@@ -9,7 +9,7 @@ from torch import Tensor
 from kprune.choices import READ, SHAPE, as_examples, as_rows
 from kprune.data import CalibrationSet, Example, has_label
 from kprune.errors import UserError
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
 from kprune.objectives import Objective
 from kprune.objectives.base import IGNORED
@@ -178,7 +178,7 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
     end = int(mask.nonzero().max()) + 1
     # Padding may be more than the model reads; the example itself is not.
     ids, mask = (row[:end][-longest_input(model) :] for row in (ids, mask))
-    model = frozen_view(model)
+    model = frozen_shared_copy(model)
     answers = []
     for tokens, real in ((ids, mask), (ids[mask], mask[mask])):
         given = {"input_ids": tokens[None], "attention_mask": real[None].long()}

@@ -28,8 +28,8 @@ def pass_tokens(view: "ModelView") -> int:
     return max(SMALL_PASS, int(GPU_PASS / (4 * (KEPT_PER_FEATURE * features + KEPT_PER_LOGIT * logits))))
 
 
-def give_back() -> None:
-    """Hand freed memory back to the system, where the C library can (glibc).
+def release_freed_memory() -> None:
+    """Return freed memory to the system, where the C library can (glibc).
 
     It keeps the pieces of backward passes over batches of different lengths, which the next batches don't fit into: a process
     would grow by several times what its tensors take.

@@ -166,23 +166,23 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
 
 @contextmanager
 def helpers_waiting() -> Iterator[Callable[[], None]]:
-    """Give what tells the other processes to begin; they are told to go home if it was not called within."""
-    told = False
+    """Yield a function that tells the waiting processes to begin; if it was not called, they are told at the end to stop."""
+    begun = False
 
     def begin() -> None:
-        nonlocal told
-        told = processes.first_says(True)
+        nonlocal begun
+        begun = processes.broadcast_flag(True)
 
     try:
         yield begin
     finally:
-        if not told:
-            processes.first_says(False)
+        if not begun:
+            processes.broadcast_flag(False)
 
 
 def help_to_prune(config: CellConfig) -> None:
     """Take a share of the pruning of a cell, if the first process says that there is something to prune; write nothing."""
-    if processes.first_says(False):
+    if processes.broadcast_flag(False):
         subject = subject_unscored(config)
         torch.manual_seed(config.seed)
         pruned(config, subject)

@@ -130,8 +130,8 @@ def cell_config(
     tracking = closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
     usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
-    told = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
-    variant = variant_of(named, usual, *told)
+    options = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
+    variant = variant_of(named, usual, *options)
     return CellConfig(
         task=task,
         model=closed["model"],
@@ -155,13 +155,13 @@ def cell_config(
     )
 
 
-def configured(overrides: list[str], sweep: bool = False) -> CellConfig:
+def configured(overrides: list[str]) -> CellConfig:
     """Compose and read the config of `python run.py OVERRIDES`.
 
     Raises:
         UserError: an override is wrong, or a setting; all of them, a line each.
     """
-    return cell_config(*compose_cell(overrides), sweep, overrides)
+    return cell_config(*compose_cell(overrides), sweep=False, overrides=overrides)
 
 
 def _natural_format(target: Target) -> str:

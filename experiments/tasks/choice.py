@@ -15,14 +15,14 @@ from torch import Tensor
 from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
-from experiments.tasks.own import OwnFiles
+from experiments.tasks.own_files import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from experiments.tasks.text import LazyExamples, tokenise
 from kprune.choices import as_examples
-from kprune.cutting import choice_pairs
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import MultipleChoice
+from kprune.truncation import choice_pairs
 
 
 @dataclass(frozen=True)

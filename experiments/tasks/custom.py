@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.tasks.labels import Places, shown
-from experiments.tasks.own import SPLIT_SEED, held_out_rows, held_out_split
+from experiments.tasks.own_files import SPLIT_SEED, held_out_rows, held_out_split
 from experiments.tasks.tables import KNOWN, read_table
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError

@@ -14,7 +14,7 @@ from experiments.scoring.entities import counts_of, is_tag
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
 from experiments.tasks.labels import shown
-from experiments.tasks.own import OwnFiles
+from experiments.tasks.own_files import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from kprune.data import Example
 from kprune.errors import UserError

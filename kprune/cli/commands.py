@@ -22,7 +22,7 @@ from kprune.cli.options import CALIBRATION, FLOPS_REDUCTION
 from kprune.cli.texts import Texts, read_texts
 from kprune.data import Example, collate
 from kprune.errors import UserError
-from kprune.masking import check_mask_token
+from kprune.masked_tokens import check_mask_token
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of

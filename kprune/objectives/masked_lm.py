@@ -15,7 +15,7 @@ class MaskedLM(Vocabulary):
     """Compare logits at the masked tokens, which are those with a label: [B, P, vocabulary].
 
     P is the largest number of them in an example; the logits of an example with fewer end in zeros. Labels are [B, T], -100
-    wherever nothing was masked, as transformers' `DataCollatorForLanguageModeling` and `kprune.masking` make them; the loss is
+    wherever nothing was masked, as transformers' `DataCollatorForLanguageModeling` and `kprune.masked_tokens` make them; the loss is
     the cross-entropy.
     """
 

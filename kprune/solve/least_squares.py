@@ -157,11 +157,11 @@ class LeastSquares:
             ridge: see `ridged_cholesky`.
             prior: W₀ [d, n] that the ridge draws to; 0 without one.
         """
-        weight, ridge, _ = self.solved(ridge, prior)
+        weight, ridge, _ = self.solve_with_factor(ridge, prior)
         return weight, ridge
 
-    def solved(self, ridge: float, prior: Tensor | None) -> tuple[Tensor, float, Tensor]:
-        """Return what `solve` does, and the Cholesky factor of the Gram matrix with its ridge."""
+    def solve_with_factor(self, ridge: float, prior: Tensor | None) -> tuple[Tensor, float, Tensor]:
+        """Solve as `solve` does, and return the Cholesky factor of the ridged Gram matrix, too."""
         # W = W₀ + (C − G W₀ᵀ)ᵀ H⁻¹.
         cross = self.cross if prior is None else self.cross - self.gram @ prior.T
         factor, ridge = ridged_cholesky(self.lower, ridge)

@@ -61,8 +61,8 @@ def best_units(scores: Tensor, count: int) -> Tensor:
     return scores.double().argsort(descending=True, stable=True)[:count].sort().values
 
 
-def lost(scores: Tensor, cost: UnitCost) -> Tensor:
-    """Return what is lost with 0, 1, ... of a block's units kept, the best ones first: [units + 1].
+def curve_of_scores(scores: Tensor, cost: UnitCost) -> Tensor:
+    """Return the summed importance of the units removed if the best 0, 1, ... units of a block are kept: [units + 1].
 
     Args:
         scores: importance of each unit over its cost, [units], not negative.

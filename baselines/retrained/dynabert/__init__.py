@@ -15,7 +15,7 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.data import CalibrationSet, Example
 from kprune.models import view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.flops import model_flops
 from kprune.models.surgery import check_layers_can_go
 from kprune.objectives import Objective
@@ -175,7 +175,7 @@ class DynaBERT(Method):
 
     def width_losses(self, shared: nn.Module, model: nn.Module, objective: Objective) -> Callable:
         """Return the losses of every width against the fine-tuned model: logits, embeddings and hidden states."""
-        teacher, networks = frozen_view(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
+        teacher, networks = frozen_shared_copy(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():
