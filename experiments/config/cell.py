@@ -10,8 +10,10 @@ from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
     CalibrationSettings,
     LatencyPoint,
+    LatencySettings,
     MethodSettings,
     ModelSettings,
+    Request,
     Settings,
     TaskSettings,
 )
@@ -105,23 +107,13 @@ def cell_config(
             calibration = checked_data(calibration, built, method)
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
-    if request and request.vocabulary is not None:
-        if built:
-            with found.catching():
-                built.check_vocabulary(request.vocabulary)
-        if method and not method.build().one_model:
-            found.add(f"method {method.name} has no model whose vocabulary could be cut: leave vocabulary out")
+    _check_vocabulary(request, built, method, found)
+    evaluates = bool(run and run.evaluate)
     latency = closed.get("latency")
-    # In a sweep, it is for the other cells.
-    if latency and latency.given and not sweep and not (run and run.evaluate):
-        if request and request.sparsity is not None:
-            found.add(f"{latency.given} is never measured, since zeros among the weights save no time: leave it out")
-        elif method and not method.build().one_model:
-            found.add(
-                f"{latency.given} is never measured, since method {method.name} leaves no smaller model: leave it out"
-            )
+    if latency and latency.given and not sweep and not evaluates:  # in a sweep, it is for the other cells
+        _check_latency(latency, request, method, found)
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
-    if saving and not saves and not (run and run.evaluate) and (saving.format not in (None, "pruned") or saving.onnx):
+    if saving and not saves and not evaluates and (saving.format not in (None, "pruned") or saving.onnx):
         given = "onnx=true" if saving.onnx else f"format={saving.format}"
         found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
     if request and request.sparsity is not None and saving and saving.format == "pruned":
@@ -153,6 +145,31 @@ def cell_config(
         variant=Settings.of(variant),
         **asdict(run),
     )
+
+
+def _check_vocabulary(
+    request: Request | None, task: Task | None, method: MethodSettings | None, found: Collected
+) -> None:
+    """Collect why a vocabulary that is asked for can't be cut; nothing without one."""
+    if not request or request.vocabulary is None:
+        return
+    if task:
+        with found.catching():
+            task.check_vocabulary(request.vocabulary)
+    if method and not method.build().one_model:
+        found.add(f"method {method.name} has no model whose vocabulary could be cut: leave vocabulary out")
+
+
+def _check_latency(
+    latency: LatencySettings, request: Request | None, method: MethodSettings | None, found: Collected
+) -> None:
+    """Collect why a latency that is asked for would never be measured."""
+    if request and request.sparsity is not None:
+        found.add(f"{latency.given} is never measured, since zeros among the weights save no time: leave it out")
+    elif method and not method.build().one_model:
+        found.add(
+            f"{latency.given} is never measured, since method {method.name} leaves no smaller model: leave it out"
+        )
 
 
 def configured(overrides: list[str]) -> CellConfig:

@@ -76,19 +76,13 @@ class KPrunePlus(FirstPass):
             if count == block.units and (below is None or not decided(self.tune)):
                 # No unit has been removed below, or this block is not to make up for it.
                 with clock("student"):
-                    for state in states:
-                        state.student = block.run(state.student, state.context)
-                        if below is None:
-                            state.teacher = state.student
-                        elif self.follows_teacher:
-                            state.teacher = original.run(state.teacher, state.context)
-                kept_units.append(list(range(count)))
-                ridges.append(None)
-                continue
-            kept, ridge = self.prune_block(block, original, states, fisher, below, count, clock)
+                    self.pass_through(block, original, states, same=below is None)
+                kept, ridge = list(range(count)), None
+            else:
+                kept, ridge = self.prune_block(block, original, states, fisher, below, count, clock)
+                below = fisher
             kept_units.append(kept)
             ridges.append(ridge)
-            below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges, **details})
 
     def tokens_at_once(self, teacher: ModelView) -> int:
@@ -101,6 +95,19 @@ class KPrunePlus(FirstPass):
     ) -> tuple[list[int], dict[str, Any]]:
         """Return the units to keep per block, and details for the record: none here, a subclass may have some."""
         return allocate_units(teacher, curves, job.budget, self.kinds), {}
+
+    def pass_through(self, block: Block, original: Block, states: Sequence[CalibrationState], same: bool) -> None:
+        """Move both states up through a block that keeps its weights.
+
+        Args:
+            same: whether student and teacher still are the same below the block.
+        """
+        for state in states:
+            state.student = block.run(state.student, state.context)
+            if same:
+                state.teacher = state.student
+            elif self.follows_teacher:
+                state.teacher = original.run(state.teacher, state.context)
 
     def prune_block(
         self,
