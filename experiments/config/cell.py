@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from experiments.config.calibration import asked_for, check_amounts, checked_data, usual_names
+from experiments.config.calibration import check_amounts, checked_data, default_names, without_default_examples
 from experiments.config.composing import compose_cell
 from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
@@ -85,7 +85,7 @@ def cell_config(
     found = Collected()
     groups = {name: group_of(name, config, found) for name in GROUPS}
     if groups["calibration"]:
-        groups["calibration"] = asked_for(groups["calibration"], defaults["calibration"])
+        groups["calibration"] = without_default_examples(groups["calibration"], defaults["calibration"])
     check_names(config, groups, found)
     request, pruning, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
     if pruning and saving and saving.format == "uniform":
@@ -121,7 +121,7 @@ def cell_config(
     found.tell()
     tracking = closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
-    usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
+    usual = {"method": defaults["method"], "calibration": default_names(calibration, defaults["calibration"])}
     options = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
     variant = variant_of(named, usual, *options)
     return CellConfig(

@@ -75,7 +75,7 @@ def test_the_fisher_layer_by_layer_is_the_fisher_of_the_whole_graph(family, head
     model = tiny_model(family, head)
     teacher = view_of(frozen_shared_copy(model))
     states = calibration_states(teacher, tiny_calibration(12).batches())
-    assert len(states) > len(fisher.groups(states, 60)) > 1
+    assert len(states) > len(fisher.grouped(states, 60)) > 1
     arguments = teacher, states, objective_of(model), 2.0
     whole = fisher.measure_fisher(*arguments)
     for one, other in zip(whole, fisher.measure_fisher_by_layer(*arguments, Disk(CPU)), strict=True):
@@ -131,7 +131,7 @@ class Elsewhere:
         monkeypatch.setattr(plus, "frozen_shared_copy", self.hidden)
         monkeypatch.setattr(view, "lent", self.lent)
         monkeypatch.setattr(copies, "moved", self.moved)
-        monkeypatch.setattr(copies, "own", self.own)
+        monkeypatch.setattr(copies, "give_own_memory", self.own)
 
     def hidden(self, model):
         model = frozen_shared_copy(model)
