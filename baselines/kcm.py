@@ -19,7 +19,7 @@ from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
 from kprune.models.surgery import output_weight
 from kprune.models.view import on_device
-from kprune.solve.mask_search import ROUNDING, greedy
+from kprune.solve.mask_search import BUDGET_ROUNDING, greedy
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class KCM(Method):
     @staticmethod
     def search(view: ModelView, scores: list[Tensor], costs: Mapping[str, UnitCost], limit: float) -> list[Tensor]:
         """Keep the neurons of highest score that fit beside all heads: masks [units] (bool) of all blocks."""
-        spare = limit * (1 + ROUNDING) - sum(costs[s.name].of(s.units, s.units) for s in view.of_kind("heads"))
+        spare = limit * (1 + BUDGET_ROUNDING) - sum(costs[s.name].of(s.units, s.units) for s in view.of_kind("heads"))
         if spare < 0:
             raise UserError("the heads alone, which this method keeps, take more than the budget leaves: ask for less")
         ffns = view.of_kind("neurons")

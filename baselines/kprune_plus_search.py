@@ -22,7 +22,7 @@ from kprune.models.surgery import empty, output_weight, take_units, unit_columns
 from kprune.objectives import Objective
 from kprune.settings_checks import check_count, check_positive
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 from kprune.storage import Storage, storage_at
 from kprune.streams import calibration_states
 
@@ -236,7 +236,7 @@ class Moves:
 
     def __init__(self, view: ModelView, job: Job, free: Sequence[int]):
         costs = job.budget.costs(view)
-        self.free, self.limit = free, job.budget.limit(view) * (1 + ROUNDING)
+        self.free, self.limit = free, job.budget.limit(view) * (1 + BUDGET_ROUNDING)
         self.totals = [costs[block.name].by_count(block.units).tolist() for block in view.blocks]
 
     def one(self, counts: Counts, step: float, draw: random.Random) -> Counts:

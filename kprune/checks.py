@@ -47,7 +47,7 @@ def check_model(model: Model, objective: Objective) -> None:
     """Check that a transformers model can be pruned, and saved as the function that it is.
 
     Raises:
-        UserError: its weights, attention or modules are none of which that is so; says which.
+        UserError: its weights, attention or modules rule it out; the message says which.
     """
     _check_weights(model)
     check_padding(model, objective)

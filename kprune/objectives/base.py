@@ -129,8 +129,8 @@ class Objective(ABC):
         """Return the task loss, the mean over the batch: a scalar."""
 
 
-def nothing(dtype: torch.dtype) -> float:
-    """Return a logit that has no part in a softmax: far below any, and still finite and far below over any temperature."""
+def excluded_logit(dtype: torch.dtype) -> float:
+    """Return a logit that takes no part in a softmax: finite, and far below any other one at any temperature."""
     return -(torch.finfo(dtype).max ** 0.5)
 
 

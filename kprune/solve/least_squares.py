@@ -8,7 +8,7 @@ from torch import Tensor
 from kprune import processes
 from kprune.errors import UserError
 
-ROUNDING = 16
+CENTRING_ROUNDING = 16
 """A centred Gram matrix is taken for rounding if its trace, over the uncentred one, is at most so many times the features' precision."""
 BLOCKS = 8
 """Rows of blocks in which a Gram matrix of many features is summed, to leave out the blocks above the diagonal."""
@@ -117,7 +117,7 @@ class LeastSquares:
             return self
         mean = self.features / self.weight
         lower, cross = self.lower - torch.outer(mean, self.features), self.cross - torch.outer(mean, self.targets)
-        if lower.diagonal().sum() <= ROUNDING * self.precision * self.lower.diagonal().sum():
+        if lower.diagonal().sum() <= CENTRING_ROUNDING * self.precision * self.lower.diagonal().sum():
             lower, cross = torch.zeros_like(lower), torch.zeros_like(cross)
         nothing = torch.zeros_like(self.features), torch.zeros_like(self.targets)
         return replace(self, lower=lower, cross=cross, features=nothing[0], targets=nothing[1])

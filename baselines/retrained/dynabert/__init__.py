@@ -20,7 +20,7 @@ from kprune.models.flops import model_flops
 from kprune.models.surgery import check_layers_can_go
 from kprune.objectives import Objective
 from kprune.plan import Plan
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 from kprune.target import Target
 from kprune.training import Recipe
 from kprune.types import Model
@@ -168,7 +168,7 @@ class DynaBERT(Method):
     def largest(self, model: nn.Module, budget: FlopsBudget) -> Shape:
         """Return the sub-network with the most FLOPs that fit; of equals, the deepest."""
         view = view_of(model)
-        allowed = model_flops(view, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
+        allowed = model_flops(view, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + BUDGET_ROUNDING)
         sizes = {shape: shape.flops(view, budget.sequence_length) for shape in self.shapes(self.depths)}
         fitting = [shape for shape in sizes if sizes[shape] <= allowed]
         return max(fitting, key=lambda shape: (round(sizes[shape] / allowed, 9), shape.depth))
