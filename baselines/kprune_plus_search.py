@@ -37,7 +37,7 @@ class KPrunePlusSearch(KPrunePlus):
 
     A candidate is a number of units for each block. Its model keeps, in every block, the units that the error curve removes
     last, and the output projection on them that comes closest to the dense block's own update on the dense model's features,
-    under the curve's Gram matrix. Its fitness is the mean K_pred on a part of the calibration set that no order and no
+    under the curve's Gram matrix. Its fitness is the mean divergence from the teacher on a part of the calibration set that no order and no
     projection has seen; for a language model, over the `top_logits` largest logits of the teacher. The best of each
     generation's offspring takes its parent's place if it is fitter.
 
@@ -219,7 +219,7 @@ class Fitness:
                 yield self.objective.answers(view.apply_head(x, state.batch), state.batch)
 
     def divergence(self, counts: Counts) -> float:
-        """Return the mean K_pred of an allocation."""
+        """Return the mean divergence of an allocation's model from the teacher."""
         total = 0.0
         for student, (teacher, indices) in zip(self.logits(self.candidate(counts)), self.compared, strict=True):
             student = student if indices is None else student.gather(-1, indices.long())

@@ -13,7 +13,7 @@ from kprune.types import Model
 def held_out_divergence(
     student: Model, teacher: Model, objective: Objective, calibration: CalibrationSet, temperature: float
 ) -> float:
-    """Return the mean K_pred (eq. 4) between two models over examples, without dropout."""
+    """Return the mean divergence (eq. 4 of the K-prune paper) of a student from its teacher over examples, without dropout."""
     total = 0.0
     models = [frozen_shared_copy(model) for model in (student, teacher)]
     for batch in calibration.batches():

@@ -108,7 +108,7 @@ class Objective(ABC):
 
     @abstractmethod
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `answers`."""
+        """Return the divergence (eq. 4 of the K-prune paper) for every example: [B]. `student` and `teacher` come from `answers`."""
 
     @abstractmethod
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
