@@ -72,6 +72,7 @@ class KPrunePlus(FirstPass):
         ridges: list[float | None] = []
         rows = zip(copied_blocks(student), teacher.blocks_at_work(), fishers, counts, strict=True)
         below: OutputFisher | None = None
+        ridge: float | None
         for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not decided(self.tune)):
                 # No unit has been removed below, or this block is not to make up for it.
