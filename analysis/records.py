@@ -54,6 +54,11 @@ def load(source: str | Path) -> pd.DataFrame:
     return cells.assign(predictions=[kept_predictions(source, cell) for _, cell in cells.iterrows()])
 
 
+def folder_of(source: Path) -> Path:
+    """Return where what is made of a source goes by default: an output folder itself, or the folder of a CSV file."""
+    return source if source.is_dir() else source.parent
+
+
 def kept_predictions(file: Path, cell: pd.Series) -> Path:
     """Return where a cell's predictions stand beside a CSV file of cells, if they were kept."""
     return file.with_suffix("") / f"{cell_name(cell, separator='-')}.npz"
