@@ -159,7 +159,7 @@ def extreme(end: str, values: pd.Series) -> float:
     return ENDS[end](values)
 
 
-def made(call: str, numbers: Numbers) -> str:
+def number_asked(call: str, numbers: Numbers) -> str:
     """Return the number that a marker asks for.
 
     Raises:

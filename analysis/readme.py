@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate, settings
-from analysis.numbers import Numbers, made
+from analysis.numbers import Numbers, number_asked
 from analysis.records import load, read_csv
 from analysis.render import render
 from analysis.tables import TABLES, notes, versions
 from analysis.tables.accuracy import compared
-from analysis.tables.measured import (
+from analysis.tables.beside_cells import (
     bench,
     costs,
     decoder_curves,
@@ -199,7 +199,7 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
         return text
     numbers = Numbers(cells[cells["task"] != EMBEDDED], folder)
     return NUMBER.sub(
-        lambda match: f"<!-- number:{match['call']} -->{made(match['call'], numbers)}<!-- /number -->", text
+        lambda match: f"<!-- number:{match['call']} -->{number_asked(match['call'], numbers)}<!-- /number -->", text
     )
 
 

@@ -45,13 +45,18 @@ def load(source: str | Path) -> pd.DataFrame:
     cells = cells.fillna({"variant": ""})
     numbers = cells[list(NUMBERS)].apply(pd.to_numeric, errors="coerce").astype(object)
     # Beside a word, pandas leaves the numbers of a column as text.
-    told = cells.assign(**numbers.where(numbers.notna(), cells[list(NUMBERS)]))
-    for line, entry in enumerate(told.to_dict("records"), start=2):
+    typed = cells.assign(**numbers.where(numbers.notna(), cells[list(NUMBERS)]))
+    for line, entry in enumerate(typed.to_dict("records"), start=2):
         try:
             check(entry)
         except ValueError as error:
             raise UserError(f"{source}, line {line}: {error}: {MEND}") from error
     return cells.assign(predictions=[kept_predictions(source, cell) for _, cell in cells.iterrows()])
+
+
+def folder_of(source: Path) -> Path:
+    """Return where what is made of a source goes by default: an output folder itself, or the folder of a CSV file."""
+    return source if source.is_dir() else source.parent
 
 
 def kept_predictions(file: Path, cell: pd.Series) -> Path:

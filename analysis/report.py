@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.aggregate import aggregate
 from analysis.figures import CAPTIONS, figures
-from analysis.records import load
+from analysis.records import folder_of, load
 from analysis.render import model_label, render, task_label
 from analysis.tables import TABLES, notes
 from kprune.errors import command
@@ -75,8 +75,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file to write; default: report.html beside or in the source")
     arguments = parser.parse_args()
     cells = load(arguments.source)
-    folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
-    file = arguments.output or folder / "report.html"
+    file = arguments.output or folder_of(arguments.source) / "report.html"
     write_text(file, page(cells, str(arguments.source)))
     print(f"report: {file}")
 

@@ -129,20 +129,17 @@ def fluctuations(view: ModelView, calibration: CalibrationSet) -> list[Fluctuati
     found, seen = [Fluctuation(zero, zero) for zero in zeros], 0
     for batch in tqdm(calibration.batches(), desc="FLAP", unit="batch", disable=None):
         batch = on_device(batch, view.device)
-        x, context = view.enter(batch)
+        x, context = view.embed(batch)
         real = batch["attention_mask"].bool()
         tokens = int(real.sum())
         for block, of in zip(view.blocks, found, strict=True):
-            if block.units:
-                features = block.features(x, context)
+            x, features = block.run_with_features(x, context)
+            if features is not None:
                 variance, mean = torch.var_mean(features[real].double(), dim=0, correction=0)
                 step = mean - of.mean
                 share = tokens / (seen + tokens)
                 of.variance = of.variance + share * (variance - of.variance + (1 - share) * step.square())
                 of.mean = of.mean + share * step
-                x = block.join(x, block.output(features))
-            else:
-                x = block.run(x, context)
         seen += tokens
     if not all(torch.isfinite(of.variance).all() for of in found):
         raise UserError("features hold NaN or infinity: check the checkpoint's weights")

@@ -19,7 +19,7 @@ from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
 from kprune.models.surgery import output_weight
 from kprune.models.view import on_device
-from kprune.solve.mask_search import ROUNDING, greedy
+from kprune.solve.mask_search import BUDGET_ROUNDING, greedy
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class KCM(Method):
     @staticmethod
     def search(view: ModelView, scores: list[Tensor], costs: Mapping[str, UnitCost], limit: float) -> list[Tensor]:
         """Keep the neurons of highest score that fit beside all heads: masks [units] (bool) of all blocks."""
-        spare = limit * (1 + ROUNDING) - sum(costs[s.name].of(s.units, s.units) for s in view.of_kind("heads"))
+        spare = limit * (1 + BUDGET_ROUNDING) - sum(costs[s.name].of(s.units, s.units) for s in view.of_kind("heads"))
         if spare < 0:
             raise UserError("the heads alone, which this method keeps, take more than the budget leaves: ask for less")
         ffns = view.of_kind("neurons")
@@ -164,15 +164,12 @@ def data_driven_ranking(view: ModelView, calibration: CalibrationSet) -> list[Te
     }
     for batch in tqdm(calibration.batches(), desc="D2", unit="batch", disable=None):
         batch = on_device(batch, view.device)
-        hidden, context = view.enter(batch)
+        hidden, context = view.embed(batch)
         real = batch["attention_mask"].bool()
         for block in view.blocks:
-            if block.kind == "neurons" and block.units:
-                features = block.features(hidden, context)
+            hidden, features = block.run_with_features(hidden, context)
+            if block.kind == "neurons" and features is not None:
                 energy[block.name] += features[real].square().sum(dim=0).double()
-                hidden = block.join(hidden, block.output(features))
-            else:
-                hidden = block.run(hidden, context)
     if not all(torch.isfinite(e).all() for e in energy.values()):
         raise UserError("activations hold NaN or infinity: check the checkpoint's weights")
     norms = [e.sqrt().cpu() for e in energy.values()]

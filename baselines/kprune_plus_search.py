@@ -15,14 +15,14 @@ from kprune.contract import Job
 from kprune.data import CalibrationSet, split
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import TOKENS, KPrunePlus, centred_if_biased
-from kprune.methods.kprune_plus.allocation import allocate_units, may_go
+from kprune.methods.kprune_plus.allocation import allocate_units, prunable_kinds
 from kprune.models import Block, ModelView, view_of
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.surgery import empty, output_weight, take_units, unit_columns
 from kprune.objectives import Objective
 from kprune.settings_checks import check_count, check_positive
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 from kprune.storage import Storage, storage_at
 from kprune.streams import calibration_states
 
@@ -37,7 +37,7 @@ class KPrunePlusSearch(KPrunePlus):
 
     A candidate is a number of units for each block. Its model keeps, in every block, the units that the error curve removes
     last, and the output projection on them that comes closest to the dense block's own update on the dense model's features,
-    under the curve's Gram matrix. Its fitness is the mean K_pred on a part of the calibration set that no order and no
+    under the curve's Gram matrix. Its fitness is the mean divergence from the teacher on a part of the calibration set that no order and no
     projection has seen; for a language model, over the `top_logits` largest logits of the teacher. The best of each
     generation's offspring takes its parent's place if it is fitter.
 
@@ -87,12 +87,12 @@ class KPrunePlusSearch(KPrunePlus):
         with clock("supernet"):
             solutions = self.solutions(teacher, fit, job.objective, storage)
             fitness = Fitness(teacher, solutions, held_out, job.objective, self.temperature, self.top_logits)
-        kinds = may_go(teacher, job.budget) if self.kinds == "auto" else self.kinds
+        kinds = prunable_kinds(teacher, job.budget) if self.kinds == "auto" else self.kinds
         moves = Moves(teacher, job, [index for index, block in enumerate(teacher.blocks) if block.kind in kinds])
         with clock("search"):
             found, known = self.search(start, moves, fitness.divergence, random.Random(job.data.seed))
-        told = {"start": known[start], "found": known[found], "candidates": len(known), "units": list(start)}
-        return list(found), {"search": told}
+        details = {"start": known[start], "found": known[found], "candidates": len(known), "units": list(start)}
+        return list(found), {"search": details}
 
     def search(
         self, start: Counts, moves: "Moves", divergence: Callable[[Counts], float], draw: random.Random
@@ -203,7 +203,7 @@ class Fitness:
 
     def candidate(self, counts: Counts) -> ModelView:
         """Return the model of an allocation, physically pruned."""
-        view = view_of(frozen_view(self.teacher.model), self.teacher.device)
+        view = view_of(frozen_shared_copy(self.teacher.model), self.teacher.device)
         for block, solutions, count in zip(view.blocks, self.solutions, counts, strict=True):
             if solutions and count < block.units:
                 solutions.prune(block, count)
@@ -216,10 +216,10 @@ class Fitness:
             hidden = [block.run(x, state.context) for x, state in zip(hidden, self.states, strict=True)]
         with view.ends_at_work():
             for x, state in zip(hidden, self.states, strict=True):
-                yield self.objective.answers(view.leave(x, state.batch), state.batch)
+                yield self.objective.answers(view.apply_head(x, state.batch), state.batch)
 
     def divergence(self, counts: Counts) -> float:
-        """Return the mean K_pred of an allocation."""
+        """Return the mean divergence of an allocation's model from the teacher."""
         total = 0.0
         for student, (teacher, indices) in zip(self.logits(self.candidate(counts)), self.compared, strict=True):
             student = student if indices is None else student.gather(-1, indices.long())
@@ -236,7 +236,7 @@ class Moves:
 
     def __init__(self, view: ModelView, job: Job, free: Sequence[int]):
         costs = job.budget.costs(view)
-        self.free, self.limit = free, job.budget.limit(view) * (1 + ROUNDING)
+        self.free, self.limit = free, job.budget.limit(view) * (1 + BUDGET_ROUNDING)
         self.totals = [costs[block.name].by_count(block.units).tolist() for block in view.blocks]
 
     def one(self, counts: Counts, step: float, draw: random.Random) -> Counts:

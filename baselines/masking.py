@@ -108,13 +108,11 @@ class Masking(Method):
         for state in states:
             x = state.student
             for block, (first, last) in zip(blocks, found, strict=True):
-                if not block.units:
-                    x = block.run(x, state.context)
-                    continue
-                features = block.features(x, state.context)
-                first.add(finite(block.read(x)[state.real], block))
-                last.add(finite(features[state.real], block))
-                x = block.join(x, block.output(features))
+                above, features = block.run_with_features(x, state.context)
+                if features is not None:
+                    first.add(finite(block.norm_before(x)[state.real], block))
+                    last.add(finite(features[state.real], block))
+                x = above
         return found
 
 

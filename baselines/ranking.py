@@ -10,7 +10,7 @@ from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units
 from kprune.solve.mask_search import greedy
-from kprune.solve.uniform import best_units, lost, uniform_counts
+from kprune.solve.uniform import best_units, curve_of_scores, uniform_counts
 
 
 class Ranking(Method):
@@ -35,7 +35,7 @@ class Ranking(Method):
         with clock("mask_search"):
             found, costs = scores(view), list(job.budget.costs(view).values())
             if job.budget.uniform:
-                counts = uniform_counts(view, list(map(lost, found, costs)), job.budget)
+                counts = uniform_counts(view, list(map(curve_of_scores, found, costs)), job.budget)
                 kept = list(map(best_units, found, counts))
             else:
                 kept = [mask.nonzero()[:, 0] for mask in greedy(found, costs, job.budget.limit(view))]

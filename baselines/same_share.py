@@ -17,7 +17,7 @@ from kprune.models.copies import frozen_copy
 from kprune.models.families import Kind
 from kprune.settings_checks import check_kinds
 from kprune.solve.mask_search import greedy
-from kprune.solve.uniform import KINDS, lost, uniform_counts
+from kprune.solve.uniform import KINDS, curve_of_scores, uniform_counts
 from kprune.streams import CalibrationState, calibration_states
 from kprune.types import Model
 
@@ -42,7 +42,7 @@ def same_share(
     shares = [1 - torch.arange(block.units, dtype=torch.float64) / block.units for block in view.blocks]
     costs = budget.costs(view)
     if budget.uniform:
-        curves = [lost(share, costs[block.name]) for share, block in zip(shares, view.blocks, strict=True)]
+        curves = [curve_of_scores(share, costs[block.name]) for share, block in zip(shares, view.blocks, strict=True)]
         return uniform_counts(view, curves, budget, kinds)
     may_go = [block.layer not in spared and block.kind in kinds for block in view.blocks]
     free = [index for index, goes in enumerate(may_go) if goes]

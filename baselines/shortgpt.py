@@ -21,7 +21,7 @@ from kprune.models.surgery import check_layers_can_go, keep_layers
 from kprune.models.uniform import check_alike
 from kprune.models.view import on_device
 from kprune.plan import Plan
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 from kprune.types import Model
 
 
@@ -56,7 +56,7 @@ class ShortGPT(Method):
         super().check(model, budget)
         view = view_of(model)
         check_layers_can_go(view)
-        if max(layer_costs(view, budget)) > budget.limit(view) * (1 + ROUNDING):
+        if max(layer_costs(view, budget)) > budget.limit(view) * (1 + BUDGET_ROUNDING):
             raise OutOfReach("method shortgpt keeps a layer at least, and the budget leaves less: ask for less")
 
     def check_alike(self, view: ModelView, budget: Budget) -> None:
@@ -108,7 +108,7 @@ def least_influential(influence: Sequence[float], costs: Sequence[float], limit:
     """Return the layers to drop so that what is left costs at most `limit`, sorted; of equal ones the lower goes first."""
     left, dropped = sum(costs), []
     for layer in sorted(range(len(costs)), key=lambda layer: influence[layer]):
-        if left <= limit * (1 + ROUNDING) or len(dropped) == len(costs) - 1:
+        if left <= limit * (1 + BUDGET_ROUNDING) or len(dropped) == len(costs) - 1:
             break
         dropped.append(layer)
         left -= costs[layer]
@@ -125,7 +125,7 @@ def block_influence(view: ModelView, calibration: CalibrationSet) -> list[float]
     turned, tokens = [0.0] * len(view.layers), 0
     for batch in tqdm(calibration.batches(), desc="ShortGPT", unit="batch", disable=None):
         batch = on_device(batch, view.device)
-        x, context = view.enter(batch)
+        x, context = view.embed(batch)
         real = batch["attention_mask"].bool()
         tokens += int(real.sum())
         for layer, blocks in enumerate(view.by_layer()):

@@ -51,7 +51,7 @@ class UpdateNorm(kprune.Method):
         for batch in job.data.calibration.batches():
             batch = on_device(batch, view.device)
             tokens = batch["attention_mask"].bool()
-            x, context = view.enter(batch)
+            x, context = view.embed(batch)
             for block in view.blocks:
                 features = block.features(x, context)
                 squares[block.name] += features[tokens].double().square().sum(dim=0).cpu()

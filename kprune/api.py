@@ -153,11 +153,13 @@ def prune(
         data = PruningData(calibration, precision=precision)
         found: dict[str, Any] = {}
         if speedup is None:
-            asked: Budget | Target = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, grain, uniform)
-            if params_reduction is not None:
-                asked = ParametersBudget(params_reduction, grain, uniform, of)
+            asked: Budget | Target
             if sparsity is not None:
                 asked = Target.of_sparsity(sparsity)
+            elif params_reduction is not None:
+                asked = ParametersBudget(params_reduction, grain, uniform, of)
+            else:
+                asked = FlopsBudget(flops_reduction or DEFAULT_REDUCTION, length, grain, uniform)
             chosen.check(model, asked)
             outcome = chosen.prune(Job(model, objective, data, asked))
         else:
@@ -166,14 +168,14 @@ def prune(
             outcome, found["latency"] = prune_to_speedup(
                 chosen, model, objective, data, speedup, length, point, grain, uniform
             )
-        if outcome.plan.sparsity:
-            found["sparsity"] = zeros(view_of(outcome.model))
-        elif not outcome.count_units:
-            become_pruned(outcome.model)
         if not outcome.count_units:
             pruned = view_of(outcome.model)
             found["flops_reduction"] = flops_removed(dense, pruned, length)
             found["params_reduction"] = params_removed(dense, pruned)
+            if outcome.plan.sparsity:
+                found["sparsity"] = zeros(pruned)
+            else:
+                become_pruned(outcome.model)
         _set_as_in(outcome.model, model)
     details = outcome.details | {"sequence_length": length} | found
     wrapped = rewrapped(wrapper, outcome.model)

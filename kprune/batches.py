@@ -9,7 +9,7 @@ from torch import Tensor
 from kprune.choices import READ, SHAPE, as_examples, as_rows
 from kprune.data import CalibrationSet, Example, has_label
 from kprune.errors import UserError
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
 from kprune.objectives import Objective
 from kprune.objectives.base import IGNORED
@@ -67,27 +67,13 @@ def _examples(
 ) -> list[Example]:
     if not isinstance(batch, Mapping):
         raise UserError(f"batch {number} is a {type(batch).__name__}: give dicts with input_ids and attention_mask")
-    ids = _tensor(number, batch, "input_ids")
-    if ids.dtype not in INTEGERS or (ids.ndim != 2 and not objective.of_choices):
-        raise UserError(
-            f"batch {number}: input_ids are {list(ids.shape)} {ids.dtype}: give integers "
-            f"{SHAPE if objective.of_choices else '[batch, length]'}"
-        )
-    if ids.numel() == 0:
-        raise UserError(f"batch {number} is empty: input_ids are {list(ids.shape)}")
+    ids = _checked_ids(number, batch, objective)
     counts = None
     if objective.of_choices:
         given = {name: _tensor(number, batch, name) for name in READ if batch.get(name) is not None}
         batch, counts = as_rows(number, {**batch, **given})
         ids = batch["input_ids"]
-    mask = torch.ones_like(ids)
-    if batch.get("attention_mask") is not None:
-        mask = _tensor(number, batch, "attention_mask")
-        if ((mask != 0) & (mask != 1)).any():
-            raise UserError(
-                f"batch {number} has an attention_mask of more than zeros and ones: give 1 for tokens, 0 for padding"
-            )
-    mask = mask.bool()
+    mask = _checked_mask(number, batch, ids)
     if objective.reads_labels and batch.get("labels") is None:
         raise UserError(
             f"batch {number} has no labels, which say at which tokens the model is asked for what was masked: make batches by "
@@ -121,6 +107,39 @@ def _examples(
     if labels or objective.reads_labels:
         _add_labels(number, batch, examples, starts, objective, model)
     return examples
+
+
+def _checked_ids(number: int, batch: Mapping[str, Tensor], objective: Objective) -> Tensor:
+    """Return a batch's `input_ids`.
+
+    Raises:
+        UserError: they are no integers, have another number of dimensions, or are empty.
+    """
+    ids = _tensor(number, batch, "input_ids")
+    if ids.dtype not in INTEGERS or (ids.ndim != 2 and not objective.of_choices):
+        raise UserError(
+            f"batch {number}: input_ids are {list(ids.shape)} {ids.dtype}: give integers "
+            f"{SHAPE if objective.of_choices else '[batch, length]'}"
+        )
+    if ids.numel() == 0:
+        raise UserError(f"batch {number} is empty: input_ids are {list(ids.shape)}")
+    return ids
+
+
+def _checked_mask(number: int, batch: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+    """Return a batch's `attention_mask` as bool; True everywhere without one.
+
+    Raises:
+        UserError: it holds something else than zeros and ones.
+    """
+    if batch.get("attention_mask") is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    mask = _tensor(number, batch, "attention_mask")
+    if ((mask != 0) & (mask != 1)).any():
+        raise UserError(
+            f"batch {number} has an attention_mask of more than zeros and ones: give 1 for tokens, 0 for padding"
+        )
+    return mask.bool()
 
 
 def _check_not_packed(number: int, batch: Mapping[str, Tensor], mask: Tensor, model: Model) -> None:
@@ -178,7 +197,7 @@ def same_without_padding(model: Model, objective: Objective, ids: Tensor, mask: 
     end = int(mask.nonzero().max()) + 1
     # Padding may be more than the model reads; the example itself is not.
     ids, mask = (row[:end][-longest_input(model) :] for row in (ids, mask))
-    model = frozen_view(model)
+    model = frozen_shared_copy(model)
     answers = []
     for tokens, real in ((ids, mask), (ids[mask], mask[mask])):
         given = {"input_ids": tokens[None], "attention_mask": real[None].long()}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from kprune.checkpoint import check_saveable
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.modeling_kprune import select_heads
 from kprune.models.view import family_of, longest_input, padding_of
 from kprune.objectives import Objective
@@ -47,7 +47,7 @@ def check_model(model: Model, objective: Objective) -> None:
     """Check that a transformers model can be pruned, and saved as the function that it is.
 
     Raises:
-        UserError: its weights, attention or modules are none of which that is so; says which.
+        UserError: its weights, attention or modules rule it out; the message says which.
     """
     _check_weights(model)
     check_padding(model, objective)
@@ -68,7 +68,7 @@ def check_model(model: Model, objective: Objective) -> None:
     if not any(block.units for block in view_of(model).blocks):
         raise UserError("the model has no head and no neuron left: there is nothing to prune")
     try:
-        frozen_view(model)
+        frozen_shared_copy(model)
     except Exception as error:  # whatever an attribute of the user's own makes of being copied
         raise UserError(
             f"the model can't be copied ({one_line(error, 120)}): remove the attributes that you set on it or its modules"

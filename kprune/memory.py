@@ -13,9 +13,9 @@ SMALL_PASS = 1024
 GPU_PASS = 6e9
 """Bytes that the graph of a pass may take on a GPU, where small products take as long as large ones."""
 KEPT_PER_FEATURE = 2.7
-"""What a graph keeps of a token, over the features and hidden states of all blocks: as measured on BERT-base."""
+"""Numbers that a graph keeps of a token, over those of the features and hidden states of all blocks: measured on BERT-base."""
 KEPT_PER_LOGIT = 4
-"""And over the logits of a vocabulary: themselves, what is read of them, what they are multiplied by, and their gradient."""
+"""Numbers that a graph keeps of a token, over its logits: the logits, what is read of them, its factor, and the gradient."""
 
 
 def pass_tokens(view: "ModelView") -> int:
@@ -28,8 +28,8 @@ def pass_tokens(view: "ModelView") -> int:
     return max(SMALL_PASS, int(GPU_PASS / (4 * (KEPT_PER_FEATURE * features + KEPT_PER_LOGIT * logits))))
 
 
-def give_back() -> None:
-    """Hand freed memory back to the system, where the C library can (glibc).
+def release_freed_memory() -> None:
+    """Return freed memory to the system, where the C library can (glibc).
 
     It keeps the pieces of backward passes over batches of different lengths, which the next batches don't fit into: a process
     would grow by several times what its tensors take.

@@ -74,9 +74,9 @@ def linear_layers(precision: Precision) -> AbstractContextManager[Any]:
     """Compute the products of linear layers, forward and backward, in a precision while the context is open.
 
     Reduced, their factors are rounded to what the processor multiplies fastest, bfloat16 on a CPU and TF32 on a GPU. Sums are
-    float32. On a CPU a product is rounded once more, to bfloat16; biases and the residual stream are added in float32. Linear layers
-    are what passes through a model consist of, and nothing that is solved has one: Gram matrices and all that is made of them stay
-    in full precision, and so do attention and norms.
+    float32. On a CPU a product is rounded once more, to bfloat16; biases and the residual stream are added in float32. Attention
+    and norms stay in full precision, and so does all that is solved, since neither Gram matrices nor what is made of them is
+    computed by a linear layer.
     """
     return _ReducedLayers() if precision == "reduced" else nullcontext()
 

@@ -79,7 +79,7 @@ def add_up(tensors: Iterable[Tensor]) -> None:
             _exchange(tensor, dist.all_reduce)
 
 
-def agree(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Tensor]) -> None:
     """Set tensors to the first process's, in place: what is computed from the same sums may differ by rounding."""
     if count() > 1:
         for tensor in tensors:
@@ -93,10 +93,10 @@ def total(value: float) -> float:
     return numbers.item()
 
 
-def first_says(value: bool) -> bool:
-    """Return what the first process says; the others wait for it."""
+def broadcast_flag(value: bool) -> bool:
+    """Return the first process's value; the others wait for it."""
     answer = torch.tensor([int(value)])
-    agree([answer])
+    broadcast([answer])
     return bool(answer.item())
 
 

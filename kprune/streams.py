@@ -16,7 +16,8 @@ from kprune.models.view import on_device
 from kprune.objectives import Objective
 from kprune.storage import Device, Storage
 
-HERE = Device()
+ON_DEVICE = Device()
+"""The storage that leaves tensors where they are worked on."""
 
 
 class CalibrationState:
@@ -34,7 +35,7 @@ class CalibrationState:
         context: Context,
         student: Tensor,
         teacher: Tensor,
-        storage: Storage = HERE,
+        storage: Storage = ON_DEVICE,
         number: int = 0,
     ):
         self.batch, self.context, self._storage, self.number = batch, context, storage, number
@@ -98,12 +99,12 @@ class CalibrationState:
         ids = self.batch["input_ids"] * self.batch["attention_mask"]
         return per_example((ids * torch.arange(1, ids.shape[1] + 1, device=ids.device)).sum(dim=1), self.batch)
 
-    def rows(self, which: slice) -> "CalibrationState":
-        """Return some of the batch's examples, where they stand now."""
+    def some_examples(self, which: slice) -> "CalibrationState":
+        """Return the state of some of the batch's examples, each with all of its rows."""
         return self._part(part_of(self.batch, which), rows_of(self.batch, which))
 
-    def at(self, rows: slice | Tensor) -> "CalibrationState":
-        """Return some of the batch's rows, given by their numbers or as a slice, without what it has of examples."""
+    def some_rows(self, rows: slice | Tensor) -> "CalibrationState":
+        """Return the state of some of the batch's rows, given by their numbers or as a slice, without labels and numbers of choices."""
         return self._part({name: value[rows] for name, value in self.batch.items() if name not in OF_EXAMPLES}, rows)
 
     def _part(self, batch: dict[str, Tensor], rows: slice | Tensor) -> "CalibrationState":
@@ -115,7 +116,7 @@ class CalibrationState:
 
 @torch.no_grad()
 def calibration_states(
-    view: ModelView, batches: Sequence[dict[str, Tensor]], storage: Storage = HERE
+    view: ModelView, batches: Sequence[dict[str, Tensor]], storage: Storage = ON_DEVICE
 ) -> list[CalibrationState]:
     """Return every batch at the input of the first block; if several processes share the work, this one's examples of it.
 
@@ -128,7 +129,7 @@ def calibration_states(
             batch = on_device(processes.own_rows(whole, before), view.device)
             before += size_of(whole)
             if size_of(batch):
-                x, context = view.enter(batch)
+                x, context = view.embed(batch)
                 states.append(CalibrationState(batch, context, x, x, storage, number))
     if before < processes.count():
         raise UserError(f"there are {before} examples for {processes.count()} processes: start fewer")
@@ -162,4 +163,4 @@ class TeacherLogits(Iterable[Tensor]):
         return logits if whole else hidden, whole, state.batch
 
     def _logits(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return self.objective.answers(self.view.leave(hidden, batch), batch)
+        return self.objective.answers(self.view.apply_head(hidden, batch), batch)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from kprune.errors import UserError
 
-Kind = Literal["flops", "parameters", "latency", "sparsity", "pattern"]
+TargetKind = Literal["flops", "parameters", "latency", "sparsity", "pattern"]
 OPTIONS: dict[str, str] = {"flops": "flops_reduction", "parameters": "params_reduction", "latency": "speedup"}
 """The option that gives the amount of each budget, in Python and on the command line."""
 SPARSITY = "sparsity"
@@ -18,14 +18,14 @@ NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 NOTHING = "nothing"
 """What a share of 0 of the FLOPs asks to remove."""
 
-_FORMS: dict[Kind, re.Pattern[str]] = {
+_FORMS: dict[TargetKind, re.Pattern[str]] = {
     "flops": re.compile(f"({NUMBER})"),
     "parameters": re.compile(f"p({NUMBER})"),
     "latency": re.compile(f"({NUMBER})x"),
     "sparsity": re.compile(f"s({NUMBER})"),
     "pattern": re.compile(r"(\d+):(\d+)"),
 }
-_SHARES: dict[Kind, str] = {
+_SHARES: dict[TargetKind, str] = {
     "flops": "FLOPs to remove, such as 0.8",
     "parameters": "parameters to remove, such as 0.2",
     "sparsity": "weights to set to zero, such as 0.5, or a pattern such as 2:4",
@@ -47,12 +47,12 @@ class Target:
         UserError: the amount is out of range.
     """
 
-    kind: Kind
+    kind: TargetKind
     amount: float
     group: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind) or (self.group is None) == (self.kind == "pattern"):
+        if self.kind not in get_args(TargetKind) or (self.group is None) == (self.kind == "pattern"):
             raise ValueError(f"no target is of kind {self.kind!r} with a group of {self.group}")
         amount = self.amount if _is_number(self.amount) else math.nan
         if self.kind == "latency":
@@ -129,14 +129,14 @@ class Target:
             return {self.option: str(self)}
         return ({"budget": self.kind} if self.kind in ("parameters", "latency") else {}) | {self.option: self.amount}
 
-    def requested(self, kind: Kind) -> float | None:
+    def requested(self, kind: TargetKind) -> float | None:
         """Return the amount if it is one of this kind, else None."""
         return self.amount if self.kind == kind else None
 
     @property
     def order(self) -> tuple[int, float, int]:
         """Return the key to sort by: FLOPs, parameters, speed-ups, shares of zeros, patterns, each by size."""
-        return get_args(Kind).index(self.kind), self.amount, self.group or 0
+        return get_args(TargetKind).index(self.kind), self.amount, self.group or 0
 
     def __str__(self) -> str:
         if self.kind == "pattern":
@@ -145,7 +145,7 @@ class Target:
         return {"flops": text, "parameters": f"p{text}", "latency": f"{text}x", "sparsity": f"s{text}"}[self.kind]
 
 
-def check_share(kind: Kind, amount: Any) -> None:
+def check_share(kind: TargetKind, amount: Any) -> None:
     """Check that the amount of a target is a share, between 0 and 1.
 
     Raises:

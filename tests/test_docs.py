@@ -148,7 +148,7 @@ def test_the_family_is_added_by_its_entry(monkeypatch):
     model = RobertaPreLayerNormForSequenceClassification(config).eval()
     batch, view = next(batches()), view_of(model)
     with torch.no_grad():
-        hidden, context = view.enter(batch)
+        hidden, context = view.embed(batch)
         assert torch.allclose(view.run(0, hidden, context, batch).logits, model(**batch).logits, atol=1e-5)
     outcome = kprune.prune(model, batches(), flops_reduction=0.6, method="kprune_plus")
     assert 0.6 <= outcome.details["flops_reduction"] < 0.7

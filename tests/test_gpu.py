@@ -24,8 +24,8 @@ from kprune import checkpoint
 from kprune.budgets import FlopsBudget
 from kprune.budgets.latency import Point
 from kprune.budgets.latency.timing import random_batch
-from kprune.captured import Captured
 from kprune.contract import ZEROS, Job, PruningData
+from kprune.cuda_graph import Captured
 from kprune.methods.kprune_plus import algorithm, refit
 from kprune.methods.registry import find_method
 from kprune.models import view_of

@@ -7,8 +7,12 @@ from matplotlib.figure import Figure
 
 from analysis.aggregate import aggregate
 from analysis.figures.kept_units import kept_units
-from analysis.figures.scatter import score_against_seconds, score_against_speedup, score_against_tokens_per_second
 from analysis.figures.score_against_share import score_against_flops, score_against_parameters
+from analysis.figures.score_against_time import (
+    score_against_seconds,
+    score_against_speedup,
+    score_against_tokens_per_second,
+)
 from analysis.figures.sensitivity import sensitivity
 
 CAPTIONS = {

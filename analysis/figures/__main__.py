@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.figures import CAPTIONS, figures
 from analysis.figures.style import save
-from analysis.records import load
+from analysis.records import folder_of, load
 from kprune.errors import command
 
 
@@ -21,10 +21,10 @@ def main() -> None:
         if name not in CAPTIONS:
             parser.error(f"no figure {name}: use {', '.join(CAPTIONS)}")
     cells = load(arguments.source)
-    folder = arguments.source if arguments.source.is_dir() else arguments.source.parent
+    output = arguments.output or folder_of(arguments.source) / "figures"
     drawn = []
     for name, figure in figures(cells, arguments.names or CAPTIONS):
-        drawn.append(save(figure, arguments.output or folder / "figures", name))
+        drawn.append(save(figure, output, name))
         print("figure:", *drawn[-1])
     if not drawn:
         print(f"figures: no cells for one in {arguments.source}")

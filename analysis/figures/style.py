@@ -86,13 +86,13 @@ def styles(methods: list[Method]) -> dict[Method, dict]:
     return looks
 
 
-def panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[plt.Axes]]:
+def panels(count: int) -> tuple[Figure, list[plt.Axes]]:
     """Return a figure with `count` axes in rows of at most three."""
     columns = 2 if count in (2, 4) else min(COLUMNS, count)
     lines = math.ceil(count / columns)
     # A single narrow panel leaves no room for the legend below it.
-    width = max(size[0] * columns, 6.4)
-    figure, axes = plt.subplots(lines, columns, figsize=(width, size[1] * lines), squeeze=False, layout="constrained")
+    width = max(PANEL[0] * columns, 6.4)
+    figure, axes = plt.subplots(lines, columns, figsize=(width, PANEL[1] * lines), squeeze=False, layout="constrained")
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, list(axes.flat[:count])

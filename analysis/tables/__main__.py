@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.aggregate import aggregate
-from analysis.records import load
+from analysis.records import folder_of, load
 from analysis.render import SUFFIX, render
 from analysis.tables import TABLES, notes
 from kprune.errors import command
@@ -39,7 +39,7 @@ def main() -> None:
         if name not in TABLES:
             parser.error(f"no table {name}: use {', '.join(TABLES)}")
     cells = load(arguments.source)
-    folder = arguments.output or (arguments.source if arguments.source.is_dir() else arguments.source.parent) / "tables"
+    folder = arguments.output or folder_of(arguments.source) / "tables"
     table = aggregate(cells)
     written = {name: write_tables(table, name, folder) for name in TABLES}
     write_text(folder / "cells.csv", table.drop(columns="predictions").to_csv(index=False))

@@ -33,7 +33,7 @@ def mask_gradients_by_batch(view: ModelView, calibration: CalibrationSet, object
             return [objective.loss(objective.answers(output, batch), batch["labels"])]
 
         with torch.no_grad():
-            hidden, context = view.enter(batch)
+            hidden, context = view.embed(batch)
         pairs = features_and_gradients(view, 0, hidden, context, batch, loss)
         rows.append(
             [

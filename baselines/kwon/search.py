@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kprune.budgets import UnitCost
 from kprune.errors import UserError
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 
 
 def search(
@@ -36,7 +36,7 @@ def search(
     """
     head_order, head_gain, free_heads = _ranked(heads, head_cost.free)
     neuron_order, neuron_gain, free_neurons = _ranked(neurons, neuron_cost.free)
-    spare = budget * (1 + ROUNDING) - sum(len(h) > 0 for h in heads) * head_cost.base
+    spare = budget * (1 + BUDGET_ROUNDING) - sum(len(h) > 0 for h in heads) * head_cost.base
     spare -= sum(len(n) > 0 for n in neurons) * neuron_cost.base
     if spare < 0:
         raise UserError("the budget is less than what the blocks cost at least: ask for a smaller reduction")

@@ -14,7 +14,7 @@ from kprune.budgets import FlopsBudget
 from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.models import ModelView, view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.flops import model_flops
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_masked, scale_units
@@ -90,7 +90,7 @@ class CoFi(Method):
         stages = Stages(self, data, self.max_examples, clock)
         torch.manual_seed(data.seed)
         student = Student(frozen_copy(model).requires_grad_(True))
-        distil = self.distillation(frozen_view(model), objective)
+        distil = self.distillation(frozen_shared_copy(model), objective)
         with_masks = parameter_groups(student.weights, self.recipe) + student.masks.groups(self.mask_lr)
         stages.train(
             "pruning",

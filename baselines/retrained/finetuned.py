@@ -13,7 +13,7 @@ from kprune.contract import ZEROS, Job, Method, Outcome
 from kprune.data import CalibrationSet, size_of
 from kprune.errors import UserError
 from kprune.methods.kprune import KPrune
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.view import on_device
 from kprune.objectives import Objective
 from kprune.training import Recipe
@@ -87,7 +87,7 @@ class FineTuned(Method):
         outcome = self.pruner.prune(job)
         clock, data, objective = Clock(), job.data, job.objective
         stages = Stages(self, data, self.max_examples, clock)
-        teacher, student = frozen_view(job.model), outcome.model.requires_grad_(True)
+        teacher, student = frozen_shared_copy(job.model), outcome.model.requires_grad_(True)
         settings = (
             self.recipe,
             self.distillation,

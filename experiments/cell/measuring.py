@@ -1,6 +1,7 @@
 """Measure a pruned model's size and latency."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.config.groups import LatencyPoint
 from experiments.inputs.subject import Subject
@@ -32,6 +33,20 @@ class Sizes:
     plan: Plan
     size: Size
     sparsity: float | None = None
+
+    def on_record(self) -> dict[str, Any]:
+        """Return the entries of a `Record` that say this."""
+        kept = self.plan.kept
+        return {
+            "flops_reduction": self.flops_reduction,
+            "params_reduction": self.params_reduction,
+            "params_reduction_of_model": self.params_reduction_of_model,
+            "kept_heads": self.plan.per_layer("heads"),
+            "kept_neurons": self.plan.per_layer("neurons"),
+            "plan": kept and {block: list(units) for block, units in kept.items()},
+            "size": self.size,
+            "sparsity": self.sparsity,
+        }
 
 
 def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:

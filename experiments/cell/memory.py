@@ -8,7 +8,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Counts from its making: of the GPU, or of the process, with what it held before."""
+    """Measure the peak memory of the GPU, or of the process with what it held before, from the creation of this object on."""
 
     def __init__(self, device: torch.device):
         self.device = device

@@ -26,14 +26,16 @@ from experiments.inputs.subject import (
 )
 from experiments.scoring import predictions
 from experiments.scoring.evaluation import predictions_of
+from experiments.scoring.predictions import Predictions
 from experiments.store import results
 from experiments.store.provenance import commit, versions
 from experiments.store.record import CalibrationUsed, CheckpointUsed, Evaluation, Latency, Record, VocabularyUsed
+from experiments.tasks import EvaluationSet
 from kprune import processes
 from kprune.budgets.latency.timing import device_name
 from kprune.contract import Outcome, PruningData
 from kprune.data import CalibrationSet
-from kprune.vocabulary import cut_vocabulary
+from kprune.vocabulary import Vocabulary, cut_vocabulary
 
 
 def run_cell(config: CellConfig, group: str, command: str) -> Record | None:
@@ -73,72 +75,10 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
         subject = subject_for(config)
         vocabulary = vocabulary_for(config, subject)
         begin()
-        task, tokenizer = subject.task, vocabulary.tokenizer if vocabulary else subject.tokenizer
-
-        start, peak = time.perf_counter(), PeakMemory(subject.device)
-        torch.manual_seed(config.seed)
-        outcome, latency, data, length = pruned(config, subject)
-        if vocabulary:
-            cut_vocabulary(outcome.model, vocabulary.kept)
-        calibration, labels = data.calibration, "labels" in config.method.build().needs
-
-        sizes = measure_sizes(subject, outcome, length)
-        dense = subject.dense
-        predicted = replace(predictions_of(outcome.model, task, tokenizer, subject.device), dense=dense.values)
-        latency = latency_of(config.latency, subject, outcome, latency)
-
-        # As the dense model reads it: the same set in every cell.
-        evaluation, kept = task.evaluation(subject.tokenizer), sizes.plan.kept
-        record = Record(
-            task=task.name,
-            model=config.model.name,
-            method=config.method.name,
-            variant=config.variant.plain(),
-            seed=config.seed,
-            metric=task.metric,
-            higher_is_better=task.higher_is_better,
-            dense_score=dense.score,
-            score=predicted.score,
-            evaluation=Evaluation(
-                evaluation.split,
-                evaluation.size,
-                evaluation.majority,
-                evaluation.sha256,
-                evaluation.data,
-                evaluation.window,
-                evaluation.first_token,
-            ),
-            checkpoint=CheckpointUsed(subject.checkpoint.source, subject.checkpoint.sha256),
-            flops_reduction_requested=config.target.requested("flops"),
-            params_reduction_requested=config.target.requested("parameters"),
-            flops_reduction=sizes.flops_reduction,
-            params_reduction=sizes.params_reduction,
-            params_reduction_of_model=sizes.params_reduction_of_model,
-            kept_heads=sizes.plan.per_layer("heads"),
-            kept_neurons=sizes.plan.per_layer("neurons"),
-            pruning_seconds=sum(outcome.seconds_by_stage.values()),
-            seconds_by_stage=dict(outcome.seconds_by_stage),
-            peak_memory_mb=peak.mb(),
-            calibration=CalibrationUsed(len(calibration.examples), calibration.tokens, labels, **origin(calibration)),
-            latency=latency,
-            versions=versions(),
-            commit=commit(),
-            config=identity,
-            target=config.target,
-            device=device_name(subject.device),
-            sparsity=sizes.sparsity,
-            size=sizes.size,
-            vocabulary=vocabulary_used(vocabulary, subject),
-            plan=kept and {block: list(units) for block, units in kept.items()},
-            details=outcome.details
-            | {
-                "sequence_length": length,
-                "cell_seconds": time.perf_counter() - start,  # with evaluation and latency: what a plan counts on
-            },
-        )
-
+        record, outcome, predicted = prune_and_score(config, identity, subject, vocabulary)
         files = {"predictions.npz": lambda file: results.write_bytes(file, predictions.packed(predicted))}
         if config.save_model:
+            tokenizer = vocabulary.tokenizer if vocabulary else subject.tokenizer
             saving = (record, outcome, subject, tokenizer, config.format, config.onnx, command)
             files["model"] = lambda model: save_model(model, *saving)
         results.write(folder, record, files)
@@ -148,6 +88,73 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
         print(f"pruned model: {folder}/model")
     print(f"results: {folder}/result.json")
     return record
+
+
+def prune_and_score(
+    config: CellConfig, identity: dict[str, Any], subject: Subject, vocabulary: Vocabulary | None
+) -> tuple[Record, Outcome, Predictions]:
+    """Prune a cell's subject, cut its vocabulary if one is given, then measure and score what is left.
+
+    Returns:
+        the record, the outcome of the pruning, and what the pruned model predicts, with the dense model's values beside it.
+    """
+    start, peak = time.perf_counter(), PeakMemory(subject.device)
+    torch.manual_seed(config.seed)
+    outcome, latency, data, length = pruned(config, subject)
+    if vocabulary:
+        cut_vocabulary(outcome.model, vocabulary.kept)
+    task, dense, calibration = subject.task, subject.dense, data.calibration
+    sizes = measure_sizes(subject, outcome, length)
+    tokenizer = vocabulary.tokenizer if vocabulary else subject.tokenizer
+    predicted = replace(predictions_of(outcome.model, task, tokenizer, subject.device), dense=dense.values)
+    labels = "labels" in config.method.build().needs
+    record = Record(
+        task=task.name,
+        model=config.model.name,
+        method=config.method.name,
+        variant=config.variant.plain(),
+        seed=config.seed,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        dense_score=dense.score,
+        score=predicted.score,
+        # As the dense model reads it: the same set in every cell.
+        evaluation=evaluation_used(task.evaluation(subject.tokenizer)),
+        checkpoint=CheckpointUsed(subject.checkpoint.source, subject.checkpoint.sha256),
+        flops_reduction_requested=config.target.requested("flops"),
+        params_reduction_requested=config.target.requested("parameters"),
+        **sizes.on_record(),
+        latency=latency_of(config.latency, subject, outcome, latency),
+        pruning_seconds=sum(outcome.seconds_by_stage.values()),
+        seconds_by_stage=dict(outcome.seconds_by_stage),
+        peak_memory_mb=peak.mb(),
+        calibration=CalibrationUsed(len(calibration.examples), calibration.tokens, labels, **origin(calibration)),
+        versions=versions(),
+        commit=commit(),
+        config=identity,
+        target=config.target,
+        device=device_name(subject.device),
+        vocabulary=vocabulary_used(vocabulary, subject),
+        details=outcome.details
+        | {
+            "sequence_length": length,
+            "cell_seconds": time.perf_counter() - start,  # with evaluation and latency: what a plan counts on
+        },
+    )
+    return record, outcome, predicted
+
+
+def evaluation_used(evaluation: EvaluationSet) -> Evaluation:
+    """Return what a record says of an evaluation set."""
+    return Evaluation(
+        evaluation.split,
+        evaluation.size,
+        evaluation.majority,
+        evaluation.sha256,
+        evaluation.data,
+        evaluation.window,
+        evaluation.first_token,
+    )
 
 
 def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | None, PruningData, float]:
@@ -166,23 +173,23 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
 
 @contextmanager
 def helpers_waiting() -> Iterator[Callable[[], None]]:
-    """Give what tells the other processes to begin; they are told to go home if it was not called within."""
-    told = False
+    """Yield a function that tells the waiting processes to begin; if it was not called, they are told at the end to stop."""
+    begun = False
 
     def begin() -> None:
-        nonlocal told
-        told = processes.first_says(True)
+        nonlocal begun
+        begun = processes.broadcast_flag(True)
 
     try:
         yield begin
     finally:
-        if not told:
-            processes.first_says(False)
+        if not begun:
+            processes.broadcast_flag(False)
 
 
 def help_to_prune(config: CellConfig) -> None:
     """Take a share of the pruning of a cell, if the first process says that there is something to prune; write nothing."""
-    if processes.first_says(False):
+    if processes.broadcast_flag(False):
         subject = subject_unscored(config)
         torch.manual_seed(config.seed)
         pruned(config, subject)

@@ -9,8 +9,8 @@ from experiments.tasks import Task
 from kprune.errors import UserError
 
 
-def asked_for(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Drop the config file's default `examples` if the user gave another `tokens`, or a `file` of examples."""
+def without_default_examples(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings without the config file's default `examples` if the user gave another `tokens`, or a `file` of examples."""
     other = calibration.get("file") or calibration.get("tokens") != default["tokens"]
     own = default["examples"] is not None and calibration.get("examples") == default["examples"]
     return {**calibration, "examples": None} if other and own else calibration
@@ -40,6 +40,6 @@ def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSet
     return replace(calibration, data=None) if calibration.data == task.calibration_data else calibration
 
 
-def usual_names(calibration: CalibrationSettings, default: Mapping[str, Any]) -> dict[str, Any]:
+def default_names(calibration: CalibrationSettings, default: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default calibration settings, which a cell's name leaves out; without `examples` if `calibration.file` is given."""
     return CalibrationSettings(**{**default, "examples": None} if calibration.file else default).named()

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from experiments.config.calibration import asked_for, check_amounts, checked_data, usual_names
+from experiments.config.calibration import check_amounts, checked_data, default_names, without_default_examples
 from experiments.config.composing import compose_cell
 from experiments.config.evaluating import Given, given_options
 from experiments.config.groups import (
     CalibrationSettings,
     LatencyPoint,
+    LatencySettings,
     MethodSettings,
     ModelSettings,
+    Request,
     Settings,
     TaskSettings,
 )
@@ -85,7 +87,7 @@ def cell_config(
     found = Collected()
     groups = {name: group_of(name, config, found) for name in GROUPS}
     if groups["calibration"]:
-        groups["calibration"] = asked_for(groups["calibration"], defaults["calibration"])
+        groups["calibration"] = without_default_examples(groups["calibration"], defaults["calibration"])
     check_names(config, groups, found)
     request, pruning, run, saving = (part_of(part, config, "", found) for part in UNGROUPED)
     if pruning and saving and saving.format == "uniform":
@@ -107,23 +109,13 @@ def cell_config(
             calibration = checked_data(calibration, built, method)
     if request and request.budget == "latency" and config.get("latency", 0) is None:
         found.add("budget=latency needs a batch size and length to measure at: leave latency as it is")
-    if request and request.vocabulary is not None:
-        if built:
-            with found.catching():
-                built.check_vocabulary(request.vocabulary)
-        if method and not method.build().one_model:
-            found.add(f"method {method.name} has no model whose vocabulary could be cut: leave vocabulary out")
+    _check_vocabulary(request, built, method, found)
+    evaluates = bool(run and run.evaluate)
     latency = closed.get("latency")
-    # In a sweep, it is for the other cells.
-    if latency and latency.given and not sweep and not (run and run.evaluate):
-        if request and request.sparsity is not None:
-            found.add(f"{latency.given} is never measured, since zeros among the weights save no time: leave it out")
-        elif method and not method.build().one_model:
-            found.add(
-                f"{latency.given} is never measured, since method {method.name} leaves no smaller model: leave it out"
-            )
+    if latency and latency.given and not sweep and not evaluates:  # in a sweep, it is for the other cells
+        _check_latency(latency, request, method, found)
     saves = saving and (not sweep if saving.save_model is None else saving.save_model)
-    if saving and not saves and not (run and run.evaluate) and (saving.format not in (None, "pruned") or saving.onnx):
+    if saving and not saves and not evaluates and (saving.format not in (None, "pruned") or saving.onnx):
         given = f"onnx={shown(saving.onnx)}" if saving.onnx else f"format={saving.format}"
         found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
     if request and request.sparsity is not None and saving and saving.format == "pruned":
@@ -131,9 +123,9 @@ def cell_config(
     found.tell()
     tracking = closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
-    usual = {"method": defaults["method"], "calibration": usual_names(calibration, defaults["calibration"])}
-    told = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
-    variant = variant_of(named, usual, *told)
+    usual = {"method": defaults["method"], "calibration": default_names(calibration, defaults["calibration"])}
+    options = (pruning.grain, pruning.uniform, request.of, pruning.precision, request.vocabulary)
+    variant = variant_of(named, usual, *options)
     return CellConfig(
         task=task,
         model=closed["model"],
@@ -157,13 +149,38 @@ def cell_config(
     )
 
 
-def configured(overrides: list[str], sweep: bool = False) -> CellConfig:
+def _check_vocabulary(
+    request: Request | None, task: Task | None, method: MethodSettings | None, found: Collected
+) -> None:
+    """Collect why a vocabulary that is asked for can't be cut; nothing without one."""
+    if not request or request.vocabulary is None:
+        return
+    if task:
+        with found.catching():
+            task.check_vocabulary(request.vocabulary)
+    if method and not method.build().one_model:
+        found.add(f"method {method.name} has no model whose vocabulary could be cut: leave vocabulary out")
+
+
+def _check_latency(
+    latency: LatencySettings, request: Request | None, method: MethodSettings | None, found: Collected
+) -> None:
+    """Collect why a latency that is asked for would never be measured."""
+    if request and request.sparsity is not None:
+        found.add(f"{latency.given} is never measured, since zeros among the weights save no time: leave it out")
+    elif method and not method.build().one_model:
+        found.add(
+            f"{latency.given} is never measured, since method {method.name} leaves no smaller model: leave it out"
+        )
+
+
+def configured(overrides: list[str]) -> CellConfig:
     """Compose and read the config of `python run.py OVERRIDES`.
 
     Raises:
         UserError: an override is wrong, or a setting; all of them, a line each.
     """
-    return cell_config(*compose_cell(overrides), sweep, overrides)
+    return cell_config(*compose_cell(overrides), sweep=False, overrides=overrides)
 
 
 def _natural_format(target: Target) -> str:

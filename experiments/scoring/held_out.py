@@ -22,7 +22,7 @@ from experiments.config.methods import method_and_precision
 from experiments.inputs.calibration import calibration_set, draw_calibration
 from experiments.inputs.checkpoints import check_padding, find_checkpoint, load_model, load_tokenizer
 from experiments.inputs.subject import flops_length
-from experiments.speed import measurements
+from experiments.store import measurements
 from kprune.budgets import FlopsBudget
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet

@@ -10,7 +10,7 @@ from scipy import stats
 
 
 def spearman(values: np.ndarray, labels: np.ndarray) -> float:
-    """Rank correlation of two arrays [N] in percent, ties ranked by their mean.
+    """Return Spearman's rank correlation of two arrays [N] in percent, ties ranked by their mean.
 
     Constant values, as of a model pruned to nothing, rank nothing: their undefined correlation counts as 0.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from experiments.inputs.subject import pick_device
-from experiments.speed import measurements
+from experiments.store import measurements
 from kprune.errors import UserError, command
 from kprune.precision import check_reduced
 
@@ -43,7 +43,7 @@ class Step:
 
 def steps(output: Path, device: str, small: bool) -> Iterator[Step]:
     """Give the steps, in order; `small` ones on a tiny model, to try whether all of them work."""
-    coarser = gains(pick_device(device))
+    coarser = reduced_is_faster(pick_device(device))
     tests = ["-m", "pytest", "-q", "tests/test_gpu.py", "--dist=load", f"--junitxml={output / 'tests.xml'}"]
     yield Step("tests", [*tests, *(["--collect-only"] if small else [])])
     shape, tokens = ("tiny", "300") if small else ("bert_base", str(TOKENS))
@@ -60,7 +60,7 @@ def steps(output: Path, device: str, small: bool) -> Iterator[Step]:
     yield Step("latency", ["-m", "experiments.speed.latency_table", *given, "--output", str(output / "latency.csv")])
 
 
-def gains(device: torch.device) -> bool:
+def reduced_is_faster(device: torch.device) -> bool:
     """Tell whether a device multiplies faster in reduced precision."""
     try:
         check_reduced(device, torch.float32)
@@ -69,7 +69,7 @@ def gains(device: torch.device) -> bool:
     return True
 
 
-def ended(command: list[str], seconds: float) -> int:
+def run_limited(command: list[str], seconds: float) -> int:
     """Run a command, and end it with all that it started if it takes longer; return its exit code, or `OUT_OF_TIME`."""
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
@@ -93,7 +93,7 @@ def run(output: Path, device: str, small: bool, seconds: float) -> int:
     end, code = time.perf_counter() + seconds, 0
     for step in steps(output, device, small):
         begun = time.perf_counter()
-        exit_code = ended([sys.executable, *step.arguments], max(end - begun, 0))
+        exit_code = run_limited([sys.executable, *step.arguments], max(end - begun, 0))
         row = {"step": step.name, "seconds": time.perf_counter() - begun, "exit_code": exit_code, "device": device}
         measurements.put(output / "steps.csv", COLUMNS, ("step",), [row])
         print(f"{step.name}: exit code {exit_code} after {row['seconds']:.0f} s", flush=True)

@@ -23,8 +23,8 @@ from transformers import BertConfig
 
 from experiments.config.kinds import THREADS, check, number, or_null, whole
 from experiments.inputs.subject import pick_device
-from experiments.speed import measurements
 from experiments.speed.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
+from experiments.store import measurements
 from kprune.budgets.latency.timing import alternate, device_name, random_batch, rounds
 from kprune.checkpoint import export_onnx
 from kprune.errors import UserError, command

@@ -27,7 +27,7 @@ from experiments.config.cell import CellConfig, configured
 from experiments.config.kinds import check, whole
 from experiments.inputs.subject import subject_for
 from experiments.scoring.evaluation import evaluate
-from experiments.speed import measurements
+from experiments.store import measurements
 from experiments.store.variant import variant_text
 from kprune.budgets.latency.timing import device_name, random_batch
 from kprune.checkpoint import export_onnx

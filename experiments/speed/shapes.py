@@ -90,13 +90,13 @@ def reference_shares(shape: Shape) -> tuple[list[float], list[float]]:
     )
 
 
+REDUCTION = 0.8
+"""Share of the FLOPs that the allocations remove."""
 ALLOCATIONS = {"even": lambda shape: even_shares(shape, 0.2), "mrpc_reference": reference_shares}
 
 
-def kept_counts(
-    shape: Shape, allocation: str, sequence_length: int, grain: int = 1, reduction: float = 0.8
-) -> tuple[list[int], list[int]]:
-    """Return heads and neurons per layer: the allocation's heads, and its neurons scaled together to the FLOPs that are left.
+def kept_counts(shape: Shape, allocation: str, sequence_length: int, grain: int = 1) -> tuple[list[int], list[int]]:
+    """Return heads and neurons per layer if `REDUCTION` of the FLOPs go: the allocation's heads, and as many of its neurons as fit.
 
     Neurons are multiples of `grain`, within the FLOPs.
     """
@@ -104,7 +104,7 @@ def kept_counts(
     heads = [round(share * shape.heads) for share in head_shares]
     attention, ffn = view_of(random_model(Shape(1, shape.hidden, shape.heads, 1))).blocks
     head, neuron = attention.unit_flops(sequence_length), ffn.unit_flops(sequence_length)
-    budget = (1 - reduction) * shape.layers * (shape.heads * head + shape.neurons * neuron)
+    budget = (1 - REDUCTION) * shape.layers * (shape.heads * head + shape.neurons * neuron)
     room = int((budget * (1 + 1e-12) - sum(heads) * head) // neuron)
     return heads, _dealt(neuron_shares, room, shape.neurons, grain)
 

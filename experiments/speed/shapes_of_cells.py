@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from experiments.config.kinds import THREADS, check, or_null
-from experiments.speed import measurements
 from experiments.speed.shapes import DECODERS, SHAPES, pruned_to, random_decoder, random_model
+from experiments.store import measurements
 from experiments.store.locks import locked_file
 from experiments.tasks.base import Task
 from experiments.tasks.language import LanguageTask

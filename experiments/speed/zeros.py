@@ -16,8 +16,8 @@ from torch import nn
 
 from baselines.wanda import least_in_rows
 from experiments.config.kinds import check, whole
-from experiments.speed import measurements
 from experiments.speed.shapes import SHAPES, random_model
+from experiments.store import measurements
 from kprune.budgets.latency.timing import device_name, random_batch
 from kprune.errors import command
 from kprune.models import view_of

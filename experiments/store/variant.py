@@ -34,9 +34,9 @@ def variant_of(
     for name in ("file", "data"):
         if variant.get(name):
             variant[name] = Path(variant[name]).stem
-    told = {"grain": (grain, 1), "uniform": (uniform, False), "of": (of, "layers"), "precision": (precision, "full")}
-    told["vocabulary"] = (vocabulary and Path(vocabulary).stem, None)
-    return variant | {name: value for name, (value, usual) in told.items() if value != usual}
+    options = {"grain": (grain, 1), "uniform": (uniform, False), "of": (of, "layers"), "precision": (precision, "full")}
+    options["vocabulary"] = (vocabulary and Path(vocabulary).stem, None)
+    return variant | {name: value for name, (value, usual) in options.items() if value != usual}
 
 
 def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:

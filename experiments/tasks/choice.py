@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
-from experiments.tasks.own import OwnFiles
+from experiments.tasks.hub_data import HubData
+from experiments.tasks.own_files import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from experiments.tasks.text import LazyExamples, tokenise
 from kprune.choices import as_examples
-from kprune.cutting import choice_pairs
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import MultipleChoice
+from kprune.truncation import choice_pairs
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class ChoiceEvaluation(EvaluationSet):
         return Predictions("accuracy", np.array(chosen) == np.array(self.gold))
 
 
-class HubChoiceTask(ChoiceTask):
+class HubChoiceTask(HubData, ChoiceTask):
     """One configuration of a hub data set."""
 
     def __init__(
@@ -197,14 +197,9 @@ class HubChoiceTask(ChoiceTask):
     def evaluation_questions(self) -> list[Question]:
         return self._questions(self.evaluation_split)
 
-    @cached_property
-    def _data(self):
-        return find_dataset(self.hub_id, self.config)
-
     def _questions(self, split: str) -> list[Question]:
-        source = f"{self.hub_id} ({self.config}, {split})"
-        rows = split_with_columns(self._data, f"{self.hub_id} ({self.config})", split, self.columns)
-        return [self.question(row, f"{source}, row {number}") for number, row in enumerate(rows)]
+        rows = enumerate(self.rows(split, self.columns))
+        return [self.question(row, f"{self.source_of(split)}, row {number}") for number, row in rows]
 
 
 class FileChoiceTask(OwnFiles, ChoiceTask):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.tasks.labels import Places, shown
-from experiments.tasks.own import SPLIT_SEED, held_out_rows, held_out_split
+from experiments.tasks.own_files import SPLIT_SEED, OwnFiles, held_out_rows
 from experiments.tasks.tables import KNOWN, read_table
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
@@ -17,7 +17,7 @@ from kprune.errors import UserError
 MISSING = ("", "nan")
 
 
-class CustomTask(TextTask):
+class CustomTask(OwnFiles, TextTask):
     """Classification, of one label or several, or regression on files of one's own.
 
     Args:
@@ -46,13 +46,10 @@ class CustomTask(TextTask):
         metric: str | None = None,
     ):
         super().__init__(name, problem, metric, max_length, average_length, batch_size)
-        if not train_file:
-            raise UserError(f"this task reads your own file: give task.train_file=FILE ({KNOWN})")
+        self.take_files(train_file, evaluation_file, KNOWN)
         self.text = [text] if isinstance(text, str) else list(text)
         if not 1 <= len(self.text) <= 2:
             raise UserError(f"task.text={self.text} names {len(self.text)} columns: give one, or two for pairs")
-        self.train_file = Path(train_file).expanduser()
-        self.evaluation_file = Path(evaluation_file).expanduser() if evaluation_file else None
         self.label = label
         self._label_names = label_names
 
@@ -63,7 +60,7 @@ class CustomTask(TextTask):
         if self._label_names:
             return [str(name) for name in self._label_names]
         first_rows: dict[str, int] = {}
-        column = self._train_frame[self.label]
+        column = self._once_read(self.train_file)[self.label]
         if self.several:
             column = column.explode().dropna()  # a text may have no label
         for (_, label), row in _first_rows(column).items():
@@ -98,24 +95,15 @@ class CustomTask(TextTask):
                 )
 
     def training_table(self) -> Table:
-        return self._table(self.train_file, self._train_frame if self.evaluation_file else self._parts[0])
+        frame = self._once_read(self.train_file) if self.evaluation_file else self._frames[0]
+        return self._table(self.train_file, frame)
 
     def evaluation_table(self) -> Table:
         if self.evaluation_file:
-            return self._table(self.evaluation_file, self._read(self.evaluation_file))
-        return self._table(self.train_file, self._parts[1])
+            return self._table(self.evaluation_file, self._once_read(self.evaluation_file))
+        return self._table(self.train_file, self._frames[1])
 
-    @property
-    def evaluation_split(self) -> str:
-        if self.evaluation_file:
-            return self.evaluation_file.name
-        return held_out_split(self.train_file)
-
-    @cached_property
-    def _train_frame(self) -> pd.DataFrame:
-        return self._read(self.train_file)
-
-    def _read(self, path: Path) -> pd.DataFrame:
+    def read(self, path: Path) -> pd.DataFrame:
         """Return the rows of a file, whose labels are lists if a text has several.
 
         Raises:
@@ -133,9 +121,9 @@ class CustomTask(TextTask):
         return frame
 
     @cached_property
-    def _parts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the training file's rows for training and those held out; their index counts the rows of the file."""
-        train = self._train_frame
+        train = self._once_read(self.train_file)
         trained, held_out = held_out_rows(self.train_file, len(train))
         print(
             f"no task.evaluation_file: scores are on {len(held_out)} rows held out of {self.train_file}, seed {SPLIT_SEED}"

@@ -1,15 +1,11 @@
 """Embeddings of texts: what tasks on a pretrained encoder without a head have in common."""
 
-from functools import cached_property
-
-from datasets import Dataset, DatasetDict
-
-from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.tasks.base import Task
+from experiments.tasks.hub_data import HubData
 from kprune.objectives import Embedding
 
 
-class EmbeddingTask(Task):
+class EmbeddingTask(HubData, Task):
     """Texts of a hub data set; the pretrained encoder is pruned as it is, and no label is read for it.
 
     Args:
@@ -45,20 +41,3 @@ class EmbeddingTask(Task):
     def architectures(self) -> tuple[str, ...]:
         # Pretrained encoders are named by what they were pretrained as.
         return (*super().architectures, "ForMaskedLM", "ForPreTraining")
-
-    @property
-    def source(self) -> str:
-        """Return the data's name, for messages."""
-        return f"{self.hub_id} ({self.config})"
-
-    @cached_property
-    def data(self) -> DatasetDict:
-        return find_dataset(self.hub_id, self.config)
-
-    def rows(self, split: str, columns: list[str]) -> Dataset:
-        """Return a split.
-
-        Raises:
-            UserError: there is no such split or column.
-        """
-        return split_with_columns(self.data, self.source, split, columns)

@@ -2,15 +2,15 @@
 
 from functools import cached_property
 
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, Dataset
 
-from experiments.inputs.hub import find_dataset, split_with_columns
+from experiments.tasks.hub_data import HubData
 from experiments.tasks.labels import places_of
 from experiments.tasks.text import Table, TextTask
 from kprune.errors import UserError
 
 
-class GlueTask(TextTask):
+class GlueTask(HubData, TextTask):
     """One configuration of a hub data set.
 
     Args:
@@ -48,18 +48,14 @@ class GlueTask(TextTask):
         self._label_names, self.data_label_names = label_names, data_label_names
 
     @cached_property
-    def data(self) -> DatasetDict:
-        return find_dataset(self.hub_id, self.config)
-
-    @cached_property
     def label_names(self) -> list[str]:
         if self.regression:
             return ["score"]
         if self._label_names:
             return list(map(str, self._label_names))
-        names = self._names_in(self._split(self.train_split))
+        names = self._names_in(self._rows(self.train_split))
         if not names:
-            raise UserError(f"{self.hub_id} ({self.config}) does not name its classes: list them in task.label_names")
+            raise UserError(f"{self.source} does not name its classes: list them in task.label_names")
         return names
 
     def training_table(self) -> Table:
@@ -68,16 +64,16 @@ class GlueTask(TextTask):
     def evaluation_table(self) -> Table:
         return self._table(self.evaluation_split)
 
-    def _split(self, split: str):
-        return split_with_columns(self.data, f"{self.hub_id} ({self.config})", split, [*self.text, self.label])
+    def _rows(self, split: str) -> Dataset:
+        return self.rows(split, [*self.text, self.label])
 
     def _table(self, split: str) -> Table:
-        rows = self._split(split)
+        rows = self._rows(split)
         labels, names = list(rows[self.label]), self._names_in(rows) or self.data_label_names
         places = None if self.regression or not names else places_of(names, self.label_names)
         if places:
             labels = [places[label] if label in range(len(places)) else label for label in labels]
-        return Table(f"{self.hub_id} ({self.config}, {split})", [list(rows[column]) for column in self.text], labels)
+        return Table(self.source_of(split), [list(rows[column]) for column in self.text], labels)
 
     def _names_in(self, rows) -> list[str]:
         """Return the names that a split has for its class numbers; [] if it has none."""

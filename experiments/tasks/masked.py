@@ -11,7 +11,7 @@ from experiments.inputs.texts import Texts
 from experiments.tasks.language import FileTextTask, HubTextTask, LanguageTask, WindowEvaluation
 from kprune.data import Example
 from kprune.errors import UserError
-from kprune.masking import SHARE, check_mask_token, mask_tokens
+from kprune.masked_tokens import SHARE, check_mask_token, mask_tokens
 from kprune.objectives import MaskedLM
 from kprune.objectives.base import IGNORED
 
@@ -20,7 +20,7 @@ class MaskedTask(LanguageTask):
     """A text of which 15 % of the tokens are masked, and a pretrained encoder with the head for them.
 
     The documents are joined by `separator`, tokenised and cut into disjoint windows, each between the tokenizer's special
-    tokens; what is left at the end is dropped. `kprune.masking` masks each window by its own tokens, the same for all models of
+    tokens; what is left at the end is dropped. `kprune.masked_tokens` masks each window by its own tokens, the same for all models of
     one tokenizer. A window's loss is the mean over its masked tokens; the perplexity is the exponential of the mean over
     windows: the perplexity of BERT's pretraining (Devlin et al., 2019, table 6), and not the pseudo-perplexity that masks one
     token at a time (Salazar et al., 2020), which takes a forward pass for each token.

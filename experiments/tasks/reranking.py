@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.scoring.metrics import ndcg, reciprocal_rank
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
-from experiments.tasks.own import OwnFiles
+from experiments.tasks.own_files import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from experiments.tasks.text import LazyExamples, tokenise
 from kprune.data import Example

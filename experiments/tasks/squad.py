@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
-from datasets import DatasetDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.scoring import metrics
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
+from experiments.tasks.hub_data import HubData
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Span
@@ -43,7 +41,7 @@ class Window:
     cls: int
 
 
-class SquadTask(Task):
+class SquadTask(HubData, Task):
     """One of the two SQuADs from the hub.
 
     Args:
@@ -83,10 +81,6 @@ class SquadTask(Task):
         self.batch_size = batch_size
         self.objective = Span()
 
-    @cached_property
-    def data(self) -> DatasetDict:
-        return find_dataset(self.hub_id, self.config)
-
     def tokenise_training(self, tokenizer) -> list[Example]:
         questions, contexts, answers = self._columns(self.train_split)
         spans = []
@@ -95,8 +89,7 @@ class SquadTask(Task):
             end = begin + len(answer["text"][0]) if answer["text"] else None
             if begin is not None and not 0 <= begin < end <= len(contexts[row]):
                 raise UserError(
-                    f"{self.hub_id} ({self.config}, {self.train_split}), row {row}: the answer is outside "
-                    f"the paragraph; mend the data"
+                    f"{self.source_of(self.train_split)}, row {row}: the answer is outside the paragraph; mend the data"
                 )
             spans.append((begin, end))
         return [
@@ -114,14 +107,15 @@ class SquadTask(Task):
         return SpanEvaluation(self.evaluation_split, cut, contexts, accepted, groups, *rules)
 
     def _columns(self, split: str) -> tuple[list[str], list[str], list[dict]]:
-        source = f"{self.hub_id} ({self.config}"
-        rows = split_with_columns(self.data, source + ")", split, ["question", "context", "answers"])
+        rows = self.rows(split, ["question", "context", "answers"])
         if len(rows) == 0:
-            raise UserError(f"{source}, {split}) has no rows: give another split")
+            raise UserError(f"{self.source_of(split)} has no rows: give another split")
         answers = list(rows["answers"])
         for row, answer in enumerate(answers):
             if not answer["text"] and not self.no_answers:
-                raise UserError(f"{source}, {split}), row {row}: the question has no answer; set task.no_answers=true")
+                raise UserError(
+                    f"{self.source_of(split)}, row {row}: the question has no answer; set task.no_answers=true"
+                )
         return list(rows["question"]), list(rows["context"]), answers
 
 

@@ -14,10 +14,10 @@ from experiments.inputs.texts import CALIBRATION, Texts, check_file, read_file
 from experiments.scoring import counts
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
-from kprune.cutting import shortened_columns
 from kprune.data import Example
 from kprune.errors import UserError
 from kprune.objectives import Classification, MultiLabel, Objective, Regression
+from kprune.truncation import shortened_columns
 
 PROBLEMS: dict[str, tuple[type[Objective], tuple[str, ...]]] = {
     "classification": (Classification, ("accuracy", "f1", "matthews")),

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from experiments.inputs.hub import find_dataset, split_with_columns
 from experiments.scoring.entities import counts_of, is_tag
 from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import EvaluationSet, Task
+from experiments.tasks.hub_data import HubData
 from experiments.tasks.labels import shown
-from experiments.tasks.own import OwnFiles
+from experiments.tasks.own_files import OwnFiles
 from experiments.tasks.tables import plain, read_table
 from kprune.data import Example
 from kprune.errors import UserError
@@ -171,7 +171,7 @@ class TokenEvaluation(EvaluationSet):
         return Predictions("entity_f1", np.array(counts, dtype=np.int64))
 
 
-class HubTokenTask(TokenTask):
+class HubTokenTask(HubData, TokenTask):
     """A hub data set with a column of words and one of tags, by name or by number.
 
     Args:
@@ -207,18 +207,13 @@ class HubTokenTask(TokenTask):
     def evaluation_sentences(self) -> list[Sentence]:
         return self._sentences(self.evaluation_split)
 
-    @cached_property
-    def _data(self):
-        return find_dataset(self.hub_id, self.config)
-
     def _sentences(self, split: str) -> list[Sentence]:
-        rows = split_with_columns(self._data, f"{self.hub_id} ({self.config})", split, [self.text, self.label])
+        rows = self.rows(split, [self.text, self.label])
         names = getattr(getattr(rows.features[self.label], "feature", None), "names", None) or self.data_label_names
         names = names or self._label_names
-        source = f"{self.hub_id} ({self.config}, {split})"
         pairs = zip(rows[self.text], rows[self.label], strict=True)
         return [
-            Sentence(list(words), [_named(tag, names) for tag in tags], f"{source}, row {row}")
+            Sentence(list(words), [_named(tag, names) for tag in tags], f"{self.source_of(split)}, row {row}")
             for row, (words, tags) in enumerate(pairs)
             if len(words)
         ]

@@ -32,7 +32,7 @@ def auto_class_of(model: Model) -> str:
     return auto_class_for(type(model).__name__) or "AutoModel"
 
 
-def loading_section(loader: str, format: str, zeros: bool = False) -> str:
+def loading_section(loader: str, format: str, zeros: bool) -> str:
     """Return how to load a saved model, and what its format means for its speed, in Markdown.
 
     Args:

@@ -18,11 +18,12 @@ from kprune.cli import comparison
 from kprune.cli.drawing import HELD_OUT, check_columns, cut_at, draw, held_out, tokenised, with_masks
 from kprune.cli.folders import Checkpoint, find_checkpoint
 from kprune.cli.loading import convert_to_stored, load_model, load_tokenizer, pick_device
-from kprune.cli.options import CALIBRATION, FLOPS_REDUCTION
+from kprune.cli.options import FLOPS_REDUCTION
 from kprune.cli.texts import Texts, read_texts
+from kprune.cli.values import CALIBRATION
 from kprune.data import Example, collate
 from kprune.errors import UserError
-from kprune.masking import check_mask_token
+from kprune.masked_tokens import check_mask_token
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
 from kprune.models.view import longest_input, needs_token_types, padding_of
@@ -86,14 +87,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     latency = None if outcome.plan.sparsity else outcome.details.get("latency") or measured(dense, pruned)
     size = comparison.size_and_speed(dense, pruned, (checkpoint, saved), latency)
     print(comparison.table([*units(dense, outcome), *tokens_lines(outcome), *size]))
-    removed = (
-        f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
-        "faster"
-        if outcome.plan.sparsity
-        else f"removed: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
-        f"{outcome.details['sequence_length']:.1f} tokens"
-    )
-    print(f"\n{removed}, in {seconds:.0f} s")
+    print(f"\n{removed(outcome)}, in {seconds:.0f} s")
     search = outcome.details.get("latency_budget")
     if search and not search["reached"]:
         print(
@@ -103,6 +97,19 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
         print(spelled.sentence("the tokens of held-out texts"))
     measured_on = f"held-out texts{' in the whole vocabulary' if whole_words else ''}"
     print(f"{distance.sentence(measured_on)}\n\n{how_to_load(options.output, format, pruned)}")
+
+
+def removed(outcome: kprune.Pruned) -> str:
+    """Return in words the share of FLOPs that were removed, or of the weights that are zero."""
+    if outcome.plan.sparsity:
+        return (
+            f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
+            "faster"
+        )
+    return (
+        f"removed: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
+        f"{outcome.details['sequence_length']:.1f} tokens"
+    )
 
 
 def vocabulary(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> None:

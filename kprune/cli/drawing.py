@@ -6,11 +6,11 @@ from typing import Any
 
 from kprune.choices import as_examples
 from kprune.cli.texts import Texts
-from kprune.cutting import choice_pairs, shortened_columns
 from kprune.data import Example, has_label
 from kprune.errors import UserError
-from kprune.masking import mask_tokens
+from kprune.masked_tokens import mask_tokens
 from kprune.objectives import Objective, Span
+from kprune.truncation import choice_pairs, shortened_columns
 
 LONGEST = 512
 """Tokens that a text is cut at if nothing is asked for; attention's cost grows with the square."""

@@ -1,22 +1,17 @@
 """What can be typed behind `kprune`."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NoReturn
 
+from kprune.cli.values import count, factor, share, threads, vocabulary, whole, zeros
 from kprune.errors import UserError
 from kprune.files import reachable
-from kprune.target import Target
 
 TOKENS = 100_000
-THREADS = 1024
-"""The most that are accepted."""
 METHOD = "kprune_plus"
 FLOPS_REDUCTION = 0.8
-CALIBRATION = "calibration"
-"""What --vocabulary may name beside a file."""
 FORMATS = ("pruned", "uniform", "dense", "gguf", "gguf-f32")
 """As `kprune.checkpoint` has them, which takes seconds to import."""
 
@@ -77,19 +72,78 @@ def _parser() -> Parser:
     parser = Parser(prog="kprune", description="Prune transformers without retraining.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    prune = commands.add_parser(
-        "prune",
-        help="prune a checkpoint on texts of your own",
-        usage="kprune prune CHECKPOINT TEXTS --output FOLDER [options]",
-        description=PRUNE,
-        epilog=PRUNE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    raw = argparse.RawDescriptionHelpFormatter
+    _add_prune(
+        commands.add_parser(
+            "prune",
+            help="prune a checkpoint on texts of your own",
+            usage="kprune prune CHECKPOINT TEXTS --output FOLDER [options]",
+            description=PRUNE,
+            epilog=PRUNE_EXAMPLES,
+            formatter_class=raw,
+        )
     )
-    prune.add_argument(
-        "checkpoint", type=reachable, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
+    _add_vocabulary(
+        commands.add_parser(
+            "vocabulary",
+            help="remove the tokens that texts do not use",
+            usage="kprune vocabulary CHECKPOINT TEXTS --output FOLDER [options]",
+            description=VOCABULARY,
+            epilog=VOCABULARY_EXAMPLES,
+            formatter_class=raw,
+        )
     )
+    _add_compare(
+        commands.add_parser(
+            "compare",
+            help="compare a pruned model with the dense one",
+            usage="kprune compare DENSE PRUNED TEXTS [options]",
+            description=COMPARE,
+            epilog=COMPARE_EXAMPLES,
+            formatter_class=raw,
+        )
+    )
+    return parser
+
+
+def _add_prune(prune: argparse.ArgumentParser) -> None:
+    _add_checkpoint(prune)
     _add_texts(prune)
     _add_task(prune)
+    _add_amount(prune)
+    _add_writing(prune)
+    running = _add_running(prune, "tokens of texts to draw; a tenth of the texts is held out to measure on")
+    running.add_argument(
+        "--precision",
+        choices=("full", "reduced"),  # kprune.precision.PRECISIONS, without torch
+        default="full",
+        help="reduced: texts pass through the model in bfloat16 on a CPU, in TF32 on a GPU, which takes less time (default: full)",
+    )
+
+
+def _add_vocabulary(words: argparse.ArgumentParser) -> None:
+    _add_checkpoint(words)
+    _add_texts(words)
+    words.add_argument("--output", type=reachable, required=True, metavar="FOLDER", help="where the smaller model goes")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "dense", type=reachable, metavar="DENSE", help="folder of the dense model; its tokenizer is used"
+    )
+    compare.add_argument("pruned", type=reachable, metavar="PRUNED", help="folder of the pruned model")
+    _add_texts(compare)
+    _add_task(compare)
+    _add_running(compare, "tokens of texts to draw")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", type=reachable, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
+    )
+
+
+def _add_amount(prune: argparse.ArgumentParser) -> None:
     target = prune.add_argument_group("how much to remove (one of these)").add_mutually_exclusive_group()
     target.add_argument(
         "--flops-reduction",
@@ -126,6 +180,9 @@ def _parser() -> Parser:
         metavar="TEXTS",
         help="keep only the tokens of these texts: a file, or the word calibration for the texts that are drawn to prune on",
     )
+
+
+def _add_writing(prune: argparse.ArgumentParser) -> None:
     how = prune.add_argument_group("what to write")
     how.add_argument("--output", type=reachable, required=True, metavar="FOLDER", help="where the pruned model goes")
     how.add_argument(
@@ -157,42 +214,6 @@ def _parser() -> Parser:
         const="int8",
         help="the same with weights of eight bits, a quarter of the size",
     )
-    running = _add_running(prune, "tokens of texts to draw; a tenth of the texts is held out to measure on")
-    running.add_argument(
-        "--precision",
-        choices=("full", "reduced"),  # kprune.precision.PRECISIONS, without torch
-        default="full",
-        help="reduced: texts pass through the model in bfloat16 on a CPU, in TF32 on a GPU, which takes less time (default: full)",
-    )
-    words = commands.add_parser(
-        "vocabulary",
-        help="remove the tokens that texts do not use",
-        usage="kprune vocabulary CHECKPOINT TEXTS --output FOLDER [options]",
-        description=VOCABULARY,
-        epilog=VOCABULARY_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    words.add_argument(
-        "checkpoint", type=reachable, metavar="CHECKPOINT", help="folder that save_pretrained or kprune wrote"
-    )
-    _add_texts(words)
-    words.add_argument("--output", type=reachable, required=True, metavar="FOLDER", help="where the smaller model goes")
-    compare = commands.add_parser(
-        "compare",
-        help="compare a pruned model with the dense one",
-        usage="kprune compare DENSE PRUNED TEXTS [options]",
-        description=COMPARE,
-        epilog=COMPARE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    compare.add_argument(
-        "dense", type=reachable, metavar="DENSE", help="folder of the dense model; its tokenizer is used"
-    )
-    compare.add_argument("pruned", type=reachable, metavar="PRUNED", help="folder of the pruned model")
-    _add_texts(compare)
-    _add_task(compare)
-    _add_running(compare, "tokens of texts to draw")
-    return parser
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
@@ -234,55 +255,3 @@ def _add_running(parser: argparse.ArgumentParser, tokens: str) -> argparse._Argu
     )
     group.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: torch's choice)")
     return group
-
-
-def _number(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not fits(value):
-        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
-    return value
-
-
-def vocabulary(text: str) -> Path | str:
-    """Return "calibration" or a path."""
-    return text if text == CALIBRATION else reachable(text)
-
-
-def share(text: str) -> float:
-    """Return a number between 0 and 1."""
-    return _number(text, float, lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.8")
-
-
-def factor(text: str) -> float:
-    """Return a number above 1."""
-    return _number(text, float, lambda value: 1 < value < float("inf"), "a factor above 1, such as 3")
-
-
-def zeros(text: str) -> float | str:
-    """Return a share of the weights, or a pattern such as "2:4"."""
-    try:
-        asked = text if ":" in text else float(text)
-        Target.of_sparsity(asked)
-    except (ValueError, UserError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text} is neither a share of the weights, such as 0.5, nor a pattern, such as 2:4"
-        ) from error
-    return asked
-
-
-def count(text: str) -> int:
-    """Return a whole number above 0 that torch can have, in 64 bits."""
-    return int(_number(text, int, lambda value: 1 <= value < 2**63, "a whole number above 0 and below 2^63"))
-
-
-def threads(text: str) -> int:
-    """Return a number of threads; of many more, torch ends the process."""
-    return int(_number(text, int, lambda value: 1 <= value <= THREADS, f"a whole number from 1 to {THREADS:,}"))
-
-
-def whole(text: str) -> int:
-    """Return a whole number, 0 or above."""
-    return int(_number(text, int, lambda value: value >= 0, "a whole number, 0 or above"))

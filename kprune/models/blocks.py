@@ -31,12 +31,14 @@ class Exit(nn.Module):
 class Block:
     """One attention or feed-forward network with its norm and residual connection.
 
-    With x the residual stream: features f = core(read(x)), update u = W_out f, and join(x, u) is what the next block reads.
-    `read` and `join` hold the norm, wherever the family has it. All properties read the live modules, so they follow surgery.
+    With x the residual stream: features f = core(norm_before(x)), update u = W_out f, output join(x, u) = norm_after(x + u).
+    One of `norm_before` and `norm_after` applies the norm, by `placement`; the other changes nothing. All properties read the live
+    modules, so they follow surgery.
 
     Attributes:
         site: what the family says of this kind of block.
         layer: index of the layer, from 0 at the bottom.
+        placement: whether the norm comes "before" the sublayer or "after" its residual sum.
         width: columns of the output projection that one unit owns.
     """
 
@@ -72,7 +74,7 @@ class Block:
 
     @property
     def norm(self) -> nn.Module:
-        """Return the norm, which `read` or `settle` applies."""
+        """Return the norm, which `norm_before` or `norm_after` applies, by `placement`."""
         return self.module.get_submodule(self.site.norm)
 
     @property
@@ -113,13 +115,13 @@ class Block:
         """Return the bias of the output projection, if it has one."""
         return self.output.bias
 
-    def read(self, x: Tensor) -> Tensor:
-        """Return what the input weights read: x, or norm(x) if the norm comes first."""
+    def norm_before(self, x: Tensor) -> Tensor:
+        """Return the input of the input weights: norm(x) if the norm comes first, else x."""
         return self.norm(x) if self.placement == "before" else x
 
     def features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
         """Return f(x), the input of the output projection: [B, T, units * width]."""
-        hidden = self.read(x)
+        hidden = self.norm_before(x)
         for path in self.site.core:
             core = self.module.get_submodule(path)
             settings = accepted(type(core), context[self.layer]) if self.kind == "heads" else {}
@@ -135,17 +137,24 @@ class Block:
         """Return Sub(x), what the block adds to the residual stream: [B, T, d], or what broadcasts to it without units."""
         return self.output(self.features(x, context) if self.units else x)
 
-    def settle(self, total: Tensor) -> Tensor:
-        """Return what the next block reads, from x + Sub(x)."""
+    def norm_after(self, total: Tensor) -> Tensor:
+        """Return the block's output for the sum x + Sub(x): norm(sum) if the norm comes last, else the sum."""
         return self.norm(total) if self.placement == "after" else total
 
     def join(self, x: Tensor, update: Tensor) -> Tensor:
-        """Return what the next block reads: x + u, or norm(x + u) if the norm comes last. [B, T, d]."""
-        return self.settle(x + update)
+        """Return the block's output for its input x and its update u, `norm_after` of their sum: [B, T, d]."""
+        return self.norm_after(x + update)
 
     def run(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
         """Return the whole block's output without dropout: [B, T, d] to [B, T, d]."""
         return self.join(x, self.update(x, context))
+
+    def run_with_features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
+        """Return what `run` does, and the features on the way, [B, T, units * width]; None without units."""
+        if not self.units:
+            return self.run(x, context), None
+        features = self.features(x, context)
+        return self.join(x, self.output(features)), features
 
     def unit_flops(self, sequence_length: float) -> float:
         """Return the FLOPs of one unit on one sequence.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kprune.models.blocks import Block
-from kprune.models.offload import moved, own, weights_of
+from kprune.models.offload import give_own_memory, moved, weights_of
 from kprune.models.view import ModelView, family_of
 from kprune.types import Model
 
@@ -17,15 +17,15 @@ def frozen_copy(model: Model) -> Model:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def frozen_view(model: Model) -> Model:
-    """Return such a copy that shares the memory of the model's weights, to be read only."""
+def frozen_shared_copy(model: Model) -> Model:
+    """Return a copy in evaluation mode that shares the memory of the model's weights, which require no gradient and must not be changed."""
     # `data`, not `detach`, with which autograd would take later changes of the copy (`copied_blocks`) for changes of the model.
     shared = {id(p): nn.Parameter(trackable(p.data), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, shared | {id(b): trackable(b.data) for b in model.buffers()}).eval()
 
 
 def copied_blocks(view: ModelView) -> Iterator[Block]:
-    """Give the blocks of a `frozen_view`'s view, bottom to top, each of which may be changed until the next is asked for.
+    """Yield the blocks of the view of a `frozen_shared_copy`, bottom to top; each may be changed until the next is asked for.
 
     A layer gets weights of its own when its first block is asked for, and is on the view's device while its blocks are given.
     After the last block, the whole model has weights of its own.
@@ -33,11 +33,11 @@ def copied_blocks(view: ModelView) -> Iterator[Block]:
     home = view.model.device
     for blocks in view.by_layer():
         module = blocks[0].module
-        own(weights_of(module))
+        give_own_memory(weights_of(module))
         for block in blocks:
             with moved(module, view.device, home):
                 yield block
-    own(view.ends())
+    give_own_memory(view.ends())
 
 
 def unshared(model: Model) -> Model:

@@ -27,10 +27,10 @@ def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def caught(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
-    """Collect the inputs or outputs ("input", "output") of the output projections while the context is open.
+def projection_tensors(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
+    """Collect the inputs or outputs (`side`: "input", "output") of the output projections while the context is open.
 
-    They are part of a graph that begins at the lowest of them. Blocks without units have none.
+    A graph that gradients flow through begins at the lowest of them. Blocks without units have none.
     """
     seen: list[Tensor] = []
 
@@ -75,7 +75,7 @@ def features_and_gradients(
         per block, f and a gradient per loss, tensors [B, T, units * width] without graph.
     """
     blocks = view.blocks[start:]
-    with torch.enable_grad(), caught(blocks, "input") as features:
+    with torch.enable_grad(), projection_tensors(blocks, "input") as features:
         values = losses(view.run(start, hidden, context, batch))
     pairs = iter(zip((f.detach() for f in features), gradients(values, features), strict=True))
     nothing = hidden.new_zeros(*hidden.shape[:2], 0)

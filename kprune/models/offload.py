@@ -52,8 +52,8 @@ def moved(module: nn.Module, device: torch.device, home: torch.device) -> Iterat
         module.to(home)
 
 
-def own(tensors: Iterable[Tensor]) -> None:
-    """Give tensors memory of their own, in place."""
+def give_own_memory(tensors: Iterable[Tensor]) -> None:
+    """Copy the memory of tensors that share it with others, in place."""
     for tensor in tensors:
         tensor.data = tensor.data.clone()
 

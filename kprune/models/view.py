@@ -146,8 +146,8 @@ class ModelView:
         """Return the blocks whose units are heads, or neurons, bottom to top."""
         return [block for block in self.blocks if block.kind == kind]
 
-    def enter(self, batch: dict[str, Tensor]) -> tuple[Tensor, Context]:
-        """Return the first block's input [B, T, d], and all keyword arguments that the layers are called with."""
+    def embed(self, batch: dict[str, Tensor]) -> tuple[Tensor, Context]:
+        """Return the first block's input for a batch, [B, T, d], and all keyword arguments that the layers are called with."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair) for layer in self.layers]) as recorders:
             call(self.model, batch)
         hidden = recorders[0].hidden
@@ -159,8 +159,8 @@ class ModelView:
             by_layer = [settings | {name: one} for settings in by_layer]
         return hidden, Context(by_layer, *hidden.shape[:2])
 
-    def leave(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
-        """Return the model's output for the last block's output [B, T, d], by the model's own norm and head."""
+    def apply_head(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
+        """Return the model's output for the last block's output [B, T, d]: its own last norm and head are applied."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair, x) for layer in self.layers]):
             return call(self.model, batch)
 
@@ -168,7 +168,7 @@ class ModelView:
         """Return the model's output for the input of block `start`."""
         for block in self.blocks[start:]:
             x = block.run(x, context)
-        return self.leave(x, batch)
+        return self.apply_head(x, batch)
 
     @contextmanager
     def _layers_replaced(self, layers: list[Recorder]) -> Iterator[list[Recorder]]:

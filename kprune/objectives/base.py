@@ -108,7 +108,7 @@ class Objective(ABC):
 
     @abstractmethod
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return K_pred of the K-prune paper (eq. 4) for every example: [B]. `student` and `teacher` come from `answers`."""
+        """Return the divergence (eq. 4 of the K-prune paper) for every example: [B]. `student` and `teacher` come from `answers`."""
 
     @abstractmethod
     def fisher_roots(self, logits: Tensor, temperature: float, keys: Tensor) -> list[Tensor]:
@@ -129,8 +129,8 @@ class Objective(ABC):
         """Return the task loss, the mean over the batch: a scalar."""
 
 
-def nothing(dtype: torch.dtype) -> float:
-    """Return a logit that has no part in a softmax: far below any, and still finite and far below over any temperature."""
+def excluded_logit(dtype: torch.dtype) -> float:
+    """Return a logit that takes no part in a softmax: finite, and far below any other one at any temperature."""
     return -(torch.finfo(dtype).max ** 0.5)
 
 

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.objectives.base import IGNORED
-from kprune.objectives.vocabulary import Vocabulary
+from kprune.objectives.vocabulary_head import VocabularyHead
 
 
-class CausalLM(Vocabulary):
+class CausalLM(VocabularyHead):
     """Compare next-token logits at all real tokens. Labels are the input tokens, -100 at padding."""
 
     name = "causal_lm"

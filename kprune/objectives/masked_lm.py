@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.objectives.base import IGNORED
-from kprune.objectives.vocabulary import Vocabulary
+from kprune.objectives.vocabulary_head import VocabularyHead
 from kprune.types import Model
 
 
-class MaskedLM(Vocabulary):
+class MaskedLM(VocabularyHead):
     """Compare logits at the masked tokens, which are those with a label: [B, P, vocabulary].
 
     P is the largest number of them in an example; the logits of an example with fewer end in zeros. Labels are [B, T], -100
-    wherever nothing was masked, as transformers' `DataCollatorForLanguageModeling` and `kprune.masking` make them; the loss is
+    wherever nothing was masked, as transformers' `DataCollatorForLanguageModeling` and `kprune.masked_tokens` make them; the loss is
     the cross-entropy.
     """
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from kprune.objectives.base import EXACT_CLASSES, Objective, kl_divergence, nothing, random_signs, softmax_roots
+from kprune.objectives.base import EXACT_CLASSES, Objective, excluded_logit, kl_divergence, random_signs, softmax_roots
 from kprune.types import Model
 
 
@@ -15,7 +15,7 @@ class MultipleChoice(Objective):
     """Compare logits [B, C] by the KL over each example's choices; the loss is the cross-entropy.
 
     C is the largest number of choices in the batch. An example with fewer has logits behind its own that have no part in the
-    softmax (`nothing`). A label is the number of the right choice.
+    softmax (`excluded_logit`). A label is the number of the right choice.
     """
 
     name = "multiple_choice"
@@ -33,7 +33,7 @@ class MultipleChoice(Objective):
     def answers(self, output: Any, batch: dict[str, Tensor]) -> Tensor:
         logits = self.read(output, batch["attention_mask"])
         own = logits.split(batch["choices"].tolist())
-        return pad_sequence(own, batch_first=True, padding_value=nothing(logits.dtype))
+        return pad_sequence(own, batch_first=True, padding_value=excluded_logit(logits.dtype))
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         return kl_divergence(student, teacher, temperature)
@@ -44,7 +44,7 @@ class MultipleChoice(Objective):
         Only the example's own number of choices decides, not those of the batch.
         """
         count = logits.shape[-1]
-        few = (logits > nothing(logits.dtype) / 2).sum(dim=-1) <= EXACT_CLASSES
+        few = (logits > excluded_logit(logits.dtype) / 2).sum(dim=-1) <= EXACT_CLASSES
         exact = torch.eye(count, dtype=logits.dtype, device=logits.device)[:, : EXACT_CLASSES if few.any() else 1]
         sampled = F.pad(random_signs(keys, count, 0)[..., None].to(logits.dtype), (0, exact.shape[1] - 1))
         signs = torch.where(few[:, None, None], exact, sampled)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kprune.objectives.base import Objective, kl_divergence, nothing, random_signs, softmax_roots
+from kprune.objectives.base import Objective, excluded_logit, kl_divergence, random_signs, softmax_roots
 from kprune.types import Model
 
 
@@ -31,7 +31,7 @@ class Span(Objective):
         logits = torch.stack([output.start_logits, output.end_logits], dim=1)
         if self.keep_padding:
             return logits
-        return logits.masked_fill(attention_mask[:, None, :] == 0, nothing(logits.dtype))
+        return logits.masked_fill(attention_mask[:, None, :] == 0, excluded_logit(logits.dtype))
 
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
         return attention_mask.bool()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kprune.budgets import UnitCost
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 
 
 def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -> list[int]:
@@ -29,7 +29,7 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
         for low, high in zip(corners, corners[1:], strict=False):
             gain = (errors[low] - errors[high]) / (totals[-1][high] - totals[-1][low])
             steps.append((gain, index, low, high))
-    spare = budget * (1 + ROUNDING)
+    spare = budget * (1 + BUDGET_ROUNDING)
     for _, index, low, high in sorted(steps, key=lambda step: -step[0]):
         # A step is only taken if the block's step below it was taken whole.
         if counts[index] == low:

@@ -8,7 +8,7 @@ from torch import Tensor
 from kprune import processes
 from kprune.errors import UserError
 
-ROUNDING = 16
+CENTRING_ROUNDING = 16
 """A centred Gram matrix is taken for rounding if its trace, over the uncentred one, is at most so many times the features' precision."""
 BLOCKS = 8
 """Rows of blocks in which a Gram matrix of many features is summed, to leave out the blocks above the diagonal."""
@@ -117,7 +117,7 @@ class LeastSquares:
             return self
         mean = self.features / self.weight
         lower, cross = self.lower - torch.outer(mean, self.features), self.cross - torch.outer(mean, self.targets)
-        if lower.diagonal().sum() <= ROUNDING * self.precision * self.lower.diagonal().sum():
+        if lower.diagonal().sum() <= CENTRING_ROUNDING * self.precision * self.lower.diagonal().sum():
             lower, cross = torch.zeros_like(lower), torch.zeros_like(cross)
         nothing = torch.zeros_like(self.features), torch.zeros_like(self.targets)
         return replace(self, lower=lower, cross=cross, features=nothing[0], targets=nothing[1])
@@ -157,11 +157,11 @@ class LeastSquares:
             ridge: see `ridged_cholesky`.
             prior: W₀ [d, n] that the ridge draws to; 0 without one.
         """
-        weight, ridge, _ = self.solved(ridge, prior)
+        weight, ridge, _ = self.solve_with_factor(ridge, prior)
         return weight, ridge
 
-    def solved(self, ridge: float, prior: Tensor | None) -> tuple[Tensor, float, Tensor]:
-        """Return what `solve` does, and the Cholesky factor of the Gram matrix with its ridge."""
+    def solve_with_factor(self, ridge: float, prior: Tensor | None) -> tuple[Tensor, float, Tensor]:
+        """Solve as `solve` does, and return the Cholesky factor of the ridged Gram matrix, too."""
         # W = W₀ + (C − G W₀ᵀ)ᵀ H⁻¹.
         cross = self.cross if prior is None else self.cross - self.gram @ prior.T
         factor, ridge = ridged_cholesky(self.lower, ridge)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kprune.budgets import UnitCost
 
-# Sums of costs are exact in float64 up to this share of the budget.
-ROUNDING = 1e-12
+BUDGET_ROUNDING = 1e-12
+"""Share of a budget by which a cost may exceed it: sums of costs in float64 are rounded."""
 
 
 def cost_of_each(scores: Sequence[Tensor], costs: Sequence[UnitCost]) -> Tensor:
@@ -32,7 +32,7 @@ def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float
     """
     values, order = torch.cat([s.double().cpu() for s in scores]).sort(descending=True)
     total = cost_of_each(scores, costs)[order].cumsum(0)
-    fits = total < budget if strict else total <= budget * (1 + ROUNDING)
+    fits = total < budget if strict else total <= budget * (1 + BUDGET_ROUNDING)
     if strict:
         fits &= values > values[-1]
     # Units with equal scores are kept or pruned together: only the last of each run of equals can be the cut.
@@ -44,7 +44,7 @@ def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float
 def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
     """Return the mask [units] (bool) with the best pruned units added that still fit into the cost that is spare."""
     further = cost.steps(len(scores))[int(kept.sum()) :].cumsum(0)
-    room = int((further <= max(spare, 0.0) * (1 + ROUNDING)).sum())
+    room = int((further <= max(spare, 0.0) * (1 + BUDGET_ROUNDING)).sum())
     candidates = scores.double().masked_fill(kept, -float("inf")).argsort(descending=True, stable=True)
     filled = kept.clone()
     filled[candidates[:room]] = True
@@ -85,7 +85,7 @@ def greedy(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float) -
     cost = cost_of_each(scores, costs)
     owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     kept = torch.zeros(len(flat), dtype=torch.bool)
-    waiting, spare = flat.argsort(descending=True, stable=True), budget * (1 + ROUNDING)
+    waiting, spare = flat.argsort(descending=True, stable=True), budget * (1 + BUDGET_ROUNDING)
     while len(waiting):
         total = cost[waiting].cumsum(0)
         fitting = int((total <= spare).sum())

@@ -12,7 +12,7 @@ from kprune.errors import OutOfReach
 from kprune.models import ModelView
 from kprune.models.families import Kind
 from kprune.models.uniform import allowed_units, check_alike
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 
 KINDS: tuple[Kind, ...] = ("heads", "neurons")
 
@@ -37,7 +37,7 @@ def uniform_counts(
     for block, curve in zip(view.blocks, curves, strict=True):
         totals[block.site.name] += torch.stack([curve.double().cpu(), costs[block.name].by_count(block.units)])
     errors, spent = ({name: total[row].tolist() for name, total in totals.items()} for row in range(2))
-    limit = budget.limit(view) * (1 + ROUNDING)
+    limit = budget.limit(view) * (1 + BUDGET_ROUNDING)
     *others, last = sorted(options, key=lambda name: len(options[name]))
     best: tuple[tuple[float, float, int], dict[str, int]] | None = None
     for counts in product(*(options[name] for name in others)):
@@ -61,8 +61,8 @@ def best_units(scores: Tensor, count: int) -> Tensor:
     return scores.double().argsort(descending=True, stable=True)[:count].sort().values
 
 
-def lost(scores: Tensor, cost: UnitCost) -> Tensor:
-    """Return what is lost with 0, 1, ... of a block's units kept, the best ones first: [units + 1].
+def curve_of_scores(scores: Tensor, cost: UnitCost) -> Tensor:
+    """Return the summed importance of the units removed if the best 0, 1, ... units of a block are kept: [units + 1].
 
     Args:
         scores: importance of each unit over its cost, [units], not negative.
@@ -80,7 +80,7 @@ def check_uniform(view: ModelView, budget: Budget) -> None:
     """
     check_alike(view)
     options, costs = _options(view, KINDS), budget.costs(view)
-    if _least(view, options, costs) > budget.limit(view) * (1 + ROUNDING):
+    if _least(view, options, costs) > budget.limit(view) * (1 + BUDGET_ROUNDING):
         raise _out_of_reach(view, options, costs)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from records import FIRST_VERSION
 
-from analysis.numbers import Numbers, made
+from analysis.numbers import Numbers, number_asked
 from analysis.records import load
 
 CONFIG = {"method": {"lambdas": [0.1], "mu": 1.0, "knowledge": {"temperature": 2.0}}}
@@ -69,4 +69,4 @@ def numbers(write_cell, outputs, tmp_path):
     ],
 )
 def test_numbers(numbers, call, value):
-    assert made(call, numbers) == value
+    assert number_asked(call, numbers) == value

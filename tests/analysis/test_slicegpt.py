@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from analysis.numbers import made
+from analysis.numbers import number_asked
 from analysis.slicegpt import SHAPES, dense_parameters, layer_parameters, skip_parameters, sliced_parameters
 
 CONFIGS = {
@@ -46,6 +46,6 @@ def test_what_is_not_sliced_gains_the_skips_and_a_head():
 
 
 def test_the_pages_numbers_are_in_millions():
-    assert made("slicegpt smollm2 dense", None) == "134.5"
-    assert made("slicegpt smollm2 0.2", None) == f"{sliced_parameters(SHAPES['smollm2'], 0.2) / 1e6:.1f}"
-    assert made("slicegpt smollm2 skips 0.2", None) == f"{skip_parameters(SHAPES['smollm2'], 0.2) / 1e6:.1f}"
+    assert number_asked("slicegpt smollm2 dense", None) == "134.5"
+    assert number_asked("slicegpt smollm2 0.2", None) == f"{sliced_parameters(SHAPES['smollm2'], 0.2) / 1e6:.1f}"
+    assert number_asked("slicegpt smollm2 skips 0.2", None) == f"{skip_parameters(SHAPES['smollm2'], 0.2) / 1e6:.1f}"

@@ -94,7 +94,7 @@ def test_d2_is_its_definition():
     view, calibration = view_of(frozen_copy(tiny_model("distilbert"))), tiny_calibration(7, 3)
     expected = [torch.zeros(48, dtype=torch.float64) for _ in range(3)]
     for example in calibration.examples:
-        hidden, context = view.enter({"input_ids": torch.tensor([example["input_ids"]])})
+        hidden, context = view.embed({"input_ids": torch.tensor([example["input_ids"]])})
         for block in view.blocks:
             if block.kind == "neurons":
                 ffn = block.module.ffn

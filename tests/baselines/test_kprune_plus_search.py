@@ -18,10 +18,10 @@ from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune_plus import KPrunePlus
 from kprune.models import view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.surgery import output_weight
 from kprune.objectives import objective_of
-from kprune.streams import HERE
+from kprune.streams import ON_DEVICE
 
 MODELS = {"bert": tiny_model, "gpt2": lambda: tiny_decoder("gpt2"), "llama": tiny_decoder}
 QUICK = dict(rounds=2, generations=3, offspring=6, refit_epochs=0)
@@ -35,10 +35,10 @@ def model(request):
 @torch.no_grad()
 def supernet(model, calibration, top_logits=8192):
     """The solutions on most examples, and the fitness on the others."""
-    method = KPrunePlusSearch().settled(view_of(model))
-    teacher, objective = view_of(frozen_view(model)), objective_of(model)
+    method = KPrunePlusSearch().resolved(view_of(model))
+    teacher, objective = view_of(frozen_shared_copy(model)), objective_of(model)
     fit, held_out = split(calibration, 4)
-    solutions = method.solutions(teacher, fit, objective, HERE)
+    solutions = method.solutions(teacher, fit, objective, ON_DEVICE)
     return method, solutions, Fitness(teacher, solutions, held_out, objective, 2.0, top_logits), (fit, held_out)
 
 
@@ -53,7 +53,7 @@ def test_a_projection_is_the_optimum_for_the_dense_update_of_the_dense_features(
     method, solutions, fitness, (fit, _) = supernet(model, calibration)
     teacher = view_of(model)
     states = kprune.streams.calibration_states(teacher, fit.steps(1024))
-    fishers = method.fishers(teacher, states, objective_of(model), HERE)
+    fishers = method.fishers(teacher, states, objective_of(model), ON_DEVICE)
     counts = (1, 20, 0, 40, 1, 7)
     candidate = fitness.candidate(counts)
     for index, (count, fisher) in enumerate(zip(counts, fishers, strict=True)):

@@ -84,7 +84,7 @@ def test_every_block_is_the_literal_least_squares(head):
         columns, targets = [], []
         for example in calibration.examples:
             batch = {"input_ids": torch.tensor([example["input_ids"]])}
-            hidden, context = dense.enter(batch)
+            hidden, context = dense.embed(batch)
             student = teacher = hidden
             with masked(dense, values):
                 for below in dense.blocks[:index]:

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 from world import overrides
 
-from analysis.tables.measured import held_out as of_held_out
+from analysis.tables.beside_cells import held_out as of_held_out
 from experiments.config.cell import configured
 from experiments.inputs.calibration import draw_calibration
 from experiments.inputs.checkpoints import load_tokenizer
 from experiments.scoring import held_out
-from experiments.speed import measurements
+from experiments.store import measurements
 
 
 def test_nothing_that_was_drawn_is_measured_on(world):

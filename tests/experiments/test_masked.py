@@ -15,7 +15,7 @@ from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
 from experiments.tasks.masked import special_tokens
 from kprune.errors import UserError
-from kprune.masking import mask_tokens
+from kprune.masked_tokens import mask_tokens
 
 MASK = 4
 

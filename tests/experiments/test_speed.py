@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from analysis.tables.measured import zeros_time
+from analysis.tables.beside_cells import zeros_time
 from experiments.config.composing import CONF
 from experiments.speed import gpu_check, large, latency_table, zeros
 from experiments.speed.shapes import (
@@ -154,11 +154,11 @@ def test_the_steps_of_the_check_of_a_gpu(tmp_path, monkeypatch):
     """They are told on record, the one that is cut off for time, too, and the next ones are tried."""
     commands = []
 
-    def ended(command, seconds):
+    def run_limited(command, seconds):
         commands.append(command[1:])
         return gpu_check.OUT_OF_TIME if "kprune.csv" in command[-1] else 0
 
-    monkeypatch.setattr(gpu_check, "ended", ended)
+    monkeypatch.setattr(gpu_check, "run_limited", run_limited)
     assert gpu_check.run(tmp_path, "cpu", small=True, seconds=600) == 1
     rows = {row["step"]: row["exit_code"] for row in csv.DictReader((tmp_path / "steps.csv").open())}
     assert rows == {name: "0" for name in (*gpu_check.METHODS, "tests", "latency")} | {"kprune": "124"}
@@ -167,8 +167,8 @@ def test_the_steps_of_the_check_of_a_gpu(tmp_path, monkeypatch):
 
 def test_a_step_that_takes_too_long_is_ended():
     python = [sys.executable, "-c"]
-    assert gpu_check.ended([*python, "import signal; signal.pause()"], 0.0) == gpu_check.OUT_OF_TIME
-    assert gpu_check.ended([*python, "raise SystemExit(3)"], 60.0) == 3
+    assert gpu_check.run_limited([*python, "import signal; signal.pause()"], 0.0) == gpu_check.OUT_OF_TIME
+    assert gpu_check.run_limited([*python, "raise SystemExit(3)"], 60.0) == 3
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_the_check_of_a_gpu_on_a_cpu(tmp_path, monkeypatch):
     assert gpu_check.run(tmp_path, "cpu", small=True, seconds=600) == 0
     assert {file.name for file in tmp_path.iterdir()} >= {"steps.csv", "kprune.csv", "tests.xml", "latency.csv"}
     measured = [row["method"] for row in csv.DictReader((tmp_path / "kprune.csv").open())]
-    assert measured == ["kprune", "kprune:precision=reduced"][: 1 + gpu_check.gains(torch.device("cpu"))]
+    assert measured == ["kprune", "kprune:precision=reduced"][: 1 + gpu_check.reduced_is_faster(torch.device("cpu"))]
 
 
 def test_the_check_of_a_gpu_where_there_is_none(monkeypatch, tmp_path, capsys):

@@ -20,7 +20,7 @@ from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.registry import build
 from kprune.models import view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.flops import flops_reduction
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units, unit_columns
@@ -323,7 +323,7 @@ def test_the_model_passed_in_is_left_as_it_was(pruner):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     mine = {p.data_ptr() for p in model.parameters()}
     assert not mine & {p.data_ptr() for p in outcome.model.parameters()}
-    view = frozen_view(model)
+    view = frozen_shared_copy(model)
     assert mine == {p.data_ptr() for p in view.parameters()} and not any(p.requires_grad for p in view.parameters())
     assert not view.training
 

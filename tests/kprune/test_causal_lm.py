@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import kprune
 from kprune.models import view_of
 from kprune.objectives import CausalLM, objective_of
-from kprune.objectives.vocabulary import vocabulary_signs
+from kprune.objectives.vocabulary_head import vocabulary_signs
 
 
 def test_divergence_is_the_kl_of_every_real_token():

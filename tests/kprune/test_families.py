@@ -59,7 +59,7 @@ def test_running_the_blocks_is_running_the_model(case, attention):
         pytest.skip("it has eager attention alone")
     model = tiny_classifier(case, attention=attention)
     view = view_of(model)
-    ours = view.run(0, *view.enter(batch()), batch()).logits
+    ours = view.run(0, *view.embed(batch()), batch()).logits
     torch.testing.assert_close(ours, model(**batch()).logits, rtol=0, atol=1e-12)
 
 
@@ -76,7 +76,7 @@ def test_masked_equals_physically_pruned(case):
     pruned = pruned_like(model, masks)
     assert (pruned(**batch()).logits - expected).abs().max() <= 1e-9 * scale
     view = view_of(pruned)
-    again = view.run(0, *view.enter(batch()), batch()).logits
+    again = view.run(0, *view.embed(batch()), batch()).logits
     assert (again - expected).abs().max() <= 1e-9 * scale
 
 
@@ -195,7 +195,7 @@ def test_a_table_of_positions_is_not_cut_with_the_examples(tokens):
     (state,) = calibration_states(view, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
     assert len(state.context[0]["rel_embeddings"]) == len(ids)
     with torch.no_grad():
-        for piece in (state.rows(slice(0, 4)), state.rows(slice(4, 16))):
+        for piece in (state.some_examples(slice(0, 4)), state.some_examples(slice(4, 16))):
             logits = view.run(0, piece.student, piece.context, piece.batch).logits
             torch.testing.assert_close(logits, view.model(**piece.batch).logits)
 

@@ -94,7 +94,7 @@ def test_representational_knowledge_is_the_energy_of_a_unit(family):
     with torch.no_grad():
         for example in calibration.examples:
             batch = collate([example], 1)
-            hidden, context = student.enter(batch)
+            hidden, context = student.embed(batch)
             for block, total in zip(student.blocks, expected, strict=True):
                 features = block.features(hidden, context)[0]
                 for unit in range(block.units):

@@ -23,7 +23,7 @@ from kprune.batches import calibration_set
 from kprune.cli import main
 from kprune.data import CalibrationSet, collate
 from kprune.errors import UserError
-from kprune.masking import mask_tokens
+from kprune.masked_tokens import mask_tokens
 from kprune.models import view_of
 from kprune.models.masks import masked
 from kprune.objectives import MaskedLM, objective_of
@@ -141,7 +141,7 @@ def test_blocks_are_the_model_and_pruned_is_masked(family):
     model = tiny_masked_lm(family, torch.float64)
     batch = batches()[2]
     view = view_of(model)
-    ours = view.run(0, *view.enter(batch), batch).logits
+    ours = view.run(0, *view.embed(batch), batch).logits
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     torch.testing.assert_close(ours, model(**inputs).logits, rtol=0, atol=1e-11)
     outcome = kprune.prune(model, batches(), 0.5, method=Random())

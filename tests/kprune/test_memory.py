@@ -26,18 +26,18 @@ def test_freed_pieces_go_back_to_the_system():
     pieces = [torch.ones(2500) for _ in range(20_000)]
     held = resident()
     pieces = pieces[::10]
-    memory.give_back()
+    memory.release_freed_memory()
     assert held - resident() > 0.5 * 20_000 * 10_000
 
 
 def test_nothing_happens_where_the_library_can_not(monkeypatch):
     monkeypatch.setattr(memory, "_trim", lambda: None)
-    memory.give_back()
+    memory.release_freed_memory()
 
 
 def test_what_a_block_freed_goes_back_before_the_next(monkeypatch):
     given_back = []
-    monkeypatch.setattr(first_pass, "give_back", lambda: given_back.append(None))
+    monkeypatch.setattr(first_pass, "release_freed_memory", lambda: given_back.append(None))
     model = tiny_model(dtype=torch.float32)
     KPrunePlus(refit_epochs=0).prune(
         Job(model, objective_of(model), PruningData(tiny_calibration()), FlopsBudget(0.5, 8.0))

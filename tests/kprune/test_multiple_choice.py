@@ -61,7 +61,7 @@ def test_a_row_for_each_choice_gives_the_models_own_answers(case):
     ours = answers(model, collated)
     torch.testing.assert_close(real(ours), real(theirs), rtol=0, atol=1e-10)
     view = view_of(model)
-    blocks = view.run(0, *view.enter(collated), collated)
+    blocks = view.run(0, *view.embed(collated), collated)
     torch.testing.assert_close(objective_of(model).answers(blocks, collated), ours, rtol=0, atol=1e-10)
 
 
@@ -194,7 +194,7 @@ def test_parts_of_a_batch_are_whole_examples():
     whole, keys = answers(model, collated), state.keys
     assert len(keys) == state.examples == 3
     for which in (slice(0, 1), slice(1, None), slice(0, None, 2)):
-        part = state.rows(which)
+        part = state.some_examples(which)
         assert part.keys.tolist() == keys[which].tolist()
         own = view_of(model).run(0, part.student, part.context, part.batch)
         found = objective_of(model).answers(own, part.batch)

@@ -10,7 +10,7 @@ import kprune
 from kprune.budgets import FlopsBudget, ParametersBudget
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
-from kprune.methods.kprune_plus.allocation import may_go
+from kprune.methods.kprune_plus.allocation import prunable_kinds
 from kprune.methods.kprune_plus.fisher import OutputFisher
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
@@ -81,10 +81,10 @@ def test_tokens_beyond_the_clip_count_as_at_it():
     """Their weight times their features' energy is the clip times the median's."""
     features = torch.tensor([[1.0, 2.0, 3.0, 500.0, 0.0]])
     fisher = OutputFisher(torch.eye(2), [torch.ones(1, 5)], [features], energy=4.0, tokens=4)
-    (factors,) = fisher.factors(10.0)
+    (factors,) = fisher.clip_factors(10.0)
     assert factors[0, :3].tolist() == [1.0, 1.0, 1.0]
     assert factors[0, 3] * features[0, 3] == 10 * features[features > 0].median()
-    assert fisher.factors(None) == [1.0]
+    assert fisher.clip_factors(None) == [1.0]
 
 
 @pytest.mark.parametrize("clip", ["auto", None])
@@ -122,8 +122,8 @@ def test_blocks_that_lose_nothing_are_tuned_if_asked(tune):
     [(tiny_llama, 0, False), (tiny_llama, 3, True), (tiny_model, 0, True), (tiny_model, 3, True)],
 )
 def test_blocks_that_lose_nothing_are_left_if_norms_come_first_and_nothing_is_refitted(model, refit_epochs, tuned):
-    assert KPrunePlus(refit_epochs=refit_epochs).settled(view_of(model())).tune is tuned
-    assert KPrunePlus(refit_epochs=refit_epochs, tune=not tuned).settled(view_of(model())).tune is not tuned
+    assert KPrunePlus(refit_epochs=refit_epochs).resolved(view_of(model())).tune is tuned
+    assert KPrunePlus(refit_epochs=refit_epochs, tune=not tuned).resolved(view_of(model())).tune is not tuned
 
 
 def test_groups_of_heads_go_when_neurons_do_not_suffice():
@@ -137,7 +137,7 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
         (grouped, FlopsBudget(0.9, 10.0), both),
         (single, ParametersBudget(0.3), both),
     ):
-        assert tuple(may_go(view, budget)) == kinds
+        assert tuple(prunable_kinds(view, budget)) == kinds
 
 
 def test_more_than_the_units_that_may_go_is_told():

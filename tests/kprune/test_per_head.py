@@ -19,7 +19,7 @@ from kprune import prune
 from kprune.checkpoint import become_pruned, load, save
 from kprune.errors import UserError
 from kprune.models import view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units, take_units
 from kprune.plan import Plan
@@ -75,7 +75,7 @@ def test_pruning_again_keeps_to_the_heads_of_the_whole_model(tmp_path):
     again = [[1], [], [0, 2]]
     once = without_heads(model)
     assert [block.heads for block in view_of(once).of_kind("heads")] == [[1, 3], None, [0, 2, 3]]
-    for start in (once, load(save(once, tmp_path / "once")), frozen_copy(once), frozen_view(once)):
+    for start in (once, load(save(once, tmp_path / "once")), frozen_copy(once), frozen_shared_copy(once)):
         twice = without_heads(start, again)
         close(twice(**batch())[0], expected)
         close(start(**batch())[0], masked_answer(model, KEPT_HEADS))
@@ -127,7 +127,7 @@ def test_heads_in_another_order_are_the_same_function(tmp_path):
     for block in view.of_kind("heads"):
         take_units(block, torch.tensor([2, 0, 3, 1]))
     close(model(**batch())[0], expected)
-    close(view.run(0, *view.enter(batch()), batch())[0], expected)
+    close(view.run(0, *view.embed(batch()), batch())[0], expected)
     close(load(save(become_pruned(model), tmp_path / "model"))(**batch())[0], expected)
     with pytest.raises(UserError, match="can't say that each layer has 4 of 4 heads"):
         save(model, tmp_path / "uniform", format="uniform")
@@ -136,7 +136,7 @@ def test_heads_in_another_order_are_the_same_function(tmp_path):
 @torch.no_grad()
 def test_the_context_has_the_bias_once_for_all_examples_and_layers():
     view = view_of(mpnet())
-    hidden, context = view.enter(batch(examples=8))
+    hidden, context = view.embed(batch(examples=8))
     bias = context[0]["position_bias"]
     assert bias.shape == (1, 4, 10, 10) and bias.untyped_storage().nbytes() == bias.nbytes
     assert all(context[layer]["position_bias"] is bias for layer in context)

@@ -115,7 +115,7 @@ def test_curves_fall_to_zero_with_all_units():
     model, calibration = tiny_model(), tiny_calibration(300, 32)
     view = view_of(frozen_copy(model))
     states = calibration_states(view, calibration.batches())
-    pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8).settled(view)
+    pruner = KPrunePlus(ridge=1e-8, metric_ridge=1e-8).resolved(view)
     _, curves = pruner.first_pass(view, states, objective_of(model), Clock())
     for curve, block in zip(curves, view.blocks, strict=True):
         assert len(curve) == block.units + 1
@@ -187,7 +187,7 @@ def test_a_block_that_nothing_is_felt_of_may_go_for_nothing():
     model.classifier.weight.data.zero_()
     view = view_of(frozen_copy(model))
     states = calibration_states(view, tiny_calibration(24).batches())
-    _, curves = KPrunePlus().settled(view).first_pass(view, states, objective_of(model), Clock())
+    _, curves = KPrunePlus().resolved(view).first_pass(view, states, objective_of(model), Clock())
     for block, errors in zip(view.blocks, curves, strict=True):
         assert torch.equal(errors, torch.zeros(block.units + 1).double())
     outcome = prune(model, 0.5)

@@ -118,4 +118,4 @@ def test_a_measured_speedup_needs_one_process(monkeypatch):
 def test_a_group_that_is_not_asked_to_help_is_left_alone():
     """A process of somebody's own training prunes by itself."""
     assert processes.count() == 1 and processes.rank() == 0
-    assert processes.total(2.5) == 2.5 and processes.first_says(True)
+    assert processes.total(2.5) == 2.5 and processes.broadcast_flag(True)

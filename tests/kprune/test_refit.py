@@ -13,7 +13,7 @@ from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.fisher import OutputFisher
-from kprune.methods.kprune_plus.refit import descend, differentiate, explained, own_parameters, residual, shares
+from kprune.methods.kprune_plus.refit import descend, explained, own_parameters, residual, row_parts, set_gradients
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units
@@ -55,7 +55,7 @@ def test_the_gradient_is_that_of_the_error(index):
     parameters = [p.requires_grad_(True) for linear in (*block.inputs, block.output) for p in linear.parameters()]
     error = 3 * (weights * (residual(block, states[0]) @ root.T).square().sum(dim=-1)).sum()
     expected = torch.autograd.grad(error, parameters, allow_unused=True)
-    differentiate(block, states[0], weights, root.T @ root, 3.0)
+    set_gradients(block, states[0], weights, root.T @ root, 3.0)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 
@@ -102,7 +102,7 @@ def test_a_state_is_dealt_out_in_shares_of_one_size(tokens, sizes):
     """Every row counts once, also where the last share has rows of the one before it."""
     (state,) = calibration_states(view_of(tiny_model()), tiny_calibration(48, 48, longest=4).batches())
     assert state.real.numel() == 48 * 3
-    found = shares(state, tokens)
+    found = row_parts(state, tokens)
     assert [len(rows) for rows, _ in found] == sizes
     assert sorted(torch.cat([rows[counted] for rows, counted in found]).tolist()) == list(range(48))
 
@@ -111,7 +111,7 @@ def test_choices_of_an_example_are_in_one_share():
     model = tiny_chooser()
     calibration = calibration_set(model, [choices_batch(examples=7)], objective_of(model), labels=False)
     (state,) = calibration_states(view_of(model), calibration.batches())
-    found = shares(state, state.real.numel() // 4)
+    found = row_parts(state, state.real.numel() // 4)
     own = torch.arange(state.examples).repeat_interleave(state.batch["choices"])
     for rows, counted in found:
         for example in own[rows].unique():

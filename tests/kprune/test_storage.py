@@ -16,7 +16,7 @@ from kprune.methods.kprune_plus import algorithm as plus
 from kprune.methods.kprune_plus import fisher
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.models import copies, view, view_of
-from kprune.models.copies import copied_blocks, frozen_view
+from kprune.models.copies import copied_blocks, frozen_shared_copy
 from kprune.models.offload import lent, weights_of
 from kprune.models.surgery import keep_units
 from kprune.objectives import objective_of
@@ -73,9 +73,9 @@ def test_a_disk_that_can_not_be_written_to_is_one_line():
 def test_the_fisher_layer_by_layer_is_the_fisher_of_the_whole_graph(family, head, monkeypatch):
     monkeypatch.setattr(fisher, "GROUP", 60)
     model = tiny_model(family, head)
-    teacher = view_of(frozen_view(model))
+    teacher = view_of(frozen_shared_copy(model))
     states = calibration_states(teacher, tiny_calibration(12).batches())
-    assert len(states) > len(fisher.groups(states, 60)) > 1
+    assert len(states) > len(fisher.grouped(states, 60)) > 1
     arguments = teacher, states, objective_of(model), 2.0
     whole = fisher.measure_fisher(*arguments)
     for one, other in zip(whole, fisher.measure_fisher_by_layer(*arguments, Disk(CPU)), strict=True):
@@ -128,13 +128,13 @@ class Elsewhere:
 
     def __init__(self, monkeypatch):
         self.values, self.at_work, self.most = {}, 0, 0
-        monkeypatch.setattr(plus, "frozen_view", self.hidden)
+        monkeypatch.setattr(plus, "frozen_shared_copy", self.hidden)
         monkeypatch.setattr(view, "lent", self.lent)
         monkeypatch.setattr(copies, "moved", self.moved)
-        monkeypatch.setattr(copies, "own", self.own)
+        monkeypatch.setattr(copies, "give_own_memory", self.own)
 
     def hidden(self, model):
-        model = frozen_view(model)
+        model = frozen_shared_copy(model)
         for tensor in weights_of(model):
             self.hide(tensor)
         return model
@@ -197,7 +197,7 @@ def test_what_is_lent_is_what_it_was():
 def test_copied_blocks_share_nothing_with_the_model():
     """Embeddings and head that are one tensor stay so."""
     model = tiny_llama()
-    student = view_of(frozen_view(model))
+    student = view_of(frozen_shared_copy(model))
     for block in copied_blocks(student):
         block.output.weight.zero_()
     dense = {tensor.data_ptr() for tensor in weights_of(model)}

@@ -48,7 +48,7 @@ def peak(monkeypatch):
 def first_pass(layers):
     view = view_of(frozen_copy(tiny_model(layers=layers)))
     states = calibration_states(view, tiny_calibration(24).batches())
-    KPrunePlus().settled(view).first_pass(view, states, objective_of(view.model), Clock())
+    KPrunePlus().resolved(view).first_pass(view, states, objective_of(view.model), Clock())
 
 
 def prune(method, layers):

@@ -31,7 +31,7 @@ def some_masks(view, share=0.5, empty=(0, 3)):
 def test_running_the_blocks_is_running_the_model(family, head, attention):
     model, batch = tiny_model(family, head, attention), tiny_batch()
     view = view_of(model)
-    ours = logits(view.run(0, *view.enter(batch), batch))
+    ours = logits(view.run(0, *view.embed(batch), batch))
     torch.testing.assert_close(ours, logits(model(**batch)), rtol=0, atol=1e-12)
 
 

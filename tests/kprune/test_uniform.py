@@ -18,7 +18,7 @@ from kprune.models import view_of
 from kprune.models.flops import layer_parameters
 from kprune.models.surgery import keep_units
 from kprune.models.uniform import allowed_units
-from kprune.solve.uniform import best_units, lost, uniform_counts
+from kprune.solve.uniform import best_units, curve_of_scores, uniform_counts
 
 SHAPE = dict(
     vocab_size=99,
@@ -91,7 +91,7 @@ def test_the_allocation_is_the_best_of_all(seed):
 
 def test_what_is_lost_with_the_best_units_kept():
     scores = torch.tensor([3.0, 1.0, 0.0, 2.0])
-    assert lost(scores, UnitCost(2.0)).tolist() == [12, 6, 2, 0, 0]
+    assert curve_of_scores(scores, UnitCost(2.0)).tolist() == [12, 6, 2, 0, 0]
     assert best_units(scores, 2).tolist() == [0, 3]
     assert best_units(torch.ones(3), 2).tolist() == [0, 1], "of equal scores the first"
 

@@ -39,7 +39,7 @@ def test_every_layer_has_its_own_weights_and_computes_what_it_did(layers, groups
     view = view_of(own)
     assert layer_parameters(view) == layers * one
     keep_units(view.blocks[1], torch.arange(0))
-    again = view.run(0, *view.enter(tiny_batch()), tiny_batch()).logits
+    again = view.run(0, *view.embed(tiny_batch()), tiny_batch()).logits
     torch.testing.assert_close(again, own(**tiny_batch()).logits)
     assert (again - model(**tiny_batch()).logits).abs().max() > 0.01
 

@@ -15,12 +15,12 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome, PruningData
 from kprune.data import CalibrationSet, Example
 from kprune.models import view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.flops import model_flops
 from kprune.models.surgery import check_layers_can_go
 from kprune.objectives import Objective
 from kprune.plan import Plan
-from kprune.solve.mask_search import ROUNDING
+from kprune.solve.mask_search import BUDGET_ROUNDING
 from kprune.target import Target
 from kprune.training import Recipe
 from kprune.types import Model
@@ -168,14 +168,14 @@ class DynaBERT(Method):
     def largest(self, model: nn.Module, budget: FlopsBudget) -> Shape:
         """Return the sub-network with the most FLOPs that fit; of equals, the deepest."""
         view = view_of(model)
-        allowed = model_flops(view, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + ROUNDING)
+        allowed = model_flops(view, budget.sequence_length) * (1 - budget.flops_reduction) * (1 + BUDGET_ROUNDING)
         sizes = {shape: shape.flops(view, budget.sequence_length) for shape in self.shapes(self.depths)}
         fitting = [shape for shape in sizes if sizes[shape] <= allowed]
         return max(fitting, key=lambda shape: (round(sizes[shape] / allowed, 9), shape.depth))
 
     def width_losses(self, shared: nn.Module, model: nn.Module, objective: Objective) -> Callable:
         """Return the losses of every width against the fine-tuned model: logits, embeddings and hidden states."""
-        teacher, networks = frozen_view(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
+        teacher, networks = frozen_shared_copy(model), [Subnetwork(shared, shape) for shape in self.shapes([1.0])]
 
         def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
             with torch.no_grad():

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from baselines.registry import METHODS
 from experiments.config.kinds import THREADS, check, or_null, whole
 from experiments.inputs.subject import pick_device
-from experiments.speed import measurements
 from experiments.speed.bench.child import Measured
 from experiments.speed.shapes import SHAPES
+from experiments.store import measurements
 from experiments.store.provenance import commit
 from kprune.budgets.latency.timing import device_name
 from kprune.errors import UserError, command

@@ -52,12 +52,12 @@ class WholeModel(Method):
         """Return logits per batch, and X + Sub(X) of every block over all tokens: [N, d] each."""
         logits, outputs = [], [[] for _ in view.blocks]
         for batch in batches:
-            hidden, context = view.enter(batch)
+            hidden, context = view.embed(batch)
             for block, seen in zip(view.blocks, outputs, strict=True):
                 moved = hidden + block.update(hidden, context)
                 seen.append(moved.flatten(0, 1))
-                hidden = block.settle(moved)
-            logits.append(objective.answers(view.leave(hidden, batch), batch))
+                hidden = block.norm_after(moved)
+            logits.append(objective.answers(view.apply_head(hidden, batch), batch))
         return logits, [torch.cat(seen) for seen in outputs]
 
     def measure(self, view: ModelView, at: int, batches, logits, objective: Objective):
@@ -67,7 +67,7 @@ class WholeModel(Method):
         scores = [torch.zeros(s.units, dtype=torch.float64, device=device) for s in view.blocks]
         features, residuals = [], []
         for batch, target in zip(batches, logits, strict=True):
-            hidden, context = view.enter(batch)
+            hidden, context = view.embed(batch)
             for index, (block, mask) in enumerate(zip(view.blocks, masks, strict=True)):
                 if block.units:
                     f = block.features(hidden, context) * mask
@@ -78,7 +78,7 @@ class WholeModel(Method):
                     features.append(f.detach().flatten(0, 1))
                     residuals.append(hidden.detach().flatten(0, 1))
                 hidden = block.join(hidden, update)
-            read = objective.answers(view.leave(hidden, batch), batch)
+            read = objective.answers(view.apply_head(hidden, batch), batch)
             objective.divergence(read, target, self.temperature).mean().backward()
             for block, mask, score in zip(view.blocks, masks, scores, strict=True):
                 if block.units:

@@ -10,7 +10,7 @@ import torch
 
 from kprune.budgets.latency.timing import alternate, of_fewest_tokens, random_batch
 from kprune.errors import UserError
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.view import longest_input
 from kprune.types import Model
 
@@ -34,7 +34,7 @@ def measure_generation(models: Sequence[Model], batch_size: int, prompt_length: 
             "give a shorter prompt"
         )
     prompt = random_batch(of_fewest_tokens(models), batch_size, prompt_length)
-    frozen = [frozen_view(model) for model in models]
+    frozen = [frozen_shared_copy(model) for model in models]
     prefill = alternate([partial(read, model, prompt) for model in frozen], first.device)
     steps = alternate([decoding_step(model, prompt) for model in frozen], first.device)
     return {

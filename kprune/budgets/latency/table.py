@@ -91,7 +91,7 @@ def measure_table(model: Model, batch_size: int, sequence_length: int, grain: in
     start, dense, empty = time.perf_counter(), frozen_copy(model), frozen_copy(model)
     view, batch = view_of(dense), random_batch(model, batch_size, sequence_length)
     with torch.inference_mode():
-        hidden, context = view.enter(batch)
+        hidden, context = view.embed(batch)
     calls, widths = [], {}
     for kind in dict.fromkeys(block.kind for block in view.blocks):
         widest = max(view.of_kind(kind), key=lambda block: block.units)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kprune.errors import UserError
-from kprune.models.copies import frozen_view
+from kprune.models.copies import frozen_shared_copy
 from kprune.models.view import longest_input, model_inputs
 from kprune.objectives import reads_choices
 from kprune.settings_checks import check_count, check_settings
@@ -92,7 +92,7 @@ def measure_latency(dense: Model, pruned: Model, batch_size: int, sequence_lengt
         speedup_range (the least and the largest of the single pairs' ratios).
     """
     batch = random_batch(of_fewest_tokens((dense, pruned)), batch_size, sequence_length)
-    calls = [lambda model=model: model(**batch) for model in map(frozen_view, (dense, pruned))]
+    calls = [lambda model=model: model(**batch) for model in map(frozen_shared_copy, (dense, pruned))]
     times = alternate(calls, dense.device)
     dense_ms, pruned_ms = map(statistics.median, times)
     ratios = [d / p for d, p in zip(*times, strict=True)]

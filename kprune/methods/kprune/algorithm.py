@@ -18,13 +18,13 @@ from kprune.errors import UserError
 from kprune.memory import pass_tokens
 from kprune.methods.kprune.knowledge import Knowledge, KnowledgeSettings, measure
 from kprune.models import Block, ModelView, view_of
-from kprune.models.copies import frozen_copy, frozen_view
+from kprune.models.copies import frozen_copy, frozen_shared_copy
 from kprune.models.surgery import keep_units, output_weight
 from kprune.objectives import Objective
 from kprune.settings_checks import check_count, check_not_negative, check_positive
 from kprune.solve.least_squares import LeastSquares
 from kprune.solve.mask_search import greedy, search
-from kprune.solve.uniform import best_units, lost, uniform_counts
+from kprune.solve.uniform import best_units, curve_of_scores, uniform_counts
 from kprune.streams import CalibrationState, TeacherLogits, calibration_states
 
 
@@ -129,7 +129,7 @@ class KPrune(Method):
     def walk(self, job: Job, calibration: CalibrationSet, lam: float | None) -> Outcome:
         """Walk from the bottom block to the top: measure, search, tune (section 3 of the paper)."""
         clock, objective = Clock(), job.objective
-        student, teacher = view_of(frozen_copy(job.model)), view_of(frozen_view(job.model))
+        student, teacher = view_of(frozen_copy(job.model)), view_of(frozen_shared_copy(job.model))
         with clock("teacher"):
             states = calibration_states(student, self.batches(calibration, student))
             logits = TeacherLogits(teacher, self.measured(states), objective)
@@ -146,7 +146,7 @@ class KPrune(Method):
                 else:
                     # One count holds for all layers, so it can't wait for what is measured further up.
                     if index == 0:
-                        counts = uniform_counts(student, list(map(lost, scores, costs)), job.budget)
+                        counts = uniform_counts(student, list(map(curve_of_scores, scores, costs)), job.budget)
                     kept, nu = best_units(scores[0], counts[index]), 0.0
                 remaining -= costs[index].of(len(kept), block.units)
                 knowledge = knowledge.without_lowest()
@@ -179,7 +179,7 @@ class KPrune(Method):
         for state in states:
             first, passed = -passed % every, passed + state.examples
             if first < state.examples:
-                measured.append(state.rows(slice(first, None, every)) if every > 1 else state)
+                measured.append(state.some_examples(slice(first, None, every)) if every > 1 else state)
         return measured
 
     def measure(

@@ -26,7 +26,7 @@ class KnowledgeSettings:
 
     Attributes:
         temperature: γ of eq. 4, above 0.
-        predictive: "divergence" takes the gradient of K_pred (eq. 4), which is zero as long as the student still is the
+        predictive: "divergence" takes the gradient of the divergence (eq. 4), which is zero as long as the student still is the
             teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`).
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
@@ -67,8 +67,8 @@ def measure(
 ) -> Knowledge:
     """Measure the knowledge of all units of the blocks from `start` up, in one forward and backward pass from there.
 
-    `K_pred_i = 1/|D| Σ_x ½ (∂K_pred(x; m)/∂m_i)²` at m = 1 (Fisher in place of the Hessian): a mask multiplies a
-    unit's features f, so its derivative is `Σ f ∂K_pred/∂f` over the unit's features and the tokens.
+    `K_pred_i = 1/|D| Σ_x ½ (∂KL(x; m)/∂m_i)²` at m = 1, KL being the divergence (eq. 4) and its Fisher in place of the Hessian: a
+    mask multiplies a unit's features f, so the derivative is `Σ f ∂KL/∂f` over the unit's features and the tokens.
     `K_rep_i = 1/|D| Σ_x ‖W_i f_i(X_S)‖_F²` (eq. 5), from the second moments of the features. It is divided by the tokens
     of a mean example and by the hidden size, as in the authors' code. This factor is the same for all units of a task and
     model, so it only changes the unit of λ. Without it, λ would have to be smaller for tasks with longer examples.

@@ -10,7 +10,7 @@ from torch import Tensor
 from kprune import processes
 from kprune.clock import Clock
 from kprune.contract import Job, Outcome
-from kprune.memory import give_back, pass_tokens
+from kprune.memory import pass_tokens, release_freed_memory
 from kprune.methods.kprune_plus.allocation import allocate_units
 from kprune.methods.kprune_plus.first_pass import FirstPass
 from kprune.methods.kprune_plus.fisher import OutputFisher, metric_root
@@ -18,7 +18,7 @@ from kprune.methods.kprune_plus.input_map import fold_map
 from kprune.methods.kprune_plus.refit import descend, explained, own_parameters
 from kprune.methods.kprune_plus.settings import decided
 from kprune.models import Block, ModelView, view_of
-from kprune.models.copies import copied_blocks, frozen_view
+from kprune.models.copies import copied_blocks, frozen_shared_copy
 from kprune.models.offload import place_for_layers
 from kprune.models.surgery import keep_units, output_weight, unit_columns
 from kprune.solve.least_squares import LeastSquares
@@ -50,14 +50,14 @@ class KPrunePlus(FirstPass):
         Raises:
             UserError: the model's family is not supported, or its features are not finite.
         """
-        return self.settled(view_of(job.model)).walk(job)
+        return self.resolved(view_of(job.model)).walk(job)
 
     @torch.no_grad()
     def walk(self, job: Job) -> Outcome:
-        """Measure the teacher, allocate, and walk from the bottom block to the top; no setting is "auto" any more."""
+        """Measure the teacher, allocate, and walk from the bottom block to the top; the settings are `resolved`."""
         clock = Clock()
         device = place_for_layers(self.layers_on, job.model.device)
-        teacher = view_of(frozen_view(job.model), device)
+        teacher = view_of(frozen_shared_copy(job.model), device)
         storage = storage_at(self.states, teacher.device)
         with clock("embeddings"):
             states = calibration_states(teacher, job.data.calibration.steps(self.tokens_at_once(teacher)), storage)
@@ -66,29 +66,24 @@ class KPrunePlus(FirstPass):
             ("kprune_plus", *settings), clock, lambda own: self.first_pass(teacher, states, job.objective, own, storage)
         )
         counts, details = self.allocation(job, teacher, curves, clock)
-        give_back()
-        student = view_of(frozen_view(job.model), device)
+        release_freed_memory()
+        student = view_of(frozen_shared_copy(job.model), device)
         kept_units: list[list[int]] = []
         ridges: list[float | None] = []
         rows = zip(copied_blocks(student), teacher.blocks_at_work(), fishers, counts, strict=True)
         below: OutputFisher | None = None
+        ridge: float | None
         for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not decided(self.tune)):
                 # No unit has been removed below, or this block is not to make up for it.
                 with clock("student"):
-                    for state in states:
-                        state.student = block.run(state.student, state.context)
-                        if below is None:
-                            state.teacher = state.student
-                        elif self.follows_teacher:
-                            state.teacher = original.run(state.teacher, state.context)
-                kept_units.append(list(range(count)))
-                ridges.append(None)
-                continue
-            kept, ridge = self.pruned(block, original, states, fisher, below, count, clock)
+                    self.pass_through(block, original, states, same=below is None)
+                kept, ridge = list(range(count)), None
+            else:
+                kept, ridge = self.prune_block(block, original, states, fisher, below, count, clock)
+                below = fisher
             kept_units.append(kept)
             ridges.append(ridge)
-            below = fisher
         return Outcome.of(student, kept_units, clock, {"ridge": ridges, **details})
 
     def tokens_at_once(self, teacher: ModelView) -> int:
@@ -102,7 +97,20 @@ class KPrunePlus(FirstPass):
         """Return the units to keep per block, and details for the record: none here, a subclass may have some."""
         return allocate_units(teacher, curves, job.budget, self.kinds), {}
 
-    def pruned(
+    def pass_through(self, block: Block, original: Block, states: Sequence[CalibrationState], same: bool) -> None:
+        """Move both states up through a block that keeps its weights.
+
+        Args:
+            same: whether student and teacher still are the same below the block.
+        """
+        for state in states:
+            state.student = block.run(state.student, state.context)
+            if same:
+                state.teacher = state.student
+            elif self.follows_teacher:
+                state.teacher = original.run(state.teacher, state.context)
+
+    def prune_block(
         self,
         block: Block,
         original: Block,
@@ -145,7 +153,7 @@ class KPrunePlus(FirstPass):
         with clock("student"):
             for state in states:
                 state.student = block.run(state.student, state.context)
-                state.teacher, state.target = original.settle(state.teacher), None
+                state.teacher, state.target = original.norm_after(state.teacher), None
         return kept.tolist(), ridge
 
     def prior(self, block: Block) -> Tensor | None:
@@ -188,12 +196,12 @@ class KPrunePlus(FirstPass):
         if count in (0, block.units):
             return torch.arange(count, device=problem.lower.device)
         problem = centred_if_biased(block, problem)
-        optimum, _, factor = problem.solved(self.ridge, prior)
+        optimum, _, factor = problem.solve_with_factor(self.ridge, prior)
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         inverse = torch.cholesky_inverse(factor)
         del factor, optimum
         kept = remove_greedily(inverse, root, block.width, keep=count).kept(count)
-        processes.agree([kept])
+        processes.broadcast([kept])
         return kept
 
     def refit(
@@ -220,7 +228,7 @@ class KPrunePlus(FirstPass):
         descend(block, states, weights, root, self.refit_epochs, decided(self.refit_lr), TOKENS)
         again = self.problem(block, states, weights)
         ridge = self.solve(block, again, prior)
-        if processes.first_says(explained(block, again, root) > before):
+        if processes.broadcast_flag(explained(block, again, root) > before):
             return ridge
         for parameter, value in zip(parameters, was, strict=True):
             parameter.copy_(value)
@@ -241,7 +249,7 @@ class KPrunePlus(FirstPass):
         output_weight(block).copy_(weight)
         if bias is not None:
             bias.copy_(problem.constant(weight))
-        processes.agree(own_parameters(block))
+        processes.broadcast(own_parameters(block))
         return ridge
 
 

@@ -24,7 +24,7 @@ def allocate_units(
     Raises:
         OutOfReach: what stays alone costs more than the budget leaves.
     """
-    kinds = may_go(view, budget) if kinds == "auto" else kinds
+    kinds = prunable_kinds(view, budget) if kinds == "auto" else kinds
     if budget.uniform:
         return uniform_counts(view, curves, budget, kinds)
     costs, limit = budget.costs(view), budget.limit(view)
@@ -40,8 +40,8 @@ def allocate_units(
     return [next(counts) if free else block.units for block, _, free in rows]
 
 
-def may_go(view: ModelView, budget: Budget) -> Sequence[Kind]:
-    """Return the kinds of units that may go.
+def prunable_kinds(view: ModelView, budget: Budget) -> Sequence[Kind]:
+    """Return the kinds of units that may be removed if `kinds` is "auto".
 
     Neurons alone, if a unit of an attention is a whole group of query heads and the budget then leaves at least
     `LEAST_NEURONS` of the neurons' cost; else both. For so large a unit, the error curve is too optimistic

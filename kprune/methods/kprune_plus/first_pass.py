@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from kprune import processes
 from kprune.clock import Clock
-from kprune.memory import give_back
+from kprune.memory import release_freed_memory
 from kprune.methods.kprune_plus.fisher import OutputFisher, measure_fisher, measure_fisher_by_layer, metric_root
 from kprune.methods.kprune_plus.settings import Settings, decided
 from kprune.models import Block, ModelView
@@ -19,7 +19,7 @@ from kprune.solve.allocation import monotone
 from kprune.solve.least_squares import LeastSquares, ridged_cholesky
 from kprune.solve.removal import Removal, remove_greedily
 from kprune.storage import Storage
-from kprune.streams import HERE, CalibrationState
+from kprune.streams import ON_DEVICE, CalibrationState
 
 Item = TypeVar("Item")
 
@@ -33,7 +33,7 @@ class FirstPass(Settings):
         states: Sequence[CalibrationState],
         objective: Objective,
         clock: Clock,
-        storage: Storage = HERE,
+        storage: Storage = ON_DEVICE,
     ) -> tuple[list[OutputFisher], list[Tensor]]:
         """Measure every block of the teacher.
 
@@ -54,7 +54,7 @@ class FirstPass(Settings):
                 del squares
                 curves.append(monotone(self.removal(block, fisher, features).errors))
                 del features
-                processes.agree(curves[-1:])
+                processes.broadcast(curves[-1:])
         return fishers, curves
 
     def fishers(
@@ -97,12 +97,11 @@ class FirstPass(Settings):
             x: the block's input, [B, T, d].
             energies: a_t, [B, T].
         """
-        if not block.units:
-            return block.run(x, state.context)
-        features = block.features(x, state.context)
-        real = features[state.real]
-        squares.add(real, real.new_zeros(len(real), 0), energies[state.real])
-        return block.join(x, block.output(features))
+        above, features = block.run_with_features(x, state.context)
+        if features is not None:
+            real = features[state.real]
+            squares.add(real, real.new_zeros(len(real), 0), energies[state.real])
+        return above
 
     def removal(self, block: Block, fisher: OutputFisher, features: LeastSquares) -> Removal:
         """Remove all units of a block of the teacher one after the other; the errors are the expected KL, but for a constant factor.
@@ -126,4 +125,4 @@ class FirstPass(Settings):
         """
         for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
             yield item
-            give_back()
+            release_freed_memory()

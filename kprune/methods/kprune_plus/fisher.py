@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from kprune import processes
-from kprune.memory import give_back
+from kprune.memory import release_freed_memory
 from kprune.models import Block, ModelView
-from kprune.models.masks import caught
 from kprune.models.masks import gradients as gradients_of
+from kprune.models.masks import projection_tensors
 from kprune.objectives import Objective
 from kprune.solve.least_squares import ridged_cholesky
 from kprune.storage import Storage
-from kprune.streams import HERE, CalibrationState
+from kprune.streams import ON_DEVICE, CalibrationState
 
 GROUP = 8192
 """Tokens whose inputs of all layers are kept at once, if the pass goes down layer by layer."""
@@ -39,7 +39,7 @@ class OutputFisher:
         features: list[Tensor],
         energy: float = 0.0,
         tokens: int = 0,
-        storage: Storage = HERE,
+        storage: Storage = ON_DEVICE,
     ):
         self._storage = storage
         self.covariance = covariance
@@ -87,19 +87,19 @@ class OutputFisher:
         """Return a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones if no token has energy.
 
         Args:
-            clip: as of `factors`.
+            clip: as of `clip_factors`.
         """
         if not self.energy:
             return [torch.ones_like(e) for e in self.energies]
         mean = self.energy / self.tokens
-        return [(e / mean + floor) * f for e, f in zip(self.energies, self.factors(clip), strict=True)]
+        return [(e / mean + floor) * f for e, f in zip(self.energies, self.clip_factors(clip), strict=True)]
 
     def clipped_energies(self, clip: float | None) -> list[Tensor]:
-        """Return a_t per batch [B, T], with `clip` as of `factors`."""
-        return [e * f for e, f in zip(self.energies, self.factors(clip), strict=True)]
+        """Return a_t per batch [B, T], with `clip` as of `clip_factors`."""
+        return [e * f for e, f in zip(self.energies, self.clip_factors(clip), strict=True)]
 
-    def factors(self, clip: float | None) -> list[Tensor | float]:
-        """Return what a token's weight is multiplied by, per batch [B, T].
+    def clip_factors(self, clip: float | None) -> list[Tensor | float]:
+        """Return the factor, at most 1, by which each token's weight is clipped, per batch [B, T].
 
         Args:
             clip: the largest energy of features that counts in full, over the median of all tokens; None for no limit. A few
@@ -126,7 +126,7 @@ def measure_fisher(
     Returns:
         per block, S and the energies of each token; the features are not kept.
     """
-    fishers = empty_fishers(view, states, HERE)
+    fishers = empty_fishers(view, states, ON_DEVICE)
     examples = round(processes.total(sum(state.examples for state in states)))
     for state in states:
         features, gradients = output_gradients(view, state, objective, temperature)
@@ -135,7 +135,7 @@ def measure_fisher(
         for fisher, block in zip(fishers, view.blocks, strict=True):
             fisher.add(fisher.covariance, *(next(measured) if block.units else nothing), state.real, examples)
         del features, gradients, measured
-        give_back()
+        release_freed_memory()
     for fisher in fishers:
         fisher.add_up()
     return fishers
@@ -156,29 +156,33 @@ def measure_fisher_by_layer(
     """
     fishers = empty_fishers(view, states, storage)
     examples = round(processes.total(sum(state.examples for state in states)))
-    for group in groups(states, GROUP):
+    for group in grouped(states, GROUP):
         inputs = [[storage.keep(state.teacher) for state in group]]
         for layer, blocks in enumerate(view.by_layer()):
             with view.at_work(layer):
-                inputs.append([storage.keep(run(blocks, x, s)) for x, s in read(inputs[layer], group, storage)])
-        slopes = []
+                inputs.append(
+                    [storage.keep(run_blocks(blocks, x, s)) for x, s in with_states(inputs[layer], group, storage)]
+                )
+        stream_gradients = []
         with view.ends_at_work():
-            for x, state in read(inputs.pop(), group, storage):
-                slopes.append(storage.keep(torch.stack(slopes_of_roots(view, x, state, objective, temperature))))
-                give_back()
+            for x, state in with_states(inputs.pop(), group, storage):
+                stream_gradients.append(
+                    storage.keep(torch.stack(head_gradients(view, x, state, objective, temperature)))
+                )
+                release_freed_memory()
         measured = list(zip(view.blocks, fishers, strict=True))
         for layer, blocks in reversed(list(enumerate(view.by_layer()))):
             own = [fisher for block, fisher in measured if block.layer == layer]
             covariances = [fisher.covariance for fisher in own]
             with view.at_work(layer):
-                for index, (x, state) in enumerate(read(inputs.pop(), group, storage)):
-                    slope, per_block = slopes_below(blocks, x, state, storage.read(slopes[index]))
-                    slopes[index] = storage.keep(slope)
+                for index, (x, state) in enumerate(with_states(inputs.pop(), group, storage)):
+                    below, per_block = layer_gradients(blocks, x, state, storage.read(stream_gradients[index]))
+                    stream_gradients[index] = storage.keep(below)
                     for fisher, covariance, (features, gradients) in zip(own, covariances, per_block, strict=True):
                         fisher.add(covariance, features, gradients, state.real, examples)
             for fisher, covariance in zip(own, covariances, strict=True):
                 fisher.covariance = covariance
-            give_back()
+            release_freed_memory()
     for fisher in fishers:
         fisher.add_up()
     return fishers
@@ -194,7 +198,7 @@ def empty_fishers(view: ModelView, states: Sequence[CalibrationState], storage: 
     ]
 
 
-def groups(states: Sequence[CalibrationState], tokens: int) -> list[list[CalibrationState]]:
+def grouped(states: Sequence[CalibrationState], tokens: int) -> list[list[CalibrationState]]:
     """Return the states in groups of at most so many tokens, padding counted, of one state at least."""
     found: list[list[CalibrationState]] = [[]]
     room = tokens
@@ -208,16 +212,16 @@ def groups(states: Sequence[CalibrationState], tokens: int) -> list[list[Calibra
     return found
 
 
-def read(
+def with_states(
     kept: Sequence[Any], states: Sequence[CalibrationState], storage: Storage
 ) -> Iterator[tuple[Tensor, CalibrationState]]:
-    """Yield each state behind its input of the layer at hand."""
+    """Yield each state's input of the layer at hand, read from the storage, with the state."""
     for each, state in zip(kept, states, strict=True):
         yield storage.read(each), state
 
 
-def run(blocks: Sequence[Block], x: Tensor, state: CalibrationState) -> Tensor:
-    """Return the output of some blocks, one after the other."""
+def run_blocks(blocks: Sequence[Block], x: Tensor, state: CalibrationState) -> Tensor:
+    """Return the output of blocks that are run one after the other on an input x [B, T, d]."""
     for block in blocks:
         x = block.run(x, state.context)
     return x
@@ -245,47 +249,47 @@ def output_gradients(
 ) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
     """Return, for every block with units, ‖f_t‖² [B, T] and a gradient [B, T, d] per root of the Fisher."""
     blocks = [block for block in view.blocks if block.units]
-    with torch.enable_grad(), feature_energies(blocks) as energies, caught(blocks, "output") as outputs:
+    with torch.enable_grad(), feature_energies(blocks) as energies, projection_tensors(blocks, "output") as outputs:
         output = view.run(0, state.teacher, state.context, state.batch)
-        summed = roots(output, state, objective, temperature)
+        summed = summed_roots(output, state, objective, temperature)
     return energies, gradients_of(summed, outputs)
 
 
-def slopes_of_roots(
+def head_gradients(
     view: ModelView, x: Tensor, state: CalibrationState, objective: Objective, temperature: float
 ) -> list[Tensor]:
     """Return the gradient of every root of the Fisher with respect to the last block's output x, [B, T, d]."""
     with torch.enable_grad():
         node = x.detach().requires_grad_()
-        summed = roots(view.leave(node, state.batch), state, objective, temperature)
+        summed = summed_roots(view.apply_head(node, state.batch), state, objective, temperature)
     return [gradient for (gradient,) in zip(*gradients_of(summed, [node]), strict=True)]
 
 
-def slopes_below(
-    blocks: Sequence[Block], x: Tensor, state: CalibrationState, slopes: Tensor
+def layer_gradients(
+    blocks: Sequence[Block], x: Tensor, state: CalibrationState, above: Tensor
 ) -> tuple[Tensor, list[tuple[Tensor, tuple[Tensor, ...]]]]:
-    """Carry gradients with respect to the output of a layer on to its input.
+    """Propagate gradients with respect to the output of a layer to its input.
 
     Args:
         blocks: of the layer. x: its input, [B, T, d].
-        slopes: [roots, B, T, d].
+        above: gradients of every root with respect to the layer's output, [roots, B, T, d].
 
     Returns:
         the gradients with respect to x, [roots, B, T, d]; and per block, ‖f_t‖² [B, T] and a gradient [B, T, d] per root
         with respect to its projection's output.
     """
     present = [block for block in blocks if block.units]
-    with torch.enable_grad(), feature_energies(present) as energies, caught(present, "output") as outputs:
+    with torch.enable_grad(), feature_energies(present) as energies, projection_tensors(present, "output") as outputs:
         node = x.detach().requires_grad_()
-        output = run(blocks, node, state)
-        moved = [(output * slope).sum() for slope in slopes]
-    below, *gradients = gradients_of(moved, [node, *outputs])
+        output = run_blocks(blocks, node, state)
+        products = [(output * gradient).sum() for gradient in above]
+    below, *gradients = gradients_of(products, [node, *outputs])
     measured = zip(energies, gradients, strict=True)
     nothing = torch.zeros_like(state.real, dtype=x.dtype), ()
     return torch.stack(below), [next(measured) if block.units else nothing for block in blocks]
 
 
-def roots(output: Any, state: CalibrationState, objective: Objective, temperature: float) -> list[Tensor]:
+def summed_roots(output: Any, state: CalibrationState, objective: Objective, temperature: float) -> list[Tensor]:
     """Return the roots of the Fisher for a model's output, each summed over the batch."""
     logits = objective.answers(output, state.batch)
     return [root.sum() for root in objective.fisher_roots(logits, temperature, state.keys)]

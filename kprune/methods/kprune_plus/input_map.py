@@ -26,8 +26,8 @@ def fold_map(
     d = block.hidden_size
     squares = LeastSquares.empty(d, d, states[0].device)
     for state, w in zip(states, weights, strict=True):
-        reads = block.read(state.student)[state.real]
-        squares.add(reads, original.read(state.teacher)[state.real] - reads, w[state.real])
+        reads = block.norm_before(state.student)[state.real]
+        squares.add(reads, original.norm_before(state.teacher)[state.real] - reads, w[state.real])
     squares.add_up()
     affine = all(module.bias is not None for module in block.inputs)
     change, _ = (squares.centred() if affine else squares).solve(ridge)
@@ -37,4 +37,4 @@ def fold_map(
         if constant is not None and module.bias is not None:
             module.bias.copy_(module.bias.double() + weight @ constant)
         input_weight(module).copy_(weight + weight @ change)
-    processes.agree(own_parameters(block))
+    processes.broadcast(own_parameters(block))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune import processes
-from kprune.captured import Captured
+from kprune.cuda_graph import Captured
 from kprune.data import rows_of
 from kprune.errors import UserError
 from kprune.models import Block
@@ -76,7 +76,7 @@ def descend(
     for parameter in parameters:
         parameter.requires_grad_(True)
     orders = [torch.randperm(count, generator=generator).tolist() for _ in range(epochs)]
-    for share, number in zip(falling(epochs * count), chain.from_iterable(orders), strict=True):
+    for share, number in zip(linear_decay(epochs * count), chain.from_iterable(orders), strict=True):
         steps.get(number, descent.without_rows)(share)
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
@@ -84,7 +84,7 @@ def descend(
         raise UserError(f"the refit of a block leads to no finite weights: lower refit_lr={lr:g}")
 
 
-def falling(count: int) -> Iterator[float]:
+def linear_decay(count: int) -> Iterator[float]:
     """Yield the share of the learning rate for each of `count` steps: linearly from 1 towards 0 (torch's `LinearLR`)."""
     share = 1.0
     for left in range(count, 0, -1):
@@ -118,7 +118,7 @@ class Descent:
         Args:
             weights: w_t [B, T], 0 at padding.
         """
-        parts = shares(state, tokens)
+        parts = row_parts(state, tokens)
         if len(parts) == 1:
             return [partial(self.take, self.captured(state, partial(self.step, state, weights)))]
         # Examples of several choices have different numbers of rows.
@@ -138,7 +138,7 @@ class Descent:
         """Take a step of which this process has no example."""
         for parameter in self.parameters:
             parameter.grad = None
-        self.take(self.move, share)
+        self.take(self.update_weights, share)
 
     def set_rate(self, share: float) -> None:
         """Set the learning rate to a share of the first step's."""
@@ -149,11 +149,11 @@ class Descent:
 
     def step(self, state: CalibrationState, weights: Tensor) -> None:
         """Take a step for the tokens of a state."""
-        differentiate(self.block, state, weights, self.metric, self.factor)
-        self.move()
+        set_gradients(self.block, state, weights, self.metric, self.factor)
+        self.update_weights()
 
-    def move(self) -> None:
-        """Move the weights against the sum of the gradients of all processes."""
+    def update_weights(self) -> None:
+        """Take a step of Adam with the gradients summed over all processes."""
         if processes.count() > 1:
             for parameter in self.parameters:
                 if parameter.grad is None:
@@ -177,17 +177,17 @@ class RowsStep:
         self.run = descent.captured(state, self.step)
 
     def __call__(self, rows: Tensor, counted: Tensor) -> None:
-        """Take the step of rows as `shares` gives them."""
+        """Take the step of rows as `row_parts` gives them."""
         self.rows.copy_(rows)
         self.counted.copy_(counted)
         self.run()
 
     def step(self) -> None:
         """Take the step of the rows at hand."""
-        self.descent.step(self.state.at(self.rows), self.weights[self.rows] * self.counted[:, None])
+        self.descent.step(self.state.some_rows(self.rows), self.weights[self.rows] * self.counted[:, None])
 
 
-def shares(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
+def row_parts(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
     """Return a state's rows in parts of as many examples each, of about so many tokens, padding counted.
 
     Returns:
@@ -204,8 +204,8 @@ def shares(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def differentiate(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
-    """Set the gradients of the block's weights to that of `factor` times Σ_t w_t mᵀ M m, m the residuals of a state's tokens.
+def set_gradients(block: Block, state: CalibrationState, weights: Tensor, metric: Tensor, factor: float) -> None:
+    """Set the gradients of the block's weights to those of `factor` times Σ_t w_t mᵀ M m, m the residuals of a state's tokens.
 
     The gradient with respect to m, 2 w M m, is computed here: autograd through the sum would multiply by M once more. The
     product is a linear layer's, so that `precision="reduced"` applies to it: a step of Adam may be coarse.

@@ -15,7 +15,7 @@ Setting = TypeVar("Setting")
 
 
 def decided(setting: Setting | Literal["auto"]) -> Setting:
-    """Return a setting that `KPrunePlus.settled` has decided."""
+    """Return a setting that `Settings.resolved` has replaced if it was "auto"."""
     assert setting != "auto"
     return setting
 
@@ -38,7 +38,7 @@ class Settings(Method):
         ridge_around: the weights that the ridge draws to: 0, or the dense ones.
         map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
         tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
-        kinds: units that may go, "heads" and "neurons"; "auto": as `allocation.may_go` says.
+        kinds: units that may go, "heads" and "neurons"; "auto": as `allocation.prunable_kinds` says.
         states: where hidden states and the blocks' Fishers lie while nothing works on them: on the "device", in memory of the
             "cpu", or on "disk".
         layers_on: device that one layer at a time is moved to while it is worked on, such as "cuda", for a model on the CPU that
@@ -92,8 +92,8 @@ class Settings(Method):
         """Tell whether the walk needs the teacher's stream: to make up for its distance, or to map to what it reads."""
         return bool(self.repair or self.map_input)
 
-    def settled(self, view: ModelView) -> Self:
-        """Return these settings with what is "auto" decided by where the model's norms are."""
+    def resolved(self, view: ModelView) -> Self:
+        """Return these settings, each "auto" replaced by the value that follows from where the model's norms are; `kinds` stays."""
         last = all(block.placement == "after" for block in view.blocks)
         auto: dict[str, Any] = {
             "repair": 1.0,

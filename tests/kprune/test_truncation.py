@@ -3,7 +3,7 @@
 import pytest
 from tiny import tiny_tokenizer
 
-from kprune.cutting import shortened, shortened_columns
+from kprune.truncation import shortened, shortened_columns
 
 LONG = " ".join(f"w{k % 90}" for k in range(700))
 

@@ -12,7 +12,7 @@ CHUNK = 256
 """Tokens whose logits are compared at once: a vocabulary is wide."""
 
 
-class Vocabulary(Objective):
+class VocabularyHead(Objective):
     """Compare logits [B, T, vocabulary] by the KL, summed over an example's tokens.
 
     Logits of no token, as at padding, are zeros, so that they neither differ nor have a gradient.

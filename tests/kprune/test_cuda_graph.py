@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from kprune.captured import Captured
+from kprune.cuda_graph import Captured
 
 GPU = torch.device("cuda", 0)
 

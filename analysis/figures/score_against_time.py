@@ -1,4 +1,4 @@
-"""Score against what it costs or brings: seconds of pruning, measured speed-up."""
+"""Score against measured times: seconds of pruning, speed-up, tokens per second."""
 
 import math
 
