@@ -212,5 +212,6 @@ def pairs_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _unknown(why: str) -> UserError:
     return UserError(
-        f"the tokenizer {why}, which a GGUF file can't say here: save without a tokenizer, and give llama.cpp numbers of tokens"
+        f"the tokenizer {why}, which kprune can't write into a GGUF file: save without a tokenizer, which "
+        'outcome.save(folder, format="gguf") in Python does, and give llama.cpp token numbers'
     )
