@@ -92,8 +92,8 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
         task: by which `objective_for` told the objective.
 
     Raises:
-        UserError: their heads, outputs, the order of their classes or token types differ, or their vocabularies and the head answers for tokens; or their padding
-            tokens in the same vocabulary, and the head goes by it; or a weight is no number.
+        UserError: their heads, outputs, the order of their classes or token types differ, or their vocabularies and the head answers
+            for tokens; or their padding tokens in the same vocabulary, and the head goes by it; or a weight is no number.
     """
     kinds = [auto_class_of(model) for model in (dense, pruned)]
     if kinds[0] != kinds[1]:
@@ -115,8 +115,8 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
         before, after = (getattr(model.config, entry, None) for model in (dense, pruned))
         if before != after:
             raise UserError(f"the first model's {entry} is {before}, the second's {after}: compare two of one origin")
-    first, second = (list(model.config.id2label.values()) for model in (dense, pruned))
-    if first != second and sorted(first) == sorted(second):
+    first, second = ([name for _, name in sorted(model.config.id2label.items())] for model in (dense, pruned))
+    if first != second and set(first) == set(second):
         place = next(place for place, name in enumerate(first) if name != second[place])
         raise UserError(
             f"class {place} is {first[place]} in the first model and {second[place]} in the second: compare two with classes in "
