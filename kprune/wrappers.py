@@ -73,8 +73,8 @@ def objective_within(model: Any) -> Objective | None:
                 f"the SentenceTransformer has a {kind} behind its pooling, and kprune knows {', '.join(OF_ONE_VECTOR)} of the "
                 f"embedding there: {REMEDY}"
             )
-    normalise = model.similarity_fn_name == "cosine" or any(type(module).__name__ == "Normalize" for module in rest)
-    return Embedding(POOLINGS[mode], normalise, Projection(rest) if rest else None)
+    project = Projection(rest, model.truncate_dim) if rest or model.truncate_dim else None
+    return Embedding(POOLINGS[mode], model.similarity_fn_name == "cosine", project)
 
 
 def rewrapped(wrapper: Any, model: Model, tokenizer: Any = None) -> Any:
@@ -92,13 +92,18 @@ def rewrapped(wrapper: Any, model: Model, tokenizer: Any = None) -> Any:
 
 
 class Projection:
-    """What modules of sentence-transformers make of a pooled vector [B, d], without dropout."""
+    """What modules of sentence-transformers make of a pooled vector [B, d], without dropout, and the first `dimensions` of that.
 
-    def __init__(self, modules: list[nn.Module]):
+    Args:
+        dimensions: None for all of them.
+    """
+
+    def __init__(self, modules: list[nn.Module], dimensions: int | None = None):
         self.modules = [copy.deepcopy(module).eval().requires_grad_(False) for module in modules]
+        self.dimensions = dimensions
 
     def __call__(self, pooled: Tensor) -> Tensor:
         features = {VECTOR: pooled}
         for module in self.modules:
             features = module(features)
-        return features[VECTOR]
+        return features[VECTOR][..., : self.dimensions]

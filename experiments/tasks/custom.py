@@ -74,8 +74,10 @@ class CustomTask(OwnFiles, TextTask):
         """Check that labels from a file are names of classes.
 
         Raises:
-            UserError: there is one class alone, a negative number, or a number that is not whole.
+            UserError: there is no class or one alone, a negative number, or a number that is not whole.
         """
+        if not names:
+            raise UserError(f"{self.train_file}, column {self.label}: no row has a label; give some that have")
         if len(names) < 2:
             raise UserError(
                 f"{self.train_file}, column {self.label}: all labels are {names[0]}; "
@@ -141,7 +143,17 @@ class CustomTask(OwnFiles, TextTask):
         return Table(str(path), texts, labels, rows)
 
     def _zeros_and_ones(self, names: Iterable, row: int, path: Path) -> list[int]:
-        there = {self._class_number(name, row, path) for name in names}
+        """Return a zero or one for each label.
+
+        Raises:
+            UserError: a name is none of the labels', or stands there twice.
+        """
+        there = [self._class_number(name, row, path) for name in names]
+        if len(set(there)) < len(there):
+            raise UserError(
+                f"{path}, row {row}: labels {str(list(names))[:40]} name one twice: give the names of those that the text has, "
+                "not a zero or one for each label"
+            )
         return [int(place in there) for place in range(self.num_labels)]
 
     def _class_number(self, label, row: int, path: Path) -> int:

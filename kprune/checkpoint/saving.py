@@ -149,8 +149,10 @@ def check_replaceable(folder: Path) -> None:
     """Check that a folder is free for a pruned model, or holds an earlier one.
 
     Raises:
-        UserError: it holds something else, or as of `check_movable`.
+        UserError: it is a file, or holds something else, or as of `check_movable`.
     """
+    if os.path.exists(folder) and not os.path.isdir(folder):  # Path.exists raises if it may not look
+        raise UserError(f"{folder} is a file: give a folder")
     check_movable(folder)
     check_readable(folder)
     if not folder.is_dir() or not any(folder.iterdir()):

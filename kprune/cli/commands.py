@@ -184,7 +184,7 @@ def compare(options: argparse.Namespace, texts: Texts, first: Checkpoint, second
     device = started(options)
     dense, pruned = load_model(first, device), load_model(second, device)
     objective = comparison.objective_for(dense, options.task)
-    comparison.check_alike(dense, pruned, objective)
+    comparison.check_alike(dense, pruned, objective, options.task)
     tokenizer = load_tokenizer(first, dense)
     models, theirs = [dense, pruned], None
     examples = drawn(options, texts, models, objective, tokenizer)

@@ -85,16 +85,24 @@ def answers_once(objective: Objective) -> bool:
     return not isinstance(objective, (*OF_TOKENS, Span))
 
 
-def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective) -> None:
+def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Objective, task: str | None = None) -> None:
     """Check that two models predict the same thing of the same texts.
 
+    Args:
+        task: by which `objective_for` told the objective.
+
     Raises:
-        UserError: their heads, outputs or token types differ, or their vocabularies and the head answers for tokens; or their padding
-            tokens in the same vocabulary, and the head goes by it; or a weight is no number.
+        UserError: their heads, outputs, the order of their classes or token types differ, or their vocabularies and the head answers
+            for tokens; or their padding tokens in the same vocabulary, and the head goes by it; or a weight is no number.
     """
     kinds = [auto_class_of(model) for model in (dense, pruned)]
     if kinds[0] != kinds[1]:
         raise UserError(f"one is an {kinds[0]}, the other an {kinds[1]}: compare two of one kind")
+    theirs = objective_for(pruned, task)
+    if objective.name != theirs.name:
+        raise UserError(
+            f"the first model's task is {objective.name}, the second's {theirs.name}: compare two of one kind"
+        )
     entries = ["num_labels", *([] if answers_once(objective) else ["vocab_size"])]
     entries += ["hidden_size"] if isinstance(objective, Embedding) else []
     entries += ["type_vocab_size"] if needs_token_types(dense) else []
@@ -104,9 +112,16 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
         if dense.config.vocab_size == pruned.config.vocab_size:
             entries.append("pad_token_id")
     for entry in entries:
-        ours, theirs = (getattr(model.config, entry, None) for model in (dense, pruned))
-        if ours != theirs:
-            raise UserError(f"the first model's {entry} is {ours}, the second's {theirs}: compare two of one origin")
+        before, after = (getattr(model.config, entry, None) for model in (dense, pruned))
+        if before != after:
+            raise UserError(f"the first model's {entry} is {before}, the second's {after}: compare two of one origin")
+    first, second = ([name for _, name in sorted((model.config.id2label or {}).items())] for model in (dense, pruned))
+    if first != second and set(first) == set(second):
+        place = next(place for place, name in enumerate(first) if name != second[place])
+        raise UserError(
+            f"class {place} is {first[place]} in the first model and {second[place]} in the second: compare two with classes in "
+            "one order"
+        )
     check_finite(dense, "the first model")
     check_finite(pruned, "the second model")
 

@@ -50,6 +50,9 @@ def cut_vocabulary(model: Model, kept: Sequence[int]) -> None:
     for module in model.modules():
         if getattr(module, "vocab_size", None) == rows:
             setattr(module, "vocab_size", len(kept))  # noqa: B010 (some modules have it)
+        for name, value in list(vars(module).items()):
+            if name.endswith(TOKEN) and isinstance(value, int):
+                setattr(module, name, new.get(value, value))
     model.config.vocab_size = len(kept)
     _renumber(model.config, new)
     if model.can_generate():
@@ -79,24 +82,32 @@ def _word_weights(model: Model) -> Iterator[nn.Parameter]:
             f"the model's word embeddings are a {type(embeddings).__name__}, not an Embedding: keep its vocabulary whole"
         )
     found: dict[int, Any] = {id(embeddings.weight): embeddings.weight}
-    for weight in () if head is None else (head.weight, getattr(head, "bias", None)):
-        if weight is not None:
-            found[id(weight)] = weight
-            if len(weight) != len(embeddings.weight):
-                raise UserError(
-                    f"the model's head has {len(weight):,} rows, and its word embeddings {len(embeddings.weight):,}: keep its "
-                    "vocabulary whole"
-                )
-    bias = None if head is None else getattr(head, "bias", None)
+    biases = _head_biases(model, head)
+    for weight in () if head is None else (head.weight, *biases):
+        found[id(weight)] = weight
+        if len(weight) != len(embeddings.weight):
+            raise UserError(
+                f"the model's head has {len(weight):,} rows, and its word embeddings {len(embeddings.weight):,}: keep its "
+                "vocabulary whole"
+            )
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = model.get_submodule(name.rpartition(".")[0])
-        # A head's bias has a second name in models of masked words, which nothing else reads.
-        if id(parameter) in found and owner not in (embeddings, head) and parameter is not bias:
+        own = owner in (embeddings, head) or any(parameter is bias for bias in biases)
+        if id(parameter) in found and not own:
             raise UserError(
                 f"the model's word embeddings are shared with {name}, which kprune does not know: give that module a copy of its "
                 "own, or keep the vocabulary whole"
             )
     yield from found.values()
+
+
+def _head_biases(model: Model, head: Any) -> list[nn.Parameter]:
+    """Return the biases of a head over the vocabulary: its own, and that of the module that holds it, which adds it in ESM and gives
+    it a second name in other models of masked words."""
+    name = next((name for name, module in model.named_modules() if module is head), "")
+    holder = model.get_submodule(name.rpartition(".")[0])
+    found = (getattr(module, "bias", None) for module in (head, holder))
+    return [bias for bias in found if isinstance(bias, nn.Parameter)]
 
 
 def _tokens_in(config: Any) -> Iterator[tuple[str, int | list[int]]]:

@@ -69,6 +69,21 @@ def test_lists_of_labels_are_zeros_and_ones(rows):
     assert dict(zip(table.rows, table.labels, strict=True)) == wanted
 
 
+@pytest.mark.parametrize("given", [{}, {"label_names": LABELS}])
+def test_zeros_and_ones_are_no_names(rows, given):
+    """Read as names, or as numbers of names, they would give other labels."""
+    file = rows(lambda row: row | {"labels": [int(name in row["labels"]) for name in LABELS]})
+    task = build_task(CUSTOM | given | {"train_file": str(file)})
+    with pytest.raises(UserError, match="name one twice: give the names of those that the text has"):
+        task.training_table()
+
+
+def test_rows_without_any_label(rows):
+    task = build_task(CUSTOM | {"train_file": str(rows(lambda row: row | {"labels": []}))})
+    with pytest.raises(UserError, match="column labels: no row has a label; give some that have"):
+        task.training_table()
+
+
 @pytest.mark.parametrize("metric", ["micro_f1", "macro_f1"])
 def test_scores_of_several_labels_are_scikit_learns(metric):
     gold = (np.random.default_rng(0).random((30, 3)) < 0.4).astype(int)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_batch, tiny_calibration, tiny_labelled, tiny_model
+from tiny import SHAPE, tiny_batch, tiny_calibration, tiny_labelled, tiny_model
+from transformers import BertConfig, BertForSequenceClassification
 
 import kprune
 from baselines.kwon import Kwon
@@ -217,6 +218,13 @@ def test_a_method_that_counts_flops_alone():
     with pytest.raises(UserError, match="counting does not round widths"):
         Counting().check(model, FlopsBudget(0.5, 8.0, 16))
     Counting().check(model, FlopsBudget(0.5, 8.0))
+
+
+def test_a_model_of_a_few_tokens_is_measured():
+    """As one that reads the four bases of DNA."""
+    config = BertConfig(**SHAPE | {"vocab_size": 4})
+    model = BertForSequenceClassification(config).eval()
+    assert measure_latency(model, model, 2, 8)["dense_ms"] > 0
 
 
 def test_measuring_leaves_the_models_in_the_mode_they_were_in():

@@ -149,6 +149,13 @@ def test_only_what_kprune_saved_is_replaced(tmp_path):
         save(narrowed(), tmp_path / "other", format="nonsense")
 
 
+def test_a_file_is_not_replaced(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match="notes is a file: give a folder"):
+        save(narrowed(), tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_what_nests_too_deeply_is_no_folder_of_kprunes(tmp_path):
     (tmp_path / "config.json").write_text("[" * 200_000)
     with pytest.raises(UserError, match="kprune did not save"):

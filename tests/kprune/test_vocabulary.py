@@ -83,6 +83,24 @@ def test_an_encoder_answers_as_before_to_the_last_bit(family, auto):
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("auto", [AutoModelForMaskedLM, AutoModelForSequenceClassification])
+def test_modules_of_esm_hold_a_bias_and_the_mask(auto, tied):
+    """Its head's bias belongs to the module around the head, and its embeddings know the mask token, here the last one."""
+    tokenizer = spellers.unigram()
+    settings = {"mask_token_id": tokenizer.mask_token_id, "token_dropout": True, "tie_word_embeddings": tied}
+    model, tokenizer = spellers.spelling_model("esm", auto, tokenizer, **settings)
+    if auto is AutoModelForMaskedLM:
+        torch.nn.init.normal_(model.lm_head.bias)
+    texts = [f"{text}<mask>" for text in spellers.lines(6)]
+    kept = vocabulary_of(model, tokenizer, texts).kept
+    outcome = kprune.prune_vocabulary(model, texts, tokenizer)
+    dense = spellers.answers(model, tokenizer, texts)
+    dense = dense[..., kept] if auto is AutoModelForMaskedLM else dense
+    assert torch.equal(dense, spellers.answers(outcome.model, outcome.tokenizer, texts)) and dense.std() > 0.01
+    assert outcome.tokenizer.mask_token_id != tokenizer.mask_token_id
+
+
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", spellers.DECODERS)
 def test_a_decoder_has_the_logits_of_kept_tokens(family, tied, tmp_path):
     model, tokenizer = spellers.spelling_model(family, AutoModelForCausalLM, tie_word_embeddings=tied)

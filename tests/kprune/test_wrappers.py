@@ -68,16 +68,19 @@ BEHIND = {
     "mean": ("mean", lambda: []),
     "cls, normalised": ("cls", lambda: [Normalize()]),
     "last, projected": ("lasttoken", lambda: [dense_layer(), LayerNorm(16), Normalize()]),
+    "normalised, then projected": ("mean", lambda: [Normalize(), dense_layer()]),
 }
 
 
 @pytest.mark.parametrize("pooling, behind", BEHIND.values(), ids=BEHIND)
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_the_objective_compares_what_it_encodes(tmp_path, pooling, behind, similarity):
-    model = sentence_transformer(tmp_path, pooling, behind(), similarity_fn_name=similarity)
+@pytest.mark.parametrize("dimensions", [None, 8, 99])
+def test_the_objective_compares_what_it_encodes(tmp_path, pooling, behind, similarity, dimensions):
+    model = sentence_transformer(tmp_path, pooling, behind(), similarity_fn_name=similarity, truncate_dim=dimensions)
     objective, inputs = objective_within(model), model.tokenizer(TEXTS, padding=True, return_tensors="pt")
     found = objective.read(unwrapped(model)(**inputs), inputs["attention_mask"])
     encoded = torch.tensor(model.encode(TEXTS, normalize_embeddings=similarity == "cosine"))
+    assert len(found[0]) == len(encoded[0]) <= (dimensions or 32)
     torch.testing.assert_close(found, encoded, rtol=0, atol=1e-5)
     assert similarity == "dot" or torch.allclose(found.norm(dim=-1), torch.ones(3))
 

@@ -73,7 +73,9 @@ def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[st
             "give a shorter length"
         )
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(5, min(model.config.vocab_size, 1000), (batch_size, sequence_length), generator=generator)
+    words: int = model.config.vocab_size
+    first = 5 if words > 5 else 0  # the first few are special tokens, unless there are no others
+    tokens = torch.randint(first, min(words, 1000), (batch_size, sequence_length), generator=generator)
     tokens = tokens.to(model.device)
     inputs = model_inputs({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
     return {name: value[None] for name, value in inputs.items()} if reads_choices(model) else inputs

@@ -197,6 +197,18 @@ def test_models_that_can_not_be_compared(world, checkpoint, texts, tmp_path, cap
     other.save_pretrained(tmp_path / "other")
     assert "num_labels is 3, the second's 5" in fails(capsys, "compare", checkpoint, tmp_path / "other", texts)
     assert "has no pairs" in fails(capsys, "compare", span, span, texts)
+    for name, names, problem in (
+        ("neg", ["neg", "so", "pos"], None),
+        ("pos", ["pos", "so", "neg"], None),
+        ("any", ["neg", "so", "pos"], "multi_label_classification"),
+    ):
+        model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+        model.config.id2label, model.config.problem_type = dict(enumerate(names)), problem
+        model.save_pretrained(tmp_path / name)
+    first = ("compare", tmp_path / "neg")
+    assert "class 0 is neg in the first model and pos in the second" in fails(capsys, *first, tmp_path / "pos", texts)
+    line = fails(capsys, *first, tmp_path / "any", texts)
+    assert "the first model's task is classification, the second's multi_label" in line
 
 
 def test_bare_encoders_of_other_shapes_and_weights_that_are_no_numbers(world, texts, tmp_path, capsys):
