@@ -82,7 +82,7 @@ def write_gguf(model: Model, file: Path, tokenizer: Any = None, precision: str =
         precision: of the matrices, "F16" or "F32".
 
     Raises:
-        UserError: llama.cpp has no architecture, or no tokenizer, that computes the same.
+        UserError: llama.cpp has no architecture, or no tokenizer, that computes the same; or a weight is too large for float16.
     """
     from gguf import GGUFWriter, LlamaFileType
 
@@ -96,14 +96,27 @@ def write_gguf(model: Model, file: Path, tokenizer: Any = None, precision: str =
     writer.add_file_type(LlamaFileType.ALL_F32 if precision == "F32" else LlamaFileType.MOSTLY_F16)
     (tokens or Tokens.none()).add_to(writer)
     for name, tensor in tensors_of(view):
-        tensor = tensor.detach().cpu().float()
-        writer.add_tensor(
-            name, (tensor.half() if precision == "F16" and tensor.dim() > 1 else tensor).contiguous().numpy()
-        )
+        writer.add_tensor(name, rounded(name, tensor.detach().cpu().float(), precision).contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def rounded(name: str, tensor: Tensor, precision: str) -> Tensor:
+    """Return a float32 tensor as a file has it: a matrix in the file's precision, all others as they are.
+
+    Raises:
+        UserError: a weight is too large for float16.
+    """
+    if precision == "F32" or tensor.dim() < 2:
+        return tensor
+    largest, most = tensor.abs().max().item() if tensor.numel() else 0.0, torch.finfo(torch.float16).max
+    if largest > most:
+        raise UserError(
+            f"{name} has a weight of {largest:.3g}, and float16 ends at {most:.0f}: save with format='gguf-f32'"
+        )
+    return tensor.half()
 
 
 def add_settings(writer: Any, view: ModelView, widths: dict[str, Any]) -> None:

@@ -129,6 +129,19 @@ def test_half_precision_is_of_matrices_alone(tmp_path):
     assert torch.equal(tensors["token_embd.weight"], model.model.embed_tokens.weight.half())
 
 
+def test_a_weight_beyond_half_precision(tmp_path):
+    model = tiny("qwen2")
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = -70000.0
+    with pytest.raises(
+        UserError, match="ffn_down.weight has a weight of 7e.04, and float16 ends at 65504: save with format='gguf-f32'"
+    ):
+        save(model, tmp_path / "half", format="gguf")
+    assert not (tmp_path / "half").exists()
+    save(model, tmp_path / "whole", format="gguf-f32")
+    _, tensors = read(tmp_path / "whole" / "model.gguf")
+    assert min(tensor.min() for tensor in tensors.values()) == -70000.0
+
+
 def test_interleaving_keeps_heads_apart():
     rows = torch.arange(16)[:, None]
     assert interleaved(rows, 8)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
