@@ -48,8 +48,9 @@ KEY = (
     "sequence_length",
     "device",
 )
-COLUMNS = (*KEY, "metric", "score", "megabytes", "cpu_ms", "repeats", "threads", "torch", "onnxruntime")
-"""`units` are "all" or "kept", `dtype` is that of the weights; `megabytes` are the file's; `cpu_ms` is the median of the `repeats`."""
+COLUMNS = (*KEY, "metric", "score", "megabytes", "cpu_ms", "speedup", "repeats", "threads", "torch", "onnxruntime")
+"""`units` are "all" or "kept", `dtype` is that of the weights; `megabytes` are the file's; `cpu_ms` is the median of
+the `repeats`; `speedup` is how many times as fast that is as the dense model's in float32 with fused norms."""
 UNITS, DTYPES, FUSED_NORMS = ("all", "kept"), ("float32", "int8"), (True, False)
 
 
@@ -111,7 +112,14 @@ def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: in
             times = cpu_times(served.values(), batch, repeats)
             for kind, ms in zip(served, times, strict=True):
                 key = (*cell, config.target.amount, *kind, *batch["input_ids"].shape, device_name(torch.device("cpu")))
-                measured = (subject.task.metric, scores[kind], files[kind[:2]].stat().st_size / 1e6, ms, *machine)
+                measured = (
+                    subject.task.metric,
+                    scores[kind],
+                    files[kind[:2]].stat().st_size / 1e6,
+                    ms,
+                    times[0] / ms,
+                    *machine,
+                )
                 rows.append(dict(zip(COLUMNS, (*key, *measured), strict=True)))
     return rows
 
