@@ -59,6 +59,7 @@ def test_a_raw_config_is_known_to_those_alone_who_read_it():
     assert plain == {
         "experiments.cell.identity",  # writes them down
         "experiments.cell.runner",  # the variant alone, into the record
+        "experiments.speed.served",  # the variant alone, into its file
         "experiments.config.groups",
         "experiments.scoring.dense",  # names a file of the cache
     }
