@@ -139,6 +139,7 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(DECODERS) $(THREE_SHARES) --methods magnitude,random,shortgpt
 	$(DECODERS) $(THREE_SHARES) --methods flap,kprune_plus,kprune_plus_fast,llm_pruner,oscar,wanda_sp precision=reduced
 	$(DECODERS) --reductions 0.2 --methods kprune_fast precision=reduced
+	$(DECODERS) --reductions 0.2 --methods kprune_plus_search precision=reduced method.rounds=3 method.generations=6 method.offspring=10
 	$(DECODERS) --reductions 0.3 --methods oscar,wanda_sp precision=reduced 'method.kinds=[neurons]'
 	$(RUN) -m task=wikitext2 $(WINDOWS) model=smollm2 method=wanda,sparsegpt sparsity=0.5,2:4 precision=reduced \
 		outputs=$(MEASURED)/decoders_zeros

@@ -21,7 +21,7 @@ def served(rows: pd.DataFrame) -> pd.DataFrame:
             "Task": task_label(row.task),
             "Model": model_label(row.model),
             "Units": pruned if row.units == "kept" else "dense",
-            "Weights": row.dtype,
+            "Weights": row["dtype"],  # a series has a dtype of its own
             "Sum and norm": "one kernel" if row.fused_norms else "two kernels",
             "Score": f"{row.score:.2f}",
             "File": f"{row.megabytes:.1f} MB",

@@ -42,6 +42,8 @@ def test_a_row_for_each_kind_and_batch_size_and_a_table(world, tmp_path, monkeyp
     assert all(r["score"] == scores[r["units"]] for r in whole), "which kernels run makes no difference"
     shown = table(pd.read_csv(file))
     assert shown["Units"].tolist() == ["dense"] * 4 + ["magnitude, 60 %"] * 4
+    assert shown["Weights"].tolist() == ["float32", "float32", "int8", "int8"] * 2
+    assert shown["Sum and norm"].tolist() == ["one kernel", "two kernels"] * 4
     assert all("(1.00x)" in shown[column][0] for column in ("1 x 8 tokens", "2 x 8 tokens"))
     capsys.readouterr()
     for wrong, message in (
