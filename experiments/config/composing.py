@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -143,3 +143,18 @@ def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{' '.join(overrides)}: {explained(error)}") from error
     return settings, file_defaults(choices.method, choices.calibration)
+
+
+def refuse_others(overrides: Sequence[str], taken: re.Pattern[str], prefix: str, remedy: str) -> None:
+    """Refuse overrides by which nothing would change.
+
+    Args:
+        taken: fits the options that count.
+        prefix: stands before an override where it is typed.
+
+    Raises:
+        UserError: an override is of another option.
+    """
+    for override in overrides:
+        if not taken.fullmatch(override.partition("=")[0]):
+            raise UserError(f"{prefix}{override} would be ignored: {remedy}")

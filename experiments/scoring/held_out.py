@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.config.cell import configured
+from experiments.config.composing import refuse_others
 from experiments.config.methods import method_and_precision
 from experiments.inputs.calibration import calibration_set, draw_calibration
 from experiments.inputs.checkpoints import check_padding, find_checkpoint, load_model, load_tokenizer
@@ -60,12 +61,8 @@ def measure(
     Raises:
         UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.
     """
-    for override in overrides:
-        if not TAKEN.fullmatch(override.partition("=")[0]):
-            raise UserError(
-                f"--set {override} would be ignored: give calibration.*, model.*, task.* or seed; tasks, methods and the share are "
-                "options of their own"
-            )
+    remedy = "give calibration.*, model.*, task.* or seed; tasks, methods and the share are options of their own"
+    refuse_others(overrides, TAKEN, "--set ", remedy)
     config = configured([f"task={name}", *overrides])
     if config.calibration.file:
         raise UserError("calibration.file can't be held out from: leave it out, examples are drawn here")

@@ -8,11 +8,10 @@ rows are put in the place of earlier ones of the same cell.
 
 import argparse
 import itertools
+import re
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from transformers.utils import ModelOutput
 
 from experiments.cell.runner import pruned
 from experiments.config.cell import CellConfig, configured
+from experiments.config.composing import refuse_others
 from experiments.config.kinds import check, whole
-from experiments.inputs.subject import subject_for
+from experiments.inputs.subject import subject_unscored
 from experiments.scoring.evaluation import evaluate
+from experiments.speed.cpu_time import cpu_times
 from experiments.store import measurements
 from experiments.store.variant import variant_text
 from kprune.budgets.latency.timing import device_name, random_batch
@@ -51,6 +52,10 @@ KEY = (
 COLUMNS = (*KEY, "metric", "score", "megabytes", "cpu_ms", "speedup", "repeats", "threads", "torch", "onnxruntime")
 """`units` are "all" or "kept", `dtype` is that of the weights; `megabytes` are the file's; `cpu_ms` is the median of
 the `repeats`; `speedup` is how many times as fast that is as the dense model's in float32 with fused norms."""
+TAKEN = re.compile(
+    r"\+*((calibration|method|model|task)\..+|calibration|flops_reduction|grain|method|model|precision|seed|task|uniform)"
+)
+"""Options of a cell that count here."""
 UNITS, DTYPES, FUSED_NORMS = ("all", "kept"), ("float32", "int8"), (True, False)
 
 
@@ -76,27 +81,13 @@ class Served(nn.Module):
         return ModelOutput(zip(self.gives, map(torch.from_numpy, found), strict=True))
 
 
-@torch.inference_mode()
-def cpu_times(models: Iterable[nn.Module], batch: dict[str, torch.Tensor], repeats: int) -> list[float]:
-    """Return the median milliseconds of CPU time of each model's pass; they take turns, and a round before them warms up."""
-    models = list(models)
-    times: list[list[float]] = [[] for _ in models]
-    for _ in range(1 + repeats):
-        for model, of in zip(models, times, strict=True):
-            start = time.process_time()
-            model(**batch)
-            of.append(1000 * (time.process_time() - start))
-    return [statistics.median(of[1:]) for of in times]
-
-
 def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: int) -> list[dict[str, Any]]:
     """Return a row for each of `UNITS`, `DTYPES` and `FUSED_NORMS`, and each batch size."""
-    subject = subject_for(config)
+    subject = subject_unscored(config)
     outcome, *_ = pruned(config, subject)
     cell = (config.task.name, config.model.name, config.method.name, variant_text(config.variant.plain()), config.seed)
     machine = (repeats, torch.get_num_threads(), torch.__version__, version("onnxruntime"))
     models = dict(zip(UNITS, (subject.model, outcome.model), strict=True))
-    batches = [random_batch(subject.model, size, length) for size in batch_sizes]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -108,11 +99,12 @@ def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: in
             kind: evaluate(model, subject.task, subject.tokenizer)
             for kind, model in tqdm(served.items(), desc="scores", disable=None)
         }
-        for batch in tqdm(batches, desc="times", disable=None):
-            times = cpu_times(served.values(), batch, repeats)
+        for size in tqdm(batch_sizes, desc="times", disable=None):
+            batch = random_batch(subject.model, size, length)
+            times = [statistics.median(of) for of in cpu_times(list(served.values()), batch, repeats)]
             usual, *_ = times  # of the dense model in float32
             for kind, ms in zip(served, times, strict=True):
-                key = (*cell, config.target.amount, *kind, *batch["input_ids"].shape, device_name(torch.device("cpu")))
+                key = (*cell, config.target.amount, *kind, size, length, device_name(torch.device("cpu")))
                 megabytes = files[kind[:2]].stat().st_size / 1e6
                 measured = (subject.task.metric, scores[kind], megabytes, ms, usual / ms, *machine)
                 rows.append(dict(zip(COLUMNS, (*key, *measured), strict=True)))
@@ -132,9 +124,11 @@ def main() -> None:
         check(f"--{name}", getattr(options, name), whole(1, "8"))
     for size in options.batches:
         check("--batches", size, whole(1, "32"))
-    config = configured(options.overrides)
-    if config.target.kind != "flops":
-        raise UserError("a cell at a share of the FLOPs is measured here: give flops_reduction")
+    remedy = "give calibration, flops_reduction, grain, method, model, precision, seed, task or uniform"
+    refuse_others(options.overrides, TAKEN, "", remedy)
+    config = configured([*options.overrides, "device=cpu"])
+    if not config.method.build().one_model:
+        raise UserError(f"method {config.method.name} leaves no smaller model to export: give another one")
     check_onnx("int8")
     measurements.make_room(options.output, COLUMNS)
     torch.set_num_threads(1)

@@ -7,7 +7,6 @@ masked models alternate in one run. It is the CPU time of one thread, of which o
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from baselines.wanda import least_in_rows
 from experiments.config.kinds import check, whole
+from experiments.speed.cpu_time import cpu_times
 from experiments.speed.shapes import SHAPES, random_model
 from experiments.store import measurements
 from kprune.budgets.latency.timing import device_name, random_batch
@@ -57,17 +57,11 @@ def zeroed(model: nn.Module, target: Target) -> nn.Module:
 
 @torch.inference_mode()
 def measure(shape: str, batch_size: int, sequence_length: int, repeats: int) -> list[dict[str, Any]]:
-    """Return a row for each target; one round more passes unmeasured."""
+    """Return a row for each target."""
     dense = random_model(SHAPES[shape])
     models = [dense, *(zeroed(dense, Target.parse(target)) for target in TARGETS)]
     batch = random_batch(dense, batch_size, sequence_length)
-    times: list[list[float]] = [[] for _ in models]
-    for _ in range(1 + repeats):
-        for model, of in zip(models, times, strict=True):
-            start = time.process_time()
-            model(**batch)
-            of.append(1000 * (time.process_time() - start))
-    whole_times, *others = (of[1:] for of in times)
+    whole_times, *others = cpu_times(models, batch, repeats)
     rows = []
     for target, of in zip(TARGETS, others, strict=True):
         ratios = [a / b for a, b in zip(whole_times, of, strict=True)]

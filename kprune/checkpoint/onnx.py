@@ -20,6 +20,12 @@ from kprune.types import Model
 NAME = "model.onnx"
 Onnx = bool | Literal["int8"]
 """Whether a model is written as model.onnx; "int8": with weights of eight bits."""
+PACKAGES: dict[Onnx, tuple[str, ...]] = {
+    False: (),
+    True: ("onnx", "onnxscript"),
+    "int8": ("onnx", "onnxscript", "onnxruntime"),
+}
+"""What each kind of file needs."""
 LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one file, with a mebibyte for the program."""
 
@@ -30,10 +36,9 @@ def check_onnx(onnx: Onnx) -> None:
     Raises:
         UserError: it is none of the kinds of `Onnx`, or a package that it needs is not installed.
     """
-    if onnx not in (False, True, "int8"):
+    if onnx not in tuple(PACKAGES):
         raise UserError(f"onnx={onnx} is unknown: use true, or int8 for weights of eight bits")
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    for package in packages[: 3 if onnx == "int8" else 2] if onnx else ():
+    for package in PACKAGES[onnx]:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"ONNX export needs {package}: pip install '.[onnx]' in a clone of kprune")
 

@@ -28,7 +28,8 @@ def test_an_exported_model_answers_as_itself(tmp_path):
 
 def test_a_row_for_each_kind_and_batch_size_and_a_table(world, tmp_path, monkeypatch, capsys):
     file = tmp_path / "served.csv"
-    cell, share = [*overrides(world), "method=magnitude", "threads=null"], "flops_reduction=0.6"
+    cell = [entry for entry in overrides(world) if entry.startswith(("task", "model", "calibration"))]
+    cell, share = [*cell, "method=magnitude"], "flops_reduction=0.6"
     options = ["--batches", "1", "2", "--length", "8", "--repeats", "2", "--output", str(file)]
     monkeypatch.setattr("sys.argv", ["served", *cell, share, *options])
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
@@ -48,7 +49,12 @@ def test_a_row_for_each_kind_and_batch_size_and_a_table(world, tmp_path, monkeyp
     capsys.readouterr()
     for wrong, message in (
         ([share, "--batches", "0"], "--batches=0 is not a whole number from 1"),
-        (["budget=parameters", "params_reduction=0.2"], "give flops_reduction"),
+        (
+            ["budget=parameters", "params_reduction=0.2"],
+            "budget=parameters would be ignored: give calibration, flops_reduction",
+        ),
+        ([share, "vocabulary=calibration"], "vocabulary=calibration would be ignored"),
+        ([share, "method=ebert"], "method ebert leaves no smaller model to export"),
     ):
         monkeypatch.setattr("sys.argv", ["served", *cell, *wrong, *options[-2:]])
         assert served.main() == 2 and message in capsys.readouterr().err

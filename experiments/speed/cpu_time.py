@@ -1,0 +1,19 @@
+"""CPU time of forward passes, of which other processes of a busy machine take nothing."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.inference_mode()
+def cpu_times(models: Sequence[nn.Module], batch: dict[str, Tensor], repeats: int) -> list[list[float]]:
+    """Return milliseconds of CPU time of each model's passes; the models take turns, and a round before them warms up."""
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(1 + repeats):
+        for model, of in zip(models, times, strict=True):
+            start = time.process_time()
+            model(**batch)
+            of.append(1000 * (time.process_time() - start))
+    return [of[1:] for of in times]
