@@ -52,6 +52,7 @@ STAGES = (
     "fast",
     "search",
     "precision",
+    "steps",
 )
 EMBEDDED = "docstrings"
 STUDIES = {
