@@ -40,7 +40,8 @@ class FLAP(Method):
     As in the authors' code: `squared_heads`. Departures from it: a head weighs 512/3 neurons there, the ratio of their
     parameters if a head has 128 columns and keys of its own; here, units weigh what they cost in the budget, under grouped
     queries the whole group. Its threshold is the one that comes closest to the share, above it or below; here, a unit that no
-    longer fits is passed over. It updates the variance with a mean that has been overwritten; here it is that of all tokens.
+    longer fits is passed over. It updates the variance with a mean that has been overwritten, and leaves the first sequence out
+    of it; here it is that of all tokens.
 
     A model without output biases gets them. Its config may add biases to other modules with them; those are zero. All of them
     count as parameters. A model without output biases whose config can't have them is refused.

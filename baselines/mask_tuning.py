@@ -183,7 +183,7 @@ def solve_scales(gram: Tensor, cross: Tensor, damping: float) -> tuple[Tensor, s
 
     This is what the authors run LSMR on, with its tolerances of 1e-6 and in float32. Here it is solved exactly in
     float64: gram is symmetric, so x = Λ / (Λ² + δ²) in its eigenbasis, which is the real part of (gram − iδ)⁻¹ applied
-    to the right side, without squaring the condition number.
+    to the right side, without squaring the condition number. A single unknown is damped, too (there, it is not).
 
     Returns:
         m, and what went wrong: the system is singular or not finite.

@@ -30,13 +30,15 @@ class Oscar(BlockByBlock):
     Departures from the authors' code: a feed-forward network reads what the attention below it gives after pruning (there,
     both are measured in one pass with the layer still dense); heads go one by one (there, two at a time), and neurons by a
     64th of those present (there, ten at a time); the number of units to remove is rounded down (there, up), so that of few
-    groups of heads fewer go. Their target with features of the dense model (`--fullseq`) is left out.
+    groups of heads fewer go; a feature that is always zero costs what λ says (there, its weights are set to zero first, so that
+    its unit is among the first to go). Their target with features of the dense model (`--fullseq`) is left out.
 
     Attributes:
         ridge: λ over the mean of the Gram matrix's diagonal.
         swaps: rounds of the local search after the removal. In a round, 10 neurons or 5 heads that are kept are exchanged for
             as many that are not, if the cost falls; if it does not, the number is halved. 0, no search, is what the command of
-            the authors' README does; their option runs up to 30 rounds and stops at the first that gains nothing.
+            the authors' README does. In their option, which runs up to 30 rounds and stops at the first that gains nothing, a
+            unit that has just gone may come back in the same round.
     """
 
     ridge: float = 1e-2

@@ -27,9 +27,9 @@ def same_share(
 ) -> list[int]:
     """Return the units to keep per block, the same share of each block's own.
 
-    The number of units to remove is rounded down, as in the code of Wanda-sp and LLM-Pruner: of three groups of query heads,
-    none goes at shares below a third. What is left of the budget keeps one more unit per block, from the bottom up, until
-    it is less than a unit costs.
+    The number of units to remove is rounded down, as in the code of Wanda-sp, and in that of LLM-Pruner for heads (it rounds
+    neurons up): of three groups of query heads, none goes at shares below a third. What is left of the budget keeps one more unit
+    per block, from the bottom up, until it is less than a unit costs.
 
     Args:
         spared: layers whose units all stay.

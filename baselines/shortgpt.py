@@ -32,6 +32,9 @@ class ShortGPT(Method):
     Norms and residual connections go with a layer. At least one layer stays. If the lowest is built differently from the
     others, as ModernBERT's, which has no first norm, it stays. The order is measured once, on the dense model, as in the
     paper, which drops a number of layers; here, the budget decides how many.
+
+    Departures from the authors' code: it compares the input of the highest layer with that layer's output after the model's
+    last norm, here with the output itself; it counts padding; and it cuts texts into windows of 256 tokens.
     """
 
     name: str = "shortgpt"

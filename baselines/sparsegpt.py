@@ -20,8 +20,10 @@ class SparseGPT(Masking):
     Algorithm 1 of Frantar & Alistarh 2023, with the choices of the authors' code: a share is met in each block of columns,
     all rows together; a pattern in each group of consecutive inputs of a row, when the sweep gets there; all modules of a layer
     are solved with its inputs while it is still dense. Departures from their code: it sets the weights of inputs that are always
-    zero to zero beyond the share, here they are the first to go within it; it removes one weight more than the share in each
-    block; and it solves in float32, here in float64. The factor 2/n of its Hessian makes no difference.
+    zero to zero beyond the share, here they are the first to go within it; it counts such an input as 1 in the mean that the
+    damping is relative to, here as 0; it removes one weight more than the share in each block; and it solves in float32, here in
+    float64. The factor 2/n of its Hessian makes no difference to other inputs. Its options to quantize, too, and to solve the
+    modules of a layer one after the other are left out.
 
     Attributes:
         damping: added to the Gram matrix's diagonal, relative to the diagonal's mean (their `percdamp`).

@@ -16,6 +16,7 @@ class Wanda(Masking):
     As in the authors' code, a share is met in each row, a pattern in each group of consecutive inputs of a row, and a layer's
     inputs come from the pruned layers below. Departures from it: it runs the model in half precision; it divides the squares
     by the number of sequences, which changes no mask; and it truncates the number of a row's weights, which is rounded here.
+    Its option `use_variant`, another share in each row, is left out.
     """
 
     name: str = "wanda"

@@ -28,8 +28,8 @@ class Kwon(Method):
     removed. Their own setting is 2,048 labelled examples, 32 in a batch (12 on SQuAD). The size of the batches is a part of the
     method: the Fisher information has the squared gradients of a batch's mean loss.
 
-    Departures from their code: the mask search begins at no head, not at one (`search.py`), and the least squares of the mask
-    tuning is solved exactly, not by LSMR (`solve_scales`).
+    Departures from their code: their mask search begins at one head, may exceed the budget, and treats a latency in another way
+    (`search.py`); and the least squares of the mask tuning is solved exactly, not by LSMR (`solve_scales`).
 
     Attributes:
         damping: of the mask tuning's least squares.

@@ -20,8 +20,11 @@ def search(
 
     Of splits with the same importance the one with the most heads is taken, so that less is left of the budget than one more
     unit costs. If a number of units are free, as under a measured latency, every block pays the base cost and keeps its best
-    units of that number. Departures from the authors' loop: it starts at one head, here at none; and for a latency it takes the
-    heads' cost off the budget again at every step.
+    units of that number.
+
+    Departures from the authors' loop: it starts at one head, here at none; it also compares splits whose heads alone cost more
+    than the budget, and may choose one; for a latency it also tries to do without whole blocks, the least important first, and
+    takes the base cost of the others off the budget again at every step.
 
     Args:
         heads, neurons: per block, the importance of its units, [units] and not negative.

@@ -52,9 +52,10 @@ class CoFi(Method):
     weights of the last step are taken, not the best on the development set. A training serves one reduction, since the target
     is in the loss.
 
-    As in the authors' code: layers are matched in any order (its version 3; version 4 keeps them in order). A departure from it:
-    after training, its masks are sigmoid(0.8 a / β), those below a rank set to 0; here they are Louizos' sigmoid(a) (ζ − γ) + γ,
-    cut to 0 and 1.
+    As in the authors' code: layers are matched in any order (its version 3; version 4 keeps them in order). Departures from it:
+    its version 3 also matches layers whose FFN is masked; its layers' loss counts padding; in regression, its logits' loss is
+    zero, being the KL of a softmax over one value, here it is the squared error; and after training, its masks are
+    sigmoid(0.8 a / β), those below a rank set to 0, here they are Louizos' sigmoid(a) (ζ − γ) + γ, cut to 0 and 1.
 
     Attributes:
         recipe: of the pruning stage (the paper: 20 epochs, 100 on small tasks; 2e-5, batches of 32; on SQuAD 3e-5 and 16).

@@ -33,21 +33,27 @@ THRESHOLD_EXAMPLES = 256
 class EBERT(Method):
     """Train model and predictors together on `task loss + λ (share of FLOPs computed − target)²`.
 
-    The gates are those of the authors' code: a predictor per block, from the mean token (first layer) or the [CLS]
+    The gates are made as in the authors' code: a predictor per block, from the mean token (first layer) or the [CLS]
     token through 64 dimensions to a gate for each head or neuron; Gumbel-sigmoid with straight-through in training,
-    logit > threshold after it. The norm in the predictor is over its dimensions, not over the batch. A decoder's first token
-    sees no other, so that there, all predictors read the mean token.
+    logit > threshold after it. A decoder's first token sees no other, so that there, all predictors read the mean token.
+
+    Departures from the authors' code: its loss pulls each block to the target, too, by 5 λ times the mean over layers of (share of
+    heads open − target)² and of (share of neurons open − target)²; its predictors are normed over the batch, here over their
+    dimensions; its mean token counts padding; the predictor of the FFN of its first layer reads the [CLS] token; half of its
+    gates are open at first, here most are; it gates a neuron before the activation, here after it (for GELU the value is the same,
+    the gradient of the gate is not); the rate of its predictors is constant, here it rises and falls with the model's; and it
+    takes the weights that are best on the development set, here those of the last step are taken.
 
     The penalty leaves the FLOPs near the target, not at it. So that methods are compared at the same FLOPs, one threshold for
     all gates (0 in the paper) is then set so that the mean FLOPs over calibration examples are the target.
 
     FLOPs and kept units are means over the evaluation inputs, at the sequence length that every method is counted at; those of
-    the predictors, which read one vector a sequence, are left out. The model here computes every unit and masks those whose
-    gates are closed, so its latency would mean nothing and is not measured. A training serves one reduction, since the target
-    is in the loss.
+    the predictors, which read one vector a sequence, are left out (there, they count). The model here computes every unit and
+    masks those whose gates are closed, so its latency would mean nothing and is not measured. A training serves one reduction,
+    since the target is in the loss.
 
     Attributes:
-        recipe: of the model (the paper: 3e-5, SST-2 3 epochs at batch 32).
+        recipe: of the model (the paper: 3e-5, SST-2 3 epochs at batch 32; its script has no warm-up and no weight decay).
         predictor_lr: the paper's 0.02.
         penalty: λ, the paper's 4.
         max_examples: cap on the training examples, None for all.

@@ -38,9 +38,10 @@ class DynaBERT(Method):
     an epoch is far shorter. It measures importance on the development set, here on training examples.
 
     Departures from the authors' code: without augmented data, its stage w trains every width on the labels and distils nothing;
-    in its stage d, the teacher has its full width for every student; in regression, it distils no logits. Here, stage w distils,
-    the teacher has the student's width, and regression distils by the squared error. Padding is left out of the hidden states'
-    loss.
+    in its stage d, the teacher has its full width for every student; in regression, it distils no logits; and a stage ends with
+    the weights that had the best sum of scores on the development set. Here, stage w distils, the teacher has the student's
+    width, regression distils by the squared error, and the weights of the last step are taken. Padding is left out of the hidden
+    states' loss.
 
     Attributes:
         widths, depths: multipliers. With depth 1 alone there is no second stage: the paper's DynaBERT_w.
