@@ -32,6 +32,7 @@ MEANS = [
     *DIFFERENCE,
 ]
 ALIKE = {
+    "metric": (["task", "model"], "metrics"),
     "checkpoint_sha256": (["task", "model"], "dense models"),
     "evaluation_window": ([], "windows of a perplexity"),
     "evaluation_data": (["task"], "data sets"),
@@ -72,7 +73,7 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     every seed of its mean has one. `TIMES` are NaN if they are of two machines.
 
     Raises:
-        UserError: cells of one task and model are of two dense models, evaluation sets or versions of a method, or
+        UserError: cells of one task and model are of two metrics, dense models, evaluation sets or versions of a method, or
             perplexities are of two windows.
     """
     check_alike(cells)

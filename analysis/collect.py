@@ -19,7 +19,7 @@ from analysis.pairing import DIFFERENCE, differences, is_reference, predictions,
 from analysis.records import KEY, cell_name, in_order, kept_predictions, load, read_folder
 from experiments.store.locks import locked_file
 from kprune.errors import command
-from kprune.files import OTHER_FOLDER, write_text, write_whole
+from kprune.files import OTHER_FOLDER, reachable, write_text, write_whole
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:
@@ -45,9 +45,10 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
             | registry.retrained(cells["method"])
             | cells["metric"].str.endswith("perplexity")
         )
+        write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
+        # Last: an interrupted run must not leave new predictions by which the next one takes earlier differences for today's.
         for _, cell in cells[compared].iterrows():
             keep(cell["predictions"], kept_predictions(file, cell))
-        write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
     return len(cells), len(earlier)
 
 
@@ -113,8 +114,8 @@ def keep(ours: Path, kept: Path) -> None:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.collect", description=__doc__.split(":")[0])
-    parser.add_argument("outputs", type=Path, help="output folder of run.py")
-    parser.add_argument("file", type=Path, help="CSV file")
+    parser.add_argument("outputs", type=reachable, help="output folder of run.py")
+    parser.add_argument("file", type=reachable, help="CSV file")
     arguments = parser.parse_args()
     new, kept = collect(arguments.outputs, arguments.file)
     print(f"{arguments.file}: {new} cells of {arguments.outputs}, {kept} kept from before")

@@ -32,18 +32,18 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
         if reference is None or reference == position or metric.endswith("perplexity"):
             continue
         ours, theirs = (read(cells["predictions"].iloc[row]) for row in (position, reference))
-        if ours and theirs:
+        if ours and theirs and of_the_same(ours, theirs):
             rows[-1] = difference(metric, ours["values"], theirs["values"], ours.get("gold"), ours.get("groups"))
     return pd.DataFrame(rows, columns=DIFFERENCE, index=cells.index, dtype=float)
 
 
 def references(cells: pd.DataFrame) -> list[int | None]:
-    """Return the position of the K-prune cell of the same checkpoint, evaluation examples, target and seed.
+    """Return the position of the K-prune cell of the same checkpoint, evaluation examples, metric, target and seed.
 
     It is the first of `REFERENCES`, and of its cells the one with the cell's own calibration setting; if there is none, as for
     a method with a budget of its own, the one with the most tokens. A cell of `REFERENCES` is compared with its own method's.
     """
-    same = ["task", "model", "target", "seed", "checkpoint_sha256", "evaluation_sha256"]
+    same = ["task", "model", "metric", "target", "seed", "checkpoint_sha256", "evaluation_sha256"]
     keys = list(cells[same].fillna("").itertuples(index=False, name=None))
     candidates: dict[tuple, dict[str, int]] = {}
     for position, (key, method, variant) in enumerate(zip(keys, cells["method"], cells["variant"], strict=True)):
@@ -76,6 +76,8 @@ def paired_draws(ours: pd.Series, theirs: pd.Series) -> np.ndarray | None:
     ]
     if not seeds or any(arrays is None for arrays in (*read[0], *read[1])):
         return None
+    if not all(map(of_the_same, *read)):
+        return None
     draws = [
         resampled(ours["metric"], one["values"], other["values"], one.get("gold"), one.get("groups"))
         for one, other in zip(*read, strict=True)
@@ -88,11 +90,16 @@ def common_seeds(ours: pd.Series, theirs: pd.Series) -> set[int]:
     return set(ours["seed_numbers"]) & set(theirs["seed_numbers"])
 
 
+def of_the_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
+    """Tell whether two cells' predictions are of as many examples, in one form; a file that was changed by hand may not be."""
+    return ours["values"].shape == theirs["values"].shape
+
+
 def predictions(path: Path) -> dict[str, np.ndarray] | None:
     """Read the arrays of a cell's predictions; None if there is no such file (as of old cells) or a damaged one (named)."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
+            return {"values": arrays["values"], **arrays}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -34,8 +34,8 @@ from analysis.tables.beside_cells import (
     zeros_time,
 )
 from analysis.tables.served import served
-from kprune.errors import UserError, command
-from kprune.files import write_text
+from kprune.errors import UserError, command, one_line
+from kprune.files import reachable, write_text
 
 STAGES = (
     "first",
@@ -145,12 +145,22 @@ def of_studies(name: str, folder: Path) -> str:
 
 
 def of_file(name: str, folder: Path) -> str:
-    """Return a table of `FILES` in Markdown, and the machine of what has times; empty if its file or its rows are not there."""
+    """Return a table of `FILES` in Markdown, and the machine of what has times; empty if its file or its rows are not there.
+
+    Raises:
+        UserError: the file lacks a column, or a value of one.
+    """
     file, make = FILES[name]
     if not (folder / file).is_file():
         return ""
     rows = read_csv(folder / file)
-    table = make(rows)
+    try:
+        table = make(rows)
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(
+            f"{folder / file} has no rows that table {name} can be made of ({reason}): restore it"
+        ) from error
     if table.empty:
         return ""
     shown = render(table, "markdown")
@@ -212,8 +222,10 @@ def pages(root: Path) -> list[Path]:
 @command
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.readme", description=__doc__.splitlines()[0])
-    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and every page of docs/")
-    parser.add_argument("--cells", type=Path, default=Path("results/cells.csv"), help="CSV file of analysis.collect")
+    parser.add_argument("pages", nargs="*", type=reachable, help="default: README.md and every page of docs/")
+    parser.add_argument(
+        "--cells", type=reachable, default=Path("results/cells.csv"), help="CSV file of analysis.collect"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is stale")
     arguments = parser.parse_args()
     cells = load(arguments.cells)
@@ -221,7 +233,10 @@ def main() -> int:
     for page in arguments.pages or pages(Path()):
         if not page.is_file():
             raise UserError(f"{page} does not exist: give the path of a page")
-        text = page.read_text()
+        try:
+            text = page.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{page} is not readable ({one_line(error)}): give a page in UTF-8") from error
         try:
             rewritten = rewrite(text, cells, arguments.cells.parent)
         except UserError as error:

@@ -51,7 +51,7 @@ def load(source: str | Path) -> pd.DataFrame:
             check(entry)
         except ValueError as error:
             raise UserError(f"{source}, line {line}: {error}: {MEND}") from error
-    return cells.assign(predictions=[kept_predictions(source, cell) for _, cell in cells.iterrows()])
+    return in_order(cells.assign(predictions=[kept_predictions(source, cell) for _, cell in cells.iterrows()]))
 
 
 def folder_of(source: Path) -> Path:

@@ -5,7 +5,6 @@ import base64
 import html
 import io
 import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -16,7 +15,7 @@ from analysis.records import folder_of, load
 from analysis.render import model_label, render, task_label
 from analysis.tables import TABLES, notes
 from kprune.errors import command
-from kprune.files import write_text
+from kprune.files import reachable, write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #111; max-width: 1200px; margin: 2em auto; padding: 0 1.5em; }
@@ -71,8 +70,8 @@ def caption(name: str) -> str:
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__.split(":")[0])
-    parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
-    parser.add_argument("--output", type=Path, help="file to write; default: report.html beside or in the source")
+    parser.add_argument("source", type=reachable, help="output folder of run.py, or CSV file of analysis.collect")
+    parser.add_argument("--output", type=reachable, help="file to write; default: report.html beside or in the source")
     arguments = parser.parse_args()
     cells = load(arguments.source)
     file = arguments.output or folder_of(arguments.source) / "report.html"

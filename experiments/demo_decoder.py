@@ -22,7 +22,7 @@ from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.inputs.embedded_decoder import embedded_decoder
 from experiments.store.record import Record
 from experiments.tasks.docstrings import DocstringsTask, digest
-from kprune.errors import command
+from kprune.errors import UserError, command
 from kprune.files import write_text
 
 TEXTS, PARAGRAPHS = 128, 8
@@ -102,6 +102,10 @@ def demo(overrides: list[str]) -> str:
     if not any(setting.startswith("model.checkpoint=") for setting in overrides):
         settings.append(f"model.checkpoint={embedded_decoder()}")
     config = configured(settings)
+    if config.evaluate:
+        raise UserError(
+            f"evaluate={config.evaluate} would be ignored, since the demo prunes: score it by python run.py"
+        )
     record = run_cell(config, "demo", " ".join(["python", "-m", "experiments.demo_decoder", *overrides]))
     folders = [Path(config.model.checkpoint), folder_of(config) / "model"]
     models = [load_model(folder, config.task.build()) for folder in folders]

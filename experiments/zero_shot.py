@@ -18,10 +18,12 @@ from torch import nn
 from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.inputs.hub import find_model
 from experiments.inputs.subject import pick_device
+from experiments.store.measurements import make_folder
 from experiments.store.provenance import versions
 from experiments.store.results import write_json
 from experiments.tasks.base import Task
 from kprune.errors import UserError, command, one_line
+from kprune.files import reachable
 from kprune.objectives import CausalLM
 
 METRICS = ("acc", "acc_norm")
@@ -117,20 +119,23 @@ def main() -> None:
     )
     parser.add_argument("model", help="folder of a checkpoint, dense or pruned, or a hub id")
     parser.add_argument("--tasks", type=lambda text: text.split(","), required=True, metavar="A,B")
-    parser.add_argument("--tasks-folder", type=Path, help="folder of task files of your own, in the harness's form")
+    parser.add_argument(
+        "--tasks-folder", type=reachable, help="folder of task files of your own, in the harness's form"
+    )
     parser.add_argument("--limit", type=int, help="at most so many examples of a task; scores of a part do not compare")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--output", type=Path, help="JSON file; default: zero_shot.json in the model's folder")
+    parser.add_argument("--output", type=reachable, help="JSON file; default: zero_shot.json in the model's folder")
     arguments = parser.parse_args()
     check_amounts(arguments)
     require_harness()
     folder = Path(find_model(arguments.model))
+    file = arguments.output or folder / "zero_shot.json"
+    make_folder(file)
     device = pick_device(arguments.device)
     model, tokenizer = load_model(folder, ZeroShot()).to(device), load_tokenizer(folder)
     chosen = (arguments.tasks, arguments.tasks_folder, arguments.limit, arguments.batch_size)
     scores = zero_shot(model, tokenizer, *chosen)
-    file = arguments.output or folder / "zero_shot.json"
     record = {"model": str(folder), "harness": version("lm-eval"), "limit": arguments.limit, "tasks": scores}
     write_json(file, record | {"versions": versions()})
     for name, values in scores.items():

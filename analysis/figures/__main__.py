@@ -2,20 +2,22 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from analysis.figures import CAPTIONS, figures
 from analysis.figures.style import save
 from analysis.records import folder_of, load
 from kprune.errors import command
+from kprune.files import reachable
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description="Figures from result files.")
-    parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
+    parser.add_argument("source", type=reachable, help="output folder of run.py, or CSV file of analysis.collect")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CAPTIONS)}; all if left out")
-    parser.add_argument("--output", type=Path, help="folder to write to; default: figures/ beside or in the source")
+    parser.add_argument(
+        "--output", type=reachable, help="folder to write to; default: figures/ beside or in the source"
+    )
     arguments = parser.parse_args()
     for name in arguments.names:
         if name not in CAPTIONS:

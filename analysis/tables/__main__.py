@@ -11,7 +11,7 @@ from analysis.records import folder_of, load
 from analysis.render import SUFFIX, render
 from analysis.tables import TABLES, notes
 from kprune.errors import command
-from kprune.files import write_text
+from kprune.files import reachable, write_text
 
 PRINTED = ("accuracy", "measurements")
 
@@ -30,10 +30,10 @@ def write_tables(table: pd.DataFrame, name: str, folder: Path) -> dict[str, Path
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.tables", description="Tables from result files.")
-    parser.add_argument("source", type=Path, help="output folder of run.py, or CSV file of analysis.collect")
+    parser.add_argument("source", type=reachable, help="output folder of run.py, or CSV file of analysis.collect")
     parser.add_argument("names", nargs="*", metavar="NAME", default=PRINTED, help=f"printed: {', '.join(TABLES)}")
     parser.add_argument("--format", choices=SUFFIX, default="markdown", help="what is printed; all three are written")
-    parser.add_argument("--output", type=Path, help="folder to write to; default: tables/ beside or in the source")
+    parser.add_argument("--output", type=reachable, help="folder to write to; default: tables/ beside or in the source")
     arguments = parser.parse_args()
     for name in arguments.names:
         if name not in TABLES:

@@ -1,5 +1,6 @@
 """What values a setting takes."""
 
+import argparse
 import math
 import re
 from collections.abc import Callable
@@ -80,6 +81,18 @@ def either(one: Kind, other: Kind) -> Kind:
 THREADS = whole(1, "2", most=1024)
 FLAG = Kind("true or false", "true", lambda value: isinstance(value, bool))
 TABLE = Kind("a table of settings", "{}", lambda value: isinstance(value, dict))
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Read `1,8,32`, as the type of an option of a command.
+
+    Raises:
+        argparse.ArgumentTypeError: a part is no whole number.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of whole numbers: give some, as 1,8,32") from None
 
 
 def check(setting: str, value: Any, kind: Kind) -> None:

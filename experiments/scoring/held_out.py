@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.config.cell import configured
+from experiments.config.cell import CellConfig, configured
 from experiments.config.composing import refuse_others
 from experiments.config.methods import method_and_precision
 from experiments.inputs.calibration import calibration_set, draw_calibration
@@ -25,11 +25,12 @@ from experiments.inputs.checkpoints import check_padding, find_checkpoint, load_
 from experiments.inputs.subject import flops_length
 from experiments.store import measurements
 from kprune.budgets import FlopsBudget
-from kprune.contract import Job, PruningData
+from kprune.contract import Job, Method, PruningData
 from kprune.data import CalibrationSet
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError, command
-from kprune.precision import PRECISIONS, check_reduced
+from kprune.files import reachable
+from kprune.precision import PRECISIONS, Precision, check_reduced
 
 COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence", "model", "seed")
 """`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
@@ -53,13 +54,11 @@ def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
     return calibration_set(some, task, tokenizer, labels=False)
 
 
-def measure(
-    stage: str, name: str, methods: list[str], reduction: float, overrides: list[str]
-) -> Iterator[dict[str, Any]]:
-    """Return a row per method on one task; the methods share what no setting changes.
+def checked(name: str, methods: list[str], overrides: list[str]) -> tuple[CellConfig, list[tuple[Method, Precision]]]:
+    """Return the config of a task, and each method with the precision of its passes.
 
     Raises:
-        UserError: a setting or method is wrong, before a checkpoint is made; or what pruning refuses.
+        UserError: a setting or method is wrong, or would be ignored.
     """
     remedy = "give calibration.*, model.*, task.* or seed; tasks, methods and the share are options of their own"
     refuse_others(overrides, TAKEN, "--set ", remedy)
@@ -71,6 +70,17 @@ def measure(
         pruner.check_measure("flops")
         if precision == "reduced":
             check_reduced(torch.device("cpu"), torch.float32)
+    return config, pruners
+
+
+def measure(
+    stage: str, methods: list[str], reduction: float, config: CellConfig, pruners: list[tuple[Method, Precision]]
+) -> Iterator[dict[str, Any]]:
+    """Return a row per method on one task, of what `checked` gives; the methods share what no setting changes.
+
+    Raises:
+        UserError: what pruning refuses.
+    """
     task = config.task.build()
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
     tokenizer, model = load_tokenizer(checkpoint.folder), load_model(checkpoint.folder, task)
@@ -81,10 +91,12 @@ def measure(
     fresh = unseen(task, tokenizer, calibration)
     data = {precision: PruningData(calibration, precision=precision) for precision in PRECISIONS}
     budget = FlopsBudget(reduction, flops_length(False, task, tokenizer, calibration))
-    for method, (pruner, precision) in zip(tqdm(methods, desc=name, unit="method", disable=None), pruners, strict=True):
+    for method, (pruner, precision) in zip(
+        tqdm(methods, desc=config.task.name, unit="method", disable=None), pruners, strict=True
+    ):
         outcome = pruner.prune(Job(model, task.objective, data[precision], budget))
         divergence = held_out_divergence(outcome.model, model, task.objective, fresh, TEMPERATURE)
-        values = (stage, name, reduction, tokens, method, divergence, config.model.name, config.seed)
+        values = (stage, config.task.name, reduction, tokens, method, divergence, config.model.name, config.seed)
         yield dict(zip(COLUMNS, values, strict=True))
 
 
@@ -98,14 +110,14 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="OVERRIDE", help="as for run.py: calibration.tokens=10000"
     )
-    parser.add_argument("--output", type=Path, default=Path("results/held_out.csv"))
+    parser.add_argument("--output", type=reachable, default=Path("results/held_out.csv"))
     options = parser.parse_args()
     FlopsBudget(options.flops_reduction, 1.0)
     measurements.make_room(options.output, COLUMNS, UNSAID)
-    for task in options.tasks:
-        for row in measure(
-            options.stage, task, options.methods, options.flops_reduction, ["model=minilm", *options.set]
-        ):
+    given = ["model=minilm", *options.set]
+    of_tasks = [checked(task, options.methods, given) for task in options.tasks]  # all, before the first is measured
+    for config, pruners in of_tasks:
+        for row in measure(options.stage, options.methods, options.flops_reduction, config, pruners):
             measurements.put(options.output, COLUMNS, KEY, [row], UNSAID)
             print(",".join(map(str, row.values())), flush=True)
     print(f"results: {options.output}")

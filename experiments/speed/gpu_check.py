@@ -20,6 +20,7 @@ import torch
 from experiments.inputs.subject import pick_device
 from experiments.store import measurements
 from kprune.errors import UserError, command
+from kprune.files import reachable
 from kprune.precision import check_reduced
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,7 @@ def run(output: Path, device: str, small: bool, seconds: float) -> int:
 @command
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"), help="folder")
+    parser.add_argument("--output", type=reachable, default=Path("outputs/gpu_check"), help="folder")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ..., or cpu to try it")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try whether all of it works")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for all of it (default: {SECONDS:g})")

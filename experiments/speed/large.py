@@ -14,13 +14,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.cell.memory import PeakMemory
+from experiments.config.kinds import check, or_null, positive, whole
 from experiments.config.methods import method_with
 from experiments.speed.bench.child import resident_mb
 from kprune.budgets import ParametersBudget
 from kprune.budgets.latency.timing import now
 from kprune.contract import Job, PruningData
 from kprune.data import CalibrationSet
-from kprune.errors import command
+from kprune.errors import UserError, command
 from kprune.objectives import objective_of
 
 SHAPES = {
@@ -95,6 +96,11 @@ def main() -> None:
     parser.add_argument("--layers-on", help="device of one layer at a time, such as cuda")
     parser.add_argument("--gpu-gb", type=float, help="the most GPU memory that torch may take, in GiB")
     options = parser.parse_args()
+    check("--tokens", options.tokens, whole(1, "20000"))
+    check("--window", options.window, whole(1, "1024"))
+    check("--gpu-gb", options.gpu_gb, or_null(positive("24")))
+    if options.gpu_gb and not torch.cuda.is_available():
+        raise UserError(f"--gpu-gb {options.gpu_gb:g} would be ignored, since there is no GPU here: leave it out")
     given = {"states": options.states, "layers_on": options.layers_on}
     options.method += "".join(f":{name}={value}" for name, value in given.items() if value)
     print(json.dumps(measured(options)))

@@ -21,13 +21,14 @@ import torch
 from torch import nn
 from transformers import BertConfig
 
-from experiments.config.kinds import THREADS, check, number, or_null, whole
+from experiments.config.kinds import THREADS, check, number, or_null, whole, whole_numbers
 from experiments.inputs.subject import pick_device
 from experiments.speed.shapes import ALLOCATIONS, SHAPES, flops_ratio, kept_counts, pruned_to, random_model
 from experiments.store import measurements
 from kprune.budgets.latency.timing import alternate, device_name, random_batch, rounds
 from kprune.checkpoint import export_onnx
 from kprune.errors import UserError, command
+from kprune.files import reachable
 
 COLUMNS = (
     "shape",
@@ -257,13 +258,12 @@ def check_options(options: argparse.Namespace) -> None:
 
 @command
 def main() -> None:
-    numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/latency.csv"))
+    parser.add_argument("--output", type=reachable, default=Path("results/latency.csv"))
     parser.add_argument("--shape", choices=SHAPES, default="bert_base")
     parser.add_argument("--grain", type=int, default=1, help="neurons are multiples of it, inside the same FLOPs")
-    parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 128])
-    parser.add_argument("--lengths", type=numbers, default=[32, 128, 384])
+    parser.add_argument("--batches", type=whole_numbers, default=[1, 8, 32, 128])
+    parser.add_argument("--lengths", type=whole_numbers, default=[32, 128, 384])
     parser.add_argument("--runtimes", type=lambda text: text.split(","), help="all that the device has if left out")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")

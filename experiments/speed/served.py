@@ -34,6 +34,7 @@ from kprune.budgets.latency.timing import device_name, random_batch
 from kprune.checkpoint import export_onnx
 from kprune.checkpoint.onnx import check_onnx
 from kprune.errors import UserError, command
+from kprune.files import reachable
 
 KEY = (
     "task",
@@ -82,8 +83,13 @@ class Served(nn.Module):
 
 
 def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: int) -> list[dict[str, Any]]:
-    """Return a row for each of `UNITS`, `DTYPES` and `FUSED_NORMS`, and each batch size."""
+    """Return a row for each of `UNITS`, `DTYPES` and `FUSED_NORMS`, and each batch size.
+
+    Raises:
+        UserError: the model does not read such a length, before it is pruned; or what pruning refuses.
+    """
     subject = subject_unscored(config)
+    batches = {size: random_batch(subject.model, size, length) for size in batch_sizes}
     outcome, *_ = pruned(config, subject)
     cell = (config.task.name, config.model.name, config.method.name, variant_text(config.variant.plain()), config.seed)
     machine = (repeats, torch.get_num_threads(), torch.__version__, version("onnxruntime"))
@@ -99,8 +105,7 @@ def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: in
             kind: evaluate(model, subject.task, subject.tokenizer)
             for kind, model in tqdm(served.items(), desc="scores", disable=None)
         }
-        for size in tqdm(batch_sizes, desc="times", disable=None):
-            batch = random_batch(subject.model, size, length)
+        for size, batch in tqdm(batches.items(), desc="times", disable=None):
             times = [statistics.median(of) for of in cpu_times(list(served.values()), batch, repeats)]
             usual, *_ = times  # of the dense model in float32
             for kind, ms in zip(served, times, strict=True):
@@ -118,7 +123,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="batch sizes (1 32)")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=Path("results/served.csv"))
+    parser.add_argument("--output", type=reachable, default=Path("results/served.csv"))
     options = parser.parse_args()
     for name in ("length", "repeats"):
         check(f"--{name}", getattr(options, name), whole(1, "8"))

@@ -11,13 +11,12 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from experiments.config.kinds import THREADS, check, or_null
-from experiments.speed.shapes import DECODERS, SHAPES, pruned_to, random_decoder, random_model
+from experiments.speed.shapes import DECODERS, SHAPES, DecoderShape, pruned_to, random_decoder, random_model
 from experiments.store import measurements
 from experiments.store.locks import locked_file
 from experiments.tasks.base import Task
@@ -25,6 +24,7 @@ from experiments.tasks.language import LanguageTask
 from kprune.budgets.latency import measure_generation
 from kprune.budgets.latency.timing import alternate, device_name, random_batch
 from kprune.errors import UserError, command
+from kprune.files import reachable
 from kprune.types import Model
 
 READ = ("task", "model", "target", "kept_heads", "kept_neurons", "sparsity", "latency_speedup")
@@ -67,8 +67,8 @@ def time_shapes(dense: Model, generates: bool, shapes: Sequence[Kept]) -> Iterat
 def timed_again(rows: Sequence[Row]) -> list[Row]:
     """Return the cells with the latency of their shapes as it is now; other cells have none.
 
-    Others are those of models that are in neither `SHAPES` nor `DECODERS`, with zeros among the weights, or whose units
-    depend on the input.
+    Others are those of models that are in neither `SHAPES` nor `DECODERS` or are not of that size, with zeros among the weights, or
+    whose units depend on the input.
 
     Raises:
         UserError: all are others.
@@ -105,15 +105,25 @@ def kept(row: Row) -> Kept:
 
 
 def whole(row: Row) -> bool:
-    """Tell whether a cell keeps whole units, and all of their weights, of a model that is known here."""
-    counts = " ".join(kept(row)).split()
-    return row["model"] in (*SHAPES, *DECODERS) and not row["sparsity"] and all(count.isdecimal() for count in counts)
+    """Tell whether a cell keeps whole units, and all of their weights, of a model that is known here.
+
+    A cell of a checkpoint of one's own may have the name of such a model and more or fewer units.
+    """
+    shape = (SHAPES | DECODERS).get(row["model"])
+    if shape is None or row["sparsity"]:
+        return False
+    heads = shape.groups if isinstance(shape, DecoderShape) else shape.heads
+    counts = [units.split() for units in kept(row)]
+    return all(
+        len(units) == shape.layers and all(count.isdecimal() and int(count) <= limit for count in units)
+        for units, limit in zip(counts, (heads, shape.neurons), strict=True)
+    )
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="CSV file of analysis.collect; it is rewritten")
+    parser.add_argument("file", type=reachable, help="CSV file of analysis.collect; it is rewritten")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     options = parser.parse_args()
     check("--threads", options.threads, or_null(THREADS))
@@ -122,11 +132,12 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     with locked_file(options.file, OTHER_FILE):
-        rows = measurements.read_all(options.file, OTHER_FILE)
-        if lacking := [name for name in READ if not rows or name not in rows[0]]:
+        header, rows = measurements.read_all(options.file, OTHER_FILE)
+        if lacking := [name for name in READ if not rows or name not in header]:
             raise UserError(f"{options.file} has no cell with the column {lacking[0]}: {OTHER_FILE}")
         rows = timed_again(rows)
-        measurements.write(options.file, list(rows[0]), rows)
+        # An older file does not have the columns of a language model's speed.
+        measurements.write(options.file, list(dict.fromkeys(name for row in rows for name in row)), rows)
     count = sum(bool(row["latency_speedup"]) for row in rows)
     print(f"{options.file}: {count} of {len(rows)} cells have the speed-up of their shape")
 

@@ -20,6 +20,7 @@ from experiments.speed.shapes import SHAPES, random_model
 from experiments.store import measurements
 from kprune.budgets.latency.timing import device_name, random_batch
 from kprune.errors import command
+from kprune.files import reachable
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import input_weight
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=Path("results/zeros_time.csv"))
+    parser.add_argument("--output", type=reachable, default=Path("results/zeros_time.csv"))
     options = parser.parse_args()
     for name, most in (("batch", None), ("length", 512), ("repeats", None)):
         check(f"--{name}", getattr(options, name), whole(1, "8", most))

@@ -15,10 +15,20 @@ OPTION = "--output FILE"
 
 
 def make_room(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> None:
-    """Make the folder of a file that is to be written, before what is long is measured; arguments as of `read`.
+    """As `make_folder`, and check what is in the file already, before what is long is measured; arguments as of `read`.
 
     Raises:
         UserError: the folder is not writable, or there is something else at the file's place.
+    """
+    make_folder(file)
+    read(file, columns, later)
+
+
+def make_folder(file: Path) -> None:
+    """Make the folder of a file that is to be written.
+
+    Raises:
+        UserError: the folder is not writable, or there is a folder at the file's place.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +38,6 @@ def make_room(file: Path, columns: Sequence[str], later: Collection[str] = ()) -
             raise IsADirectoryError(None, "it is a folder")
     except OSError as error:
         raise UserError(f"{file} can't be written ({error.strerror}): give another {OPTION}") from error
-    read(file, columns, later)
 
 
 def read(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> list[dict[str, str]]:
@@ -42,23 +51,28 @@ def read(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> lis
     """
     if not file.is_file():
         return []
-    rows = [dict.fromkeys(later, "") | row for row in read_all(file, f"give another {OPTION} or remove it")]
-    if any(set(row) != set(columns) for row in rows):
+    header, rows = read_all(file, f"give another {OPTION} or remove it")
+    if header and {*header, *later} != set(columns):
         raise UserError(f"{file} has other columns than this version writes: give another {OPTION} or remove it")
-    return rows
+    return [dict.fromkeys(later, "") | row for row in rows]
 
 
-def read_all(file: Path, remedy: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with the columns that it has.
+def read_all(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a CSV file, none if it is empty, and its rows.
 
     Raises:
         UserError: the file is damaged; the remedy is named.
     """
     try:
-        with file.open(newline="") as content:
-            return list(csv.DictReader(content, strict=True))
+        with file.open(newline="", encoding="utf-8-sig") as content:  # spreadsheets put a mark before the first column
+            reader = csv.DictReader(content, strict=True)
+            header, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} is damaged or not readable: {remedy}") from error
+    # What a row has beyond the header stands under None; what it lacks is None.
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{file} is damaged, as a row has more or fewer values than there are columns: {remedy}")
+    return header, rows
 
 
 def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from experiments.sweep import work
 from experiments.sweep.plan import Grid, Plan, cells_of, estimate, plan_of
 from kprune.contract import MEASURED
 from kprune.errors import UserError, command
+from kprune.files import reachable
 
 
 @command
@@ -32,9 +33,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("name", help="of a file in conf/grid")
     parser.add_argument("overrides", nargs="*", help="of every cell, as for run.py: calibration.tokens=20000")
     for name, kind in (("models", str), ("tasks", str), ("methods", str), ("reductions", float), ("seeds", int)):
-        parser.add_argument(f"--{name}", metavar="A,B", default="", help="in place of the grid's own")
+        parser.add_argument(f"--{name}", metavar="A,B", help="in place of the grid's own")
         parser.set_defaults(**{f"{name}_kind": kind})
-    parser.add_argument("--outputs", default="outputs")
+    parser.add_argument("--outputs", type=lambda name: str(reachable(name)), default="outputs")
     parser.add_argument("--small", action="store_true", help="the grid's small version")
     parser.add_argument("--dry-run", action="store_true", help="print the plan alone")
     return parser.parse_intermixed_args()
@@ -48,13 +49,18 @@ def run(arguments: argparse.Namespace) -> None:
     """
     changes = {}
     for name in ("models", "tasks", "methods", "reductions", "seeds"):
-        if given := [entry for entry in getattr(arguments, name).replace(" ", ",").split(",") if entry]:
-            try:
-                changes[name] = [getattr(arguments, f"{name}_kind")(entry) for entry in given]
-            except ValueError as error:
-                raise UserError(f"--{name} {getattr(arguments, name)}: {error}: give numbers, as 0.6,0.8") from error
+        text = getattr(arguments, name)
+        if text is None:
+            continue
+        given = [entry for entry in text.replace(" ", ",").split(",") if entry]
+        if not given:
+            raise UserError(f"--{name} '{text}' names none: give some, as A,B, or leave it out for the grid's own")
+        try:
+            changes[name] = [getattr(arguments, f"{name}_kind")(entry) for entry in given]
+        except ValueError as error:
+            raise UserError(f"--{name} {text}: {error}: give numbers, as 0.6,0.8") from error
     grid = Grid.read(arguments.name, arguments.small, **changes)
-    others = (o for o in arguments.overrides if o.startswith(("budget=", "sparsity=")))
+    others = (o for o in (o.lstrip("+") for o in arguments.overrides) if o.startswith(("budget=", "sparsity=")))
     other = next((o for o in others if o not in (f"budget={grid.budget}", "sparsity=null")), None)
     if other and "reductions" in changes:
         raise UserError(

@@ -82,11 +82,10 @@ class Grid:
         Raises:
             UserError: there is no such grid, model, task or method, or no small version of it.
         """
-        path = CONF / "grid" / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-            raise UserError(f"grid '{name}' is unknown: use one of {known}")
-        content = yaml.safe_load(path.read_text())
+        known = {file.stem: file for file in sorted((CONF / "grid").glob("*.yaml"))}
+        if name not in known:
+            raise UserError(f"grid '{name}' is unknown: use one of {', '.join(known)}")
+        content = yaml.safe_load(known[name].read_text())
         smaller = content.pop("small", None)
         if small and smaller is None:
             raise UserError(
@@ -94,10 +93,10 @@ class Grid:
             )
         grid = replace(cls(**(content | (smaller if small else {}))), **changes)
         for room in ("model", "task", "method"):
-            known = sorted(file.stem for file in (CONF / room).glob("*.yaml"))
+            names = sorted(file.stem for file in (CONF / room).glob("*.yaml"))
             for entry in getattr(grid, f"{room}s"):
-                if entry not in known:
-                    raise UserError(f"{room} '{entry}' is unknown: use {', '.join(known)}")
+                if entry not in names:
+                    raise UserError(f"{room} '{entry}' is unknown: use {', '.join(names)}")
         return grid
 
     def settings_of(self, method: str, task: str) -> list[str]:
@@ -150,6 +149,10 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
         name = override.partition("=")[0].lstrip("+~")
         if option := (AXES | {OPTIONS[grid.budget]: "--reductions"}).get(name):
             raise UserError(f"{override}: a grid sets {name} for each cell: give {option} in its place")
+        if name == "evaluate":
+            raise UserError(
+                f"{override} would be ignored, since a grid prunes: score the model by python run.py {override}"
+            )
     cells, found = {}, Collected()
     for model, task in itertools.product(grid.models, grid.tasks):
         given = [

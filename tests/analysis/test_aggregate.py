@@ -29,6 +29,7 @@ WRONG = {"values": RIGHT["values"] & (RNG.random(200) < 0.8)}
             {"evaluation": {"split": "validation", "examples": 9, "majority": 50.0, "sha256": "other"}},
             ["two evaluation sets", "cd34", "other"],
         ),
+        ({"metric": "f1"}, ["two metrics", "accuracy (", "f1 ("]),
         (
             {"method": "kprune", "seed": 1, "config": {"method_version": 2}},
             ["mrpc minilm kprune has", "two versions of the method", "1 (", "2 (", "kprune/0.8/1"],

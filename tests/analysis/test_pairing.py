@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis import collect
-from analysis.pairing import DIFFERENCE
+from analysis.aggregate import aggregate
+from analysis.pairing import DIFFERENCE, paired_draws
 from analysis.records import load
 
 RNG = np.random.default_rng(0)
@@ -37,6 +38,7 @@ def test_same_examples_same_seed_same_target(write_cell, outputs, tmp_path):
         {"seed": 1},
         {"flops_reduction_requested": 0.7},
         {"model": "bert_base"},
+        {"metric": "f1"},
         {"checkpoint": {"source": "given", "sha256": "other"}},
         {"evaluation": {"split": "validation", "examples": 100, "majority": 50.0, "sha256": "other"}},
     ],
@@ -101,3 +103,43 @@ def test_cells_without_predictions_or_with_damaged_ones(write_cell, outputs, cap
     damaged.write_bytes(damaged.read_bytes()[:-30])
     assert all(map(np.isnan, difference_of(outputs, "kwon") + difference_of(outputs, "magnitude")))
     assert f"{damaged} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: np.save(file.open("wb"), np.zeros(3)),
+        lambda file: np.savez(file, gold=np.zeros(3)),
+        lambda file: np.savez(file, values=RIGHT["values"][:9]),
+    ],
+    ids=["one array", "no values", "fewer examples"],
+)
+def test_predictions_changed_by_hand_are_no_traceback(write_cell, outputs, damage):
+    write_cell(RIGHT)
+    damage(write_cell(WRONG, method="kwon").parent / "predictions.npz")
+    assert all(map(np.isnan, difference_of(outputs, "kwon")))
+    kprune, kwon = (row for _, row in aggregate(load(outputs)).sort_values("method").iterrows())
+    assert paired_draws(kprune, kprune) is not None and paired_draws(kwon, kprune) is None
+
+
+def test_a_collection_that_is_interrupted_keeps_no_interval_against_a_cell_that_is_gone(
+    write_cell, outputs, tmp_path, monkeypatch
+):
+    file = tmp_path / "cells.csv"
+    write_cell(RIGHT)
+    write_cell(WRONG, method="kwon")
+    collect.collect(outputs, file)
+    assert load(file)[DIFFERENCE[0]].notna().tolist() == [False, True]
+    outputs.rename(tmp_path / "elsewhere")
+    write_cell(WRONG)
+    for name, writer in (("write_whole", collect.write_whole), ("write_text", collect.write_text)):
+
+        def interrupted(*arguments, writer=writer):
+            writer(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(collect, name, interrupted)
+            collect.collect(outputs, file)
+    collect.collect(outputs, file)
+    assert load(file)[DIFFERENCE[0]].isna().all()

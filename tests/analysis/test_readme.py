@@ -188,6 +188,26 @@ def test_wrong_markers(write_cell, outputs, text, words, tmp_path):
         readme.rewrite(text, load(outputs), tmp_path)
 
 
+@pytest.mark.parametrize("name", sorted(readme.FILES))
+def test_a_file_beside_the_cells_without_a_column_is_one_line(name, tmp_path):
+    file, _ = readme.FILES[name]
+    first = (ROOT / "results" / file).read_text().splitlines()[0].split(",")
+    kept = [column for column in first if column in ("device", "stage", "batch_size", "sequence_length")]
+    values = {"device": "cpu", "stage": name.removeprefix("held-out-"), "batch_size": "32", "sequence_length": "128"}
+    rows = [[*kept, "other"], [*(values[column] for column in kept), "1"]]
+    (tmp_path / file).write_text("".join(",".join(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"{file} has no rows that table {name} can be made of .*: restore it"):
+        readme.of_file(name, tmp_path)
+
+
+def test_a_page_that_is_not_utf_8_is_one_line(cells, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells.to_csv("cells.csv", index=False)
+    Path("page.md").write_bytes("größe".encode("latin-1"))
+    monkeypatch.setattr("sys.argv", ["readme", "--cells", "cells.csv", "page.md"])
+    assert readme.main() == 2 and capsys.readouterr().err.startswith("error: page.md is not readable")
+
+
 def test_the_page_of_a_wrong_marker_is_named(cells, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cells.to_csv("cells.csv", index=False)

@@ -143,6 +143,16 @@ def test_a_cell_counts_once(write_cell, outputs, capsys):
     assert "mrpc/minilm/kprune/0.8/0 is there twice" in capsys.readouterr().err
 
 
+def test_a_row_of_a_csv_that_is_there_twice_is_no_second_seed(write_cell, outputs, tmp_path, capsys):
+    file = tmp_path / "cells.csv"
+    write_cell()
+    collect.collect(outputs, file)
+    text = file.read_text()
+    file.write_text(text + text.splitlines(keepends=True)[1])
+    assert aggregate(load(file))["seeds"].tolist() == [1]
+    assert "mrpc/minilm/kprune/0.8/0 is there twice" in capsys.readouterr().err
+
+
 def test_collected_cells_read_back_and_add_up(write_cell, outputs, tmp_path):
     file = tmp_path / "results" / "cells.csv"
     write_cell()

@@ -151,8 +151,9 @@ def test_another_configurations_record_does_not_stop_the_plan(tmp_path):
 
 
 def test_a_grid_that_is_not_there():
-    with pytest.raises(UserError, match="use one of ablation, accuracy"):
-        Grid.read("nonsense", small=False)
+    for name in ("nonsense", "../method/kprune"):
+        with pytest.raises(UserError, match="use one of ablation, accuracy"):
+            Grid.read(name, small=False)
     with pytest.raises(UserError, match="task 'nonsense' is unknown"):
         Grid.read("accuracy", small=False, tasks=["nonsense"])
 

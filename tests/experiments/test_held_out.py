@@ -57,6 +57,7 @@ def test_rows_are_added_one_by_one(world, tmp_path, monkeypatch, capsys):
         (["kwon", *arguments, "--output", "/proc/nope/held_out.csv"], "another --output"),
         (["kwon", *arguments, "seed=abc"], "seed=abc"),
         (["kwon", *arguments, "calibration.file=some.json"], "calibration.file"),
+        (["kwon", *arguments, "--tasks", "custom,nonsense"], "task=nonsense"),
         *(
             (["kwon", *arguments, ignored], f"--set {ignored} would be ignored")
             for ignored in (

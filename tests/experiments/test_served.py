@@ -47,7 +47,9 @@ def test_a_row_for_each_kind_and_batch_size_and_a_table(world, tmp_path, monkeyp
     assert shown["Sum and norm"].tolist() == ["one kernel", "two kernels"] * 4
     assert all("(1.00x)" in shown[column][0] for column in ("1 x 8 tokens", "2 x 8 tokens"))
     capsys.readouterr()
+    monkeypatch.setattr(served, "pruned", lambda *_: pytest.fail("a model was pruned"))
     for wrong, message in (
+        ([share, "--length", "4000"], "give a shorter length"),
         ([share, "--batches", "0"], "--batches=0 is not a whole number from 1"),
         (
             ["budget=parameters", "params_reduction=0.2"],

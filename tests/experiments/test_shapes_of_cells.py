@@ -101,9 +101,23 @@ def test_what_has_no_shape_to_time_has_no_latency(write_cell, time_again):
     write_cell(model="tiny", **SMALL)
     write_cell(model="tiny", task="stsb", method="ebert", kept_heads=[1.5] * 6, kept_neurons=[10.5] * 6)
     write_cell(model="bert_base_of_mine", task="sst2")
+    # A checkpoint of one's own, under the usual name.
+    write_cell(model="tiny", task="qnli", kept_heads=[1], kept_neurons=[1])
+    write_cell(model="tiny", task="qqp", **WHOLE | {"kept_neurons": [SHAPE.neurons + 1] * SHAPE.layers})
     code, _, after = time_again()
     assert not code
-    assert after.set_index("task")["latency_speedup"].notna().to_dict() == {"mrpc": True, "stsb": False, "sst2": False}
+    timed = after.set_index("task")["latency_speedup"].notna()
+    assert timed[timed].index.tolist() == ["mrpc"] and len(timed) == 5
+
+
+def test_an_older_file_gets_the_columns_that_it_lacks(write_cell, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "rounds", lambda device: (0, 1))
+    write_cell(model="tiny", **SMALL)
+    collect(tmp_path / "outputs", tmp_path / "cells.csv")
+    file = tmp_path / "older.csv"
+    pd.read_csv(tmp_path / "cells.csv").drop(columns="latency_dense_ms").to_csv(file, index=False)
+    monkeypatch.setattr(sys, "argv", ["shapes_of_cells", str(file)])
+    assert shapes_of_cells.main() == 0 and load(file)["latency_dense_ms"].notna().all()
 
 
 def test_a_file_without_a_shape_to_time_stays_as_it_is(write_cell, time_again, capsys):

@@ -202,6 +202,31 @@ def test_a_large_model_is_pruned_and_its_memory_measured(states, monkeypatch, ca
     assert large.main() == 2 and "is where the model is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["--tokens", "0"], "--tokens=0 is not a whole number from 1"),
+        (["--window", "0"], "--window=0 is not a whole number from 1"),
+        (["--gpu-gb", "-1"], "--gpu-gb=-1.0 is not a number above 0"),
+        (["--gpu-gb", "3"], "--gpu-gb 3 would be ignored"),
+    ],
+)
+def test_what_is_no_size_of_a_large_model_is_one_line(monkeypatch, capsys, given, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(large, "measured", lambda options: pytest.fail("a model was made"))
+    monkeypatch.setattr("sys.argv", ["large", "tiny", *given])
+    assert large.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_list_of_numbers_that_is_none_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["latency_table", "--batches", "1,many"])
+    with pytest.raises(SystemExit) as ended:
+        latency_table.main()
+    assert ended.value.code == 2 and "--batches: '1,many' is no list of whole numbers" in capsys.readouterr().err
+
+
 def test_zeros_are_in_every_row_of_the_layers_and_nowhere_else():
     dense = random_model(SHAPES["tiny"])
     for text, group, gone in (("s0.5", None, 0.5), ("2:4", 4, 2)):

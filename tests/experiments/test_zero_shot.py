@@ -95,6 +95,15 @@ def test_what_is_refused_before_the_model_is_loaded(given, monkeypatch, capsys):
     assert line.startswith(f"error: {' '.join(given)} is no ")
 
 
+def test_a_file_that_cannot_be_written_is_told_before_the_model_is_loaded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "require_harness", lambda: None)
+    monkeypatch.setattr(module, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("sys.argv", ["zero_shot", str(tmp_path), "--tasks", "any", "--output", str(tmp_path)])
+    assert module.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path} can't be written (it is a folder)")
+
+
 def test_without_the_harness_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[lm-eval\]'"):

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from baselines.registry import METHODS
-from experiments.config.kinds import THREADS, check, or_null, whole
+from experiments.config.kinds import THREADS, check, or_null, whole, whole_numbers
 from experiments.inputs.subject import pick_device
 from experiments.speed.bench.child import Measured
 from experiments.speed.shapes import SHAPES
@@ -31,6 +31,7 @@ from experiments.store import measurements
 from experiments.store.provenance import commit
 from kprune.budgets.latency.timing import device_name
 from kprune.errors import UserError, command
+from kprune.files import reachable
 from kprune.methods.registry import find_method
 
 COLUMNS = (
@@ -132,9 +133,9 @@ def write(file: Path, row: dict[str, Any]) -> None:
 def main() -> None:
     words = lambda text: text.split(",")  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/bench.csv"))
+    parser.add_argument("--output", type=reachable, default=Path("results/bench.csv"))
     parser.add_argument("--shapes", type=words, default=["minilm", "bert_base"], help=", ".join(SHAPES))
-    parser.add_argument("--tokens", type=lambda t: [int(n) for n in t.split(",")], default=[1000, 2000, 4000])
+    parser.add_argument("--tokens", type=whole_numbers, default=[1000, 2000, 4000])
     parser.add_argument(
         "--methods", type=words, default=default_methods(), help="kprune:measure_every=2 changes a setting"
     )
