@@ -43,6 +43,9 @@ ALIKE = {
 """Columns that have one value in a table: among which cells, and what they tell apart. A cell of another metric than a perplexity
 has no window, data or first token.
 """
+DENSE_SPREAD = 0.01
+"""Share by which the scores of one dense model on one evaluation set may differ: two machines round differently."""
+REMEDY = "remove one kind, or keep it in an output folder or CSV file of its own"
 POINT = [f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")]
 TIMES = {
     ("pruning_seconds",): ["device"],
@@ -73,8 +76,8 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
     every seed of its mean has one. `TIMES` are NaN if they are of two machines.
 
     Raises:
-        UserError: cells of one task and model are of two metrics, dense models, evaluation sets or versions of a method, or
-            perplexities are of two windows.
+        UserError: cells of one task and model are of two metrics, dense models, evaluation sets, settings of the task or
+            versions of a method, or perplexities are of two windows.
     """
     check_alike(cells)
     cells = cells.assign(settings=settings(cells))
@@ -116,10 +119,15 @@ def check_alike(cells: pd.DataFrame) -> None:
             first = rows.drop_duplicates(column)
             if len(first) > 1:
                 one, other = (f"{shown(row[column])} ({cell_name(row)})" for _, row in first.iloc[:2].iterrows())
-                raise UserError(
-                    f"{' '.join(place)} has cells of two {what}, {one} and {other}: "
-                    "remove one kind, or keep it in an output folder or CSV file of its own"
-                )
+                raise UserError(f"{' '.join(place)} has cells of two {what}, {one} and {other}: {REMEDY}")
+    for (task, model, _), rows in cells.groupby(["task", "model", "checkpoint_sha256"], sort=False):
+        low, high = (row for _, row in rows.sort_values("dense_score").iloc[[0, -1]].iterrows())
+        if high["dense_score"] - low["dense_score"] > DENSE_SPREAD * abs(high["dense_score"]):
+            one, other = (f"{row['dense_score']:.2f} ({cell_name(row)})" for row in (low, high))
+            raise UserError(
+                f"{task} {model} has cells of two scores of one dense model, {one} and {other}, so that settings task.* differ: "
+                f"{REMEDY}"
+            )
 
 
 def shown(value) -> str:

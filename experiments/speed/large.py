@@ -103,6 +103,8 @@ def main() -> None:
         raise UserError(f"--gpu-gb {options.gpu_gb:g} would be ignored, since there is no GPU here: leave it out")
     given = {"states": options.states, "layers_on": options.layers_on}
     options.method += "".join(f":{name}={value}" for name, value in given.items() if value)
+    if needs := method_with(options.method).needs:
+        raise UserError(f"--method {options.method} needs {' and '.join(needs)}, and texts are random: use kprune_plus")
     print(json.dumps(measured(options)))
 
 

@@ -58,7 +58,7 @@ def completed(record: Record, config: dict[str, Any]) -> dict[str, Any]:
     """Return a record's configuration; of a pretrained model that it says nothing of, as none did earlier, the weights that the record
     has, and the rest as `config` has it.
     """
-    said, known = config.get("contents", {}), record.config.get("contents", {})
+    said, known = config.get("contents", {}), record.config.get("contents") or {}
     later = {name: value for name, value in said.items() if name.startswith(PRETRAINED) and name not in known}
     if later and record.checkpoint.source == PRETRAINED:
         later[PRETRAINED] = record.checkpoint.sha256

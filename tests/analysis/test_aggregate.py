@@ -30,6 +30,7 @@ WRONG = {"values": RIGHT["values"] & (RNG.random(200) < 0.8)}
             ["two evaluation sets", "cd34", "other"],
         ),
         ({"metric": "f1"}, ["two metrics", "accuracy (", "f1 ("]),
+        ({"dense_score": 80.0}, ["two scores of one dense model", "80.00 (", "task.*"]),
         (
             {"method": "kprune", "seed": 1, "config": {"method_version": 2}},
             ["mrpc minilm kprune has", "two versions of the method", "1 (", "2 (", "kprune/0.8/1"],

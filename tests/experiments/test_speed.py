@@ -209,6 +209,7 @@ def test_a_large_model_is_pruned_and_its_memory_measured(states, monkeypatch, ca
         (["--window", "0"], "--window=0 is not a whole number from 1"),
         (["--gpu-gb", "-1"], "--gpu-gb=-1.0 is not a number above 0"),
         (["--gpu-gb", "3"], "--gpu-gb 3 would be ignored"),
+        (["--method", "kwon"], "--method kwon needs labels"),
     ],
 )
 def test_what_is_no_size_of_a_large_model_is_one_line(monkeypatch, capsys, given, words):
