@@ -120,6 +120,9 @@ def main() -> int:
     sweep = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
     sys.argv[1:] = [quoted(argument, sweep) for argument in sys.argv[1:]]
     several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
+    launcher = next((argument for argument in sys.argv[1:] if argument.startswith("+launcher=")), None)
+    if launcher and not sweep:
+        raise UserError(f"{launcher} runs the cells of a sweep: add -m, or leave it out")
     helper = several and os.environ["RANK"] != "0"
     try:
         if several:

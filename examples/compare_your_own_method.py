@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 import kprune
+from kprune.cli.texts import decoded
 from kprune.clock import Clock
 from kprune.contract import Job, Outcome
 from kprune.models import ModelView, view_of
@@ -69,9 +70,11 @@ def main() -> None:
     parser.add_argument("--flops-reduction", type=float, default=0.6, help="share of FLOPs to remove (0.6)")
     arguments = parser.parse_args()
 
+    texts = [line for line in decoded(arguments.texts).splitlines() if line.strip()]
+    if len(texts) < 2:
+        raise kprune.UserError(f"{arguments.texts} has {len(texts)} text: give 2,000 or so, one a line")
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     dense = AutoModelForSequenceClassification.from_pretrained(arguments.checkpoint, dtype="float32").eval()
-    texts = [line for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
     tokenized = [tokenizer(text, truncation=True) for text in texts]
     collate = DataCollatorWithPadding(tokenizer)
     held_out = DataLoader(tokenized[::10], batch_size=32, collate_fn=collate)
@@ -100,6 +103,6 @@ def probabilities(model: torch.nn.Module, batches: DataLoader) -> Tensor:
 if __name__ == "__main__":
     try:
         main()
-    except kprune.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (kprune.UserError, OSError) as error:  # transformers' own, of a checkpoint that is nowhere
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -21,6 +21,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 import kprune
 from kprune.checkpoint.onnx import export_onnx
+from kprune.cli.texts import decoded
+from kprune.models.view import longest_input
 
 
 def main() -> None:
@@ -35,9 +37,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="how often each is timed (20)")
     arguments = parser.parse_args()
 
+    texts = [line for line in decoded(arguments.texts).splitlines() if line.strip()]
+    if not texts:
+        raise kprune.UserError(f"{arguments.texts} has no texts: give 2,000 or so, one a line")
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     dense = AutoModelForSequenceClassification.from_pretrained(arguments.checkpoint, dtype="float32").eval()
-    texts = [line for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    longest = longest_input(dense)
+    if not 1 <= arguments.length <= longest or min(arguments.batch_size, arguments.repeats) < 1:
+        raise kprune.UserError(
+            f"give a --length from 1 to {longest}, which the model reads, a --batch-size and --repeats from 1"
+        )
     tokenized = [tokenizer(text, truncation=True) for text in texts]
     calibration = DataLoader(tokenized, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer))
 
@@ -116,6 +125,6 @@ def milliseconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
 if __name__ == "__main__":
     try:
         main()
-    except kprune.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (kprune.UserError, OSError) as error:  # transformers' own, of a checkpoint that is nowhere
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 import kprune
+from kprune.cli.texts import decoded
 
 
 def main() -> None:
@@ -28,11 +29,14 @@ def main() -> None:
     parser.add_argument("--method", default="kprune_plus", help="kprune_plus (default) or kprune")
     arguments = parser.parse_args()
 
+    texts = [line for line in decoded(arguments.texts).splitlines() if line.strip()]
+    if len(texts) < 2:
+        raise kprune.UserError(f"{arguments.texts} has {len(texts)} text: give 2,000 or so, one a line")
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     dense = AutoModelForSequenceClassification.from_pretrained(arguments.checkpoint, dtype="float32").to(device)
 
-    texts = [line for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
     held_out = batches(texts[::10], tokenizer)
     calibration = batches([text for index, text in enumerate(texts) if index % 10], tokenizer)
 
@@ -65,6 +69,6 @@ def predictions(model: torch.nn.Module, batches: DataLoader) -> torch.Tensor:
 if __name__ == "__main__":
     try:
         main()
-    except kprune.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (kprune.UserError, OSError) as error:  # transformers' own, of a checkpoint that is nowhere
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

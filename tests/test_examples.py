@@ -70,16 +70,41 @@ def test_prune_your_classifier(world, texts, tmp_path):
     assert 60 <= removed < 65
 
 
-@pytest.mark.parametrize("name", ["prune_your_classifier.py", "compare_your_own_method.py", "deploy_onnx.py"])
-def test_what_is_wrong_is_told_in_one_line(name, world, texts, tmp_path, monkeypatch, capsys):
-    output = [] if name.startswith("compare") else [tmp_path / "pruned"]
-    arguments = [name, world / "checkpoint", texts, *output, "--flops-reduction", "8"]
-    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+SCRIPTS = ["prune_your_classifier.py", "compare_your_own_method.py", "deploy_onnx.py"]
+NO_TEXTS = {"missing.txt": None, "empty.txt": b"\n", "latin.txt": "größe\n".encode("latin-1")}
+
+
+def refused(monkeypatch, capsys, name, *arguments):
+    """Return the one line that a script ends with."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    assert stopped.value.code == 2 and not (tmp_path / "pruned").exists()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "flops_reduction=8" in line
+    assert stopped.value.code == 2
+    return line
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_is_wrong_is_told_in_one_line(name, world, texts, tmp_path, monkeypatch, capsys):
+    output = [] if name.startswith("compare") else [tmp_path / "pruned"]
+    given = (world / "checkpoint", texts, *output, "--flops-reduction", "8")
+    more = ("--length", "8") if name.startswith("deploy") else ()
+    assert "flops_reduction=8" in refused(monkeypatch, capsys, name, *given, *more)
+    assert "/nowhere" in refused(monkeypatch, capsys, name, "/nowhere", texts, *output)
+    for file, content in NO_TEXTS.items():
+        if content is not None:
+            (tmp_path / file).write_bytes(content)
+        assert file in refused(monkeypatch, capsys, name, world / "checkpoint", tmp_path / file, *output)
+    assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize("option, value", [("--length", 65), ("--length", 0), ("--batch-size", 0), ("--repeats", 0)])
+def test_what_can_not_be_timed_is_told_before_anything_is_pruned(
+    world, texts, tmp_path, monkeypatch, capsys, option, value
+):
+    given = (world / "checkpoint", texts, tmp_path / "deployed", *(() if option == "--length" else ("--length", 8)))
+    line = refused(monkeypatch, capsys, "deploy_onnx.py", *given, option, value)
+    assert option in line and "from 1 to 64" in line and not (tmp_path / "deployed").exists()
 
 
 def test_compare_your_own_method(world, texts, tmp_path):

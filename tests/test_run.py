@@ -195,6 +195,8 @@ def test_retrained_methods(world, tmp_path):
     units = [*zip(ebert["kept_heads"], [4] * 3, strict=True), *zip(ebert["kept_neurons"], [48] * 3, strict=True)]
     assert all(0 <= kept <= there for kept, there in units) and 0 < ebert["flops_reduction"] < 1
     assert "no smaller model to save" in done.stdout
+    again = run(world, "method=ebert", *overrides, f"outputs={tmp_path}", sweep=True)
+    assert "finished before, score" in again.stdout, "no saved model is missing"
     assert len(trainings(world) - before) == 3
 
 
@@ -254,6 +256,10 @@ def test_all_mistakes_of_a_cell_are_told_at_once_a_line_each(world, tmp_path):
         (["model=nonsense"], ["model=nonsense is unknown", ", minilm, "]),
         (["method=nonsense"], ["method=nonsense is unknown", ", kprune_official, "]),
         (["+experiment=nonsense"], ["experiment=nonsense is unknown", ", mrpc_80pct, "]),
+        (["experiment=mrpc_80pct"], ["experiment is not in the config", "write +experiment=mrpc_80pct"]),
+        (["+experiment=mrpc_80pct", "+experiment=rte_80pct"], ["experiment=rte_80pct is given beside another"]),
+        (["+launcher=joblib"], ["+launcher=joblib runs the cells of a sweep", "add -m"]),
+        (["flops_reduction", "=0.5"], ["flops_reduction has no value", "write flops_reduction=VALUE"]),
         (["flops_reduction=0"], ["outside (0, 1)"]),
         (["nonsense=1"], ["nonsense is unknown", "conf/config.yaml"]),
         (["method.lamda=1"], ["method.lamda is unknown", "conf/method/"]),
@@ -284,6 +290,16 @@ def test_bad_input_is_one_line(world, tmp_path, overrides, words):
     done = run(world, f"outputs={tmp_path}", *overrides)
     bad(done, *words)
     assert not list(tmp_path.rglob("result.json")) and not list(tmp_path.rglob("model"))
+
+
+@pytest.mark.parametrize(
+    "override, words", [("calibration.tokens=1", "less than one example"), ("calibration.data=/nowhere", "/nowhere")]
+)
+def test_a_calibration_set_that_is_none_is_told_before_the_dense_model_is_scored(world, tmp_path, override, words):
+    more = ["calibration.tokens=100000"] if "data" in override else []
+    done = run(world, f"outputs={tmp_path}", *more, override)
+    bad(done, words)
+    assert "dense" not in done.stdout
 
 
 def test_data_that_are_nowhere(world, tmp_path):

@@ -18,8 +18,8 @@ from experiments.config.cell import CellConfig
 from experiments.inputs.drawing import DrawnTexts
 from experiments.inputs.subject import (
     Subject,
+    calibrated,
     flops_length,
-    pruning_data,
     subject_for,
     subject_unscored,
     vocabulary_for,
@@ -68,7 +68,8 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
     with results.locked(folder):
         record = results.finished(folder, identity)
         if record is not None and not config.force:
-            missing = missing_of(folder / "model", config.format, config.onnx) if config.save_model else ""
+            saves = config.save_model and config.method.build().one_model
+            missing = missing_of(folder / "model", config.format, config.onnx) if saves else ""
             print(f"{folder}: finished before{missing}, score {record.score:.2f}; force=true runs it again")
             return record
 
@@ -164,8 +165,7 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
         the outcome, its latency if that was the budget, what the method read, and the length that FLOPs are counted at.
     """
     method = config.method.build()
-    labels = "labels" in method.needs
-    data = pruning_data(config.calibration, config.seed, subject, labels, config.force, config.precision)
+    data = calibrated(config, subject)
     length = flops_length(bool(config.calibration.file), subject.task, subject.tokenizer, data.calibration)
     asked = (config.target, config.of, config.grain, config.uniform, config.latency)
     return *prune_within(*asked, method, subject, data, length), data, length

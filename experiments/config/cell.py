@@ -14,6 +14,7 @@ from experiments.config.groups import (
     MethodSettings,
     ModelSettings,
     Request,
+    Saving,
     Settings,
     TaskSettings,
 )
@@ -114,10 +115,8 @@ def cell_config(
     latency = closed.get("latency")
     if latency and latency.given and not sweep and not evaluates:  # in a sweep, it is for the other cells
         _check_latency(latency, request, method, found)
-    saves = saving and (not sweep if saving.save_model is None else saving.save_model)
-    if saving and not saves and not evaluates and (saving.format not in (None, "pruned") or saving.onnx):
-        given = f"onnx={shown(saving.onnx)}" if saving.onnx else f"format={saving.format}"
-        found.add(f"{given} is about a saved model, and none is saved: add save_model=true, or leave it out")
+    if saving and not evaluates:
+        _check_saving(saving, sweep, method, found)
     if request and request.sparsity is not None and saving and saving.format == "pruned":
         found.add("format=pruned is of narrower layers, and a sparsity narrows none: leave it out")
     found.tell()
@@ -139,7 +138,7 @@ def cell_config(
         precision=pruning.precision,
         latency=latency and latency.point(*(built or Task).latency_point),
         seed=pruning.seed,
-        save_model=saves,
+        save_model=_saves(saving, sweep),
         format=saving.format or _natural_format(request.target),
         onnx=saving.onnx,
         tracking=tracking.mode,
@@ -172,6 +171,25 @@ def _check_latency(
         found.add(
             f"{latency.given} is never measured, since method {method.name} leaves no smaller model: leave it out"
         )
+
+
+def _check_saving(saving: Saving, sweep: bool, method: MethodSettings | None, found: Collected) -> None:
+    """Collect why nothing would be saved of what is asked for; in a sweep, where it is for the other cells, only if no cell saves."""
+    how = [f"format={saving.format}"] if saving.format not in (None, "pruned") else []
+    how += [f"onnx={shown(saving.onnx)}"] if saving.onnx else []
+    if not _saves(saving, sweep):
+        if how:
+            found.add(
+                f"{' '.join(how)} is about a saved model, and none is saved: add save_model=true, or leave it out"
+            )
+        return
+    given = " ".join(["save_model=true"] * bool(saving.save_model) + how)
+    if given and not sweep and method and not method.build().one_model:
+        found.add(f"{given} would save nothing, since method {method.name} leaves no smaller model: leave it out")
+
+
+def _saves(saving: Saving, sweep: bool) -> bool:
+    return not sweep if saving.save_model is None else saving.save_model
 
 
 def configured(overrides: list[str]) -> CellConfig:

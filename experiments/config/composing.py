@@ -25,6 +25,8 @@ PATHS = re.compile(
 """Options that are paths, or names of the hub."""
 ODD = re.compile(r"[^\w/.+:%@-]|^[^\w/.]", re.ASCII)
 """What a path has that Hydra does not read as it is."""
+ADDED = ("experiment", "launcher")
+"""Groups that the config has only if one is added, by a plus sign."""
 SOURCE = ("kind", "hub_id", "config")
 """Settings of a task that say which data it reads."""
 
@@ -74,12 +76,18 @@ def explained(error: Exception) -> str:
     if is_of_a_group(error):
         return f"{message}: name a file of conf/, as in method=kprune"
     if isinstance(error, OverrideParseException):
-        name, _, value = error.override.partition("=")
+        name, sign, value = error.override.partition("=")
+        if not sign:
+            return f"{name} has no value: write {name}=VALUE, without blanks around the ="
         return f"""{error.override} is not read as it was meant: quote the value, '{name}="{value}"'"""
     if unknown := re.search(r"token recognition error at: '(.*)'", message):
         return f"""an option has {unknown[1]}, which is read in quotes alone: write it as in 'task.label="größe"'"""
+    if twice := re.match(r"Multiple values for (\w+)\. .*: (\w+)'", message):
+        return f"{twice[1]}={twice[2]} is given beside another {twice[1]}: leave one of them out"
     if setting := re.match(r"Could not override '([^']+)'", message):
         room, _, leaf = setting[1].partition(".")
+        if room in ADDED and (option := re.search(r"use (\+\S+)$", message)):
+            return f"{room} is not in the config until it is added: write {option[1]}"
         if room in ("task", "method") and (names := _files_with(room, leaf)):
             return (
                 f"{setting[1]} is no setting of this {room}: it is one of {room}={', '.join(names)}; in a sweep over these, write "

@@ -32,7 +32,7 @@ from kprune.contract import PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.models import view_of
-from kprune.precision import Precision, check_reduced, computes_in_float64
+from kprune.precision import check_reduced, computes_in_float64
 from kprune.vocabulary import Vocabulary, vocabulary_of
 from kprune.vocabulary.tokens import Text
 
@@ -74,7 +74,7 @@ def subject_for(config: CellConfig) -> Subject:
     Raises:
         UserError: the device is not there, data or checkpoint are wrong, the model reads less than latency asks for, or it is
             to be saved in a format that it can't have, masked in groups that its modules do not have, or to keep the tokens of
-            texts that are not to be had.
+            texts that are not to be had; or as `calibrated` says.
         OutOfReach: more parameters are to go than the model's units have.
     """
     subject = subject_unscored(config)
@@ -84,6 +84,7 @@ def subject_for(config: CellConfig) -> Subject:
         check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
+    calibrated(config, subject)
     vocabulary_for(config, subject)
     if config.target.is_sparsity:
         config.method.build().check(subject.model, config.target)
@@ -144,26 +145,25 @@ def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
         )
 
 
-def pruning_data(
-    calibration: CalibrationSettings, seed: int, subject: Subject, labels: bool, anew: bool, precision: Precision
-) -> PruningData:
-    """Return what a method reads; one object for all cells with the same calibration set, so that they share what they can.
+def calibrated(config: CellConfig, subject: Subject) -> PruningData:
+    """Return what a cell's method reads; one object for all cells with the same calibration set, so that they share what they can.
 
     Raises:
         UserError: the precision means nothing on the subject's device, or the calibration set can't be drawn or read.
     """
-    if precision == "reduced":
+    if config.precision == "reduced":
         check_reduced(subject.device, torch.float32)
-    key = (calibration, seed, labels, anew, precision)
+    labels = "labels" in config.method.build().needs
+    key = (config.calibration, config.seed, labels, config.force, config.precision)
     if key not in subject.data:
-        fingerprinted = fingerprint(subject.task, subject.checkpoint.digest, seed)
+        fingerprinted = fingerprint(subject.task, subject.checkpoint.digest, config.seed)
         subject.data[key] = PruningData(
-            calibration_for(calibration, seed, subject, labels),
+            calibration_for(config.calibration, config.seed, subject, labels),
             lambda: subject.task.training(subject.tokenizer),
             cache_folder() / "trainings" / f"{subject.task.name}-{fingerprinted}",
-            seed,
-            anew,
-            precision,
+            config.seed,
+            config.force,
+            config.precision,
         )
     return subject.data[key]
 
@@ -186,9 +186,7 @@ def vocabulary_for(config: CellConfig, subject: Subject) -> Vocabulary | None:
 def vocabulary_texts(name: str, config: CellConfig, subject: Subject) -> list[Text]:
     """Return the texts of a file, or the tokens of the calibration set or of all training examples."""
     if name == CALIBRATION:
-        labels = "labels" in config.method.build().needs
-        data = pruning_data(config.calibration, config.seed, subject, labels, config.force, config.precision)
-        return [example["input_ids"] for example in data.calibration.examples]
+        return [example["input_ids"] for example in calibrated(config, subject).calibration.examples]
     if name == TRAINING:
         return [example["input_ids"] for example in subject.task.training(subject.tokenizer)]
     return list(read_file(Path(name).expanduser(), "vocabulary", lines=True).documents)

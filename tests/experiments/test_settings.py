@@ -34,6 +34,13 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
             "latency.batch_size=8 latency.sequence_length=8 is never",
         ),
         ("'method=ebert' 'latency.batch_size=8'", "latency.batch_size=8 latency.sequence_length=8 is never"),
+        *(
+            (
+                f"'method=ebert' 'latency.batch_size=null' 'latency.sequence_length=null' '{option}'",
+                f"{option} would save nothing",
+            )
+            for option in ("save_model=true", "format=dense", "onnx=int8")
+        ),
         *((f"{name}=null", f"{name}=") for name in ("device", "outputs", "budget", "grain", "force")),
         *((f"latency.batch_size={value}", "whole number from 1") for value in ("0", "abc")),
         ("latency.sequence_length=abc", "whole number from 1"),
@@ -138,6 +145,11 @@ def test_a_name_that_would_leave_its_folder_is_refused(world, name, value):
 )
 def test_what_is_right_is_not_refused(override):
     configured(["task=custom", "task.train_file=own.csv", override])
+
+
+def test_of_an_option_that_is_given_twice_the_last_one_counts(world):
+    assert configured([*overrides(world), "seed=1", "method=magnitude", "seed=2", "method=kprune"]).seed == 2
+    assert configured([*overrides(world), "method=magnitude", "method=kprune"]).method.name == "kprune"
 
 
 def test_latency_is_not_measured_on_more_than_the_model_reads(world, tmp_path, monkeypatch):
