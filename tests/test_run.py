@@ -283,7 +283,6 @@ def test_all_mistakes_of_a_cell_are_told_at_once_a_line_each(world, tmp_path):
         (["model.checkpoint=/nowhere"], ["/nowhere"]),
         (["device=cuda:9"], ["device=cuda:9"]),
         (["evaluate=/nowhere"], ["/nowhere"]),
-        (["method=kcm", "flops_reduction=0.9"], ["kcm reaches a FLOPs reduction of 0.400", "ask for less"]),
     ],
 )
 def test_bad_input_is_one_line(world, tmp_path, overrides, words):
@@ -293,12 +292,16 @@ def test_bad_input_is_one_line(world, tmp_path, overrides, words):
 
 
 @pytest.mark.parametrize(
-    "override, words", [("calibration.tokens=1", "less than one example"), ("calibration.data=/nowhere", "/nowhere")]
+    "overrides, words",
+    [
+        (["calibration.tokens=1"], ["less than one example"]),
+        (["calibration.tokens=100000", "calibration.data=/nowhere"], ["/nowhere"]),
+        (["method=kcm", "flops_reduction=0.9"], ["kcm reaches a FLOPs reduction of 0.400", "ask for less"]),
+    ],
 )
-def test_a_calibration_set_that_is_none_is_told_before_the_dense_model_is_scored(world, tmp_path, override, words):
-    more = ["calibration.tokens=100000"] if "data" in override else []
-    done = run(world, f"outputs={tmp_path}", *more, override)
-    bad(done, words)
+def test_what_pruning_would_refuse_is_told_before_the_dense_model_is_scored(world, tmp_path, overrides, words):
+    done = run(world, f"outputs={tmp_path}", *overrides)
+    bad(done, *words)
     assert "dense" not in done.stdout
 
 

@@ -164,11 +164,9 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
     Returns:
         the outcome, its latency if that was the budget, what the method read, and the length that FLOPs are counted at.
     """
-    method = config.method.build()
     data = calibrated(config, subject)
     length = flops_length(bool(config.calibration.file), subject.task, subject.tokenizer, data.calibration)
-    asked = (config.target, config.of, config.grain, config.uniform, config.latency)
-    return *prune_within(*asked, method, subject, data, length), data, length
+    return *prune_within(config, subject, data, length), data, length
 
 
 @contextmanager

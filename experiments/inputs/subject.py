@@ -10,6 +10,7 @@ from torch import nn
 
 from experiments.config.cell import CellConfig
 from experiments.config.groups import CalibrationSettings, LatencyPoint, ModelSettings, TaskSettings
+from experiments.inputs.asked import asked_of
 from experiments.inputs.cache import cache_folder
 from experiments.inputs.calibration import average_length, draw_calibration, read_calibration
 from experiments.inputs.checkpoints import (
@@ -75,7 +76,7 @@ def subject_for(config: CellConfig) -> Subject:
         UserError: the device is not there, data or checkpoint are wrong, the model reads less than latency asks for, or it is
             to be saved in a format that it can't have, masked in groups that its modules do not have, or to keep the tokens of
             texts that are not to be had; or as `calibrated` says.
-        OutOfReach: more parameters are to go than the model's units have.
+        OutOfReach: more is to go than the model's units have, or than the method can remove.
     """
     subject = subject_unscored(config)
     if not config.target.is_sparsity and config.method.build().one_model:  # other cells have no smaller model to time
@@ -84,10 +85,11 @@ def subject_for(config: CellConfig) -> Subject:
         check_kind(subject.model, config.format, subject.tokenizer)
     if config.target.kind == "parameters":
         ParametersBudget(config.target.amount, of=config.of).limit(view_of(subject.model))
-    calibrated(config, subject)
+    calibration = calibrated(config, subject).calibration
     vocabulary_for(config, subject)
-    if config.target.is_sparsity:
-        config.method.build().check(subject.model, config.target)
+    asked = asked_of(config, flops_length(bool(config.calibration.file), subject.task, subject.tokenizer, calibration))
+    if asked is not None:
+        config.method.build().check(subject.model, asked)
     subject.dense  # noqa: B018 (computes)
     return subject
 
