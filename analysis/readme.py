@@ -68,6 +68,7 @@ STUDIES = {
     "decoders-intervals": ("decoders.csv", "perplexity_ratios"),
     "decoders-measured": ("decoders.csv", "measurements"),
     "decoders-speed": ("decoders.csv", "latency"),
+    "decoders-repeated": ("decoders_repeated.csv", "perplexity"),
     "decoders-zeros": ("decoders_zeros.csv", "perplexity"),
     "decoders-own-texts": ("decoders_own_texts.csv", "perplexity"),
     "zeros": ("zeros.csv", "accuracy"),
