@@ -127,8 +127,8 @@ def test_where_kprune_lost_nothing_there_is_no_ratio(write_cell, outputs):
 
 
 def test_other_methods_and_targets_stay_apart(cells, write_cell, outputs):
-    write_cell(method="kwon", score=60.0)
-    write_cell(method="kprune_finetuned", score=60.0)
+    write_cell(method="kwon", dense_score=80.0, score=60.0)
+    write_cell(method="kprune_finetuned", dense_score=80.0, score=60.0)
     write_cell(method="kprune_plus", dense_score=80.0, score=80.0, flops_reduction_requested=0.6)
     table = shown(outputs)
     assert set(table["Method"]) == {"K-prune+", "K-prune", "K-prune, authors' code"}
