@@ -71,6 +71,7 @@ STUDIES = {
     "decoders-repeated": ("decoders_repeated.csv", "perplexity"),
     "decoders-zeros": ("decoders_zeros.csv", "perplexity"),
     "decoders-own-texts": ("decoders_own_texts.csv", "perplexity"),
+    "decoders-own-texts-intervals": ("decoders_own_texts.csv", "perplexity_ratios"),
     "zeros": ("zeros.csv", "accuracy"),
     "zeros-measured": ("zeros.csv", "measurements"),
     "retrained-cpu": ("retrained.csv", "retrained"),
