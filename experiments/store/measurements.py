@@ -15,7 +15,7 @@ OPTION = "--output FILE"
 
 
 def make_room(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> None:
-    """As `make_folder`, and check what is in the file already, before what is long is measured; arguments as of `read`.
+    """Make the folder of a file and check the rows that the file has, before what is long is measured; arguments as of `read`.
 
     Raises:
         UserError: the folder is not writable, or there is something else at the file's place.
