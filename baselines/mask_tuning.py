@@ -134,14 +134,15 @@ def teacher_residuals(
     squares = LeastSquares.empty(columns, student.hidden_size, states[0].student.device)
     for state, counted in zip(states, tokens, strict=True):
         update = teacher.update(state.teacher, state.context)
-        residual = state.teacher + update - state.student
+        moved = teacher.moved(state.teacher, update)
+        residual = student.wanted_update(state.student, moved, update)
         if student.bias() is not None:
             residual = residual - student.bias()
         features = student.features(state.student, state.context)[counted]
         if intercept:
             features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         squares.add(features, residual[counted])
-        state.teacher = teacher.join(state.teacher, update)
+        state.teacher = teacher.norm_after(moved)
     return squares
 
 

@@ -77,7 +77,7 @@ def prune(
     model: Any,
     batches: Iterable[Mapping[str, Tensor]],
     flops_reduction: float | None = None,
-    method: str | Method = "kprune",
+    method: str | Method = "kprune_plus",
     task: str | Objective | None = None,
     speedup: float | None = None,
     speedup_at: Point | None = None,
@@ -104,7 +104,7 @@ def prune(
             choices than C has padding alone for the others, zeros in its mask.
         flops_reduction: share of FLOPs to remove, counted at the mean length of the examples; 0.8 if nothing else is asked
             for.
-        method: "kprune", "kprune_plus", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
+        method: "kprune_plus", "kprune", another method's name, or a Method such as KPrunePlus(refit_epochs=0).
         task: "classification", "multi_label", "regression", "multiple_choice", "token_classification", "span", "causal_lm",
             "masked_lm" or "embedding" (of a bare model the normalised mean of its tokens, of a SentenceTransformer what it makes
             of them), if the model's head does not tell, or an Objective of your own, such as Embedding(pooling="first").

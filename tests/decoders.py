@@ -21,6 +21,8 @@ CONFIGS = {
     "smollm3": GROUPED,
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
     "gpt2": {"n_inner": 48},
+    "gemma2": GROUPED | {"head_dim": 8, "sliding_window": 12},
+    "granite": GROUPED | {"residual_multiplier": 0.3},
 }
 
 

@@ -1,8 +1,8 @@
-"""Every family: settings of a tiny model of it, and a tiny random classifier."""
+"""Every family: settings of a tiny model of it, and a tiny random model."""
 
 import torch
 from tiny import SHAPE
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {"num_key_value_heads": 2}
@@ -68,6 +68,9 @@ def family_settings(layers: int) -> dict:
         "qwen3": GROUPED | {"head_dim": 16},
         "smollm3": GROUPED,
         "gemma": GROUPED | {"head_dim": 16},
+        "gemma2": GROUPED | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+        "gemma3_text": GROUPED | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+        "granite": GROUPED | {"residual_multiplier": 0.3, "attention_multiplier": 0.4, "embedding_multiplier": 6.0},
         "ministral": GROUPED | {"head_dim": 8, "sliding_window": 5},
         "ministral3": GROUPED | {"head_dim": 8},
         "olmo": GROUPED | {"clip_qkv": 4.0},
@@ -75,22 +78,27 @@ def family_settings(layers: int) -> dict:
         "hunyuan_v1_dense": GROUPED | {"head_dim": 16},
         "arcee": GROUPED,
         "glm": GROUPED | {"head_dim": 16},
+        "glm4": GROUPED | {"head_dim": 16},
         "starcoder2": GROUPED,
     }
 
 
-CLASSIFIERS = family_settings(layers=3)
-CLASSIFIERS["opt, norm last"] = CLASSIFIERS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
+LANGUAGE_ALONE = ("granite",)
+"""Families of which transformers has no classifier."""
+MODELS = family_settings(layers=3)
+MODELS["opt, norm last"] = MODELS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
+CLASSIFIERS = [case for case in MODELS if case not in LANGUAGE_ALONE]
 
 
-def tiny_classifier(case: str, dtype: torch.dtype = torch.float64, attention: str | None = None):
-    """A model of three layers and three classes, of a family of `CLASSIFIERS`."""
+def tiny_of(case: str, dtype: torch.dtype = torch.float64, attention: str | None = None):
+    """A model of three layers, of a case of `MODELS`: a classifier of three classes if there is one, else a language model."""
     torch.manual_seed(0)
-    settings = SHAPE | TOKENS | {"num_labels": 3} | CLASSIFIERS[case]
+    settings = SHAPE | TOKENS | {"num_labels": 3} | MODELS[case]
     if case == "distilbert":
         settings.pop("intermediate_size")
     config = AutoConfig.for_model(case.partition(",")[0], **settings)
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    kind = AutoModelForCausalLM if case in LANGUAGE_ALONE else AutoModelForSequenceClassification
+    model = kind.from_config(config, attn_implementation=attention)
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms and biases at their initial values hide what they do
             parameter.data.add_(0.3 * torch.randn_like(parameter))

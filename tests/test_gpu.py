@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from choices import choices_batch, tiny_chooser
-from families import tiny_classifier
+from families import tiny_of
 from language import tiny_llama
 from retrained import RETRAINED, kill_before
 from tiny import tiny_batch, tiny_calibration, tiny_labelled, tiny_model
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.gpu
 CASES = {
     "bert": tiny_model,
     "llama": lambda: tiny_llama(vocab_size=99).double(),
-    "deberta-v2": lambda: tiny_classifier("deberta-v2").double(),
+    "deberta-v2": lambda: tiny_of("deberta-v2").double(),
 }
 UNSTABLE = ("kprune_official", "kprune_official_two_lambdas")
 """Float32 normal equations without a ridge, on fewer tokens than neurons: two runs on one CPU differ."""

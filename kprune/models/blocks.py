@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kprune.models.families import Kind, Placement, Rows, Site
+from kprune.models.families import Family, Kind, Rows, Site
 from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
 
@@ -31,19 +31,21 @@ class Exit(nn.Module):
 class Block:
     """One attention or feed-forward network with its norm and residual connection.
 
-    With x the residual stream: features f = core(norm_before(x)), update u = W_out f, output join(x, u) = norm_after(x + u).
-    One of `norm_before` and `norm_after` applies the norm, by `placement`; the other changes nothing. All properties read the live
-    modules, so they follow surgery.
+    With x the residual stream: features f = core(norm_before(x)), update u = W_out f, output norm_after(moved(x, u)), where
+    moved(x, u) is x + u in most families. One of `norm_before` and `norm_after` applies the norm, by `placement`; the other changes
+    nothing. All properties read the live modules, so they follow surgery.
 
     Attributes:
         site: what the family says of this kind of block.
         layer: index of the layer, from 0 at the bottom.
         placement: whether the norm comes "before" the sublayer or "after" its residual sum.
+        scale: what the update is multiplied by before it is added to the stream.
         width: columns of the output projection that one unit owns.
     """
 
-    def __init__(self, module: nn.Module, layer: int, site: Site, placement: Placement, config: Any):
-        self.module, self.layer, self.site, self.placement = module, layer, site, placement
+    def __init__(self, module: nn.Module, layer: int, site: Site, family: Family, config: Any):
+        self.module, self.layer, self.site = module, layer, site
+        self.placement, self.scale = family.placement(config), family.scale(config)
         self.width = site.width(config)
         self._hidden_size = config.hidden_size
 
@@ -76,6 +78,16 @@ class Block:
     def norm(self) -> nn.Module:
         """Return the norm, which `norm_before` or `norm_after` applies, by `placement`."""
         return self.module.get_submodule(self.site.norm)
+
+    @property
+    def output_norm(self) -> nn.Module | None:
+        """Return the norm of the update before it is added to the residual stream; None if there is none."""
+        return self.module.get_submodule(self.site.output_norm) if self.site.output_norm else None
+
+    @property
+    def adds_update(self) -> bool:
+        """Tell whether the update itself is added to the residual stream, not its norm or a multiple."""
+        return self.output_norm is None and self.scale == 1
 
     @property
     def columns(self) -> int:
@@ -134,16 +146,34 @@ class Block:
         return hidden
 
     def update(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
-        """Return Sub(x), what the block adds to the residual stream: [B, T, d], or what broadcasts to it without units."""
+        """Return Sub(x), the output projection's output: [B, T, d], or what broadcasts to it without units."""
         return self.output(self.features(x, context) if self.units else x)
 
+    def moved(self, x: Tensor, update: Tensor) -> Tensor:
+        """Return the residual stream x with the block's update added to it, before a norm that comes last: [B, T, d]."""
+        norm = self.output_norm
+        added = update if norm is None else norm(update)
+        return x + (added if self.scale == 1 else added * self.scale)
+
+    def wanted_update(self, x: Tensor, moved: Tensor, update: Tensor) -> Tensor:
+        """Return the update that moves the stream x to where a teacher's update moved the teacher's, [B, T, d].
+
+        If the update is normed before it is added, no update may do so: then it is the teacher's own.
+
+        Args:
+            x: of the student. moved: X_T + Sub_T(X_T) of the teacher. update: Sub_T(X_T).
+        """
+        if self.output_norm is not None:
+            return update.expand_as(x)
+        return moved - x if self.scale == 1 else (moved - x) / self.scale
+
     def norm_after(self, total: Tensor) -> Tensor:
-        """Return the block's output for the sum x + Sub(x): norm(sum) if the norm comes last, else the sum."""
+        """Return the block's output for the stream that its update has been added to: its norm if the norm comes last, else itself."""
         return self.norm(total) if self.placement == "after" else total
 
     def join(self, x: Tensor, update: Tensor) -> Tensor:
-        """Return the block's output for its input x and its update u, `norm_after` of their sum: [B, T, d]."""
-        return self.norm_after(x + update)
+        """Return the block's output for its input x and its update: [B, T, d]."""
+        return self.norm_after(self.moved(x, update))
 
     def run(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
         """Return the whole block's output without dropout: [B, T, d] to [B, T, d]."""

@@ -39,6 +39,8 @@ class Site:
         inputs: modules that own rows of the units.
         output: path of the output projection (W_out in the paper), whose columns belong to the units.
         norm: path of the norm.
+        output_norm: path of a second norm, of the output projection's output before it is added to the residual stream (Gemma
+            2); None if there is none.
         core: paths of the modules that turn what the inputs read into the units' features, in the order of their calls. If
             the output projection lies inside one of them, what follows it there is left out.
         width: gives the columns of the output projection that one unit owns, from the model's config.
@@ -59,6 +61,7 @@ class Site:
     attributes: Mapping[str, Amount] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     per_head: str | None = None
+    output_norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Family:
         layers: path of the list of layers, below the base model.
         sites: the sublayers of a layer, bottom to top.
         norm_first: whether a sublayer's norm comes before it; or the name of the config's flag that says so.
+        multiplier: name of the config's setting that what a sublayer adds to the residual stream is multiplied by (Granite); None
+            if there is none.
         reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
         returns_pair: whether a layer returns a tuple that begins with its output, not the output alone.
         positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
@@ -86,6 +91,7 @@ class Family:
     layers: str
     sites: tuple[Site, ...]
     norm_first: bool | str = False
+    multiplier: str | None = None
     reads_last_token: bool = False
     returns_pair: bool = False
     positions_after_padding: bool = False
@@ -99,6 +105,10 @@ class Family:
         """Return where the norms of a model with this config are."""
         first = getattr(config, self.norm_first) if isinstance(self.norm_first, str) else self.norm_first
         return "before" if first else "after"
+
+    def scale(self, config: Any) -> float:
+        """Return what the layers of a model with this config multiply by before they add to the residual stream."""
+        return float(getattr(config, self.multiplier)) if self.multiplier else 1.0
 
 
 def head_size(config: Any) -> int:
@@ -334,6 +344,7 @@ LLAMA = Family(
     reads_last_token=True,
 )
 EUROBERT = Family(LLAMA.layers, LLAMA.sites, norm_first=True)
+GRANITE = replace(LLAMA, multiplier="residual_multiplier")
 
 
 def llama_with_ffn(first: str, output: str, parts: int = 1) -> Family:
@@ -342,8 +353,24 @@ def llama_with_ffn(first: str, output: str, parts: int = 1) -> Family:
     return replace(LLAMA, sites=(LLAMA.sites[0], network))
 
 
+def with_output_norms(family: Family, attention_norm: str, ffn_norm: str, before_ffn: str) -> Family:
+    """Return a family whose sublayers have a second norm behind them each, and their feed-forward network's first one elsewhere."""
+    attention, network = family.sites
+    return replace(
+        family,
+        sites=(
+            replace(attention, output_norm=attention_norm),
+            replace(network, norm=before_ffn, output_norm=ffn_norm),
+        ),
+    )
+
+
 ARCEE = llama_with_ffn("mlp.up_proj", "mlp.down_proj")
 GLM = llama_with_ffn("mlp.gate_up_proj", "mlp.down_proj", parts=2)
+GLM4 = with_output_norms(GLM, "post_self_attn_layernorm", "post_mlp_layernorm", before_ffn="post_attention_layernorm")
+GEMMA2 = with_output_norms(
+    LLAMA, "post_attention_layernorm", "post_feedforward_layernorm", before_ffn="pre_feedforward_layernorm"
+)
 STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
 MODERNBERT_DECODER = replace(
     MODERNBERT,
@@ -398,11 +425,15 @@ FAMILIES: dict[str, Family] = {
     "qwen3": LLAMA,
     "smollm3": LLAMA,
     "gemma": LLAMA,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA2,
+    "granite": GRANITE,
     "olmo": LLAMA,
     "seed_oss": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "arcee": ARCEE,
     "glm": GLM,
+    "glm4": GLM4,
     "starcoder2": STARCODER2,
 }
 """Families by `config.model_type`."""

@@ -98,9 +98,8 @@ class ModelView:
         self.model, self.family = model, family
         self._device = device
         config = model.config
-        placement = family.placement(config)
         self.blocks = [
-            Block(layer, index, site, placement, config)
+            Block(layer, index, site, family, config)
             for index, layer in enumerate(self.layers)
             for site in family.sites
         ]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import CLASSIFIERS, tiny_classifier
+from families import CLASSIFIERS, tiny_of
 from retrained import RETRAINED
 from tiny import tiny_batch, tiny_calibration
 
@@ -28,7 +28,7 @@ def labelled():
 @pytest.mark.parametrize("shape", [Shape(0.5, 1.0), Shape(0.5, 0.67)])
 @torch.no_grad()
 def test_parts_of_the_shared_weights_are_the_extracted_model(case, shape):
-    model, batch = tiny_classifier(case), tiny_batch()
+    model, batch = tiny_of(case), tiny_batch()
     expected = extract(model, shape)(**batch).logits
     torch.testing.assert_close(Subnetwork(model, shape)(**batch).logits, expected, rtol=0, atol=1e-12)
     assert (expected - model(**batch).logits).abs().max() > 1e-3
@@ -37,7 +37,7 @@ def test_parts_of_the_shared_weights_are_the_extracted_model(case, shape):
 @pytest.mark.parametrize("case", CLASSIFIERS)
 @torch.no_grad()
 def test_rewiring_leaves_the_function_as_it_was(case):
-    model, batch = tiny_classifier(case), tiny_batch()
+    model, batch = tiny_of(case), tiny_batch()
     rewired, order = rewire(model, objective_of(model), labelled())
     torch.testing.assert_close(rewired(**batch).logits, model(**batch).logits, rtol=0, atol=1e-10)
     assert any(units != sorted(units) for units in order)
@@ -46,7 +46,7 @@ def test_rewiring_leaves_the_function_as_it_was(case):
 @pytest.mark.parametrize("case", OTHERS)
 def test_importance_of_a_neuron_by_finite_differences(case):
     """Of the last layer's neuron 5: its columns of the output projection scaled, and its rows of each input module."""
-    model, (batch, _) = tiny_classifier(case), labelled()
+    model, (batch, _) = tiny_of(case), labelled()
     objective, labels, eps = objective_of(model), batch.pop("labels"), 1e-3
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ def test_importance_of_a_neuron_by_finite_differences(case):
 @pytest.mark.parametrize("case", OTHERS)
 @torch.no_grad()
 def test_open_gates_leave_the_function_as_it_was(case):
-    model, batch = tiny_classifier(case), tiny_batch()
+    model, batch = tiny_of(case), tiny_batch()
     expected, gated = model(**batch).logits, GatedModel(model, 8.0).eval()
     gated.threshold.fill_(-1e9)
     torch.testing.assert_close(gated(**batch).logits, expected, rtol=0, atol=1e-12)
@@ -88,7 +88,7 @@ def test_open_gates_leave_the_function_as_it_was(case):
 @torch.no_grad()
 def test_gates_of_a_decoder_read_more_than_its_first_token():
     """Which is the same in all examples here, and sees nothing of the others."""
-    gated, batch = GatedModel(tiny_classifier("llama"), 8.0).eval(), tiny_batch()
+    gated, batch = GatedModel(tiny_of("llama"), 8.0).eval(), tiny_batch()
     for predictor in gated.predictors:
         torch.nn.init.normal_(predictor.up.weight, std=10)
     batch["input_ids"][:, 0] = 7
@@ -100,7 +100,7 @@ def test_gates_of_a_decoder_read_more_than_its_first_token():
 @pytest.mark.parametrize("case", OTHERS)
 @pytest.mark.parametrize("name", ["dynabert_d", "ebert", "cofi"])
 def test_training(name, case, data_for):
-    model = tiny_classifier(case, torch.float32)
+    model = tiny_of(case, torch.float32)
     method, budget = RETRAINED[name], FlopsBudget(0.5, 8.0)
     method.check(model, budget)
     outcome = method.prune(Job(model, objective_of(model), data_for(), budget))

@@ -73,11 +73,19 @@ VARIANTS = {
     "arcee": ({"hidden_act": "gelu"}, BIASED),
     "glm": ({"attention_bias": True}, {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0}}),
     "starcoder2": ({"sliding_window": 4}, {"use_bias": False}),
+    "gemma2": (
+        {"layer_types": ["full_attention"] * 2},
+        {"attention_bias": True},
+        {"use_bidirectional_attention": True},
+    ),
+    "gemma3_text": ({"layer_types": ["full_attention"] * 2}, {"attention_bias": True}),
+    "granite": ({"logits_scaling": 8.0}, {"attention_bias": True}, BIASED),
+    "glm4": ({"attention_bias": True},),
     "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
 
 
-EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer")
+EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2")
 
 
 DECODERS = tuple(family for family in FAMILIES if family not in ENCODERS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from api import IDS, Headless, Recorder, padded_batches
 from decoders import tiny_decoder
-from families import tiny_classifier
+from families import tiny_of
 from tiny import SHAPE, tiny_model
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
@@ -241,7 +241,7 @@ ANOTHER_FUNCTION = {
 @pytest.mark.parametrize("case", ANOTHER_FUNCTION)
 def test_a_setting_that_the_config_does_not_have_is_told_before_anything_is_done(case):
     family, change, message = ANOTHER_FUNCTION[case]
-    model, recorder = tiny_classifier(family, torch.float32), Recorder()
+    model, recorder = tiny_of(family, torch.float32), Recorder()
     kprune.prune(model, [{"input_ids": IDS}], 0.5, method="kprune_fast")
     change(model)
     with pytest.raises(UserError, match=message) as error:

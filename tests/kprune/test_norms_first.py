@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from decoders import tiny_decoder
 from language import texts, tiny_llama
 from tiny import tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -9,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import kprune
 from kprune.budgets import FlopsBudget, ParametersBudget
 from kprune.errors import UserError
+from kprune.methods.kprune import KPrune
 from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.allocation import prunable_kinds
 from kprune.methods.kprune_plus.fisher import OutputFisher
@@ -26,9 +28,10 @@ def tiny_gpt2():
     return GPT2LMHeadModel(config).eval()
 
 
-def drifted(index: int):
-    """A block of a Llama, its original, and a state at its input whose student is off the teacher."""
-    teacher, student = (view_of(frozen_copy(tiny_llama().double())) for _ in range(2))
+def drifted(index: int, model=None):
+    """A block of a model, a Llama by default, its original, and a state at its input whose student is off the teacher."""
+    model = model or tiny_llama().double()
+    teacher, student = (view_of(frozen_copy(model)) for _ in range(2))
     (state,) = calibration_states(teacher, [texts()])
     with torch.no_grad():
         for block in teacher.blocks[:index]:
@@ -51,6 +54,47 @@ def test_what_a_block_is_asked_for(index, repair):
     torch.testing.assert_close(state.update_target(), expected)
     # A teacher that nothing is made up for is not run.
     torch.testing.assert_close(state.teacher, total if repair else before)
+
+
+@pytest.mark.parametrize("index", [2, 3])
+@pytest.mark.parametrize("repair", [0.3, 1.0])
+@torch.no_grad()
+def test_what_a_block_is_asked_for_whose_update_is_multiplied(repair, index):
+    """To repair all of it leads to the teacher's stream."""
+    block, original, state = drifted(index, tiny_decoder("granite"))
+    before, multiplier = state.teacher, block.module.residual_multiplier
+    own = original.update(state.student, state.context)
+    moved = before + multiplier * original.update(before, state.context)
+    KPrunePlus(repair=repair, map_input=False).set_target(block, original, state)
+    torch.testing.assert_close(state.teacher, moved)
+    ours = state.student + multiplier * state.update_target()
+    torch.testing.assert_close(ours - moved, (1 - repair) * (state.student + multiplier * own - moved))
+
+
+@pytest.mark.parametrize("index", [2, 3])
+@pytest.mark.parametrize("repair", [0.3, 1.0])
+@torch.no_grad()
+def test_what_a_block_is_asked_for_whose_update_is_normed(repair, index):
+    """Its norm can't repair the stream, so a share of the teacher's own update is asked for."""
+    block, original, state = drifted(index, tiny_decoder("gemma2"))
+    norm = getattr(block.module, ("post_attention_layernorm", "post_feedforward_layernorm")[index % 2])
+    before = state.teacher
+    own, update = (original.update(x, state.context) for x in (state.student, before))
+    KPrunePlus(repair=repair, map_input=False).set_target(block, original, state)
+    torch.testing.assert_close(state.teacher, before + norm(update))
+    torch.testing.assert_close(state.update_target(), own + repair * (update - own))
+
+
+@pytest.mark.parametrize("family", ["llama", "granite", "gemma2"])
+@torch.no_grad()
+def test_kprune_tunes_towards_the_same_update(family):
+    """A block that keeps all units on the teacher's own stream keeps its function, whatever its weights were."""
+    block, original, state = drifted(3, tiny_decoder(family))
+    state.student = before = state.teacher
+    output_weight(block).zero_()
+    KPrune(ridge=0.0).tune(block, original, [state])
+    torch.testing.assert_close(state.student, original.run(before, state.context), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(state.teacher, original.run(before, state.context))
 
 
 @pytest.mark.parametrize("index", [2, 3])

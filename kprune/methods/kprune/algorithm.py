@@ -227,6 +227,9 @@ class KPrune(Method):
     def tune(self, student: Block, teacher: Block, states: list[CalibrationState]) -> float | None:
         """Fit the student's output projection to the teacher's running state X_T + Sub_T(X_T), and move both states up.
 
+        If a norm lies between the projection and the stream, which the paper has no rule for, it is fitted to Sub_T(X_T)
+        (`Block.wanted_update`).
+
         Returns:
             the relative ridge used; None if there was nothing to fit, or solve is "float32", which has none.
         """
@@ -235,13 +238,14 @@ class KPrune(Method):
             squares = LeastSquares.empty(student.columns, student.hidden_size, states[0].student.device)
         for state in states:
             update = teacher.update(state.teacher, state.context)
+            moved = teacher.moved(state.teacher, update)
             if squares:
-                residual = state.teacher + update - state.student
+                residual = student.wanted_update(state.student, moved, update)
                 bias = student.bias()
                 if bias is not None:
                     residual = residual - bias
                 squares.add(student.features(state.student, state.context)[state.real], residual[state.real])
-            state.teacher = teacher.join(state.teacher, update)
+            state.teacher = teacher.norm_after(moved)
         ridge = None
         if squares:
             if self.solve == "float32":

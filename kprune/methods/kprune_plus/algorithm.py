@@ -164,13 +164,16 @@ class KPrunePlus(FirstPass):
 
     def set_target(self, block: Block, original: Block, state: CalibrationState) -> None:
         """Set the target of a block's update on a batch, and move the teacher up to X_T + Sub_T(X_T), before a norm that comes last."""
+        repair, student = decided(self.repair), state.student
         if self.follows_teacher:
-            state.teacher = state.teacher + original.update(state.teacher, state.context)
-        repair = decided(self.repair)
-        if repair < 1:
-            student = state.student
-            own = block.update(student, state.context)
-            state.target = own + repair * (state.teacher - student - own) if repair else own
+            update = original.update(state.teacher, state.context)
+            state.teacher = moved = original.moved(state.teacher, update)
+        if repair == 1:
+            # Not kept if `CalibrationState.update_target` computes it.
+            state.target = None if block.adds_update else block.wanted_update(student, moved, update)
+            return
+        own = block.update(student, state.context)
+        state.target = own + repair * (block.wanted_update(student, moved, update) - own) if repair else own
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
         """Return the least squares of the target on the student's features.
