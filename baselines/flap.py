@@ -177,7 +177,7 @@ def stock_with_biases(model: Model) -> ModelView:
     without = [block.site.output for block in view.blocks if block.bias() is None]
     if without:
         raise UserError(
-            f"method flap puts what it removes into output biases, and a {config.model_type} can't have one at {without[0]}: use "
+            f"method flap puts what it removes into output biases, and the family {config.model_type} can't have one at {without[0]}: use "
             "wanda_sp or kprune_plus"
         )
     return view

@@ -78,6 +78,10 @@ def family_settings(layers: int) -> dict:
         "hunyuan_v1_dense": GROUPED | {"head_dim": 16},
         "arcee": GROUPED,
         "glm": GROUPED | {"head_dim": 16},
+        "exaone4": GROUPED | {"head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
+        "olmo2": GROUPED,
+        "olmo3": {"sliding_window": 8},
+        "phi3": GROUPED | {"partial_rotary_factor": 0.5},
         "glm4": GROUPED | {"head_dim": 16},
         "starcoder2": GROUPED,
     }

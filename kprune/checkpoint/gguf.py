@@ -193,7 +193,7 @@ def rotary_factors(view: ModelView) -> Tensor:
 def block_tensors(block: Block, config: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield the names and weights of one block; zeros if it has no units."""
     prefix, site, head = f"blk.{block.layer}", block.site, head_size(config)
-    norm = cast(Tensor, block.norm.weight)
+    norm = cast(Tensor, cast(Any, block.norm).weight)
     yield f"{prefix}.{NORMS[site.name]}.weight", norm
     output = f"{prefix}.{OUTPUTS[site.name]}"
     bias = block.bias()

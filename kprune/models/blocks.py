@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kprune.models.families import Family, Kind, Rows, Site
+from kprune.models.families import Family, Kind, Rows, Site, head_size
 from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
 
@@ -47,7 +47,7 @@ class Block:
         self.module, self.layer, self.site = module, layer, site
         self.placement, self.scale = family.placement(config), family.scale(config)
         self.width = site.width(config)
-        self._hidden_size = config.hidden_size
+        self._hidden_size, self._head_size = config.hidden_size, head_size(config)
 
     @property
     def name(self) -> str:
@@ -75,9 +75,9 @@ class Block:
         return [*self.inputs, self.output] if self.units else []
 
     @property
-    def norm(self) -> nn.Module:
-        """Return the norm, which `norm_before` or `norm_after` applies, by `placement`."""
-        return self.module.get_submodule(self.site.norm)
+    def norm(self) -> nn.Module | None:
+        """Return the norm, which `norm_before` or `norm_after` applies, by `placement`; None if there is none."""
+        return self.module.get_submodule(self.site.norm) if self.site.norm else None
 
     @property
     def output_norm(self) -> nn.Module | None:
@@ -116,8 +116,8 @@ class Block:
 
     @property
     def grouped(self) -> bool:
-        """Tell whether a unit holds several query heads with the key/value head that they share."""
-        return self.units > 0 and len({self.rows_per_unit(rows) for rows in self.site.inputs}) > 1
+        """Tell whether a unit holds several query heads."""
+        return self.units > 0 and self.width > self._head_size
 
     def rows_per_unit(self, rows: Rows) -> int:
         """Return the rows of an input module that belong to one unit, all parts together."""
@@ -129,7 +129,7 @@ class Block:
 
     def norm_before(self, x: Tensor) -> Tensor:
         """Return the input of the input weights: norm(x) if the norm comes first, else x."""
-        return self.norm(x) if self.placement == "before" else x
+        return x if self.norm is None or self.placement == "after" else self.norm(x)
 
     def features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
         """Return f(x), the input of the output projection: [B, T, units * width]."""
@@ -158,7 +158,7 @@ class Block:
     def wanted_update(self, x: Tensor, moved: Tensor, update: Tensor) -> Tensor:
         """Return the update that moves the stream x to where a teacher's update moved the teacher's, [B, T, d].
 
-        If the update is normed before it is added, no update may do so: then it is the teacher's own.
+        If updates are normed before they are added, there may be none. Then the teacher's own update is returned.
 
         Args:
             x: of the student. moved: X_T + Sub_T(X_T) of the teacher. update: Sub_T(X_T).
@@ -169,7 +169,7 @@ class Block:
 
     def norm_after(self, total: Tensor) -> Tensor:
         """Return the block's output for the stream that its update has been added to: its norm if the norm comes last, else itself."""
-        return self.norm(total) if self.placement == "after" else total
+        return total if self.norm is None or self.placement == "before" else self.norm(total)
 
     def join(self, x: Tensor, update: Tensor) -> Tensor:
         """Return the block's output for its input x and its update: [B, T, d]."""

@@ -38,7 +38,7 @@ class Site:
         kind: what its units are.
         inputs: modules that own rows of the units.
         output: path of the output projection (W_out in the paper), whose columns belong to the units.
-        norm: path of the norm.
+        norm: path of the norm; None if only what the sublayer adds is normed (OLMo 2).
         output_norm: path of a second norm, of the output projection's output before it is added to the residual stream (Gemma
             2); None if there is none.
         core: paths of the modules that turn what the inputs read into the units' features, in the order of their calls. If
@@ -55,7 +55,7 @@ class Site:
     kind: Kind
     inputs: tuple[Rows, ...]
     output: str
-    norm: str
+    norm: str | None
     core: tuple[str, ...]
     width: Callable[[Any], int]
     attributes: Mapping[str, Amount] = field(default_factory=dict)
@@ -121,13 +121,23 @@ def group_size(config: Any) -> int:
     return head_size(config) * (config.num_attention_heads // config.num_key_value_heads)
 
 
+def all_heads(config: Any) -> int:
+    """Return the columns of all query heads together."""
+    return head_size(config) * config.num_attention_heads
+
+
 def one(config: Any) -> int:
     """Return 1, the columns of a neuron."""
     return 1
 
 
 def attention(
-    paths: tuple[str, ...], output: str, norm: str, core: str, width: Callable[[Any], int] = head_size, **more: Any
+    paths: tuple[str, ...],
+    output: str,
+    norm: str | None,
+    core: str,
+    width: Callable[[Any], int] = head_size,
+    **more: Any,
 ) -> Site:
     """Describe an attention with separate projections."""
     return Site("attention", "heads", tuple(map(Rows, paths)), output, norm, (core,), width, **more)
@@ -136,7 +146,7 @@ def attention(
 def ffn(
     first: tuple[str, ...],
     output: str,
-    norm: str,
+    norm: str | None,
     core: tuple[str, ...],
     parts: int = 1,
     setting: str = "intermediate_size",
@@ -353,24 +363,38 @@ def llama_with_ffn(first: str, output: str, parts: int = 1) -> Family:
     return replace(LLAMA, sites=(LLAMA.sites[0], network))
 
 
-def with_output_norms(family: Family, attention_norm: str, ffn_norm: str, before_ffn: str) -> Family:
-    """Return a family whose sublayers have a second norm behind them each, and their feed-forward network's first one elsewhere."""
+def with_output_norms(family: Family, before: tuple[str | None, str | None], behind: tuple[str, str]) -> Family:
+    """Return a family with norms before and behind its attention and its feed-forward network."""
+    norms = zip(family.sites, before, behind, strict=True)
+    return replace(family, sites=tuple(replace(site, norm=norm, output_norm=last) for site, norm, last in norms))
+
+
+def whole_attention(family: Family, *inputs: Rows) -> Family:
+    """Return a family whose attention is one unit, since its heads can't be told apart; with other input modules if they are given."""
     attention, network = family.sites
-    return replace(
-        family,
-        sites=(
-            replace(attention, output_norm=attention_norm),
-            replace(network, norm=before_ffn, output_norm=ffn_norm),
-        ),
-    )
+    attention = replace(attention, inputs=inputs or attention.inputs, width=all_heads, settings=())
+    return replace(family, sites=(attention, network))
 
 
 ARCEE = llama_with_ffn("mlp.up_proj", "mlp.down_proj")
 GLM = llama_with_ffn("mlp.gate_up_proj", "mlp.down_proj", parts=2)
-GLM4 = with_output_norms(GLM, "post_self_attn_layernorm", "post_mlp_layernorm", before_ffn="post_attention_layernorm")
-GEMMA2 = with_output_norms(
-    LLAMA, "post_attention_layernorm", "post_feedforward_layernorm", before_ffn="pre_feedforward_layernorm"
+GLM4 = with_output_norms(
+    GLM,
+    before=("input_layernorm", "post_attention_layernorm"),
+    behind=("post_self_attn_layernorm", "post_mlp_layernorm"),
 )
+GEMMA2 = with_output_norms(
+    LLAMA,
+    before=("input_layernorm", "pre_feedforward_layernorm"),
+    behind=("post_attention_layernorm", "post_feedforward_layernorm"),
+)
+EXAONE4 = with_output_norms(
+    LLAMA, before=(None, None), behind=("post_attention_layernorm", "post_feedforward_layernorm")
+)
+# One norm is taken over the queries of all heads together, and one over the keys.
+OLMO2 = whole_attention(EXAONE4)
+# A layer splits the rows of its fused module by the number of heads in the config, which is the same for all layers.
+PHI3 = whole_attention(GLM, Rows("self_attn.qkv_proj"))
 STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
 MODERNBERT_DECODER = replace(
     MODERNBERT,
@@ -434,6 +458,10 @@ FAMILIES: dict[str, Family] = {
     "arcee": ARCEE,
     "glm": GLM,
     "glm4": GLM4,
+    "exaone4": EXAONE4,
+    "olmo2": OLMO2,
+    "olmo3": OLMO2,
+    "phi3": PHI3,
     "starcoder2": STARCODER2,
 }
 """Families by `config.model_type`."""

@@ -100,7 +100,7 @@ def empty(block: Block) -> None:
     for path in site.core:
         output = site.output.removeprefix(f"{path}.") if path == inside else None
         layer = getattr(module.get_submodule(path), "layer_idx", None)
-        norm = site.norm.removeprefix(f"{path}.") if site.norm.startswith(f"{path}.") else None
+        norm = site.norm.removeprefix(f"{path}.") if site.norm and site.norm.startswith(f"{path}.") else None
         kept = None if norm is None else block.norm
         module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer, norm, kept))
     if inside is None:

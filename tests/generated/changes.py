@@ -90,7 +90,9 @@ def non_contiguous(model: Any) -> None:
 def tie_own(model: Any) -> None:
     first, second = view_of(model).blocks[-2:]
     if first.bias() is None:
-        second.norm.weight = first.norm.weight
+        # Those of OLMo 2 have no norm in front of them.
+        names = "norm" if first.norm else "output_norm"
+        getattr(second, names).weight = getattr(first, names).weight
     else:
         second.output.bias = first.output.bias
 

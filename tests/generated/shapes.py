@@ -81,6 +81,10 @@ VARIANTS = {
     "gemma3_text": ({"layer_types": ["full_attention"] * 2}, {"attention_bias": True}),
     "granite": ({"logits_scaling": 8.0}, {"attention_bias": True}, BIASED),
     "glm4": ({"attention_bias": True},),
+    "exaone4": ({"sliding_window": None, "layer_types": ["full_attention"] * 2},),
+    "olmo2": ({"num_key_value_heads": 4}, {"attention_bias": True}),
+    "olmo3": ({"num_key_value_heads": 2}, {"layer_types": ["full_attention"] * 2}),
+    "phi3": ({"num_key_value_heads": 4}, {"sliding_window": 4}, {"partial_rotary_factor": 1.0}),
     "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
 
