@@ -77,6 +77,7 @@ def family_settings(layers: int) -> dict:
         "seed_oss": GROUPED | {"head_dim": 16},
         "hunyuan_v1_dense": GROUPED | {"head_dim": 16},
         "arcee": GROUPED,
+        "nemotron": GROUPED | {"head_dim": 16},
         "glm": GROUPED | {"head_dim": 16},
         "exaone4": GROUPED | {"head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
         "olmo2": GROUPED,

@@ -456,6 +456,7 @@ FAMILIES: dict[str, Family] = {
     "seed_oss": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "arcee": ARCEE,
+    "nemotron": ARCEE,
     "glm": GLM,
     "glm4": GLM4,
     "exaone4": EXAONE4,
