@@ -137,7 +137,7 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(RUN) -m task=mrpc,stsb,sst2 method=kprune_plus_fast vocabulary=null,calibration,training $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
 	$(DECODERS) $(THREE_SHARES) --methods magnitude,random,shortgpt
-	$(DECODERS) $(THREE_SHARES) --methods flap,kprune_plus,kprune_plus_fast,llm_pruner,oscar,wanda_sp precision=reduced
+	$(DECODERS) $(THREE_SHARES) --methods flap,kprune_fisher,kprune_plus,kprune_plus_fast,llm_pruner,oscar,wanda_sp precision=reduced
 	$(DECODERS) --reductions 0.2 --methods kprune_fast precision=reduced
 	$(DECODERS) --reductions 0.2 --methods kprune_plus_search precision=reduced method.rounds=3 method.generations=6 method.offspring=10
 	$(DECODERS) --reductions 0.3 --methods oscar,wanda_sp precision=reduced 'method.kinds=[neurons]'

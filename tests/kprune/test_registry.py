@@ -37,6 +37,10 @@ def test_the_floors_are_the_methods_that_read_no_text(name):
 
 def test_a_preset_differs_from_its_class_by_its_settings_alone():
     assert build("kprune_plus_fast", {}) == KPrunePlus(refit_epochs=0, name="kprune_plus_fast")
+    fisher = build("kprune_fisher", {})
+    assert fisher.knowledge == KnowledgeSettings(predictive="fisher") and fisher.lambdas == (0.001,)
+    fast = build("kprune_fast", {})
+    assert (fisher.measure_every, fisher.measure_examples) == (fast.measure_every, fast.measure_examples) == (2, 8)
     official = build("kprune_official", {})
     assert official.lambdas == (2.5e-4,) and official.measure_every == KPrune().measure_every
     # A group of settings keeps what its mapping does not name.
