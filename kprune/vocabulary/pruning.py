@@ -22,7 +22,7 @@ def prune_vocabulary(model: Any, texts: Iterable[Text], tokenizer: Any = None) -
 
     A text of kept tokens has the same tokens as before, under new numbers, and the model's answer to it is the same to the last
     bit; a language model's logits are those of the kept tokens. Any other text is spelled by more tokens than before.
-    That holds if each character in the tokenizer's tokens is a token, too, as in any that was trained.
+    All of this holds if each character in the tokenizer's tokens is a token, too, as in any trained tokenizer.
 
     Args:
         model: of transformers, with any head or none, a SentenceTransformer or CrossEncoder, or what `kprune.prune` gave back.
