@@ -51,7 +51,7 @@ def same_share(
     limit = budget.limit(view) - sum(costs[block.name].of(block.units, block.units) for block in stay)
     if limit < 0:
         raise OutOfReach(
-            "what stays whole costs more than the budget leaves: ask for less, or spare fewer layers or kinds"
+            "the blocks that stay whole cost more than the budget leaves: ask for less, or spare fewer layers or kinds"
         )
     masks = greedy([shares[index] for index in free], [costs[view.blocks[index].name] for index in free], limit)
     for index, mask in zip(free, masks, strict=True):

@@ -205,7 +205,7 @@ def _check_request(
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} ask for different things: give one of them")
     if of != "layers" and params_reduction is None:
-        raise UserError(f"of={of!r} goes with params_reduction: give one, or leave of out")
+        raise UserError(f"of={of!r} goes with params_reduction: give params_reduction, or leave of out")
     if speedup_at is not None and speedup is None:
         raise UserError("speedup_at goes with speedup: give a speedup, or leave speedup_at out")
     if speedup_at is not None and not isinstance(speedup_at, Point):
@@ -214,7 +214,7 @@ def _check_request(
         Target.of_sparsity(sparsity)
         if uniform or grain != 1:
             name = "uniform=True" if uniform else f"grain={grain}"
-            raise UserError(f"{name} is about widths, which a sparsity leaves as they are: leave it out")
+            raise UserError(f"{name} is about widths, which a sparsity leaves as they are: leave {name} out")
     elif speedup is not None:
         check_speedup(speedup)
     elif params_reduction is not None:

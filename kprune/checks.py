@@ -38,9 +38,7 @@ def check_class(model: Any) -> None:
     inner = [name for name, child in getattr(model, "_modules", {}).items() if isinstance(child, PreTrainedModel)]
     if inner:
         raise UserError(f"the model is wrapped in a {kind}: give the model inside it, model.{inner[0]}")
-    raise UserError(
-        f"'{kind}' is not supported: give a model of transformers; of one with adapters, what merging them gives"
-    )
+    raise UserError(f"'{kind}' is not supported: give a model of transformers, its adapters merged into it")
 
 
 def check_model(model: Model, objective: Objective) -> None:
@@ -56,7 +54,7 @@ def check_model(model: Model, objective: Objective) -> None:
     if attention not in (None, *ATTENTION):
         raise UserError(
             f"attn_implementation='{attention}' is not supported while pruning: call model.set_attn_implementation('sdpa'); "
-            "what is saved loads with any"
+            "the saved model loads with any implementation"
         )
     check_saveable(model)
     for name, hook in _hooks(model):

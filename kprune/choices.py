@@ -32,8 +32,8 @@ def as_rows(number: int, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list
         counts = [int(count) for count in batch["choices"].flatten()]
         if sum(counts) != len(batch["input_ids"]) or min(counts) < 1:
             raise UserError(
-                f"batch {number}: choices are {counts}, and input_ids have {len(batch['input_ids'])} rows: give their number of "
-                "each example"
+                f"batch {number}: choices are {counts}, and input_ids have {len(batch['input_ids'])} rows: give the number "
+                "of choices of each example"
             )
         _check_counts(number, counts)
         return dict(batch), counts

@@ -247,7 +247,9 @@ class Method(ABC):
             raise UserError(f"precision='{precision}' is unknown: use {' or '.join(PRECISIONS)}")
         if precision == "reduced" and (not self.passes or "training" in self.needs):
             does = "trains" if self.passes else "does not run the model"
-            raise UserError(f"method {self.name} {does}, and precision='reduced' is about passes: leave it out")
+            raise UserError(
+                f"method {self.name} {does}, and precision='reduced' is about passes over the texts: leave precision out"
+            )
 
     def check_uniform(self) -> None:
         """Check that the method can keep all layers alike.

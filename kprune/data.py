@@ -170,8 +170,8 @@ def split(calibration: CalibrationSet, every: int = 10) -> tuple[CalibrationSet,
         sides[number % every == 0].append(example)
     if len(numbers) == 1:
         raise UserError(
-            "a choice is made on examples that are held out, and there is one example: give more, or leave nothing to choose "
-            "(of K-prune one λ, lambdas=[0.1]; of K-prune+ the method without a search)"
+            "this method chooses on held-out examples, and there is only one example: give more, or a method without a choice "
+            "(K-prune with one λ, lambdas=[0.1], or K-prune+ without a search)"
         )
     fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)

@@ -174,7 +174,7 @@ def check_settings(model: Model, config: Any) -> None:
                 model.generation_config.save_pretrained(folder)
     except Exception as error:  # a value that is no JSON, or one that transformers refuses
         raise UserError(
-            f"the model's config or generation_config can't be saved ({one_line(error, 120)}): set what it names right"
+            f"the model's config or generation_config can't be saved ({one_line(error, 120)}): mend the setting that this names"
         ) from error
 
 

@@ -206,9 +206,11 @@ def check_method(options: argparse.Namespace) -> None:
     """
     method = find_method(options.method)
     if options.of != "layers" and options.params_reduction is None:
-        raise UserError(f"--of {options.of} goes with --params-reduction: give one, or leave --of out")
+        raise UserError(f"--of {options.of} goes with --params-reduction: give --params-reduction, or leave --of out")
     if options.grain != 1 and options.sparsity is not None:
-        raise UserError(f"--grain {options.grain} is about widths, which --sparsity leaves as they are: leave it out")
+        raise UserError(
+            f"--grain {options.grain} is about widths, which --sparsity leaves as they are: leave --grain out"
+        )
     measures = {"params_reduction": "parameters", "speedup": "latency", "sparsity": SPARSITY}
     asked = (measure for name, measure in measures.items() if getattr(options, name) is not None)
     method.check_measure(next(asked, "flops"))

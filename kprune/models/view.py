@@ -222,8 +222,8 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
     for name, value in view.family.fixed.items():
         if getattr(model.config, name, value) != value:
             raise UserError(
-                f"the model's config says {name}={getattr(model.config, name)}, and transformers computes {value} whatever it says, "
-                f"so it is not the model that was trained: give a model with {name}={value}"
+                f"the model's config says {name}={getattr(model.config, name)}, which transformers ignores: it computes by {value}, "
+                f"and not what was trained: give a model with {name}={value}"
             )
     weights = [p for _, p in view.layers.named_parameters(remove_duplicate=False)]
     groups = getattr(model.config, view.family.groups) if view.family.groups else model.config.num_hidden_layers

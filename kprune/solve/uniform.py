@@ -105,5 +105,5 @@ def _out_of_reach(view: ModelView, options: Mapping[str, Sequence[int]], costs: 
     share = _least(view, options, costs) / whole_cost(view, costs)
     return OutOfReach(
         f"uniform=True keeps at least {kept} in every layer, the fewest that a {view.model.config.model_type} config can say, "
-        f"and they cost {share:.1%} of what all do, more than the budget leaves: ask for less, or leave uniform out"
+        f"and they cost {share:.1%} of the cost of all units, more than the budget leaves: ask for less, or leave uniform out"
     )

@@ -40,7 +40,7 @@ def prune_vocabulary(model: Any, texts: Iterable[Text], tokenizer: Any = None) -
     given = model if before is None else before.model
     if before is not None and before.count_units:
         raise UserError(
-            "what was pruned decides for each input what it computes, and is no model to save: give another"
+            "the pruned model decides for each input which units it computes, and can't be saved: give another model"
         )
     inner = unwrapped(given)
     check_class(inner)

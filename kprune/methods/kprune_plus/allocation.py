@@ -32,8 +32,8 @@ def allocate_units(
     limit -= sum(costs[block.name].of(block.units, block.units) for block, _, free in rows if not free)
     if limit < 0:
         raise OutOfReach(
-            f"kinds={list(kinds)} lets {' and '.join(kinds)} alone go, and the rest costs more than the budget leaves: ask for "
-            f"less, or add {' and '.join(kind for kind in KINDS if kind not in kinds)} to kinds"
+            f"kinds={list(kinds)} allows the removal of {' and '.join(kinds)} only, and the rest costs more than the budget leaves: ask "
+            f"for less, or add {' and '.join(kind for kind in KINDS if kind not in kinds)} to kinds"
         )
     chosen = [(curve, costs[block.name]) for block, curve, free in rows if free]
     counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))
