@@ -37,14 +37,14 @@ class FLAP(Method):
     mean of its columns', and one order over all blocks meets the budget. The removed columns R add W_R mean(x_R) to the bias.
     All statistics come from one pass over the dense model.
 
-    As in the authors' code: `squared_heads`. Departures from it: a head weighs 512/3 neurons there, the ratio of their
-    parameters if a head has 128 columns and keys of its own; here, units weigh what they cost in the budget, under grouped
-    queries the whole group. Its threshold is the one that comes closest to the share, above it or below; here, a unit that no
-    longer fits is passed over. It updates the variance with a mean that has been overwritten, and leaves the first sequence out
-    of it; here it is that of all tokens.
+    As in the authors' code: `squared_heads`. Departures from it: in their code, a head weighs 512/3 neurons, the ratio of the
+    parameters of the two if a head has 128 columns and keys of its own; here, a unit (under grouped queries, a whole group) weighs
+    what it costs in the budget. Their threshold is the one that comes closest to the share, above it or below; here, a unit that
+    no longer fits is passed over. Their variance is updated with a mean that has been overwritten, and leaves the first sequence
+    out; here, it is the variance over all tokens.
 
-    A model without output biases gets them. Its config may add biases to other modules with them; those are zero. All of them
-    count as parameters. A model without output biases whose config can't have them is refused.
+    A model without output biases gets output biases. If its config then gives other modules biases, too, these stay zero. All
+    added biases count as parameters. A model of a family that can't have output biases is refused.
 
     Attributes:
         squared_heads: the scores of attention's columns are squared before they are standardised, as in the authors' code;
@@ -58,7 +58,7 @@ class FLAP(Method):
         """Check as for any method, and that the model can have output biases.
 
         Raises:
-            UserError: as of `Method.check`, or it can't.
+            UserError: for the reasons that `Method.check` names, or the model can't have output biases.
         """
         super().check(model, budget)
         stock_with_biases(model)
@@ -103,7 +103,7 @@ class FLAP(Method):
 
 @dataclass
 class Fluctuation:
-    """Of the features of a block over all real tokens: mean and variance, [columns] in float64."""
+    """Mean and variance of a block's features over all real tokens, each [columns] in float64."""
 
     mean: Tensor
     variance: Tensor
@@ -118,10 +118,10 @@ def standardised(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fluctuations(view: ModelView, calibration: CalibrationSet) -> list[Fluctuation]:
-    """Return the mean and variance of every block's features, by one pass up the model; a block without units has none.
+    """Return the mean and variance of every block's features, by one pass up the model; of a block without units, [0] each.
 
-    Variances are updated batch by batch about the mean of the batch (Chan, Golub, LeVeque 1979), so that features far from zero
-    do not lose theirs to rounding.
+    Variances are updated batch by batch about the mean of the batch (Chan, Golub, LeVeque 1979), so that the variance of features
+    far from zero is not lost to rounding.
 
     Raises:
         UserError: a feature is not finite.
@@ -149,7 +149,7 @@ def fluctuations(view: ModelView, calibration: CalibrationSet) -> list[Fluctuati
 
 @torch.no_grad()
 def compensate(block: Block, mask: Tensor, mean: Tensor) -> None:
-    """Add W_R mean(x_R) of the units R that a mask [units] (bool) takes out to the output bias, in place (section 3.4)."""
+    """Add to the output bias, in place, W_R mean(x_R) of the units R for which a mask [units] (bool) is False (section 3.4)."""
     removed = (~mask).nonzero()[:, 0]
     if len(removed):
         columns = unit_columns(removed, block.width).to(mean.device)
@@ -167,7 +167,7 @@ def stock_with_biases(model: Model) -> ModelView:
     """Return the view of a stock model like this one in which all output projections have biases, on the meta device.
 
     Raises:
-        UserError: there is none.
+        UserError: an output projection of the stock model can't have a bias.
     """
     config = copy.deepcopy(stock_config(model.config))
     for name in BIASES:
@@ -187,7 +187,7 @@ def with_output_biases(model: Model) -> Model:
     """Give every output projection of a model a bias of zeros, in place, and set its config accordingly.
 
     Raises:
-        UserError: as of `stock_with_biases`.
+        UserError: for the reason that `stock_with_biases` names.
     """
     stock = stock_with_biases(model)
     for block, whole in zip(view_of(model).blocks, stock.blocks, strict=True):

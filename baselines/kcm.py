@@ -33,8 +33,8 @@ class KCM(Method):
 
     Not verified against the paper: α = 0.01; the norm of R2's relative change (Frobenius here); D2's statistic (root of
     summed squares here) and its normalisation (by the layer's mean here); the scaling's teacher (the model pruned to √c
-    by the same ranking, c the share of FLOPs kept, as in Kwon et al.) and its tokens in the last FFN (those the head
-    reads, as there).
+    by the same ranking, c the share of FLOPs kept, as in Kwon et al.) and its tokens in the last FFN (those that the
+    head reads, as in Kwon et al.).
 
     Attributes:
         sigma: width of R2's Gaussian kernel.
@@ -92,7 +92,11 @@ class KCM(Method):
 
     @staticmethod
     def search(view: ModelView, scores: list[Tensor], costs: Mapping[str, UnitCost], limit: float) -> list[Tensor]:
-        """Keep the neurons of highest score that fit beside all heads: masks [units] (bool) of all blocks."""
+        """Return masks [units] (bool) of all blocks, which keep all heads and, of the neurons that then fit, those of highest score.
+
+        Raises:
+            UserError: all heads together cost more than `limit`.
+        """
         spare = limit * (1 + BUDGET_ROUNDING) - sum(costs[s.name].of(s.units, s.units) for s in view.of_kind("heads"))
         if spare < 0:
             raise UserError("the heads alone, which this method keeps, take more than the budget leaves: ask for less")
@@ -114,7 +118,7 @@ def representative_ranking(rows: Tensor, sigma: float, alpha: float) -> tuple[Te
     """Rank by R2: how much each row is needed to represent all rows in the space of a Gaussian kernel.
 
     `K_ij = exp(−‖x_i − x_j‖² / σ²)`, C starts at 1/N and is updated until ‖C' − C‖ ≤ α ‖C‖ (Frobenius); the score is
-    diag(C). For distinct rows the limit is C = I, which ranks nothing, so that the score is that of an iteration stopped
+    diag(C). For distinct rows the limit is C = I, which ranks nothing: the scores differ because the iteration is stopped
     early. An update costs 2 N³ FLOPs, in the rows' precision.
 
     Args:

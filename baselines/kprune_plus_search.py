@@ -43,18 +43,19 @@ class KPrunePlusSearch(KPrunePlus):
 
     As in Týr, every round of the search moves half as much at once as the one before. Departures from it: units are removed in
     K-prune+'s order and metric; cost may move from heads to neurons and back; any width is possible, not one of nine; each
-    offspring is compared on all held-out examples (there, many on a few, then few on more); the search decides only the widths,
-    and K-prune+ prunes to them. It is smaller, too: 4 rounds of 10 generations of 16 offspring, where Týr has 4 of 50 of 128.
+    offspring is compared on all held-out examples (in Týr, many offspring on a few examples, then few on more); the search decides
+    only the widths, and K-prune+ prunes to them. The search is smaller, too: 4 rounds of 10 generations of 16 offspring; Týr's has 4
+    rounds of 50 generations of 128.
 
-    It costs one more Fisher pass and one more walk up the teacher; and for each candidate, a triangular system for each block
-    and a forward pass of the pruned model over what is held out. Of each block, the Cholesky factor of its Gram matrix is
-    kept, as many numbers as the block's columns squared, where `states` says.
+    The search costs one more Fisher pass and one more walk up the teacher; and for each candidate, a triangular system for each
+    block and a forward pass of the pruned model over the held-out examples. The Cholesky factor of each block's Gram matrix,
+    [columns, columns], is kept where `states` says.
 
     Attributes:
         rounds, generations, offspring: number of rounds, of generations in a round, and of candidates in a generation.
         step: share of a block's units that the first round moves at once.
         held_out: share of the calibration examples that candidates are compared on.
-        top_logits: logits of a token that are compared.
+        top_logits: of a language model, the number of logits that are compared for each token.
     """
 
     rounds: int = 4
@@ -108,7 +109,7 @@ class KPrunePlusSearch(KPrunePlus):
                             child = moves.one(child, self.step / 2**number, draw)
                         if child not in known:
                             known[child] = divergence(child)
-                    # Among equally fit ones, the parent, since it came first.
+                    # Of equally fit candidates, `min` takes the first, and a parent came before its offspring.
                     best = min(known, key=lambda counts: known[counts])
                     bar.update()
         return best, known
@@ -116,10 +117,10 @@ class KPrunePlusSearch(KPrunePlus):
     def solutions(
         self, teacher: ModelView, calibration: CalibrationSet, objective: Objective, storage: Storage
     ) -> list["Solutions | None"]:
-        """Return the output projections of every block for any number of units; None for one without any.
+        """Return the output projections of every block for any number of units; None for a block without units.
 
         Args:
-            calibration: without what is held out.
+            calibration: without the held-out examples.
         """
         states = calibration_states(teacher, calibration.steps(TOKENS), storage)
         fishers = self.fishers(teacher, states, objective, storage)
@@ -134,11 +135,11 @@ class KPrunePlusSearch(KPrunePlus):
 
 
 class Solutions:
-    """The output projections of a block on its first k units in some order, for every k, each the optimum of one problem.
+    """The optimal output projection of a block on its first k units in some order, for every k.
 
     For the dense projection W₀ and the ridged Gram matrix H of the features, W_K = W₀_K + W₀_R H_RK (H_KK)⁻¹, with R the units
     that are gone. In the order of the units H = L Lᵀ, and of any first units L_KK is the factor of H_KK, H_RK = L_RK L_KKᵀ.
-    So W_K = W₀_K + (W₀_R L_RK) L_KK⁻¹: a triangular system, and no factor of its own for any k.
+    So W_K = W₀_K + (W₀_R L_RK) L_KK⁻¹: each k takes one triangular system, and the factorisation of H serves all.
 
     Args:
         squares: sums over tokens of the dense features.
@@ -179,7 +180,7 @@ class Fitness:
     """How far a model of any allocation is from the teacher, on examples that are held out.
 
     Args:
-        solutions: per block; None for one without units.
+        solutions: per block; None for a block without units.
     """
 
     def __init__(
@@ -210,7 +211,7 @@ class Fitness:
         return view
 
     def logits(self, view: ModelView) -> Iterator[Tensor]:
-        """Give what the objective reads of a model, a batch at a time."""
+        """Yield the answers that the objective reads of a model, a batch at a time."""
         hidden = [state.student for state in self.states]
         for block in view.blocks_at_work():
             hidden = [block.run(x, state.context) for x, state in zip(hidden, self.states, strict=True)]
@@ -228,7 +229,7 @@ class Fitness:
 
 
 class Moves:
-    """Moves of cost from one block to another that leave a budget no more than it was.
+    """Moves of cost from one block to another, after which the model still is within the budget.
 
     Args:
         free: indices of the blocks that may lose and gain.
@@ -240,10 +241,11 @@ class Moves:
         self.totals = [costs[block.name].by_count(block.units).tolist() for block in view.blocks]
 
     def one(self, counts: Counts, step: float, draw: random.Random) -> Counts:
-        """Return an allocation in which a block gives a share of its cost, at least a unit, and another gets units for it.
+        """Return an allocation in which a block, the giver, loses a share of its cost, and another, the taker, gets units for it.
 
-        If one more unit of the other costs more than that, the block gives as much. What is left of the budget then goes back
-        to it. If there is nothing to give or no unit to get, the allocation is returned as it is.
+        The giver loses one unit at least, and as much as the taker's next unit costs beyond what is spare. The giver gets back
+        the units that what is left of the budget pays for. If the giver has no unit or the taker has all of its units, the
+        allocation is returned unchanged.
         """
         if len(self.free) < 2:
             return counts

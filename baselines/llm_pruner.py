@@ -25,7 +25,7 @@ from kprune.solve.uniform import best_units
 from kprune.types import Model
 
 TOKENS = 1024
-"""Tokens of a backward pass, whose memory grows with them. The gradient does not depend on them."""
+"""Tokens of a backward pass. Its memory grows with their number; the gradient does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class LLMPruner(Method):
     LoRA afterwards, which trains, is left out.
 
     As in the authors' script for LLaMA-7B: `param_first` (the default of their program is `param_mix`), and layers that are
-    spared by hand, 4 at the bottom and 2 at the top of 32, here as shares of the depth, rounded. Departures: its calibration
-    set is ten texts of 64 tokens from BookCorpus, here it is that of the job; under grouped queries their code adds up query
-    heads that belong to other key heads (it views rows as [ratio, rows of keys]), here a unit has its own. `param_second`,
+    spared by hand, 4 at the bottom and 2 at the top of 32, here as shares of the depth, rounded. Departures: their calibration
+    set is ten texts of 64 tokens from BookCorpus, here it is the job's; under grouped queries, their code adds the scores of query
+    heads to those of the wrong key heads (it views rows as [ratio, rows of keys]), here a unit has its own query heads. `param_second`,
     `vectorize` and the channel mode, which narrows the hidden size, are left out. The gradient of all weights of the layers is
     in memory at once, for `param_mix` two numbers a weight.
 
@@ -83,7 +83,7 @@ class LLMPruner(Method):
 
         Raises:
             OutOfReach: the spared layers alone cost more than the budget leaves.
-            UserError: as of `Method.check`.
+            UserError: for the reasons that `Method.check` names.
         """
         super().check(model, budget)
         view = view_of(model)
@@ -93,7 +93,7 @@ class LLMPruner(Method):
         """Prune a copy of the job's model.
 
         Raises:
-            OutOfReach, UserError: as of `check`; or the gradients are not finite, or there is no next token.
+            OutOfReach, UserError: for the reasons that `check` names; or the gradients are not finite, or there is no next token.
         """
         self.check(job.model, job.budget)
         clock, view = Clock(), view_of(frozen_copy(job.model))

@@ -1,6 +1,6 @@
 """Mask tuning: real-valued masks of the kept units by least squares, block by block (Kwon et al. 2022, third stage).
 
-KCM scales its neurons in the same way. The masks of a block are folded into its output projection before the next is tuned.
+KCM scales its neurons in the same way. The masks of a block are folded into its output projection before the next block is tuned.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ class Tuning:
 def search_with_teacher(
     search: Callable[[Mapping[str, UnitCost], float], list[Tensor]], view: ModelView, budget: Budget
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the masks within a budget, and those of the teacher that they are tuned against.
+    """Return the masks within a budget, and the masks of the teacher against which they are tuned.
 
     If the budget keeps the share c of the cost of all units, the teacher keeps √c, as in Kwon et al.'s code.
 
@@ -68,7 +68,7 @@ def prune_and_tune(
     """Remove what `masks` [units] (bool) leave out, in place, and tune the rest against a copy pruned by `teacher_masks`.
 
     Returns:
-        indices of the kept units per block, and what `tune_masks` does.
+        indices of the kept units per block, and the result of `tune_masks`.
     """
     teacher = view_of(frozen_copy(dense.model))
     keep_masked(teacher.blocks, teacher_masks)
@@ -86,7 +86,7 @@ def tune_masks(
     damping: float = 1.0,
     max_scale: float = 10.0,
 ) -> Tuning:
-    """Fit every block's mask values so that its output with the residual matches the teacher's; fold them in.
+    """Fit every block's mask values so that its output, residual connection included, matches the teacher's, and fold them in.
 
     Both models' states move up together, the student's through the blocks that are tuned already. The last FFN is fitted on
     the tokens that the head reads (for a classifier, the first). If the solver fails or a value is larger than
@@ -123,8 +123,8 @@ def teacher_residuals(
 ) -> LeastSquares:
     """Return FᵀF and FᵀR, and move the teacher's states up.
 
-    F are the student's features. R is the update that its units must make for its output, residual connection included, to be
-    the teacher's. An attention has an intercept, one more feature that is 1; it is dropped from the solution.
+    F are the student's features. R is the update with which the student's stream becomes the teacher's (`Block.wanted_update`),
+    less the output bias. An attention has an intercept, one more feature that is 1; it is dropped from the solution.
 
     Args:
         tokens: the tokens to fit, [B, T] (bool) per state.
@@ -184,7 +184,7 @@ def solve_scales(gram: Tensor, cross: Tensor, damping: float) -> tuple[Tensor, s
 
     This is what the authors run LSMR on, with its tolerances of 1e-6 and in float32. Here it is solved exactly in
     float64: gram is symmetric, so x = Λ / (Λ² + δ²) in its eigenbasis, which is the real part of (gram − iδ)⁻¹ applied
-    to the right side, without squaring the condition number. A single unknown is damped, too (there, it is not).
+    to the right side, without squaring the condition number. A single unknown is damped, too (in their code, it is not).
 
     Returns:
         m, and what went wrong: the system is singular or not finite.

@@ -21,11 +21,11 @@ from kprune.target import Target
 from kprune.types import Model
 
 TOKENS = 1024
-"""Tokens of a batch, which has at least one text: a language model computes their logits on its way, a vocabulary wide."""
+"""Tokens of a batch, which has at least one text. Few: a language model computes logits of them all, as wide as its vocabulary."""
 
 
 class Inputs(ABC):
-    """The statistics of the inputs of a linear module that a rule reads, summed over tokens."""
+    """Statistics of a linear module's inputs, summed over tokens, by which a method chooses the weights to set to zero."""
 
     @abstractmethod
     def add(self, inputs: Tensor) -> None:
@@ -39,7 +39,7 @@ class Inputs(ABC):
 class Masking(Method):
     """Set a share, or a pattern, of the weights of every linear module of the layers to zero.
 
-    All linear modules of the layers lose as much; embeddings, norms, biases, pooler and head stay. A layer's inputs come from
+    All linear modules of the layers lose the same share; embeddings, norms, biases, pooler and head stay. A layer's inputs come from
     the pruned layers below it; within a layer, statistics are taken while it is still dense. Padding does not count, nor do the
     positions that DeBERTa's query and key modules also read.
     """
@@ -48,7 +48,7 @@ class Masking(Method):
 
     @abstractmethod
     def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
-        """Return the statistics of no tokens yet, for a module of so many inputs."""
+        """Return the statistics of no token yet, for a module of `columns` inputs."""
 
     def check(self, model: Model, asked: Budget | Target) -> None:
         """Check that a sparsity is asked for, and that its pattern fits this model.
@@ -99,7 +99,7 @@ class Masking(Method):
         """Return the statistics of a layer: per block, of what its input modules read, and of what its output projection reads.
 
         Raises:
-            UserError: it is not finite.
+            UserError: an input is not finite.
         """
         found = [
             (self.inputs(block.hidden_size, sparsity, device), self.inputs(block.columns, sparsity, device))
@@ -120,7 +120,7 @@ def finite(values: Tensor, block: Block) -> Tensor:
     """Return the values if they are finite.
 
     Raises:
-        UserError: one is not.
+        UserError: a value is not.
     """
     if not torch.isfinite(values).all():
         raise UserError(f"the features of {block.name} hold NaN or infinity: check the checkpoint's weights")

@@ -24,7 +24,7 @@ class Oscar(BlockByBlock):
 
     The cost is ½ Σ_t ‖W₀ x_t − W x_t‖² + ½ λ ‖W₀ − W‖² for the block's own dense output projection W₀ and its features x above the
     pruned blocks. With H = Σ x xᵀ + λ I it is ½ tr (W₀ − W) H (W₀ − W)ᵀ, and without the columns R the
-    optimum on the others, K, is W₀_K + W₀_R H_RK (H_KK)⁻¹. So it is the removal of K-prune+ in the metric S = I, with a target
+    optimum on the others, K, is W₀_K + W₀_R H_RK (H_KK)⁻¹. So the removal is that of K-prune+ in the metric S = I, with a target
     that does not make up for the error from below. Output biases stay as they are.
 
     Departures from the authors' code: a feed-forward network reads what the attention below it gives after pruning (there,
@@ -51,7 +51,7 @@ class Oscar(BlockByBlock):
         check_whole(swaps=self.swaps)
 
     def cut(self, block: Block, features: Iterable[Tensor], count: int) -> Tensor:
-        """Remove units of a block, in place, set the output projection to its optimum on the others, and return these."""
+        """Remove units of a block, in place, set the output projection to its optimum on the others, and return the others."""
         dense = output_weight(block).double()
         squares = LeastSquares.empty(block.columns, 0, dense.device)
         for batch in features:
@@ -70,9 +70,9 @@ class Oscar(BlockByBlock):
 
 @dataclass
 class Restricted:
-    """The problem min tr (W₀ − W) H (W₀ − W)ᵀ over matrices W with some columns alone.
+    """The solution of min tr (W₀ − W) H (W₀ − W)ᵀ over matrices W that are zero outside k columns.
 
-    weight: their optimum [d, k]. factor: Cholesky factor of H on them [k, k]. explained: tr W₀ H W₀ᵀ less the minimum.
+    weight: the columns of the optimum [d, k]. factor: Cholesky factor of H on them [k, k]. explained: tr W₀ H W₀ᵀ less the minimum.
     """
 
     weight: Tensor
@@ -81,7 +81,7 @@ class Restricted:
 
     @classmethod
     def to(cls, gram: Tensor, dense: Tensor, columns: Tensor) -> "Restricted":
-        """Solve it for these columns: H [n, n], W₀ [d, n]."""
+        """Solve the problem for columns given by their indices [k]; `gram` is H [n, n], `dense` W₀ [d, n]."""
         cross = gram[columns] @ dense.T
         factor = torch.linalg.cholesky(gram[columns[:, None], columns])
         weight = torch.cholesky_solve(cross, factor).T
@@ -89,7 +89,7 @@ class Restricted:
 
 
 def swapped(gram: Tensor, dense: Tensor, kept: Tensor, width: int, rounds: int, size: int) -> Tensor:
-    """Return as many units as are kept, after a local search that never raises the cost, sorted."""
+    """Return the units after a local search that never raises the cost, as many as `kept` has, sorted."""
     units = len(gram) // width
     size = min(size, len(kept) - 1, units - len(kept))
     best = Restricted.to(gram, dense, unit_columns(kept, width)).explained

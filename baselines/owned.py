@@ -11,7 +11,7 @@ from kprune.types import Linear
 
 
 def by_unit(columns: Tensor, block: Block) -> Tensor:
-    """Return the sums over each unit's columns: [units] of [columns]."""
+    """Return the sums over each unit's columns: [units], from [columns]."""
     return columns.unflatten(0, (-1, block.width)).sum(dim=1)
 
 

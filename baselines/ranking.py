@@ -30,6 +30,7 @@ class Ranking(Method):
 
         Raises:
             UserError: the model's family is not supported.
+            OutOfReach: the layers are to be alike, and the fewest units that a stock config can say cost more than the budget leaves.
         """
         clock, view = Clock(), view_of(frozen_copy(job.model))
         with clock("mask_search"):

@@ -36,7 +36,7 @@ def same_share(
         kinds: units that may go; those of the other kind all stay.
 
     Raises:
-        OutOfReach: what stays whole costs more than the budget leaves.
+        OutOfReach: the blocks that stay whole cost more than the budget leaves.
     """
     # The score of a block's k-th best unit: the share that every block has lost by the time this unit goes.
     shares = [1 - torch.arange(block.units, dtype=torch.float64) / block.units for block in view.blocks]
@@ -51,7 +51,7 @@ def same_share(
     limit = budget.limit(view) - sum(costs[block.name].of(block.units, block.units) for block in stay)
     if limit < 0:
         raise OutOfReach(
-            "what stays whole costs more than the budget leaves: ask for less, or spare fewer layers or kinds"
+            "the blocks that stay whole cost more than the budget leaves: ask for less, or spare fewer layers or kinds"
         )
     masks = greedy([shares[index] for index in free], [costs[view.blocks[index].name] for index in free], limit)
     for index, mask in zip(free, masks, strict=True):
@@ -81,8 +81,8 @@ class BlockByBlock(Method):
         """Check as for any method, and that the budget pays for the blocks that stay as they are.
 
         Raises:
-            OutOfReach: it does not.
-            UserError: as of `Method.check`.
+            OutOfReach: the blocks that stay as they are cost more than the budget leaves.
+            UserError: for the reasons that `Method.check` names.
         """
         super().check(model, budget)
         same_share(view_of(model), budget, kinds=self.kinds)
@@ -92,7 +92,7 @@ class BlockByBlock(Method):
         """Take units out of a block, in place, and return the indices of those that stay, [count] sorted.
 
         Args:
-            features: of the real tokens of each calibration batch, [N, columns]; to be gone through once.
+            features: of the real tokens of each calibration batch, [N, columns]; they can be iterated over once.
             count: units to keep, fewer than there are.
         """
 

@@ -53,8 +53,8 @@ class ShortGPT(Method):
         """Check as for any method, and that the budget pays for one layer.
 
         Raises:
-            OutOfReach: it does not.
-            UserError: as of `Method.check`, or layers can't go.
+            OutOfReach: one layer costs more than the budget leaves.
+            UserError: for the reasons that `Method.check` names, or layers can't go.
         """
         super().check(model, budget)
         view = view_of(model)
@@ -63,7 +63,7 @@ class ShortGPT(Method):
             raise OutOfReach("method shortgpt keeps a layer at least, and the budget leaves less: ask for less")
 
     def check_alike(self, view: ModelView, budget: Budget) -> None:
-        """Check that a model's layers are alike: those that stay keep all of their units, and no config needs to say fewer.
+        """Check that a model's layers are alike. The budget does not matter: layers that stay keep all units, as a stock config has them.
 
         Raises:
             UserError: they are not.
@@ -108,7 +108,7 @@ def layer_costs(view: ModelView, budget: Budget) -> list[float]:
 
 
 def least_influential(influence: Sequence[float], costs: Sequence[float], limit: float) -> list[int]:
-    """Return the layers to drop so that what is left costs at most `limit`, sorted; of equal ones the lower goes first."""
+    """Return the layers to drop so that what is left costs at most `limit`, sorted; of equally influential layers, the lower goes first."""
     left, dropped = sum(costs), []
     for layer in sorted(range(len(costs)), key=lambda layer: influence[layer]):
         if left <= limit * (1 + BUDGET_ROUNDING) or len(dropped) == len(costs) - 1:

@@ -90,13 +90,13 @@ def inverse_root(lower: Tensor, damping: float) -> Tensor:
 def swept(weight: Tensor, root: Tensor, alive: Tensor, sparsity: Target, together: int) -> Tensor:
     """Return weights [rows, columns] after a sweep from left to right (Frantar & Alistarh 2023, Algorithm 1).
 
-    Where a weight w of column j goes, those to the right of it move by −w / U_jj · U[j, j+1:].
+    If a weight w of column j is set to zero, the weights to its right in the row change by −w / U_jj · U[j, j+1:].
 
     Args:
         weight: in float64; stays as it is.
         root: U of `inverse_root`.
         alive: [columns] bool; inputs that are always zero are False, and their weights are the first to go.
-        together: columns of a block, in which a share is met; it is cut to whole groups of a pattern.
+        together: columns of a block, in which a share is met; for a pattern, rounded down to whole groups, one at least.
     """
     weight, columns, group = weight.clone(), weight.shape[1], sparsity.group
     step = together if group is None else max(together // group, 1) * group
@@ -114,7 +114,7 @@ def swept(weight: Tensor, root: Tensor, alive: Tensor, sparsity: Target, togethe
                 gone[:, among] = smallest(scores, group - int(sparsity.amount))
             errors[:, column] = torch.where(gone[:, column], part[:, column], 0) / corner[column, column]
             part[:, column:] -= torch.outer(errors[:, column], corner[column, column:])
-            # The update has made it zero but for rounding.
+            # The update has made the removed weight zero but for rounding.
             part[gone[:, column], column] = 0
         weight[:, here.stop :] -= errors @ root[here, here.stop :]
     return weight

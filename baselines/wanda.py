@@ -22,7 +22,7 @@ class Wanda(Masking):
     name: str = "wanda"
 
     def inputs(self, columns: int, sparsity: Target, device: torch.device) -> Inputs:
-        """Return squares over no tokens."""
+        """Return the sums of squares over no token yet."""
         return Norms(torch.zeros(columns, dtype=torch.float64, device=device), sparsity)
 
 

@@ -28,7 +28,11 @@ class WandaSP(BlockByBlock):
     name: str = "wanda_sp"
 
     def cut(self, block: Block, features: Iterable[Tensor], count: int) -> Tensor:
-        """Take the units with the lowest scores out of a block, in place, and return the others."""
+        """Take the units with the lowest scores out of a block, in place, and return the others.
+
+        Raises:
+            UserError: a feature is not finite.
+        """
         kept = best_units(unit_scores(block, features), count)
         keep_units(block, kept)
         return kept

@@ -37,7 +37,7 @@ class Pruned(Outcome):
     """What `kprune.prune` and `kprune.prune_vocabulary` give back: an outcome that can be saved.
 
     Attributes:
-        tokenizer: that of the tokens which are left, if the vocabulary was cut; else None.
+        tokenizer: the tokenizer of the kept tokens if the vocabulary was cut; else None.
     """
 
     tokenizer: Any = None
@@ -53,14 +53,14 @@ class Pruned(Outcome):
         """Write the model to a folder that plain transformers loads, as `kprune.checkpoint.save` does.
 
         Args:
-            tokenizer: is left out if the vocabulary was cut, since that has one of its own.
-            card: text of the model card; without it, one is written from what this outcome knows.
-            format: without it, "pruned"; "dense" if nothing but single weights was set to zero, "uniform" if nothing but
-                tokens was removed.
+            tokenizer: the model's; leave it out if the vocabulary was cut, since `self.tokenizer` is saved then.
+            card: text of the model card; if None, one is written from what this outcome knows.
+            format: as `kprune.checkpoint.save` has it. If None: "pruned" if units were removed, "dense" if only single weights were
+                set to zero, "uniform" if only tokens were removed.
 
         Raises:
-            UserError: the format is unknown, the folder holds something else or can't be written to, or the tokenizer is another
-                one than that of the tokens which are left.
+            UserError: the format is unknown, the folder holds something else or can't be written to, or the vocabulary was cut
+                and another tokenizer is given.
         """
         if self.tokenizer is not None and tokenizer not in (None, self.tokenizer):
             raise UserError("the vocabulary was cut, and the tokenizer given has other tokens: leave it out")
@@ -205,7 +205,7 @@ def _check_request(
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} ask for different things: give one of them")
     if of != "layers" and params_reduction is None:
-        raise UserError(f"of={of!r} goes with params_reduction: give one, or leave of out")
+        raise UserError(f"of={of!r} goes with params_reduction: give params_reduction, or leave of out")
     if speedup_at is not None and speedup is None:
         raise UserError("speedup_at goes with speedup: give a speedup, or leave speedup_at out")
     if speedup_at is not None and not isinstance(speedup_at, Point):
@@ -214,7 +214,7 @@ def _check_request(
         Target.of_sparsity(sparsity)
         if uniform or grain != 1:
             name = "uniform=True" if uniform else f"grain={grain}"
-            raise UserError(f"{name} is about widths, which a sparsity leaves as they are: leave it out")
+            raise UserError(f"{name} is about widths, which a sparsity leaves as they are: leave {name} out")
     elif speedup is not None:
         check_speedup(speedup)
     elif params_reduction is not None:

@@ -30,7 +30,7 @@ def calibration_set(
     `token_type_ids` are left out if the model has none, and 0 for batches that have none.
 
     Args:
-        labels: whether to keep the labels; they are kept if they say what the objective compares.
+        labels: whether to keep the labels; they are kept anyway if `objective.reads_labels`.
 
     Raises:
         UserError: there is no batch, or one that the model can't read.
@@ -149,7 +149,7 @@ def _check_not_packed(number: int, batch: Mapping[str, Tensor], mask: Tensor, mo
         mask: [R, T] bool.
 
     Raises:
-        UserError: it is several, or its positions are others.
+        UserError: a row is several texts, or its positions are others.
     """
     wrong = any(batch.get(name) is not None for name in PACKED)
     if batch.get("position_ids") is not None:
@@ -260,10 +260,10 @@ def _add_labels(
 def _check_shape(
     number: int, name: str, value: Tensor, batch: Mapping[str, Tensor], objective: Objective, model: Model
 ) -> None:
-    """Check that labels have a number for each of what they are of.
+    """Check that labels have one number for each example, token or output, as `objective.labels_of` says.
 
     Raises:
-        UserError: they don't.
+        UserError: their shape is another.
     """
     tokens = batch["input_ids"].shape[1]
     of_label = objective.label_shape(model, tokens)
@@ -284,7 +284,7 @@ def _entries(label: Any, objective: Objective) -> list[Any]:
 
 
 def _fits(entry: Any, limit: int, objective: Objective) -> bool:
-    """Tell whether a number of a label is one of so many values."""
+    """Tell whether a number of a label is a whole number from 0 to `limit` − 1, or of a token that has no label."""
     if objective.labels_of == "token" and entry == IGNORED:
         return True
     # transformers' loss of several labels takes zeros and ones as fractions.

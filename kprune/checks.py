@@ -30,7 +30,7 @@ def check_class(model: Any) -> None:
     """Check that a model is one of transformers', and not wrapped.
 
     Raises:
-        UserError: it is not.
+        UserError: it is wrapped, or not one of transformers'.
     """
     if isinstance(model, PreTrainedModel):
         return
@@ -38,9 +38,7 @@ def check_class(model: Any) -> None:
     inner = [name for name, child in getattr(model, "_modules", {}).items() if isinstance(child, PreTrainedModel)]
     if inner:
         raise UserError(f"the model is wrapped in a {kind}: give the model inside it, model.{inner[0]}")
-    raise UserError(
-        f"'{kind}' is not supported: give a model of transformers; of one with adapters, what merging them gives"
-    )
+    raise UserError(f"'{kind}' is not supported: give a model of transformers, its adapters merged into it")
 
 
 def check_model(model: Model, objective: Objective) -> None:
@@ -51,12 +49,12 @@ def check_model(model: Model, objective: Objective) -> None:
     """
     _check_weights(model)
     check_padding(model, objective)
-    longest_input(model)  # which names the remedy, where the comparison below would only tell of a difference
+    longest_input(model)  # its error names the remedy; `check_saveable` would only report a difference
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in (None, *ATTENTION):
         raise UserError(
             f"attn_implementation='{attention}' is not supported while pruning: call model.set_attn_implementation('sdpa'); "
-            "what is saved loads with any"
+            "the saved model loads with any implementation"
         )
     check_saveable(model)
     for name, hook in _hooks(model):
@@ -104,10 +102,13 @@ def _check_weights(model: Model) -> None:
 
 
 def check_finite(model: Model, called: str = "the model") -> None:
-    """Check that every weight is a number.
+    """Check that every weight is finite.
+
+    Args:
+        called: what the message calls the model.
 
     Raises:
-        UserError: one is not; it says what the model is `called`.
+        UserError: a weight is NaN or infinite.
     """
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
@@ -118,10 +119,10 @@ def check_layers(folder: Path, model: Model, unexpected: Iterable[str]) -> None:
     """Check that a model was not built with fewer layers than its checkpoint has: transformers leaves the others out.
 
     Args:
-        unexpected: names of what the checkpoint has, and the model does not.
+        unexpected: names of the weights that the checkpoint has and the model does not.
 
     Raises:
-        UserError: it was.
+        UserError: the model has fewer layers than the checkpoint.
     """
     # Weights alone: older checkpoints have buffers that are no longer saved.
     of_a_layer = re.compile(rf"(.*\.)?{re.escape(family_of(model).layers)}\.\d+\..*\.weight")
@@ -157,8 +158,10 @@ def reads_padding(model: Model, objective: Objective) -> bool:
 
 
 def _changes_nothing(hook: Any) -> bool:
-    """Tell whether a hook is of `OWN_HOOKS`, or what lets a pruned attention read its heads, which may be of the modeling file's
-    copy in a folder."""
+    """Tell whether a hook comes from `OWN_HOOKS`, or is `select_heads` of a pruned attention.
+
+    The latter may come from the copy of the modeling file in a checkpoint's folder.
+    """
     module = getattr(hook, "__module__", None) or ""
     return module.partition(".")[0] in OWN_HOOKS or (
         getattr(hook, "__name__", None) == select_heads.__name__ and module.endswith("modeling_kprune")
@@ -166,7 +169,7 @@ def _changes_nothing(hook: Any) -> bool:
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield what is called with each forward pass of a module, by the module's name."""
+    """Yield each module's name with each hook that is called before or after its forward."""
     for name, module in model.named_modules():
         for hook in chain(module._forward_hooks.values(), module._forward_pre_hooks.values()):
             yield name, hook

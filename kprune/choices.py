@@ -16,23 +16,24 @@ SHAPE = "[examples, choices, length]"
 def as_rows(number: int, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Return a user's batch with a row for each choice, and how many choices each example has.
 
-    Choices of padding alone, behind the others, are left out: examples of one batch may have different numbers of them. Of a
-    batch that is flat already, [R, T], `choices` [B] says how many each example has, as `collate` does; or all have as many, of
-    labels that are one for each example.
+    Examples of one batch may have different numbers of choices: choices of padding alone, behind the others, are left out. If a
+    batch is flat already, [R, T], its `choices` [B] says how many rows each example has, as `collate` does; without `choices`,
+    there is one label for each example, and all examples have the same number of rows.
 
     Args:
         number: of the batch, for messages.
-        batch: whose `input_ids`, and what else a model reads, are tensors.
+        batch: its `input_ids`, and its other entries that `READ` lists, are tensors.
 
     Raises:
-        UserError: it has not the shape of choices, padding stands before a choice, or an example has one choice or none.
+        UserError: the batch does not have the shape of choices, a choice of padding alone stands before another choice, or an example
+            has one choice or none.
     """
     if batch["input_ids"].ndim == 2 and isinstance(batch.get("choices"), Tensor):
         counts = [int(count) for count in batch["choices"].flatten()]
         if sum(counts) != len(batch["input_ids"]) or min(counts) < 1:
             raise UserError(
-                f"batch {number}: choices are {counts}, and input_ids have {len(batch['input_ids'])} rows: give their number of "
-                "each example"
+                f"batch {number}: choices are {counts}, and input_ids have {len(batch['input_ids'])} rows: give the number "
+                "of choices of each example"
             )
         _check_counts(number, counts)
         return dict(batch), counts
@@ -55,7 +56,7 @@ def as_rows(number: int, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list
 
 
 def as_examples(rows: Sequence[Example], counts: Sequence[int]) -> list[Example]:
-    """Return an example of so many rows each, one after the other."""
+    """Return examples that join consecutive rows, as many rows each as `counts` says."""
     left = iter(rows)
     examples = []
     for count in counts:

@@ -16,7 +16,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count what happens within as part of a stage."""
+        """Add the seconds for which the context is open to a stage."""
         start = time.perf_counter()
         yield
         if torch.cuda.is_available():

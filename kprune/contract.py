@@ -49,9 +49,9 @@ class PruningData:
         workspace: folder where a long training keeps its state, so that it can go on after an interruption. It belongs to
             this model, task and seed; a method names its files by whatever else they depend on.
         seed: of whatever a method draws at random.
-        anew: what the workspace holds of earlier processes is not taken up, but made again.
+        anew: whether to ignore what earlier processes left in the workspace, and to train again.
         precision: of the products of linear layers while a method prunes (`kprune.precision.linear_layers`).
-        shared: what methods found out that no budget changes, by key; `once` fills and reads it.
+        shared: results of methods that do not depend on the budget, by key; `once` fills and reads it.
     """
 
     calibration: CalibrationSet
@@ -65,8 +65,8 @@ class PruningData:
     def once(self, key: Hashable, clock: Clock, compute: Callable[[Clock], Any]) -> Any:
         """Return `compute(clock)`, done once for these data and kept under `key`.
 
-        Its stages count on `clock` in full every time. The value must not depend on the budget, and the caller must not change
-        it.
+        The stages of `compute` count on `clock` in full every time. The value must not depend on the budget, and the caller must not
+        change it.
         """
         if key not in self.shared:
             own = Clock()
@@ -85,7 +85,7 @@ class Job:
         model: the dense model.
         objective: reads and compares what the model's head predicts.
         data: calibration and training examples.
-        asked: what the pruned model may cost or, of a method that sets single weights to zero, which share or pattern of them.
+        asked: what the pruned model may cost or, for a method that sets single weights to zero, the share or the pattern of zeros.
     """
 
     model: Model
@@ -147,7 +147,7 @@ class Method(ABC):
 
     Attributes:
         name: as in `method=` and in results.
-        needs: "labels" if the calibration examples carry theirs; "training" if it trains on the whole training set.
+        needs: "labels" if it reads the labels of the calibration examples; "training" if it trains on the whole training set.
         budgets: measures that it prunes to: `ANY_BUDGET` if it reads a budget's costs and limit alone, and so rounds
             widths to whole grains, too; `ZEROS` if it sets single weights to zero.
         heads: names of the objectives whose models it prunes.
@@ -172,7 +172,7 @@ class Method(ABC):
         """Check that each setting has a value of its type; a method whose settings have bounds checks these, too.
 
         Raises:
-            UserError: one has not.
+            UserError: a setting has a value of another type, or out of its bounds.
         """
         check_settings(self)
 
@@ -247,7 +247,9 @@ class Method(ABC):
             raise UserError(f"precision='{precision}' is unknown: use {' or '.join(PRECISIONS)}")
         if precision == "reduced" and (not self.passes or "training" in self.needs):
             does = "trains" if self.passes else "does not run the model"
-            raise UserError(f"method {self.name} {does}, and precision='reduced' is about passes: leave it out")
+            raise UserError(
+                f"method {self.name} {does}, and precision='reduced' is about passes over the texts: leave precision out"
+            )
 
     def check_uniform(self) -> None:
         """Check that the method can keep all layers alike.
@@ -286,13 +288,13 @@ class Method(ABC):
             check_alone(f"method {self.name}", "start one, or use kprune_plus")
 
     def check(self, model: Model, asked: Budget | Target) -> None:
-        """Check that a budget, or a target of weights, is one that the method can prune this model to.
+        """Check that the method can prune this model to a budget, or to a share or pattern of zeros.
 
         Raises:
-            OutOfReach: it asks for more than the method can remove.
-            UserError: the method does not prune models with this head; the budget measures, or rounds widths to, something that
-                the method does not, or asks for layers that are alike of a method or a model that can't have them; or there
-                are several processes, and the method needs one.
+            OutOfReach: the budget asks for more than the method can remove.
+            UserError: the method does not prune models with this head; does not prune to what the budget measures; does not round
+                widths as the budget asks; or can't share its work, and there are several processes. Or the budget asks for layers
+                that are alike, and the method does not keep them alike, or the model's layers are not.
         """
         self.check_head(model)
         if isinstance(asked, Target):

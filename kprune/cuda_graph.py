@@ -9,8 +9,9 @@ import torch
 class Captured:
     """Call a function that reads and writes the same tensors in every call; on a GPU, as a CUDA graph from the second call on.
 
-    The first call runs the function, which sets up what kernels need. The second one captures it. If it can't be captured, since it
-    waits for the GPU or moves something to it, it is run in every call, as on a CPU; a fault of its own is raised there.
+    The first call runs the function, which sets up what kernels need. The second call captures it. A function that can't be
+    captured, since it waits for the GPU or moves something to it, is run in every call, as on a CPU; if it has an error of its
+    own, this run raises it.
 
     Args:
         pool: memory of the graph's intermediate results, shared with other graphs that read none of them.

@@ -49,9 +49,10 @@ def mean_length(examples: Sequence[Example]) -> float:
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
     """Pad examples on the right to the longest of them.
 
-    Returns tensors [B, T] `input_ids`, `attention_mask` and, if present, `token_type_ids`; `labels` [B] or [B, k]
-    if the examples carry a label; those of tokens are -100 at padding. Of examples with choices, the rows [R, T] are the
-    choices of all, and `choices` [B] says how many of them each example has.
+    Returns:
+        tensors [B, T] `input_ids`, `attention_mask` and, if the examples have them, `token_type_ids`; and `labels` [B] or [B, k] if
+        the examples carry a label; labels of tokens are -100 at padding. If examples have choices, there is a row for each choice,
+        [R, T], and `choices` [B] says how many rows each example has.
     """
     rows = [row for example in examples for row in sequences(example)]
     length = max(len(row["input_ids"]) for row in rows)
@@ -78,7 +79,7 @@ def size_of(batch: dict[str, Tensor]) -> int:
 
 
 def rows_of(batch: dict[str, Tensor], which: slice) -> slice | Tensor:
-    """Return the rows of a batch that are some of its examples': as a slice or, of examples with choices, their numbers."""
+    """Return the rows of some of a batch's examples, as a slice or, if examples have choices, as the rows' numbers."""
     if "choices" not in batch:
         return which
     chosen = torch.zeros_like(batch["choices"], dtype=torch.bool)
@@ -121,6 +122,7 @@ class CalibrationSet:
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens of all examples."""
         return sum(len(example["input_ids"]) for example in self.examples)
 
     @property
@@ -168,8 +170,8 @@ def split(calibration: CalibrationSet, every: int = 10) -> tuple[CalibrationSet,
         sides[number % every == 0].append(example)
     if len(numbers) == 1:
         raise UserError(
-            "a choice is made on examples that are held out, and there is one example: give more, or leave nothing to choose "
-            "(of K-prune one λ, lambdas=[0.1]; of K-prune+ the method without a search)"
+            "this method chooses on held-out examples, and there is only one example: give more, or a method without a choice "
+            "(K-prune with one λ, lambdas=[0.1], or K-prune+ without a search)"
         )
     fit, held_out = sides
     return replace(calibration, examples=fit), replace(calibration, examples=held_out)

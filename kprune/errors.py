@@ -24,11 +24,11 @@ class OutOfReach(UserError):
 
 
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Make a function a command that returns its exit code: its own, 0 if it has none, 2 for a UserError, 130 if interrupted.
+    """Turn a function into a command that returns an exit code: what the function returns, or 0 in place of None.
 
-    Each line of the error is printed after `error: `. If what it prints goes to a program that has ended, such as `head`, it ends
-    without a word, with 141 as a shell has it; if the disk is full, with 2. A character that the terminal does not have is printed as
-    Python escapes it.
+    After a UserError, it prints each line of the error behind `error: `, and returns 2; interrupted, it returns 130. If its output
+    goes to a program that has ended, such as `head`, it prints no error, and returns 141, as a shell does; if the disk is full, it
+    returns 2. A character that the terminal does not have is printed as Python escapes it.
     """
 
     @wraps(main)
@@ -63,7 +63,7 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
 
 
 def _discard(*streams: TextIO) -> None:
-    """Send what streams still hold nowhere: Python writes it when it ends, and would fail again."""
+    """Discard what streams still hold, which Python would try to write when it ends, and fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream.fileno())

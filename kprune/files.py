@@ -20,10 +20,10 @@ LONGEST_NAME = 255 - len(".-12345678-earlier")
 def reachable(name: str) -> Path:
     """Return a path that can be looked up, whether or not anything is there.
 
-    `~` is the home folder, where the shell leaves it as it is, too (--output=~/small).
+    `~` is the home folder, even where the shell does not replace it (--output=~/small).
 
     Raises:
-        UserError: a user is unknown, or as of `check_reachable`.
+        UserError: the user after `~` is unknown, or for the reasons that `check_reachable` names.
     """
     try:
         path = Path(name).expanduser()
@@ -53,7 +53,7 @@ def write_whole(path: Path, write: Callable[[Path], object], remedy: str = OTHER
     """Let `write` fill a temporary file beside `path`, of the same suffix, and move it there.
 
     Raises:
-        UserError: the folder is not writable, or the disk full; with the remedy.
+        UserError: the folder is not writable, or the disk is full; the message ends with `remedy`.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
@@ -70,15 +70,19 @@ def write_whole(path: Path, write: Callable[[Path], object], remedy: str = OTHER
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_whole`."""
+    """Write a text to `path` by way of a temporary file beside it.
+
+    Raises:
+        UserError: for the reasons that `write_whole` names.
+    """
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_readable(folder: Path) -> None:
-    """Check that a folder, if there is one, lets one see and open what is in it.
+    """Check that the user may list and open what is in a folder, if the folder exists.
 
     Raises:
-        UserError: it does not, or as of `check_reachable`.
+        UserError: the user may not, or for the reasons that `check_reachable` names.
     """
     check_reachable(folder)
     if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
@@ -86,11 +90,11 @@ def check_readable(folder: Path) -> None:
 
 
 def check_movable(folder: Path) -> None:
-    """Check that `whole_folder` can put another folder in the place of this one, which need not be there.
+    """Check that `whole_folder` can put another folder in the place of this one, which need not exist.
 
     Raises:
-        UserError: the folder that it is in can't be written to, a name is too long, a disk is mounted at it, this process works in
-            it, or as of `check_reachable`.
+        UserError: the folder around it can't be written to, a name is too long, a disk is mounted at `folder`, this process works
+            in it, or for the reasons that `check_reachable` names.
     """
     check_reachable(folder)
     place = Path(os.path.realpath(folder))
@@ -109,15 +113,15 @@ def check_movable(folder: Path) -> None:
 def whole_folder(
     folder: Path, remedy: str = OTHER_FOLDER, keep: Callable[[str], bool] = lambda name: False
 ) -> Iterator[Path]:
-    """Give a folder to fill, which takes the place of `folder` at the end; nothing is left of it if that is not reached.
+    """Yield a temporary folder to fill, which takes the place of `folder` when the context closes, or is removed after an error.
 
-    Until then `folder` stays as it was; there is no time at which both the old and the new one could be lost.
+    Until then `folder` stays as it was; there is no time at which both the old and the new folder could be lost.
 
     Args:
         keep: tells of a name in `folder` whether it stays, unless there is a new one of that name.
 
     Raises:
-        UserError: it is not writable, or the disk full; with the remedy.
+        UserError: the folder around `folder` is not writable, or the disk is full; the message ends with `remedy`.
     """
     temporary = earlier = None
     folder = Path(os.path.realpath(folder))

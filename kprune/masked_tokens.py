@@ -8,7 +8,7 @@ from kprune.errors import UserError
 from kprune.objectives.base import IGNORED
 
 SHARE = 0.15
-"""Of a text's tokens that are masked, as BERT was pretrained (Devlin et al., 2019)."""
+"""Share of a text's tokens that are masked, as in BERT's pretraining (Devlin et al., 2019)."""
 
 
 def check_mask_token(tokenizer: Any) -> None:
@@ -19,8 +19,8 @@ def check_mask_token(tokenizer: Any) -> None:
     """
     if tokenizer.mask_token_id is None:
         raise UserError(
-            f"the tokenizer ({type(tokenizer).__name__}) has no mask token, and a masked language model is asked for what it "
-            "stands for: give the one that the model was pretrained with"
+            f"the tokenizer ({type(tokenizer).__name__}) has no mask token, and a masked language model is asked what stood in "
+            "its place: give the tokenizer that the model was pretrained with"
         )
 
 

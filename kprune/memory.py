@@ -31,8 +31,8 @@ def pass_tokens(view: "ModelView") -> int:
 def release_freed_memory() -> None:
     """Return freed memory to the system, where the C library can (glibc).
 
-    It keeps the pieces of backward passes over batches of different lengths, which the next batches don't fit into: a process
-    would grow by several times what its tensors take.
+    The C library keeps the pieces of backward passes over batches of different lengths, which the tensors of later batches don't fit
+    into: a process would grow to several times what its tensors take.
     """
     trim = _trim()
     if trim is not None:

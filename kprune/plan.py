@@ -18,7 +18,7 @@ class Plan:
         units: number of units kept of each block; a mean if it depends on the input.
         kept: indices of the kept units of each block, in the dense model's numbering; None if they depend on the input.
         layers_left_out: layers of the dense model that were removed whole, norms and residual connections included.
-        sparsity: which share or pattern of the weights of every linear module of the layers is zero; None if none was set to zero.
+        sparsity: which share or pattern of the weights of every linear module of the layers is zero; None if no weight was set to zero.
     """
 
     kinds: Mapping[str, Kind]
@@ -61,7 +61,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
-        """Return the plan of such values; earlier versions wrote the sparsity as `masks`."""
+        """Return the plan from what `to_json` returns; earlier versions wrote the sparsity as `masks`."""
         sparsity = values.get("sparsity", values.get("masks"))
         return cls(
             values["kinds"],

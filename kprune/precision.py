@@ -13,12 +13,12 @@ from torch.overrides import TorchFunctionMode
 from kprune.errors import UserError
 
 Precision = Literal["full", "reduced"]
-"""Of the products of linear layers, see `linear_layers`."""
+"""The precision of the products of linear layers (`linear_layers`)."""
 PRECISIONS: tuple[Precision, ...] = "full", "reduced"
 
 
 def computes_in_float64(device: str | torch.device) -> bool:
-    """Tell whether a device is there, computes in float64, as least squares are solved, and gives back what it computed."""
+    """Tell whether a device is there, computes in float64, in which least squares are solved, and gives back what it computed."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
     # TypeError: of Apple's "mps"; NotImplementedError: of "meta"; ImportError: of "hpu", whose package is another one.
@@ -32,12 +32,12 @@ def full_precision() -> Iterator[None]:
     """Compute float32 products in float32, without autocast, on tensors that can have gradients, while the context is open.
 
     `torch.set_float32_matmul_precision("high")` means TF32 on a GPU and bfloat16 on some CPUs: too coarse for Gram matrices.
-    So do the settings of each backend (`torch.backends.cuda.matmul.fp32_precision`), which take its place in newer versions.
+    In newer versions of torch, the settings of each backend (`torch.backends.cuda.matmul.fp32_precision`) can mean the same.
     A tensor is float32 and on the CPU if nothing else is said, whatever `torch.set_default_dtype` or `set_default_device` say.
     """
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
-    # Not if it is the CPU already: the context looks at every call of torch.
+    # No context if the default is the CPU already, since the context intercepts every call of torch.
     on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     try:
         with (
@@ -157,8 +157,8 @@ class _ReducedLinear(torch.autograd.Function):
 def _factor(x: Tensor) -> Tensor:
     """Return a float32 factor of a product, on a CPU in bfloat16.
 
-    There the flag of `_coarse_products` gains little: torch's products of float32 numbers are hardly faster with it, those of
-    bfloat16 ones about twice as fast on a CPU without AMX. And with the flag set for a whole pass, attention takes up to ten
-    times as long, since torch's fused kernel multiplies small pieces.
+    On a CPU, the flag of `_coarse_products` gains little: with it, torch's products of float32 numbers are hardly faster, while
+    products of bfloat16 numbers are about twice as fast on a CPU without AMX. And if the flag is set for a whole pass, attention
+    takes up to ten times as long, since torch's fused kernel multiplies small pieces.
     """
     return x.bfloat16() if x.device.type == "cpu" else x

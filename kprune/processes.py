@@ -12,13 +12,13 @@ from kprune.data import part_of
 from kprune.errors import UserError
 
 PATIENCE = timedelta(days=1)
-"""For the first process, which does alone what comes before and after the pruning."""
+"""How long processes wait for the first one, which alone does what comes before and after the pruning."""
 _together: list[bool] = []
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let the processes of torch's group, all of which must come here, share the work within.
+    """Share the work within among the processes of torch's group, each of which must open this context.
 
     Every one prunes the same model on the same calibration set, and gets the whole outcome.
     """
@@ -63,10 +63,10 @@ def check_alone(what: str, remedy: str) -> None:
 
 
 def own_rows(batch: dict[str, Tensor], before: int) -> dict[str, Tensor]:
-    """Return the examples of a batch that are this process's: they are dealt out one by one, whatever batch they are in.
+    """Return this process's examples of a batch: examples are dealt out one by one, over all batches.
 
     Args:
-        before: examples of the batches before it.
+        before: number of examples in the batches before this one.
     """
     first = (rank() - before) % count()
     return part_of(batch, slice(first, None, count()))
@@ -101,7 +101,7 @@ def broadcast_flag(value: bool) -> bool:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """Return the values [n] of all processes in one, wherever they were: their order means nothing."""
+    """Return the values [n] of all processes in one tensor, on the device of `tensor`; their order means nothing."""
     if count() == 1:
         return tensor
     found: list[Tensor] = [tensor] * count()

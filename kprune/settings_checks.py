@@ -45,10 +45,10 @@ def check_not_negative(**settings: float) -> None:
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Check that units of some kind may go; "auto" is not empty either.
+    """Check that `kinds` is "auto", or names at least one kind of units that may go.
 
     Raises:
-        UserError: none may.
+        UserError: it is empty.
     """
     if not kinds:
         raise UserError(f"kinds={kinds} lets nothing go: leave it out, or give a list of heads, neurons or both")

@@ -38,11 +38,11 @@ def prune_to_speedup(
         uniform: every layer keeps as many heads, and as many neurons.
 
     Returns:
-        as `corrected`.
+        the outcome, whose details say what was tried (`latency_budget`), and its latency, as `measure_latency` returns it.
 
     Raises:
-        UserError: the method prunes by FLOPs alone, the speed-up is none, the layers can't be kept alike, or there are several
-            processes.
+        UserError: the method does not prune to a latency, the speed-up is no factor above 1, the widths can't be rounded or kept alike
+            as asked, or there are several processes.
         OutOfReach: the speed-up is beyond what removing all heads and neurons gives.
     """
     check_alone("a measured speed-up", "start one, or ask for a share of FLOPs or parameters")
@@ -69,7 +69,7 @@ def corrected(
     budget: LatencyBudget,
     measure: Callable[[Model], dict[str, Any]],
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Prune, measure, correct the table's scale at most twice; take the first within 5 %, or the closest.
+    """Prune, measure, correct the table's scale at most twice; return the first outcome within 5 %, or the closest one.
 
     Args:
         prune: the method, on everything but the budget.
@@ -101,7 +101,7 @@ def corrected(
         "attempts": attempts,
         "table": {"widths": budget.table.widths, "ms": budget.table.ms, "empty_ms": budget.table.empty_ms},
     }
-    # Measuring, and the attempts that were put away, are part of what the outcome took.
+    # The time of the outcome includes the measurements and the attempts that were discarded.
     outcome.seconds_by_stage["latency_search"] = max(seconds - sum(outcome.seconds_by_stage.values()), 0.0)
     outcome.seconds_by_stage["latency_table"] = budget.table.seconds
     return outcome, latency

@@ -17,7 +17,11 @@ class Storage(Protocol):
     """Keep tensors, and give them back. In between, a handle stands for a tensor, which only `read` understands."""
 
     def keep(self, tensor: Tensor) -> Any:
-        """Return the handle of a tensor; its room is free again once the handle is deleted."""
+        """Return the handle of a tensor, whose room is free again once the handle is deleted.
+
+        Raises:
+            UserError: there is no room for it.
+        """
 
     def read(self, kept: Any) -> Tensor:
         """Return the tensor of a handle, on the device where it is worked on."""

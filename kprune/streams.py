@@ -61,7 +61,7 @@ class CalibrationState:
 
     @property
     def target(self) -> Tensor | None:
-        """Return the target that was set for the update of the student's block; None for teacher − student."""
+        """Return the target that was set for the update of the student's block, [B, T, d]; None for teacher − student."""
         return None if self._target is None else self._storage.read(self._target)
 
     @target.setter
@@ -69,7 +69,10 @@ class CalibrationState:
         self._target = None if value is None else self._storage.keep(value)
 
     def update_target(self) -> Tensor:
-        """Return the target of the update of the student's block, [B, T, d]; `teacher` is before a norm that comes last."""
+        """Return the target of the update of the student's block: [B, T, d].
+
+        It is `target` or, if that is None, teacher − student; the teacher then is at X_T + Sub_T(X_T), before `Block.norm_after`.
+        """
         target = self.target
         return self.teacher - self.student if target is None else target
 
@@ -104,7 +107,7 @@ class CalibrationState:
         return self._part(part_of(self.batch, which), rows_of(self.batch, which))
 
     def some_rows(self, rows: slice | Tensor) -> "CalibrationState":
-        """Return the state of some of the batch's rows, given by their numbers or as a slice, without labels and numbers of choices."""
+        """Return the state of some of the batch's rows, given by their numbers or as a slice, without labels and `choices`."""
         return self._part({name: value[rows] for name, value in self.batch.items() if name not in OF_EXAMPLES}, rows)
 
     def _part(self, batch: dict[str, Tensor], rows: slice | Tensor) -> "CalibrationState":
@@ -118,7 +121,7 @@ class CalibrationState:
 def calibration_states(
     view: ModelView, batches: Sequence[dict[str, Tensor]], storage: Storage = ON_DEVICE
 ) -> list[CalibrationState]:
-    """Return every batch at the input of the first block; if several processes share the work, this one's examples of it.
+    """Return the state of every batch at the input of the first block; with several processes, of this process's examples alone.
 
     Raises:
         UserError: there are more processes than examples.
@@ -139,8 +142,8 @@ def calibration_states(
 class TeacherLogits(Iterable[Tensor]):
     """The teacher's logits (`Objective.answers`) of calibration states, one by one.
 
-    The states must be at the input of the first block when this is made. Of each, the logits are kept or, if it is smaller, the
-    last hidden state, from which they are computed again in each iteration.
+    The states must be at the input of the first block when this object is made. For each state, the logits are kept or, if it is
+    smaller, the last hidden state, from which the logits are computed again in each iteration.
     """
 
     def __init__(self, view: ModelView, states: Sequence[CalibrationState], objective: Objective):

@@ -29,11 +29,11 @@ def is_blank(row: Sequence[str]) -> bool:
 def separator_of(content: str, columns: Sequence[str] = ()) -> str | None:
     """Return the sign that separates the columns of a table with a header; None if it has one column.
 
-    It is the one that finds the most of `columns` in the header; of equals, the one by which the most rows have as many entries as
+    It is the sign by which the header has the most of `columns`; of several, the sign by which the most rows have as many entries as
     the header.
 
     Raises:
-        ValueError: two signs are equals in both, or every row has fewer entries than the header.
+        ValueError: two signs are equal in both respects, or every row has fewer entries than the header.
     """
     tables = {sign: _sample(content, sign) for sign in SEPARATORS}
     ranks = {sign: _rank(table, columns) for sign, table in tables.items() if table and len(table[0]) > 1}

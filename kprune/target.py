@@ -37,9 +37,9 @@ class Target:
     """One request.
 
     Attributes:
-        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the layers', "0" nothing; "latency" ("3x") makes the
-            measured model so many times as fast; "sparsity" ("s0.5") sets a share of the layers' weights to zero, "pattern" ("2:4")
-            all but so many of each group of weights.
+        kind: "flops" ("0.8") and "parameters" ("p0.2") remove a share of the FLOPs or parameters, "0" removes nothing; "latency"
+            ("3x") makes the measured model three times as fast; "sparsity" ("s0.5") sets a share of the layers' weights to zero;
+            "pattern" ("2:4") keeps two of each four consecutive weights, and sets the others to zero.
         amount: the share to remove, the factor, or the number of weights to keep in a group.
         group: weights in a group of a pattern; None for the other kinds.
 
@@ -86,7 +86,7 @@ class Target:
         """Return the target of a share of the weights, 0.5, or of a pattern, "2:4".
 
         Raises:
-            UserError: it is neither.
+            UserError: `asked` is neither, or out of range.
         """
         found = _FORMS["pattern"].fullmatch(asked) if isinstance(asked, str) else None
         return cls("pattern", float(found[1]), int(found[2])) if found else cls("sparsity", asked)
@@ -124,7 +124,7 @@ class Target:
         return self.kind == "flops" and _is_number(self.amount) and self.amount == 0
 
     def options(self) -> dict[str, Any]:
-        """Return what `from_options` reads; FLOPs and zeros among the weights are told by their option alone."""
+        """Return what `from_options` reads: the option with its amount and, for parameters and latency, the budget."""
         if self.kind == "pattern":
             return {self.option: str(self)}
         return ({"budget": self.kind} if self.kind in ("parameters", "latency") else {}) | {self.option: self.amount}

@@ -32,7 +32,7 @@ LOSS_POINTS = 60
 
 Losses = Callable[[dict[str, Tensor], float], Iterable[Tensor]]
 """Takes a batch and the epochs done so far (a fraction), gives scalars one by one; each is differentiated before the
-next is asked for, and the gradients add up. They are the means over a batch."""
+next is asked for, and the gradients add up. Each is a mean over the batch."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,11 @@ class Training:
                     pause, saved = self.save(state, pause)
 
     def update(self, batch: dict[str, Tensor]) -> float:
-        """Take one step of the optimizer, and return the loss before it."""
+        """Take one step of the optimizer, and return the loss before it.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
         factor = rate(self.step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * (1.0 if group["free"] else factor)
@@ -159,10 +163,13 @@ class Training:
             torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
 
     def save(self, path: Path, pause: float = 0.0) -> tuple[float, float]:
-        """Write the state, a finished run's without its optimizer.
+        """Write the state to `path`; that of a finished run has no moments of the optimizer.
 
         Returns:
-            Seconds until the next time (longer where writing is slow), and now.
+            seconds to wait before the next write (more if writing is slow), and the time now.
+
+        Raises:
+            UserError: the folder is not writable, or the disk is full.
         """
         start = time.perf_counter()
         tensors = {f"learner.{name}": value for name, value in self.learner.state_dict().items()}

@@ -11,10 +11,10 @@ def token_ends(tokenizer: Any, text: str) -> list[int]:
 
 
 def shortened(tokenizer: Any, text: str, tokens: int) -> str:
-    """Cut a text behind its first `tokens` tokens; one of at most as many characters is returned as it is.
+    """Cut a text behind its first `tokens` tokens; a text of at most as many characters is returned as it is.
 
-    A tokenizer in Rust that cuts two texts to one length makes every combination of their rests: of two books, gigabytes. One
-    in Python does not, and does not say where tokens end.
+    A tokenizer in Rust that cuts a pair of texts to one length makes every combination of their rests: gigabytes for two books. A
+    tokenizer in Python does not, and can't say where tokens end: for it, every text is returned as it is.
     """
     if len(text) <= tokens or not tokenizer.is_fast:
         return text
@@ -23,7 +23,7 @@ def shortened(tokenizer: Any, text: str, tokens: int) -> str:
 
 
 def shortened_columns(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> list[list[str]]:
-    """Return columns of texts that a tokenizer can cut to `max_length` tokens a row: those of pairs `shortened`, one as it is.
+    """Return columns of texts that a tokenizer can cut to `max_length` tokens a row: two columns `shortened`, one as it is.
 
     Twice as many tokens stay as are read, since a word that is cut ends in other tokens.
     """
@@ -35,14 +35,14 @@ def shortened_columns(tokenizer: Any, columns: Sequence[Sequence[str]], max_leng
 def choice_pairs(
     tokenizer: Any, texts: Sequence[str], choices: Sequence[str], max_length: int
 ) -> list[tuple[str, str]]:
-    """Return what a model reads of each choice: the first text and, behind the second one if there is one, the choice.
+    """Return the pair that a model reads for each choice: the first text; and the choice, behind the second text if there is one.
 
-    If they are too long together, the texts before the choice are cut, the longer one first, and the choice is read whole. If
-    it is too long by itself, the tokenizer cuts the longer of the two.
+    If a pair is too long, the texts before the choice are cut, the longer one first, and the choice is read whole. If the choice is
+    too long by itself, the tokenizer cuts the longer half of the pair.
 
     Args:
         texts: a question; or a context and a question.
-        max_length: of the two, special tokens counted.
+        max_length: tokens of a pair, special tokens counted.
     """
     first, *rest = texts
     pairs = [(first, " ".join([*rest, choice])) for choice in choices]

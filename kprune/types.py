@@ -1,4 +1,4 @@
-"""What the type checker knows of modules of which torch says no more than `Tensor | Module`."""
+"""Types of models and linear modules, for the type checker: torch gives their attributes as `Tensor | Module` alone."""
 
 from typing import TYPE_CHECKING
 

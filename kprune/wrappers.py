@@ -1,4 +1,4 @@
-"""Models of sentence-transformers: the transformers model inside them, what they make of it, and one inside them again."""
+"""Models of sentence-transformers: take the transformers model out, read how embeddings are made, put a pruned model in."""
 
 import copy
 import sys
@@ -54,7 +54,7 @@ def objective_within(model: Any) -> Objective | None:
     """Return how a SentenceTransformer makes embeddings of its tokens; None for any other model.
 
     Raises:
-        UserError: by modules that kprune does not know.
+        UserError: it uses modules that kprune does not know.
     """
     if wrapper_of(model) != "SentenceTransformer":
         return None
@@ -78,10 +78,10 @@ def objective_within(model: Any) -> Objective | None:
 
 
 def rewrapped(wrapper: Any, model: Model, tokenizer: Any = None) -> Any:
-    """Return a copy of a model of sentence-transformers with this transformers model inside; the model itself without one.
+    """Return a copy of a model of sentence-transformers with `model` inside; `model` itself if `wrapper` is no such model.
 
     Args:
-        tokenizer: goes inside, too, if it is another one.
+        tokenizer: takes the place of the tokenizer inside; None leaves it as it is.
     """
     if wrapper_of(wrapper) is None:
         return model
@@ -92,10 +92,10 @@ def rewrapped(wrapper: Any, model: Model, tokenizer: Any = None) -> Any:
 
 
 class Projection:
-    """What modules of sentence-transformers make of a pooled vector [B, d], without dropout, and the first `dimensions` of that.
+    """Map a pooled vector [B, d] by modules of sentence-transformers, without dropout, and keep its first `dimensions`.
 
     Args:
-        dimensions: None for all of them.
+        dimensions: None to keep all of them.
     """
 
     def __init__(self, modules: list[nn.Module], dimensions: int | None = None):

@@ -33,7 +33,7 @@ class Kwon(Method):
 
     Attributes:
         damping: of the mask tuning's least squares.
-        max_scale: a tuned mask value beyond it ends the tuning.
+        max_scale: the tuning ends at a block with a mask value that is larger in size.
     """
 
     damping: float = 1.0
@@ -46,7 +46,7 @@ class Kwon(Method):
         """Check that widths are not to be rounded: the search can't do it.
 
         Raises:
-            UserError: they are.
+            UserError: the grain is above 1.
         """
         if grain > 1:
             raise UserError(f"method {self.name} does not round widths: leave grain=1 or use kprune")
@@ -76,7 +76,7 @@ class Kwon(Method):
 
     @staticmethod
     def tunes(block: Block) -> bool:
-        """Tell whether a block's masks are tuned: all but the heads' of the lowest layer, as in the authors' code."""
+        """Tell whether a block's masks are tuned: all blocks but the lowest attention, as in the authors' code."""
         return block.kind == "neurons" or block.layer > 0
 
     @staticmethod
@@ -86,6 +86,9 @@ class Kwon(Method):
         """Search masks [units] (bool) of all blocks, bottom to top, by the Fisher information.
 
         All blocks of a kind are taken to cost the same, as in the paper.
+
+        Raises:
+            UserError: for the reason that `baselines.kwon.search.search` names.
         """
         scores = {block.name: importance(g) for block, g in zip(view.blocks, gradients, strict=True)}
         of_kind = [[block.name for block in view.of_kind(kind)] for kind in ("heads", "neurons")]

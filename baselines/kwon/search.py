@@ -45,7 +45,7 @@ def search(
         raise UserError("the budget is less than what the blocks cost at least: ask for a smaller reduction")
     left = spare - head_cost.per_unit * torch.arange(len(head_gain), dtype=torch.float64)
     left = left[left >= 0]
-    # Without any neuron, its cost is 0, and the division gives no number.
+    # If no block has neurons, a neuron costs 0, and the division gives infinity or NaN.
     affordable = (left / neuron_cost.per_unit).nan_to_num().clamp(max=len(neuron_gain) - 1).long()
     total = head_gain[: len(left)] + neuron_gain[affordable]
     most_heads = len(total) - 1 - int(total.flip(0).argmax())

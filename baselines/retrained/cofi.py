@@ -31,7 +31,7 @@ HEADS_AT_FIRST, NEURONS_AT_FIRST = BOUND, 0.0
 """Mean logits of the masks before training, of heads (and blocks) and of neurons, as in the authors' code: 10, which `BOUND`
 cuts, and the log odds of its drop rate of 0.5."""
 MISSED = 0.05
-"""If the expected FLOPs reduction is further than this below the request, a line says so: chance has chosen, not the masks."""
+"""If the expected FLOPs reduction is further than this below the request, a line says that chance chose a part of the units."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class CoFi(Method):
 
     The masks multiply: a head's or neuron's with its block's. Their expected share of FLOPs is held at a target, which
     rises linearly to the request, by a Lagrangian with two multipliers. The teacher is the fine-tuned model: its logits,
-    and four of its layers, each matched to that layer of the student that is closest (a linear map, the identity at
-    first, between them) among those whose FFN is there; in fine-tuning among all.
+    and four of its layers, each matched to the closest layer of the student through a linear map that starts as the
+    identity. While masks are learnt, layers whose FFN is masked are left out of the match; in fine-tuning, none is.
 
     Departures from the paper: the hidden dimension is left whole (no masks on it), and sparsity is of FLOPs while the
     paper's is of parameters. The student starts as the fine-tuned model, the paper's as the pre-trained one, so that its
     epochs without masks have little to learn. A masked block keeps its output bias. After training, units are kept by
-    the probability that their masks are open until the budget is full, so that it is met to less than a head; if the
-    masks' own expectation is further below it than `MISSED`, as after too few steps, that is printed. The optimizer is not
+    the probability that their masks are open until the budget is full, so that less than one unit's FLOPs is left of it; if
+    the reduction that the masks expect is more than `MISSED` below the request, as after too few steps, a line says so. The
+    optimizer is not
     restarted when the masks set in, embeddings are trained, fine-tuning has the pruning's batches, rate and decay, and the
     weights of the last step are taken, not the best on the development set. A training serves one reduction, since the target
     is in the loss.
@@ -183,7 +184,7 @@ class Student(nn.Module):
         self.to(model.device, model.dtype)
 
     def present(self, masks: Sequence[Tensor] | None, layers: int) -> list[bool]:
-        """Tell of each layer whether masks leave a neuron of its FFN; all do without masks."""
+        """Return for each layer whether the masks leave a neuron in its FFN; True for all layers without masks."""
         if masks is None:
             return [True] * layers
         return [bool((mask > 0).any()) for mask, kind in zip(masks, self.kinds, strict=True) if kind == "neurons"]
@@ -198,7 +199,7 @@ class L0Masks(nn.Module):
 
     Args:
         sizes: units of each block.
-        kinds: what they are, "heads" or "neurons".
+        kinds: what the units of each block are, "heads" or "neurons".
     """
 
     def __init__(self, sizes: Sequence[int], kinds: Sequence[str]):

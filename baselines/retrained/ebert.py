@@ -22,7 +22,7 @@ from kprune.training import Recipe, parameter_groups
 
 BOTTLENECK = 64
 OPEN = 2.0
-"""Bias that the gates' logits start at: most are open."""
+"""The bias of the gates' logits before training, with which most gates are open."""
 HALVINGS = 18
 HIGHEST = 100.0
 """Gates' logits are expected within ±HIGHEST."""
@@ -72,7 +72,11 @@ class EBERT(Method):
     budgets = frozenset({"flops"})
 
     def prune(self, job: Job) -> Outcome:
-        """Train a gated copy of the job's model, and set the threshold of its gates."""
+        """Train a gated copy of the job's model, and set the threshold of its gates.
+
+        Raises:
+            UserError: the model's family is not supported, the loss is not finite, or no threshold meets the budget.
+        """
         clock, target = Clock(), 1 - job.budget.flops_reduction
         model, objective, data, budget = job.model, job.objective, job.data, job.budget
         stages = Stages(self, data, self.max_examples, clock)
@@ -155,7 +159,7 @@ class GatedModel(nn.Module):
             return self.model(**inputs)
 
     def open_units(self) -> list[Tensor]:
-        """Return the mean open gates per block over the last batch, differentiable."""
+        """Return the mean number of open gates per block over the examples of the last batch, differentiable."""
         gates = iter(self.gates)
         return [next(gates).sum(dim=1).mean() if s.units else self.threshold.new_zeros(()) for s in self.view.blocks]
 
@@ -166,7 +170,7 @@ class GatedModel(nn.Module):
 
     @torch.no_grad()
     def count_units(self, batches: Iterable[dict[str, Tensor]]) -> list[float]:
-        """Return the mean open gates per block over the examples of batches."""
+        """Return the mean number of open gates per block over the examples of all batches."""
         self.eval()
         totals, examples = [0.0] * len(self.view.blocks), 0
         for batch in batches:
@@ -217,7 +221,7 @@ def set_threshold(gated: GatedModel, batches: Sequence[dict[str, Tensor]], targe
     """Set the lowest threshold (to a small error) at which the mean share of FLOPs over batches is within the target.
 
     Raises:
-        UserError: gates stay open whatever the threshold.
+        UserError: at every threshold up to `HIGHEST`, open gates leave more than the target.
     """
     low, high = -HIGHEST, HIGHEST
     for _ in range(HALVINGS):

@@ -32,7 +32,9 @@ class FineTuned(Method):
     out; if the loss on it does not fall, the weights from before the training are restored.
 
     Attributes:
-        distillation: weight of the loss on the teacher's logits; that of the task's loss is 1 less this.
+        pruner: the method that prunes.
+        recipe: of the training.
+        distillation: weight of the loss on the teacher's logits; the task's loss has the weight 1 − `distillation`.
         temperature: of the distillation.
         max_examples: cap on the training examples, None for all.
         bf16: linear layers in bfloat16 while training.

@@ -22,7 +22,8 @@ class Trained:
     """What is known of a training run that has ended.
 
     Attributes:
-        examples: in an epoch. If `available`, the number that there were, is larger, a cap has left some out.
+        examples: number of examples in an epoch.
+        available: number of training examples before a cap left some out.
         seconds: of all stretches of the run together.
         earlier_seconds: those of processes before this one.
         losses: (step, mean loss up to there) along the run.
@@ -101,7 +102,7 @@ class Stages:
     ) -> nn.Module:
         """Return a copy of `start` after a training that does not depend on the budget.
 
-        It is trained once for the data, or found in their workspace. Its seconds count in full each time.
+        The training runs once for the data, or its result is found in their workspace. Its seconds count in full each time.
 
         Args:
             losses_of: gives the losses of the copy.
@@ -143,7 +144,7 @@ def train(run: Training, description: str, state: Path | None, available: int) -
     """Train to the end; if `state` already holds the finished run, load it.
 
     Args:
-        available: training examples that there were.
+        available: number of training examples before a cap left some out.
     """
     if state:
         run.resume(state)
@@ -173,7 +174,7 @@ def first_of_shuffled(examples: Sequence[Example], count: int | None, seed: int)
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Return a digest of a model's weights: settings name by it the pruned model that a training starts from."""
+    """Return a digest of a model's weights, by which the settings of a training name the pruned model that it starts from."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())

@@ -11,12 +11,12 @@ from kprune.errors import UserError
 from kprune.models import Block, ModelView
 
 WIDEST = 2**20
-"""Columns of a network at most: several times those of the widest there are."""
+"""The largest grain that is accepted, in columns: several times the width of the widest networks."""
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """The cost of k units of one block: nothing for none, else `base + per_unit * max(k' - free, 0)`.
+    """The cost of k units of one block: 0 without units, else `base + per_unit * max(k' - free, 0)`.
 
     k' is k rounded up to the grain (at most all units): units within a grain come free, so that a search which leaves
     nothing of its budget unused ends on whole grains. FLOPs are linear (base = free = 0). A measured latency is
@@ -29,7 +29,7 @@ class UnitCost:
     grain: int = 1
 
     def steps(self, units: int) -> Tensor:
-        """Return what the first, second, ... of a block's units kept adds: [units] in float64."""
+        """Return the cost that the first, second, ... kept unit of a block adds: [units] in float64."""
         counts = torch.arange(units + 1)
         rounded = ((counts + self.grain - 1) // self.grain * self.grain).clamp(max=units)
         steps = self.per_unit * (rounded - self.free).clamp(min=0).diff().double()
@@ -37,11 +37,11 @@ class UnitCost:
         return steps
 
     def by_count(self, units: int) -> Tensor:
-        """Return what 0, 1, ... of a block's units kept cost: [units + 1] in float64."""
+        """Return the cost of 0, 1, ... kept units of a block: [units + 1] in float64."""
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.steps(units).cumsum(0)])
 
     def of(self, kept: int, units: int) -> float:
-        """Return what `kept` of `units` units cost."""
+        """Return the cost of `kept` units of a block that has `units`."""
         return self.steps(units)[:kept].sum().item()
 
 
@@ -78,7 +78,7 @@ def whole_cost(view: ModelView, costs: Mapping[str, UnitCost]) -> float:
 
 
 def units_in(grain: int, block: Block) -> int:
-    """Return a grain of feature columns in units: the fewest heads or neurons that make up as many."""
+    """Return the fewest units of a block that together have at least `grain` columns."""
     return -(-grain // block.width)
 
 

@@ -14,7 +14,7 @@ Of = Literal["layers", "model"]
 
 @dataclass(frozen=True)
 class ParametersBudget:
-    """Remove a share of parameters. What goes is units of the layers, whatever it is a share of.
+    """Remove a share of the parameters of the layers, or of the whole model. Only units of the layers are removed for either.
 
     Attributes:
         params_reduction: the share to remove, between 0 and 1.
@@ -49,7 +49,7 @@ class ParametersBudget:
         """Return the parameters that the units kept may have in all.
 
         Raises:
-            OutOfReach: what stays whatever is pruned has more than may be left.
+            OutOfReach: the parameters that belong to no unit are more than may be left.
         """
         of_layers = self.of == "layers"
         everything = layer_parameters(view) if of_layers else model_parameters(view)

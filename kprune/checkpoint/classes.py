@@ -31,16 +31,16 @@ IGNORED_SETTINGS = {
     *("training", "gradient_checkpointing", "attn_implementation", "name_or_path", "layer_idx"),
     *("max_seq_len_cached", "original_max_seq_len"),
 }
-"""Plain attributes that no answer depends on: sizes that the weights have, too; modes, and a layer's number, by which its cache
-goes; lengths, on which rotary positions depend only if they are `MOVING`."""
+"""Plain attributes that no answer depends on: sizes, which the weights have, too; modes; a layer's number, which only its cache
+uses; and lengths, on which rotary positions depend only if their kind is one of `MOVING`."""
 MOVING = ("dynamic", "longrope")
 """Kinds of rotary positions whose frequencies are those of the longest text so far."""
 ROUNDED = 1e-2, 1e-7
-"""How far numbers are off, relatively and absolutely, that were converted to bfloat16 or float16 and back."""
+"""The relative and the absolute error of numbers that were converted to bfloat16 or float16 and back."""
 
 
 def become_pruned(model: Model) -> Model:
-    """Make a narrowed stock model the same model under the modeling file's class, its widths in its config. In place.
+    """Give a narrowed stock model, in place, the modeling file's class, and write its widths into its config.
 
     The Trainer, or anything else that calls `save_pretrained`, then writes a folder that loads again.
 
@@ -60,7 +60,7 @@ def stock_class(model: Model) -> type:
     """Return the transformers class that a model, pruned or not, comes from.
 
     Raises:
-        UserError: it is not one of transformers' own, but a class of that name would be written and loaded.
+        UserError: the class is not one of transformers' own, so a saved model would load as another class, the one of that name.
     """
     name = type(model).__name__
     kind = next(base for base in type(model).__mro__ if not is_pruned(base))
@@ -71,11 +71,13 @@ def stock_class(model: Model) -> type:
 
 
 def check_saveable(model: Model) -> None:
-    """Check that a model is what transformers builds by its class and config, but for the widths of its blocks, and that
-    transformers writes what else is saved with it.
+    """Check that a model would load as the same function after it is saved.
+
+    It has to be what transformers builds by its class and config, but for the widths of its blocks, and transformers has to be able
+    to write its config and generation settings.
 
     Raises:
-        UserError: it is not, so what is saved would load as another function; says at which module.
+        UserError: it would not, or they can't be written; the message names the module or the setting.
     """
     stock, config = stock_class(model), stock_config(model.config)
     try:
@@ -87,7 +89,7 @@ def check_saveable(model: Model) -> None:
         ) from error
     ours, theirs = dict(model.named_modules()), dict(plain.named_modules())
     stand_ins = tuple(name for name, module in ours.items() if is_stand_in(module))
-    # Those of the stock model: ours may be of any kind.
+    # The blocks of the stock model, since a module of ours may be of any class.
     blocks = [module for block in view_of(plain).blocks for module in (block.module, *block.module.modules())]
     in_blocks = {name for name, module in theirs.items() if any(module is inner for inner in blocks)}
     ignored = ignored_settings(family_of(model))
@@ -142,7 +144,11 @@ def check_units(view: ModelView, plain: ModelView) -> None:
 
 
 def check_heads(block: Block, whole: Block, layers: str) -> None:
-    """Check that a block reads as many heads of an argument as it has, each of the whole model's at most once.
+    """Check that a block reads as many heads of an argument as it has, each once, and each a head of the stock model.
+
+    Args:
+        whole: the stock model's block.
+        layers: path of the list of layers, for the message.
 
     Raises:
         UserError: it does not.
@@ -156,10 +162,10 @@ def check_heads(block: Block, whole: Block, layers: str) -> None:
 
 
 def check_settings(model: Model, config: Any) -> None:
-    """Check that transformers writes a model's config and, if it generates, its settings of that.
+    """Check that transformers can write a model's config and, if the model generates, its generation config.
 
     Raises:
-        UserError: it does not.
+        UserError: it can't.
     """
     try:
         with tempfile.TemporaryDirectory() as folder, quiet_transformers():
@@ -168,19 +174,19 @@ def check_settings(model: Model, config: Any) -> None:
                 model.generation_config.save_pretrained(folder)
     except Exception as error:  # a value that is no JSON, or one that transformers refuses
         raise UserError(
-            f"the model's config or generation_config can't be saved ({one_line(error, 120)}): set what it names right"
+            f"the model's config or generation_config can't be saved ({one_line(error, 120)}): mend the setting that this names"
         ) from error
 
 
 def difference_of(
     module: nn.Module | None, stock: nn.Module | None, resized: bool, root: bool, ignored: set[str]
 ) -> str | None:
-    """Return in words how a module is not the stock model's at its place; None if it is.
+    """Return in words how a module differs from the one at its place in the stock model; None if it does not.
 
     Args:
-        resized: whether its size may differ.
-        root: whether it is the model itself, whose class was checked.
-        ignored: names of its settings that may differ.
+        resized: whether the module's size may differ.
+        root: whether the module is the model itself, whose class was checked.
+        ignored: names of the module's settings that may differ.
     """
     if module is None or stock is None:
         return "is missing" if module is None else "is added"
@@ -217,7 +223,7 @@ def shapes_of(module: nn.Module) -> dict[str, list[int]]:
 def settings_of(module: nn.Module, ignored: set[str]) -> dict[str, Any]:
     """Return a module's own settings, such as the ε of a norm or whether an attention is causal, by name.
 
-    Without those that do nothing to an answer: dropout's, and the token whose embedding gets no gradient.
+    Settings that change no answer are left out: dropout's, and the token whose embedding gets no gradient.
     """
     if "drop" in type(module).__name__.lower():
         return {}
@@ -257,7 +263,7 @@ class WithoutWeights(TorchFunctionMode):
 
 
 def ties_of(model: nn.Module) -> dict[int, list[str]]:
-    """Return the names of each weight that has several."""
+    """Return all names of each weight that has several, by the weight's id."""
     names: dict[int, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(weight), []).append(name)
@@ -327,9 +333,9 @@ def emptied_modules(view: ModelView) -> dict[str, dict[str, Any]]:
 
 
 def auto_map(config: Any, stock: type) -> dict[str, str]:
-    """Return the pruned class that each auto class of transformers loads a model of this family with.
+    """Return, by the name of each auto class of transformers, the pruned class that it loads from a folder of this family.
 
-    Those of the kinds of heads that can be pruned, and those that load this class, whatever its head.
+    The auto classes are those of the heads that can be pruned, and any other that loads `stock`.
     """
     known = {"AutoModel", *(kind.auto_class for kind in OBJECTIVES.values())}
     classes = {}

@@ -16,13 +16,13 @@ from kprune.types import Model
 
 NAME = "model.gguf"
 PRECISIONS = {"gguf": "F16", "gguf-f32": "F32"}
-"""What matrices are written in, by format; vectors are float32 in both."""
+"""The precision of matrices, by format; vectors are float32 in both."""
 FAMILIES = ("llama", "mistral", "qwen2")
-"""What both architectures compute: gated SiLU, RMSNorm, rotary positions of whole heads; Qwen 3 has norms of queries and keys."""
+"""Families that both architectures compute: gated SiLU, RMSNorm, rotary positions of whole heads, no norms of queries and keys."""
 ROTARY = ("default", "linear", "llama3")
 """Kinds of rotary positions that are a constant factor per frequency."""
 ZERO_NEURONS = 32
-"""Neurons of zeros where none is left: `deci` skips the attention of a layer without any, and rows are quantised by 32."""
+"""Neurons of zeros that stand for none: `deci` skips the attention of a layer without neurons, and rows are quantised by 32."""
 INPUTS = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -49,7 +49,7 @@ def check_gguf(model: Model, tokenizer: Any = None) -> None:
     """Check that llama.cpp has an architecture that computes what a model does, at any widths, and its tokenizer.
 
     Raises:
-        UserError: it has not, or it has one that kprune does not write.
+        UserError: llama.cpp has no such architecture or tokenizer, or one that kprune does not write.
     """
     config = model.config
     name = type(model).__name__
@@ -154,8 +154,8 @@ def layer_widths(view: ModelView) -> dict[str, list[int]]:
 def units_written(block: Block) -> int:
     """Return the units of a block in the file.
 
-    A block of zeros stands for one without units; an attention is left out, unless it has a bias or is the lowest, of which
-    llama.cpp takes the size of a head.
+    Units of zeros stand for none: `ZERO_NEURONS` in a feed-forward network; one in an attention that has an output bias, or is the
+    lowest, from which llama.cpp reads the size of a head. Any other attention without units is left out.
     """
     if block.units:
         return block.units

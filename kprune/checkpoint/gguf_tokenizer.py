@@ -44,11 +44,11 @@ class Tokens:
 
     @classmethod
     def none(cls) -> "Tokens":
-        """Return what a file says that has no tokenizer."""
+        """Return the entry of a file without a tokenizer."""
         return cls("none")
 
     def add_to(self, writer: Any) -> None:
-        """Write it."""
+        """Write the tokenizer into a GGUF file."""
         writer.add_tokenizer_model(self.model)
         if not self.texts:
             return
@@ -182,7 +182,7 @@ def sentence_pieces(content: Mapping[str, Any], common: dict[str, Any]) -> Token
             types[number] = UNKNOWN
         elif types[number] == NORMAL and len(text) == 6 and text.startswith("<0x"):
             types[number] = BYTE
-    # What no merge makes is a character or a byte, or is found whole.
+    # A token that no merge makes is a character or a byte, or is found whole.
     scores = [-float(rank.get(text, len(pairs))) for text in texts]
     return Tokens("llama", scores=scores, space_prefix=begins_with_blank(content), **(common | {"types": types}))
 
@@ -191,7 +191,7 @@ def begins_with_blank(content: Mapping[str, Any]) -> bool:
     """Tell whether a tokenizer puts a blank before a text.
 
     Raises:
-        UserError: it does something else, too.
+        UserError: it changes or splits texts in another way.
     """
     normalizer, splitter = content["normalizer"], content["pre_tokenizer"]
     steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]

@@ -27,15 +27,15 @@ from kprune.types import Model
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 SHARDS = f"{WEIGHTS}.index.json"
 LARGEST = 2**24
-"""No whole number is larger in a setting that may be a size."""
+"""The largest whole number that is accepted in a setting that may be a size."""
 THETA = "rope_theta"
-"""A setting that is none: the base of rotary positions' frequencies."""
+"""A setting that is no size: the base of rotary positions' frequencies."""
 AUTO_MAP = re.compile(rf"([\w.-]+/[\w.-]+--)?modeling_kprune\.{PREFIX}\w+")
 """The classes that a config may name: of the shipped file, in the folder or in a repository of the hub. None is imported."""
 ATTENTION = (None, "eager", "sdpa")
 """The implementations of attention that are transformers' own; another one is a package or a kernel to be fetched."""
 SIZES = ("vocab_size", "hidden_size", "embedding_size", "type_vocab_size")
-"""Settings that some weight has as a dimension. They are compared first: building a model allocates by some of them."""
+"""Settings that are a dimension of some weight. They are checked first, since building a model allocates memory by some of them."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 NOT_SETTINGS = ("dtype", "torch_dtype", "auto_map", "name_or_path")
 """Entries that say how to load, which is decided here."""
@@ -127,14 +127,14 @@ def _load(weights: Path, values: dict[str, Any], stock: Any) -> Model:
     longest = max((size for shape in shapes.values() for size in shape), default=0)
     config = _checked_config(values, stock, longest)
     _compare_sizes(config, shapes, longest)
-    # Without memory: the sizes of a model whose settings nobody has seen yet.
+    # Without memory: not all settings have been compared with the weights yet.
     with torch.device("meta"):
         skeleton = kind(config)
         plain = stock(stock_config(config))
     _compare_entries(config, skeleton, stock)
     _compare_shapes(skeleton, shapes)
     check_units(view_of(skeleton), view_of(plain))
-    # By its weights and not by its folder, whose other files (an adapter's config, an index) transformers would follow.
+    # By its weights, not by its folder: transformers would read other files there, such as an adapter's config or an index.
     model, info = kind.from_pretrained(
         None,
         config=config,
@@ -261,7 +261,7 @@ def _compare_entries(config: Any, model: Model, stock: Any) -> None:
 
 
 def _compare_shapes(model: nn.Module, shapes: dict[str, list[int]]) -> None:
-    """Check that a model's weights are those of a file, which has one name of weights that are tied.
+    """Check that a model's weights are those of a file, in which tied weights have one name.
 
     Raises:
         ValueError: a name or a shape differs.

@@ -34,7 +34,7 @@ def check_onnx(onnx: Onnx) -> None:
     """Check that an export can be made.
 
     Raises:
-        UserError: it is none of the kinds of `Onnx`, or a package that it needs is not installed.
+        UserError: `onnx` is no kind of export, or a package that it needs is not installed.
     """
     if onnx not in tuple(PACKAGES):
         raise UserError(f"onnx={onnx} is unknown: use true, or int8 for weights of eight bits")
@@ -64,7 +64,7 @@ def dynamic_shapes(model: Model) -> dict[str, dict[int, object]]:
 
 
 def export_onnx(model: Model, file: str | Path, int8: bool = False) -> Path:
-    """Write a model, pruned or not, as one ONNX file; whole or not there.
+    """Write a model, pruned or not, as one ONNX file; after an error, no part of the file is left.
 
     Inputs are `input_ids`, `attention_mask` and, for a model that reads them, `token_type_ids`: int64 [batch, length], or of
     multiple choice [batch, choices, length].
@@ -74,8 +74,9 @@ def export_onnx(model: Model, file: str | Path, int8: bool = False) -> Path:
 
     Args:
         file: the .onnx file, or a folder that gets a model.onnx.
-        int8: write weights in eight bits, with a scale for each output of a product and one for each table of embeddings; what
-            products read is rounded to eight bits as it comes (onnxruntime's dynamic quantisation). Inputs and outputs stay.
+        int8: write weights in eight bits, with a scale for each output of a product and one for each table of embeddings; the inputs
+            of products are rounded to eight bits while the model runs (onnxruntime's dynamic quantisation). The model's inputs and
+            outputs have the same types as without `int8`.
 
     Raises:
         UserError: a package is not installed, the model is larger than one file can be, or it can't be written.
@@ -90,7 +91,7 @@ def export_onnx(model: Model, file: str | Path, int8: bool = False) -> Path:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as temporary, _silent():
             if cache is not None:
-                # Of layers with different numbers of key/value heads, runtimes have no cache.
+                # Runtimes have no cache for layers with different numbers of key/value heads.
                 model.config.use_cache = False
             with torch.no_grad():
                 outputs = list(model.eval()(**inputs, return_dict=True))

@@ -49,18 +49,20 @@ def check_format(format: str, onnx: Onnx = False) -> None:
 
 
 def natural_format(model: Model, plan: Plan) -> str:
-    """Return the format of a model for which none is given: of one with all of its units "dense" if it has zeros among its weights,
-    else "uniform"."""
+    """Return the format to save a model in if none is asked for.
+
+    It is "pruned" for a model of a pruned class; for any other, "dense" if the plan has zeros among the weights, else "uniform".
+    """
     if is_pruned(type(model)):
         return "pruned"
     return "dense" if plan.sparsity else "uniform"
 
 
 def check_kind(model: Model, format: str, tokenizer: Any = None) -> None:
-    """Check, before a model is pruned, that what comes out can have a format.
+    """Check, before a model is pruned, that the pruned model can be saved in a format.
 
     Raises:
-        UserError: no model of this kind, or with this tokenizer, can.
+        UserError: no model of this kind, or with this tokenizer, can be.
     """
     if format in PRECISIONS:
         check_gguf(model, tokenizer)
@@ -77,8 +79,8 @@ def save(
 ) -> Path:
     """Write safetensors, config, tokenizer and model card; a folder that plain transformers loads.
 
-    It is written under a temporary name and moved, so that it is either whole or not there. A folder that kprune saved
-    before is replaced; files in it that are none of a saved model, such as a Trainer's checkpoints, stay.
+    The folder is written under a temporary name and moved, so that it is either whole or not there. A folder that kprune saved
+    before is replaced; files in it that do not belong to a saved model, such as a Trainer's checkpoints, stay.
 
     Args:
         model: of transformers, or one of sentence-transformers around it, which writes its own files and its tokenizer, too.
@@ -91,8 +93,8 @@ def save(
         onnx: write the pruned model as model.onnx, too; "int8": with weights of eight bits.
 
     Raises:
-        UserError: the format is unknown or one that this model can't have, the tokenizer is none, transformers could not build the
-            model again, or the folder holds something else or can't be written to.
+        UserError: the format is unknown or one that this model can't have, `tokenizer` can't be saved, transformers could not build
+            the model again, or the folder holds something else or can't be written to.
     """
     check_format(format, onnx)
     if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
@@ -104,7 +106,7 @@ def save(
     check_saveable(inner)
     folder = Path(folder)
     if ".." in folder.parts:
-        # What is before it need not be there, and is not made.
+        # A folder before `..` need not exist, and is not made.
         folder = Path(os.path.realpath(folder))
     check_replaceable(folder)
     own = re.compile(f"{OURS.pattern}|{TOKENIZERS.pattern}") if tokenizer is not None or wrapper_of(model) else OURS
@@ -125,7 +127,7 @@ def _write(model: Any, folder: Path, tokenizer: Any, format: str, plan: Plan | N
     inner = unwrapped(model)
     if format in PRECISIONS:
         write_gguf(inner, folder / GGUF, tokenizer, PRECISIONS[format])
-        # It says what the model was pruned to, and that the folder is one of kprune's.
+        # The config says what the model was pruned to, and that the folder is one of kprune's.
         _as_pruned(inner).config.save_pretrained(folder)
         return
     if format == "uniform":
@@ -149,7 +151,7 @@ def check_replaceable(folder: Path) -> None:
     """Check that a folder is free for a pruned model, or holds an earlier one.
 
     Raises:
-        UserError: it is a file, or holds something else, or as of `check_movable`.
+        UserError: it is a file or holds something else, or for the reasons that `check_readable` and `check_movable` name.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # Path.exists raises if it may not look
         raise UserError(f"{folder} is a file: give a folder")

@@ -68,6 +68,6 @@ def uniform_config(view: ModelView, stock: Any) -> Any:
 
 
 def stock_on_meta(stock: Any, config: Any) -> Model:
-    """Return a stock model without memory."""
+    """Return a stock model on the meta device, whose weights take no memory."""
     with torch.device("meta"):
         return stock(config)

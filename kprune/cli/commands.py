@@ -80,7 +80,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
     # What is measured is what was saved, if torch can run it.
     saved = find_checkpoint(options.output)
     pruned = outcome.model.float() if format.startswith("gguf") else load_model(saved, device)
-    # A head that answers for tokens has other answers if they are others.
+    # A head that answers for tokens gives other answers if the text has other tokens: compare in the whole vocabulary.
     whole_words = theirs is not None and not comparison.answers_once(objective)
     compared = (whole.model, objective, unseen) if whole_words else (pruned, objective, unseen, theirs)
     distance = comparison.distance(dense, *compared)
@@ -201,13 +201,16 @@ def check_method(options: argparse.Namespace) -> None:
     """Check that a method prunes on texts alone, and to what is asked for.
 
     Raises:
-        UserError: it is unknown, needs more, or does not.
+        UserError: the method is unknown, needs labels or training, or does not prune to what is asked for; or an option is without
+            the option that it goes with.
     """
     method = find_method(options.method)
     if options.of != "layers" and options.params_reduction is None:
-        raise UserError(f"--of {options.of} goes with --params-reduction: give one, or leave --of out")
+        raise UserError(f"--of {options.of} goes with --params-reduction: give --params-reduction, or leave --of out")
     if options.grain != 1 and options.sparsity is not None:
-        raise UserError(f"--grain {options.grain} is about widths, which --sparsity leaves as they are: leave it out")
+        raise UserError(
+            f"--grain {options.grain} is about widths, which --sparsity leaves as they are: leave --grain out"
+        )
     measures = {"params_reduction": "parameters", "speedup": "latency", "sparsity": SPARSITY}
     asked = (measure for name, measure in measures.items() if getattr(options, name) is not None)
     method.check_measure(next(asked, "flops"))
@@ -239,10 +242,10 @@ def started(options: argparse.Namespace) -> torch.device:
 def drawn(
     options: argparse.Namespace, texts: Texts, models: Sequence[PreTrainedModel], objective: Objective, tokenizer: Any
 ) -> list[Example]:
-    """Return tokenised texts, drawn until the budget of tokens is full; without those in which there is nothing to mask.
+    """Return tokenised texts, drawn until the budget of tokens is full; of a masked language model, those with a token to mask.
 
     Args:
-        models: those that read them; a text is cut at what each of them reads.
+        models: the models that read the texts; a text is cut at the most tokens that all of them read.
 
     Raises:
         UserError: the model answers questions and the texts are no pairs, it chooses and they have no choices, the model is
@@ -260,13 +263,13 @@ def drawn(
 
 
 def described(texts: Texts) -> str:
-    """Return what was read of a file."""
+    """Return in words how many texts a file has, and in which columns."""
     where = f" in {' and '.join(texts.columns)}" if texts.columns else ""
     return f"{texts.file} has {len(texts.rows):,} texts{where}"
 
 
 def counted(examples: Sequence[Example]) -> str:
-    """Return how many texts and tokens there are."""
+    """Return in words how many texts and tokens there are."""
     tokens = sum(len(example["input_ids"]) for example in examples)
     return f"{len(examples):,} text{'' if len(examples) == 1 else 's'} ({tokens:,} tokens)"
 
@@ -293,7 +296,7 @@ def units(dense: PreTrainedModel, outcome: kprune.Pruned) -> list[comparison.Lin
 
 
 def measured(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:
-    """Measure forward passes of both models; a large one takes minutes on a CPU, so say it."""
+    """Measure forward passes of both models, and say so before, since a large model takes minutes on a CPU."""
     say("measuring how fast both are")
     return comparison.latency(dense, pruned)
 

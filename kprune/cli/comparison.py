@@ -1,4 +1,4 @@
-"""What a pruned model is beside its dense one: distance, size, speed."""
+"""A pruned model compared with its dense one: distance, size, speed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ OF_TOKENS = {
 CHOSEN = {Classification: "predicted class", MultipleChoice: "predicted choice"}
 """Heads that answer once for a text, and what they predict."""
 TOKENS = 1024
-"""Of a batch: the logits of a language model take as many rows, a vocabulary wide."""
+"""Tokens of a batch. Few: a language model has logits of them all, as wide as its vocabulary."""
 ROWS = 32
 """Texts of a batch, if two tokenizers split them."""
 MEGA = 1_000_000
@@ -48,8 +48,10 @@ class Distance:
     """How far a pruned model's predictions are from the dense one's.
 
     Attributes:
-        divergence: mean of what `unit` says.
-        same: share of predictions that are the same, of what `prediction` says; None if nothing is chosen among classes.
+        divergence: mean divergence, in `unit`.
+        same: share of predictions that are the same; None if the head does not choose among classes.
+        prediction: what the head predicts, in words.
+        texts, tokens: numbers of texts and of tokens compared.
     """
 
     divergence: float
@@ -60,7 +62,7 @@ class Distance:
     tokens: int
 
     def sentence(self, texts: str = "texts") -> str:
-        """Return it in words, the examples called `texts`."""
+        """Return the distance in words, the examples called `texts`."""
         same = "" if self.same is None else f"; the {self.prediction} is the same for {100 * self.same:.1f} %"
         return (
             f"divergence from the dense model: {self.divergence:.4g} {self.unit}, mean over {self.texts:,} {texts} "
@@ -89,11 +91,12 @@ def check_alike(dense: PreTrainedModel, pruned: PreTrainedModel, objective: Obje
     """Check that two models predict the same thing of the same texts.
 
     Args:
-        task: by which `objective_for` told the objective.
+        task: as it was given to `objective_for`.
 
     Raises:
-        UserError: their heads, outputs, the order of their classes or token types differ, or their vocabularies and the head answers
-            for tokens; or their padding tokens in the same vocabulary, and the head goes by it; or a weight is no number.
+        UserError: the models differ in their heads, outputs, token types or the order of their classes; in their vocabularies, if the
+            head answers for tokens; in their padding tokens, if the head finds the last token by it and the vocabularies are the
+            same; or a weight is not finite.
     """
     kinds = [auto_class_of(model) for model in (dense, pruned)]
     if kinds[0] != kinds[1]:
@@ -137,7 +140,8 @@ def distance(
     """Run both models on examples and compare what they predict.
 
     Args:
-        theirs: the same texts as the pruned model's tokenizer has them, if it is another one and the head `answers_once`.
+        theirs: the same texts in the tokens of the pruned model's tokenizer; None if it is the dense model's. Only for a head that
+            `answers_once`.
     """
     data = CalibrationSet(examples, len(examples), padding_of(dense))
     divergence, same, asked = 0.0, 0, 0

@@ -27,7 +27,7 @@ def cut_at(max_length: int | None, longest: int, tokenizer: Any, pairs: bool) ->
         longest: what the model reads at most.
 
     Raises:
-        UserError: it is more than the model reads, or leaves no room for a text.
+        UserError: `max_length` is more than the model reads, or leaves no room for a text.
     """
     most = min(longest, tokenizer.model_max_length)
     length = min(most, LONGEST) if max_length is None else max_length
@@ -67,7 +67,7 @@ def draw(texts: Texts, tokenizer: Any, token_types: bool, max_length: int, token
 
     Args:
         token_types: the model reads which text of a pair a token is of.
-        tokens: the last text drawn reaches or exceeds it.
+        tokens: the number of tokens that the last text drawn reaches or exceeds.
 
     Returns:
         examples that have their `texts`, too.
@@ -106,10 +106,10 @@ def tokenised(
 
 
 def with_masks(examples: Sequence[Example], tokenizer: Any, texts: Texts) -> list[Example]:
-    """Mask tokens of examples; those without any that can be masked are left out.
+    """Mask tokens of examples; examples without a token that can be masked are left out.
 
     Raises:
-        UserError: none is left.
+        UserError: no example is left.
     """
     answered = [example for example in (mask_tokens(example, tokenizer) for example in examples) if has_label(example)]
     if not answered:
@@ -123,10 +123,10 @@ def held_out(examples: list[Example], tokens: int) -> tuple[list[Example], list[
     """Return nine tenths of examples to prune on, and one tenth to measure on.
 
     Args:
-        tokens: the budget that they were drawn with.
+        tokens: the budget that the examples were drawn with, for the message.
 
     Raises:
-        UserError: there are fewer than two.
+        UserError: there are fewer than two examples.
     """
     if len(examples) < 2:
         raise UserError(

@@ -10,7 +10,7 @@ from kprune.files import check_movable, check_readable
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.gguf")
 MODULES = "modules.json"
-"""Of sentence-transformers: what is made of the model's output."""
+"""The file of sentence-transformers that says what is made of the model's output."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_checkpoint(folder: Path) -> Checkpoint:
     if (folder / MODULES).is_file():
         raise UserError(
             f"{folder} holds a model of sentence-transformers ({MODULES}), of which this command reads the encoder alone: prune it "
-            "from Python, kprune.prune(SentenceTransformer(FOLDER), batches), or so a CrossEncoder"
+            "from Python, by kprune.prune(SentenceTransformer(FOLDER), batches) or kprune.prune(CrossEncoder(FOLDER), batches)"
         )
     if not _weights(folder):
         raise UserError(f"{folder} has no weights (model.safetensors): save the checkpoint again")
@@ -76,7 +76,7 @@ def check_output(folder: Path, checkpoint: Path) -> None:
     """Check that a folder can be made or replaced; `kprune.checkpoint.check_replaceable` looks into it.
 
     Raises:
-        UserError: it is a file or the checkpoint's own, or may not be read; or as of `check_movable`.
+        UserError: it is a file or the checkpoint's own folder, or for the reasons that `check_readable` and `check_movable` name.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: give a folder")

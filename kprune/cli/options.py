@@ -1,4 +1,4 @@
-"""What can be typed behind `kprune`."""
+"""The commands and options of `kprune`, and their help."""
 
 import argparse
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ class Texts:
 
     Attributes:
         rows: one text each, or two for a model that reads pairs; none is blank. Of multiple choice, a text and its choices.
-        columns: where they stood; none for a .txt file.
+        columns: names of the columns that the texts stood in; none for a .txt file.
         choices: whether the second column has lists of choices.
     """
 
@@ -163,7 +163,7 @@ def _name(written: str) -> str:
 
 
 def _columns(file: Path, table: Sequence[Row], asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that were asked for, checked, or else the ones that are texts by name or content."""
+    """Return the columns that are asked for, after a check; if none is, the columns that hold texts by name or content."""
     present = list(dict.fromkeys(name for _, row in table for name in row))
     listed = ", ".join(present)
     for column in asked:
@@ -212,7 +212,7 @@ def _text(file: Path, row: Row, column: str) -> str:
 
 
 def _second(file: Path, row: Row, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the second text of a pair; () of texts without a second column."""
+    """Return the second text of a pair; () if there is no second column."""
     return tuple(_text(file, row, column) for column in columns)
 
 

@@ -1,4 +1,4 @@
-"""Values that options take, as `type` of an argument: each function reads a text, and says what is wanted if it is none."""
+"""Readers of the values of options, for `type` of an argument: if a text is no such value, the error says what is wanted."""
 
 import argparse
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from kprune.files import reachable
 from kprune.target import Target
 
 THREADS = 1024
-"""The most that are accepted."""
+"""The largest number of threads that is accepted."""
 CALIBRATION = "calibration"
 """What --vocabulary may name beside a file."""
 
@@ -57,7 +57,7 @@ def count(text: str) -> int:
 
 
 def threads(text: str) -> int:
-    """Return a number of threads; of many more, torch ends the process."""
+    """Return a number of threads up to `THREADS`; with many more, torch ends the process."""
     return int(_number(text, int, lambda value: 1 <= value <= THREADS, f"a whole number from 1 to {THREADS:,}"))
 
 

@@ -1,4 +1,4 @@
-"""The methods of this package, as data, and how a method is made from its entry. Its module is imported only then."""
+"""The methods of this package, as data, and how a method is built from its entry; only then is the method's module imported."""
 
 import importlib
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def find(name: str) -> Entry:
     """Return the entry of a name, from this package or from a clone's `baselines`.
 
     Raises:
-        UserError: as of `find_method`.
+        UserError: for the reasons that `find_method` names.
     """
     if name in METHODS:
         return METHODS[name]
@@ -115,10 +115,11 @@ def find(name: str) -> Entry:
 
 
 def changed(settings: Any, changes: Mapping[str, Any], method: str, group: str = "") -> Any:
-    """Return a dataclass of settings with some of them changed; a mapping changes some of a nested group's.
+    """Return a dataclass of settings with some of them changed; a mapping changes some settings of a nested group.
 
     Args:
-        method, group: what messages call the settings: the method's name, "recipe." for those of its recipe.
+        method: the method's name, for messages.
+        group: what messages put before a setting's name: "", or "recipe." for the settings of a method's recipe.
 
     Raises:
         UserError: a setting is unknown, or its value is of another type than its field.

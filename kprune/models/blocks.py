@@ -14,7 +14,7 @@ from kprune.types import Linear
 
 
 class Reached(Exception):
-    """Carry the features out of a core that computes more after them: ALBERT's adds the residual stream and takes the norm."""
+    """Carry the features out of a core that goes on after them, such as ALBERT's, which adds the residual stream and applies a norm."""
 
     def __init__(self, features: Tensor):
         super().__init__()
@@ -39,7 +39,7 @@ class Block:
         site: what the family says of this kind of block.
         layer: index of the layer, from 0 at the bottom.
         placement: whether the norm comes "before" the sublayer or "after" its residual sum.
-        scale: what the update is multiplied by before it is added to the stream.
+        scale: factor of the update, after `output_norm` if there is one, in the sum with the stream; 1 in most families.
         width: columns of the output projection that one unit owns.
     """
 
@@ -56,7 +56,7 @@ class Block:
 
     @property
     def kind(self) -> Kind:
-        """Return what the units are."""
+        """Return what the units are: "heads" or "neurons"."""
         return self.site.kind
 
     @property
@@ -66,7 +66,7 @@ class Block:
 
     @property
     def output(self) -> Linear:
-        """Return the output projection (W_out in the paper), or what stands in for it if no unit is left."""
+        """Return the output projection (W_out in the paper), or its stand-in if no unit is left."""
         return cast(Linear, self.module.get_submodule(self.site.output))
 
     @property
@@ -76,22 +76,22 @@ class Block:
 
     @property
     def norm(self) -> nn.Module | None:
-        """Return the norm, which `norm_before` or `norm_after` applies, by `placement`; None if there is none."""
+        """Return the norm that `norm_before` or `norm_after` applies, whichever `placement` says; None if the family has none there."""
         return self.module.get_submodule(self.site.norm) if self.site.norm else None
 
     @property
     def output_norm(self) -> nn.Module | None:
-        """Return the norm of the update before it is added to the residual stream; None if there is none."""
+        """Return the norm that is applied to the update before the residual sum; None if the family has none there."""
         return self.module.get_submodule(self.site.output_norm) if self.site.output_norm else None
 
     @property
     def adds_update(self) -> bool:
-        """Tell whether the update itself is added to the residual stream, not its norm or a multiple."""
+        """Tell whether the update is added to the residual stream as it is, neither normed nor multiplied."""
         return self.output_norm is None and self.scale == 1
 
     @property
     def columns(self) -> int:
-        """Return the number of inputs of the output projection, those of all units."""
+        """Return the number of columns of the output projection, all units together; 0 if no unit is left."""
         return sizes(self.output)[0] if hasattr(self.output, "weight") else 0
 
     @property
@@ -106,7 +106,10 @@ class Block:
 
     @property
     def heads(self) -> list[int] | None:
-        """Return which heads of the dense model the units are, for `Site.per_head`; None if they are all of them, in order."""
+        """Return the indices, among the dense model's heads, of those that are left, by which the argument `Site.per_head` is read.
+
+        None if no argument goes by heads, or no head has been removed or moved.
+        """
         return heads_read(self.core) if self.site.per_head else None
 
     @property
@@ -120,7 +123,7 @@ class Block:
         return self.units > 0 and self.width > self._head_size
 
     def rows_per_unit(self, rows: Rows) -> int:
-        """Return the rows of an input module that belong to one unit, all parts together."""
+        """Return the number of rows of an input module that belong to one unit, all parts together."""
         return sizes(self.module.get_submodule(rows.path))[1] // self.units
 
     def bias(self) -> Tensor | None:
@@ -128,7 +131,7 @@ class Block:
         return self.output.bias
 
     def norm_before(self, x: Tensor) -> Tensor:
-        """Return the input of the input weights: norm(x) if the norm comes first, else x."""
+        """Return what the input modules read, [B, T, d]: norm(x) if the norm comes before the sublayer, else x."""
         return x if self.norm is None or self.placement == "after" else self.norm(x)
 
     def features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
@@ -146,29 +149,31 @@ class Block:
         return hidden
 
     def update(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
-        """Return Sub(x), the output projection's output: [B, T, d], or what broadcasts to it without units."""
+        """Return Sub(x), the output projection's output: [B, T, d]; without units, a tensor that broadcasts to this shape."""
         return self.output(self.features(x, context) if self.units else x)
 
     def moved(self, x: Tensor, update: Tensor) -> Tensor:
-        """Return the residual stream x with the block's update added to it, before a norm that comes last: [B, T, d]."""
+        """Return the residual stream x after the block's update is added to it, before `norm_after`: [B, T, d]."""
         norm = self.output_norm
         added = update if norm is None else norm(update)
         return x + (added if self.scale == 1 else added * self.scale)
 
     def wanted_update(self, x: Tensor, moved: Tensor, update: Tensor) -> Tensor:
-        """Return the update that moves the stream x to where a teacher's update moved the teacher's, [B, T, d].
+        """Return the update with which the student's stream x becomes the teacher's stream `moved`: [B, T, d].
 
-        If updates are normed before they are added, there may be none. Then the teacher's own update is returned.
+        If updates are normed before they are added (`output_norm`), no update may do this: then return the teacher's update.
 
         Args:
-            x: of the student. moved: X_T + Sub_T(X_T) of the teacher. update: Sub_T(X_T).
+            x: the student's input of the block, [B, T, d].
+            moved: the teacher's stream as its `moved` returns it, X_T + Sub_T(X_T) in most families, [B, T, d].
+            update: the teacher's update, Sub_T(X_T), of a shape that broadcasts to [B, T, d].
         """
         if self.output_norm is not None:
             return update.expand_as(x)
         return moved - x if self.scale == 1 else (moved - x) / self.scale
 
     def norm_after(self, total: Tensor) -> Tensor:
-        """Return the block's output for the stream that its update has been added to: its norm if the norm comes last, else itself."""
+        """Return the block's output, [B, T, d], from `total`, the result of `moved`: norm(total) if the norm comes last, else `total`."""
         return total if self.norm is None or self.placement == "before" else self.norm(total)
 
     def join(self, x: Tensor, update: Tensor) -> Tensor:
@@ -180,7 +185,7 @@ class Block:
         return self.join(x, self.update(x, context))
 
     def run_with_features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
-        """Return what `run` does, and the features on the way, [B, T, units * width]; None without units."""
+        """Return the output of `run`, and the features, [B, T, units * width], or None without units."""
         if not self.units:
             return self.run(x, context), None
         features = self.features(x, context)
@@ -190,8 +195,9 @@ class Block:
         """Return the FLOPs of one unit on one sequence.
 
         A multiply and an add count as 2; softmax, norm and bias are left out (K-prune paper, as Kwon et al. 2022). A head
-        costs 8 s d d_h + 4 s² d_h: its projections, attention scores and their product with the values; a neuron 4 s d. A
-        causal mask saves nothing: all s² scores are counted (kprune/models/flops.py).
+        with keys and values of its own costs 8 s d d_h + 4 s² d_h on s tokens: its projections, attention scores and their
+        product with the values; a neuron costs 4 s d, or 6 s d in a gated network. A causal mask saves nothing: all s² scores
+        are counted (kprune/models/flops.py).
         """
         if not self.units:
             return 0.0
@@ -232,14 +238,14 @@ class Block:
 
 
 def accepted(kind: type[nn.Module], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments that a module of this class takes."""
+    """Return the entries of `settings` that the forward of a module class takes as arguments."""
     names = parameter_names(kind.forward)
     return settings if names is None else {name: value for name, value in settings.items() if name in names}
 
 
 @cache
 def parameter_names(forward: Callable[..., Any]) -> frozenset[str] | None:
-    """Return the names of the arguments of a module class's forward; None if it takes any."""
+    """Return the names of the arguments of a module class's forward; None if it takes any name."""
     parameters = inspect.signature(forward).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return None

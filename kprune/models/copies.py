@@ -19,7 +19,7 @@ def frozen_copy(model: Model) -> Model:
 
 def frozen_shared_copy(model: Model) -> Model:
     """Return a copy in evaluation mode that shares the memory of the model's weights, which require no gradient and must not be changed."""
-    # `data`, not `detach`, with which autograd would take later changes of the copy (`copied_blocks`) for changes of the model.
+    # `data`, not `detach`: after `detach`, autograd takes later changes of the copy (`copied_blocks`) for changes of the model.
     shared = {id(p): nn.Parameter(trackable(p.data), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, shared | {id(b): trackable(b.data) for b in model.buffers()}).eval()
 
@@ -41,10 +41,9 @@ def copied_blocks(view: ModelView) -> Iterator[Block]:
 
 
 def unshared(model: Model) -> Model:
-    """Return a copy of a model in which every layer has weights of its own, so that it can be pruned: the same function.
+    """Return a copy of a model that computes the same, and in which every layer has weights of its own, so that it can be pruned.
 
-    It costs parameters: the 12 layers of ALBERT-base share 7 million, and have 85 million between them afterwards, of which
-    pruning removes its part.
+    The copy has more parameters: the 12 layers of ALBERT-base share 7 million, and have 85 million together in the copy.
 
     Raises:
         UserError: the family is not supported.

@@ -38,8 +38,8 @@ class Site:
         kind: what its units are.
         inputs: modules that own rows of the units.
         output: path of the output projection (W_out in the paper), whose columns belong to the units.
-        norm: path of the norm; None if only what the sublayer adds is normed (OLMo 2).
-        output_norm: path of a second norm, of the output projection's output before it is added to the residual stream (Gemma
+        norm: path of the norm before the sublayer or after its residual sum; None if there is neither (OLMo 2).
+        output_norm: path of the norm that is applied to the output projection's output before the residual sum (Gemma 2, OLMo
             2); None if there is none.
         core: paths of the modules that turn what the inputs read into the units' features, in the order of their calls. If
             the output projection lies inside one of them, what follows it there is left out.
@@ -71,21 +71,24 @@ class Family:
     Attributes:
         layers: path of the list of layers, below the base model.
         sites: the sublayers of a layer, bottom to top.
-        norm_first: whether a sublayer's norm comes before it; or the name of the config's flag that says so.
-        multiplier: name of the config's setting that what a sublayer adds to the residual stream is multiplied by (Granite); None
-            if there is none.
-        reads_last_token: whether a classifier reads the last real token in place of the first, as that of a decoder does.
+        norm_first: whether `Site.norm` comes before the sublayer, and not after its residual sum; or the name of the config's flag
+            that says so. True if no norm comes after the sum.
+        multiplier: name of the config's setting that holds the factor of every update in the residual sum (Granite); None if the
+            family has no such factor.
+        reads_last_token: whether a classifier reads the last real token, as a decoder's does, and not the first.
         returns_pair: whether a layer returns a tuple that begins with its output, not the output alone.
-        positions_after_padding: whether positions begin behind the padding token's (RoBERTa), so that fewer tokens fit.
+        positions_after_padding: whether the first position has the padding token's number plus 1 (RoBERTa), so that fewer tokens
+            fit.
         types_are_words: whether token types are looked up among the words, so that to leave them out is not the same as to give
             zeros.
         strangers: paths, below the base model, of modules that some configs add and the sites do not describe: a model that
             has one is refused.
-        groups: name of the config's setting that counts the layers with weights of their own, if others may share them.
-        numbered: name of the config's flag by which a layer computes by its number, so that none can take another's place; None if
-            there is none.
-        fixed: settings of a config of which transformers computes one value, whatever the config says: a model with another
-            one is not what was trained, and is refused.
+        groups: name of the config's setting that counts the layers with weights of their own, in a family whose layers may share
+            weights; None in any other.
+        numbered: name of the config's flag that makes a layer's function depend on its number, so that no layer can take
+            another's place; None if there is no such flag.
+        fixed: settings that transformers ignores, each with the value that it computes by. A model whose config has another value
+            is refused, since transformers does not compute what was trained.
     """
 
     layers: str
@@ -107,7 +110,7 @@ class Family:
         return "before" if first else "after"
 
     def scale(self, config: Any) -> float:
-        """Return what the layers of a model with this config multiply by before they add to the residual stream."""
+        """Return the factor of every update in the residual sum of a model with this config; 1 if the family has none."""
         return float(getattr(config, self.multiplier)) if self.multiplier else 1.0
 
 
@@ -364,13 +367,22 @@ def llama_with_ffn(first: str, output: str, parts: int = 1) -> Family:
 
 
 def with_output_norms(family: Family, before: tuple[str | None, str | None], behind: tuple[str, str]) -> Family:
-    """Return a family with norms before and behind its attention and its feed-forward network."""
+    """Return a family with other norms before its sublayers, and norms of the updates behind them.
+
+    Args:
+        before: for the attention and the feed-forward network, `Site.norm`; None for no norm.
+        behind: for both, `Site.output_norm`.
+    """
     norms = zip(family.sites, before, behind, strict=True)
     return replace(family, sites=tuple(replace(site, norm=norm, output_norm=last) for site, norm, last in norms))
 
 
 def whole_attention(family: Family, *inputs: Rows) -> Family:
-    """Return a family whose attention is one unit, since its heads can't be told apart; with other input modules if they are given."""
+    """Return a family whose attention is one unit, since its heads can't be removed one by one.
+
+    Args:
+        inputs: input modules of the attention; those of `family` if none is given.
+    """
     attention, network = family.sites
     attention = replace(attention, inputs=inputs or attention.inputs, width=all_heads, settings=())
     return replace(family, sites=(attention, network))

@@ -30,7 +30,7 @@ def masked(view: ModelView, masks: Sequence[Tensor]) -> Iterator[None]:
 def projection_tensors(blocks: Sequence[Block], side: str) -> Iterator[list[Tensor]]:
     """Collect the inputs or outputs (`side`: "input", "output") of the output projections while the context is open.
 
-    A graph that gradients flow through begins at the lowest of them. Blocks without units have none.
+    The graph that gradients flow through begins at the lowest collected tensor. A block without units gives no tensor.
     """
     seen: list[Tensor] = []
 
@@ -69,7 +69,7 @@ def features_and_gradients(
 
     Args:
         hidden: input of block `start`, [B, T, d].
-        losses: takes the model's output, gives scalars; without one there is no backward pass.
+        losses: takes the model's output, gives scalars; if it gives none, there is no backward pass.
 
     Returns:
         per block, f and a gradient per loss, tensors [B, T, units * width] without graph.
@@ -83,7 +83,7 @@ def features_and_gradients(
 
 
 def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Return, per node, the gradient of each of some scalars of one graph; none if there are no nodes or no scalars."""
+    """Return, for each node, the gradients of all scalars `values` of one graph: an empty tuple if there is no scalar."""
     if not nodes or not values:
         return [()] * len(nodes)
     last = len(values) - 1
@@ -92,5 +92,9 @@ def gradients(values: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[tuple[T
 
 
 def mask_gradients(features: Tensor, gradient: Tensor, width: int) -> Tensor:
-    """Return gradients of one mask per dimension, for each row of a batch: [B, units, width] in float64."""
+    """Return the gradients of masks on single features, summed over the tokens of each row: [B, units, width] in float64.
+
+    Args:
+        features: f [B, T, units * width]. gradient: of a loss with respect to f, in the same shape.
+    """
     return (features * gradient).sum(dim=1).double().unflatten(-1, (-1, width))

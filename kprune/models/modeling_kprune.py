@@ -7,8 +7,8 @@ The config of a pruned model has an entry `kprune`, whose paths are below the ba
 - `modules`: {path: [inputs, outputs]}, the size of every linear module of a block;
 - `emptied`: {path: arguments}, the modules that stand in for those of a block without units;
 - `attributes`: {path: value}, module attributes that hold a width;
-- `heads`: {path: {argument: heads}}, attentions that are given an argument for all heads of the stock model, such as a
-  relative position bias [B, heads, T, T], and the heads that are theirs. Left out if there are none.
+- `heads`: {path: {argument: heads}}, attentions that get an argument for all heads of the stock model, such as a relative
+  position bias [B, heads, T, T], and the indices of the heads that they keep. Left out if there is no such attention.
 
 `PrunedBertForSequenceClassification`, or any other `Pruned` before the name of a transformers class, is made when it is asked
 for: the stock class is built first, then its modules get these sizes. A model saved with `save_pretrained`, as the Trainer
@@ -23,14 +23,14 @@ import transformers
 from torch import nn
 
 FORMAT = 2
-"""Of a pruned checkpoint. It is raised if older code would read a new checkpoint wrongly."""
+"""The version of the entry `kprune`. It is raised if older code would read a new checkpoint wrongly."""
 PREFIX = "Pruned"
 MixedIn: Any = object
 """The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
 OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "opt": (4, 54)}
-"""Families of which earlier versions unpack more from an attention than one without heads gives."""
+"""By family, the oldest version that unpacks no more values from an attention than one without heads returns."""
 
 
 def check_version(oldest: tuple[int, int], what: str) -> None:
@@ -66,13 +66,13 @@ class Emptied(nn.Module):
     """Stand in for a module of a block without units.
 
     Args:
-        output: name of the output projection inside the module, of which the bias is left; without one, the module hands on
-            its input.
-        bias: of that output projection.
+        output: name of the output projection inside the module, of which the bias is left; None if there is none inside: then
+            the module returns its input.
+        bias: the bias of the output projection inside; None if it has none.
         pair: whether the module returns a second value, as an attention does.
-        layer: index of an attention's layer, which the cache of a generating model goes by.
-        norm: name of a norm inside the module, which it takes of the sum with its input; None if it has none.
-        module: that norm.
+        layer: index of an attention's layer, by which a generating model's cache stores keys and values; None of other modules.
+        norm: name of a norm inside the module, applied to the sum of the module's input and the bias; None if there is none.
+        module: the norm that `norm` names.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class Emptied(nn.Module):
         past_key_value: Any = None,
         **kwargs: Any,
     ) -> Any:
-        # Before transformers 4.57, DistilBERT's attention took its input as `query`, and a decoder's its cache by the singular.
+        # Before transformers 4.57, DistilBERT's attention took its input as `query`, and a decoder's its cache as `past_key_value`.
         hidden: Any = query if hidden_states is None else hidden_states
         past_key_values = past_key_value if past_key_values is None else past_key_values
-        # That of a decoder which could read an encoder, too, is two caches in one.
+        # The cache of a decoder that could also read an encoder holds two caches.
         past_key_values = getattr(past_key_values, "self_attention_cache", past_key_values)
         if past_key_values is not None and self.layer is not None:
             # The cache counts positions by its first layer, so a layer without heads must not leave it empty.
@@ -122,10 +122,10 @@ class Emptied(nn.Module):
 
 
 def stand_in(arguments: dict[str, Any], replaced: nn.Module) -> nn.Module:
-    """Build the module that stands in for another one, its bias not yet loaded.
+    """Build the module that stands in for another one, with a bias of zeros until weights are loaded.
 
     Raises:
-        ValueError: the arguments are not those of one.
+        ValueError: the arguments are not those of a stand-in.
     """
     size = arguments.get("bias")
     if size is not None and (not isinstance(size, int) or size < 1):
@@ -208,7 +208,7 @@ def entry_of(config: Any) -> dict[str, Any]:
     """Return a config's entry `kprune`.
 
     Raises:
-        ValueError: there is none, or not one that this file can read.
+        ValueError: the config has no such entry, or one that this file can't read.
     """
     entry = getattr(config, "kprune", None)
     if not isinstance(entry, dict):
@@ -251,7 +251,7 @@ def reshape(base: nn.Module) -> None:
     for path, value in entry["attributes"].items():
         owner, _, name = path.rpartition(".")
         module = module_at(base, owner)
-        # A version of transformers whose module does not have it takes the width from the weights.
+        # If a version of transformers has no such attribute, it takes the width from the weights.
         present = getattr(module, name, value)
         if type(value) is not int or type(present) is not int or not 0 < value <= present:
             raise ValueError(f"config.json lists {value} for the attribute {path}, of {present} at most")
@@ -268,7 +268,7 @@ def put_stand_in(base: nn.Module, path: str, arguments: Any) -> None:
     """Put the module that stands in for another one in its place.
 
     Raises:
-        ValueError: there is none at this path, or the arguments do not fit it.
+        ValueError: there is no module at this path, or the arguments do not fit it.
     """
     module = module_at(base, path)
     if not path or not isinstance(arguments, dict):
@@ -296,7 +296,7 @@ def module_at(base: nn.Module, path: Any) -> Any:
 
 
 class Pruned(MixedIn):
-    """Build a stock class, then give its modules their sizes; mixed in before it."""
+    """Build a stock model, then give its modules the sizes that its config lists: a mixin that comes before the stock class."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
@@ -311,10 +311,10 @@ class Pruned(MixedIn):
         ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Load the model as any other.
+        """Load the model as transformers loads any other.
 
         Raises:
-            ValueError: weights don't have the sizes in the config; transformers would go on with freshly drawn ones.
+            ValueError: weights are missing, left over or of other sizes than the config lists; transformers would draw new weights.
         """
         model, info = super().from_pretrained(
             folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -328,7 +328,7 @@ class Pruned(MixedIn):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save the model as any other, its weights by the names of its modules, as the config has them."""
+        """Save the model as transformers saves any other, its weights under the names of its modules, by which the config lists them."""
         # By default, families such as NomicBERT are written by names of their first authors' code, and in fused matrices.
         if "save_original_format" in inspect.signature(super().save_pretrained).parameters:
             kwargs = {"save_original_format": False} | kwargs

@@ -17,7 +17,7 @@ def place_for_layers(name: str | None, home: torch.device) -> torch.device:
         home: where the model is.
 
     Raises:
-        UserError: it is unknown, not there, without float64, or where the model is anyway.
+        UserError: the device is unknown, not there, without float64, or the one that the model is on.
     """
     if name is None:
         return home
@@ -31,7 +31,7 @@ def place_for_layers(name: str | None, home: torch.device) -> torch.device:
 
 @contextmanager
 def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
-    """Put tensors on a device while the context is open; they must not be changed, and are what they were afterwards."""
+    """Put tensors on a device while the context is open, where they must not be changed; then give them their old memory again."""
     homes = [(tensor, tensor.data) for tensor in tensors]
     try:
         for tensor, home in homes:
@@ -44,7 +44,7 @@ def lent(tensors: Iterable[Tensor], device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def moved(module: nn.Module, device: torch.device, home: torch.device) -> Iterator[None]:
-    """Put a module on a device while the context is open, and bring home what has become of it."""
+    """Put a module on a device while the context is open, then move it to `home`, with the changes made in between."""
     try:
         module.to(device)
         yield

@@ -9,7 +9,7 @@ from kprune.models.view import family_of, view_of
 from kprune.types import Linear, Model
 
 CAPABILITY = 8, 0
-"""Of the first NVIDIA GPUs that have them, Ampere's."""
+"""The compute capability of the first NVIDIA GPUs that have these kernels (Ampere)."""
 DTYPES = torch.float16, torch.bfloat16
 MULTIPLE = 64
 """Both sizes of a matrix must be multiples of this for torch's kernels, CUTLASS's and cuSPARSELt's."""
@@ -25,8 +25,8 @@ def with_sparse_kernels(model: Model) -> Model:
             sparsity="2:4" makes them.
 
     Raises:
-        UserError: the model's family is not supported, it is not on such a GPU or not in such a precision, or a module has not the
-            pattern or the sizes.
+        UserError: the model's family is not supported, it is not on such a GPU or not in such a precision, or a module does
+            not have the pattern or the sizes.
     """
     family_of(model)
     check_gpu(model.device)
@@ -52,7 +52,7 @@ def check_gpu(device: torch.device) -> None:
     """Check that a device has the kernels.
 
     Raises:
-        UserError: it has not.
+        UserError: the device does not have them.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
         raise UserError(
@@ -62,10 +62,10 @@ def check_gpu(device: torch.device) -> None:
 
 
 def check_pattern(name: str, module: Linear) -> None:
-    """Check that a module's weights are such as the kernels multiply.
+    """Check that the kernels can multiply by a module's weights.
 
     Raises:
-        UserError: they are not.
+        UserError: the module is no torch.nn.Linear, a size is no multiple of `MULTIPLE`, or four inputs have three weights or more.
     """
     weight = module.weight
     if not isinstance(module, nn.Linear):

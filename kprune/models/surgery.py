@@ -16,7 +16,7 @@ PER_LAYER = ("layer_types", "no_rope_layers")
 
 
 def unit_columns(units: Tensor, width: int) -> Tensor:
-    """Return the feature columns of units: indices [k] to [k * width]."""
+    """Return the feature columns, [k * width], of units given by their indices [k]."""
     return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
 
 
@@ -157,7 +157,7 @@ def check_layers_can_go(view: ModelView) -> None:
 def keep_layers(view: ModelView, layers: Sequence[int]) -> None:
     """Keep the layers with these indices and drop the others whole, residual connections and norms included, in place.
 
-    The view is of the model as it was: make another for what is left.
+    Afterwards this view still lists the blocks of the whole model: make a new view.
     """
     kept = nn.ModuleList([view.layers[index] for index in layers])
     view.model.base_model.set_submodule(view.family.layers, kept)
@@ -166,7 +166,7 @@ def keep_layers(view: ModelView, layers: Sequence[int]) -> None:
     for name in PER_LAYER:
         if getattr(config, name, None) is not None:
             setattr(config, name, [getattr(config, name)[index] for index in layers])
-    # The key/value cache goes by these numbers.
+    # The key/value cache is indexed by these numbers.
     for number, layer in enumerate(kept):
         for module in layer.modules():
             for name in ("layer_idx", "layer"):

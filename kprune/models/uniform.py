@@ -14,7 +14,7 @@ def check_alike(view: ModelView) -> None:
     """Check that a model's layers can be narrowed alike.
 
     Raises:
-        UserError: they differ in width already.
+        UserError: the layers differ in width already.
     """
     widths = differing(view)
     if widths:
@@ -58,7 +58,7 @@ def narrowed_config(config: Any, site: Site, units: int, present: int) -> Any:
     """Return a copy of a config with `units` in place of `present` units of a sublayer, of the same width.
 
     Raises:
-        ValueError: it has no setting for that, or refuses the number: a Llama's heads must divide its hidden size.
+        ValueError: the config has no setting for fewer units, or refuses the number: a Llama's heads must divide its hidden size.
     """
     if not site.settings or not present:
         raise ValueError(f"it has no setting for fewer {site.kind} of the same size")

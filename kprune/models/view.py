@@ -49,8 +49,8 @@ class Context(Mapping[int, dict[str, Any]]):
     def _cut(self, value: Any, which: slice | Tensor, cut: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(cut, value))
-        # Only a tensor with a row per row of the batch is cut. DeBERTa's table of positions may happen to have as many rows, but
-        # it is [positions, d] with fractions; what is [B, T] are masks and positions, in whole numbers.
+        # Only a tensor that has one row for each row of the batch is cut. DeBERTa's table of positions, [positions, d] with
+        # fractions, may happen to have as many rows; masks and positions, [B, T], are whole numbers.
         if not isinstance(value, Tensor) or value.dim() < 2 or not len(value) == self._rows > 1:
             return value
         table = value.dim() == 2 and (value.is_floating_point() or value.shape[1] != self._tokens)
@@ -90,8 +90,8 @@ class Recorder(nn.Module):
 class ModelView:
     """A model seen as blocks, bottom to top.
 
-    The blocks may work on another device than the model is on, the working device. Then a layer's weights are there while
-    `at_work` is open, and those before and behind the layers while `ends_at_work` is.
+    The blocks may compute on another device than the model's: the working device. Then a layer's weights are on it while
+    `at_work` is open, and the weights before and behind the layers while `ends_at_work` is open.
     """
 
     def __init__(self, model: Model, family: Family, device: torch.device | None = None):
@@ -111,7 +111,7 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        """Return where the blocks work."""
+        """Return the working device, on which the blocks compute."""
         return self._device or self.model.device
 
     def at_work(self, layer: int) -> AbstractContextManager[None]:
@@ -119,7 +119,7 @@ class ModelView:
         return lent(weights_of(self.layers[layer]), self.device)
 
     def ends_at_work(self) -> AbstractContextManager[None]:
-        """Put what comes before and behind the layers on the working device while the context is open; it must not be changed."""
+        """Put the weights before and behind the layers on the working device while the context is open; they must not be changed."""
         return lent(self.ends(), self.device)
 
     def ends(self) -> list[Tensor]:
@@ -132,7 +132,7 @@ class ModelView:
         return next(block for block in self.blocks if block.name == name)
 
     def by_layer(self) -> list[list[Block]]:
-        """Return the blocks of each layer, all bottom to top."""
+        """Return a list of blocks for each layer; layers and blocks from bottom to top."""
         return [[block for block in self.blocks if block.layer == layer] for layer in range(len(self.layers))]
 
     def blocks_at_work(self) -> Iterator[Block]:
@@ -153,13 +153,13 @@ class ModelView:
         assert hidden is not None, "the model's forward calls its first layer"
         by_layer = [recorder.seen for recorder in recorders]
         for name in filter(None, (site.per_head for site in self.family.sites)):
-            # Kept once, since it is the same for all examples and layers, and as large as the attention scores of them all.
+            # Kept once: it is the same for all examples and layers, and with a copy for each it is as large as all attention scores.
             one = by_layer[0][name][:1].clone()
             by_layer = [settings | {name: one} for settings in by_layer]
         return hidden, Context(by_layer, *hidden.shape[:2])
 
     def apply_head(self, x: Tensor, batch: dict[str, Tensor]) -> Any:
-        """Return the model's output for the last block's output [B, T, d]: its own last norm and head are applied."""
+        """Return the model's output for the last block's output [B, T, d]: the model's own last norm and head are applied."""
         with self._layers_replaced([Recorder(layer, self.family.returns_pair, x) for layer in self.layers]):
             return call(self.model, batch)
 
@@ -198,11 +198,11 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
     """Return the view of a transformers model.
 
     Args:
-        device: where its blocks work, if that is not where the model is.
+        device: on which the blocks compute; None for the model's own.
 
     Raises:
-        UserError: the family is not supported, the model is a part of one, has a module that its family's sites do not describe, its
-            config has a setting that transformers ignores, or layers share weights.
+        UserError: the family is not supported; the model is only a part of a model, or has a module that its family's sites do not
+            describe; its config sets a value that transformers ignores (`Family.fixed`); or layers share weights.
     """
     family = family_of(model)
     try:
@@ -222,8 +222,8 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
     for name, value in view.family.fixed.items():
         if getattr(model.config, name, value) != value:
             raise UserError(
-                f"the model's config says {name}={getattr(model.config, name)}, and transformers computes {value} whatever it says, "
-                f"so it is not the model that was trained: give a model with {name}={value}"
+                f"the model's config says {name}={getattr(model.config, name)}, which transformers ignores: it computes by {value}, "
+                f"and not what was trained: give a model with {name}={value}"
             )
     weights = [p for _, p in view.layers.named_parameters(remove_duplicate=False)]
     groups = getattr(model.config, view.family.groups) if view.family.groups else model.config.num_hidden_layers
@@ -239,7 +239,7 @@ def longest_input(model: Model) -> int:
     """Return the number of tokens that a model reads at most.
 
     Raises:
-        UserError: it depends on the padding token, and the config has none.
+        UserError: the family is not supported, or the number depends on the padding token and the config has none.
     """
     config = model.config
     if not family_of(model).positions_after_padding:
@@ -258,19 +258,19 @@ def padding_of(model: Model) -> int:
 
 
 def token_types(model: Model) -> int:
-    """Return the number of token types that a model reads; 0 if it reads none, as DeBERTa, whose forward takes them."""
+    """Return the number of token types that a model reads; 0 if it reads none, even if its forward takes them, as DeBERTa's does."""
     if "token_type_ids" not in inspect.signature(type(model).forward).parameters:
         return 0
     return model.config.vocab_size if family_of(model).types_are_words else getattr(model.config, "type_vocab_size", 0)
 
 
 def needs_token_types(model: Model) -> bool:
-    """Tell whether a model is to be given token types wherever a tokenizer has them; without them, all are 0."""
+    """Tell whether a model needs the token types that a tokenizer gives: it has several, and takes a missing one as type 0."""
     return token_types(model) > 1 and not family_of(model).types_are_words
 
 
 def on_device(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
-    """Return a collated batch where the model is."""
+    """Return a collated batch with its tensors on a device."""
     return {key: value.to(device) for key, value in batch.items()}
 
 
@@ -286,7 +286,7 @@ def call(model: Model, batch: dict[str, Tensor]) -> Any:
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a collated batch that a model's forward takes; with choices, those of all examples as one example's."""
+    """Return the entries of a collated batch that a model's forward takes; of a batch with choices, all rows as one example's choices."""
     inputs: dict[str, Tensor] = {
         key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch
     }

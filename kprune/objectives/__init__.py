@@ -64,7 +64,7 @@ def objective_of(model: Model, task: str | Objective | None = None) -> Objective
         if kind.fits(model):
             return kind()
     classes = " or ".join(sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()}))
-    raise UserError(f"{type(model).__name__} has no head K-prune can compare; use a {classes} model")
+    raise UserError(f"{type(model).__name__} has no head that kprune can compare: use a {classes} model")
 
 
 def _checked(model: Model, task: str | Objective) -> Objective:

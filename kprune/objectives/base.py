@@ -18,7 +18,7 @@ IGNORED = -100
 class Objective(ABC):
     """One kind of head, and all that it implies.
 
-    The rest of the library never asks which kind it has: it reads the head's logits with `answers` and compares them with
+    The rest of the library never asks of which kind a head is: it reads the head's logits with `answers` and compares them with
     `divergence`. Labels are a tensor [B], or [B, k] if there are k `label_keys`, or one number for each of what `labels_of` says.
 
     Attributes:
@@ -27,12 +27,12 @@ class Objective(ABC):
         auto_class: name of the transformers auto class that loads a model with this head.
         label_keys: names under which transformers' batches carry the labels; () if there are none.
         problem_type: what transformers' config calls the problem, for classes with several kinds of heads; None elsewhere.
-        labels_of: what each number of the labels is of: the whole example, a token ([B, T]) or an output of the head ([B,
+        labels_of: what each number of the labels belongs to: the whole example, a token ([B, T]) or an output of the head ([B,
             outputs]).
         labels_are_positions: whether labels are positions of tokens, which move with the padding before an example.
         reads_labels: whether labels say which tokens are compared, so that every method reads them.
-        of_choices: whether an example is several texts, of which the head gives each a logit: transformers' batches are [B,
-            choices, T] then, and ours `collate`'s.
+        of_choices: whether an example is several texts, and the head gives each a logit. Batches then are [B, choices, T] for
+            transformers, and rows [R, T] with `choices` [B] here (`kprune.data.collate`).
     """
 
     name: ClassVar[str]
@@ -67,14 +67,14 @@ class Objective(ABC):
         return self.read(output, batch["attention_mask"])
 
     def answered(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return which entries of `answers` [B, P, ...] are of a token and not padding, for a head on tokens: [B, P] bool."""
+        """Return which entries of `answers` [B, P, ...] belong to a token, not to padding, for a head on tokens: [B, P] bool."""
         return batch["attention_mask"].bool()
 
     def read_tokens(self, attention_mask: Tensor, last: bool) -> Tensor:
-        """Return which of the last layer's tokens the head reads: [B, T] bool. A classifier reads one alone.
+        """Return which of the last layer's tokens the head reads: [B, T] bool. A classifier reads one token alone.
 
         Args:
-            last: whether that is the last real token (`Family.reads_last_token`) or the first.
+            last: whether a classifier reads the last real token (`Family.reads_last_token`), and not the first.
         """
         real = attention_mask.bool()
         order = real.flip(1).cumsum(1).flip(1) if last else real.cumsum(1)
@@ -92,7 +92,7 @@ class Objective(ABC):
         return [tokens if self.labels_of == "token" else outputs]
 
     def crop(self, logits: Tensor, length: int) -> Tensor:
-        """Return one example's logits without those of its padding; only a head that predicts per token has any."""
+        """Return one example's logits without those of its padding; only a head that answers for every token has logits of padding."""
         return logits
 
     def most_likely(self, logits: Tensor, count: int) -> Tensor | None:
@@ -103,7 +103,7 @@ class Objective(ABC):
         return None
 
     def with_padding(self, keep: bool) -> "Objective":
-        """Return the same objective with padded positions in its softmax, or without; only `Span` makes a difference."""
+        """Return the same objective with padded positions in its softmax, or without; only for `Span` the two differ."""
         return self
 
     @abstractmethod

@@ -17,7 +17,7 @@ def allocate(curves: Sequence[Tensor], costs: Sequence[UnitCost], budget: float)
 
     Args:
         curves: per block, [units + 1] errors with 0, 1, ... units kept, never rising, all in one unit.
-        costs: of a unit, per block: FLOPs or milliseconds.
+        costs: per block, in the unit of the budget: FLOPs, parameters or milliseconds.
         budget: the cost that may be kept.
     """
     steps, totals, counts = [], [], []
@@ -60,5 +60,5 @@ def convex_hull(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
 
 
 def monotone(errors: Tensor) -> Tensor:
-    """Return [units + 1] errors by units kept, from errors by units removed; never more with one unit more."""
+    """Return errors by units kept, [units + 1], from errors by units removed; one more unit kept never raises the error."""
     return torch.cummax(errors, dim=0).values.flip(0)

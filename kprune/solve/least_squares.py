@@ -9,7 +9,7 @@ from kprune import processes
 from kprune.errors import UserError
 
 CENTRING_ROUNDING = 16
-"""A centred Gram matrix is taken for rounding if its trace, over the uncentred one, is at most so many times the features' precision."""
+"""A centred Gram matrix counts as zero if its trace, over the uncentred one's, is at most this multiple of the features' precision."""
 BLOCKS = 8
 """Rows of blocks in which a Gram matrix of many features is summed, to leave out the blocks above the diagonal."""
 
@@ -17,7 +17,7 @@ BLOCKS = 8
 def add_lower(gram: Tensor, features: Tensor, weighted: Tensor) -> None:
     """Add FᵀG to the lower triangle of `gram` [n, n] (float64), for features F [N, n] and G = F times a weight per row.
 
-    Products in the features' precision. What stands above the diagonal afterwards is meaningless.
+    Products are in the features' precision. Entries above the diagonal are meaningless afterwards.
     """
     n = features.shape[1]
     rows = 1 if n < 64 * BLOCKS else BLOCKS
@@ -78,6 +78,7 @@ class LeastSquares:
 
     @classmethod
     def empty(cls, features: int, hidden_size: int, device: torch.device) -> "LeastSquares":
+        """Return the problem of no token yet."""
         shapes = (features, features), (features, hidden_size), (features,), (hidden_size,)
         lower, cross, sums, targets = (torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes)
         return cls(lower, cross, sums, targets)
@@ -85,7 +86,7 @@ class LeastSquares:
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         """Add tokens: features [N, n], targets [N, d], weights [N] (1 if None).
 
-        Products in the features' precision, sums in float64.
+        Products are in the features' precision, sums in float64.
         """
         weighted = features if weights is None else features * weights[:, None]
         add_lower(self.lower, features, weighted)
@@ -97,7 +98,7 @@ class LeastSquares:
         self.weight += len(features) if weights is None else weights.sum().item()
 
     def add_up(self) -> None:
-        """Take in the tokens of all processes that share the work."""
+        """Add up the sums over all processes that share the work, in place."""
         processes.add_up([self.lower, self.cross, self.features, self.targets])
         self.weight, self.count = processes.total(self.weight), round(processes.total(self.count))
 
@@ -155,7 +156,10 @@ class LeastSquares:
 
         Args:
             ridge: see `ridged_cholesky`.
-            prior: W₀ [d, n] that the ridge draws to; 0 without one.
+            prior: W₀ [d, n] that the ridge draws to; None for 0.
+
+        Raises:
+            UserError: for the reasons that `ridged_cholesky` names.
         """
         weight, ridge, _ = self.solve_with_factor(ridge, prior)
         return weight, ridge

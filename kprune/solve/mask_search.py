@@ -42,7 +42,7 @@ def threshold(scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float
 
 
 def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
-    """Return the mask [units] (bool) with the best pruned units added that still fit into the cost that is spare."""
+    """Return the mask `kept` [units] (bool) with the best pruned units added, as many as the cost `spare` pays for."""
     further = cost.steps(len(scores))[int(kept.sum()) :].cumsum(0)
     room = int((further <= max(spare, 0.0) * (1 + BUDGET_ROUNDING)).sum())
     candidates = scores.double().masked_fill(kept, -float("inf")).argsort(descending=True, stable=True)
@@ -54,7 +54,7 @@ def fill(scores: Tensor, kept: Tensor, cost: UnitCost, spare: float) -> Tensor:
 def search(
     scores: Sequence[Tensor], costs: Sequence[UnitCost], budget: float, fill_budget: bool = True, strict: bool = False
 ) -> tuple[Tensor, float]:
-    """Return the mask of the first block given, searched over it and all blocks above it.
+    """Search the threshold over all blocks given, and return the mask of the first.
 
     Returns:
         mask [units] (bool, True = kept) of `scores[0]`, and the threshold ν.

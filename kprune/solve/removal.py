@@ -41,12 +41,13 @@ class Removal:
 
 
 def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) -> Removal:
-    """Take units out, each time those whose removal costs least after the others have been compensated.
+    """Remove units greedily, each time those whose removal raises the error least if the rest is solved for again.
 
     Args:
         inverse: H⁻¹ [n, n], n = units * width; destroyed.
         root: S^{1/2} W [d, n] at the optimum of H; destroyed.
-        keep: stop when so many units are left.
+        width: columns of a unit.
+        keep: number of units at which to stop.
 
     Returns:
         The order and the errors added, float64.
@@ -55,7 +56,7 @@ def remove_greedily(inverse: Tensor, root: Tensor, width: int, keep: int = 0) ->
         UserError: H⁻¹ is not positive definite, up to rounding.
     """
     units = len(inverse) // width
-    present = torch.arange(units, device=inverse.device)  # of the rows that the matrices still have
+    present = torch.arange(units, device=inverse.device)  # units whose rows the matrices still have
     alive = torch.ones(units, dtype=torch.bool, device=inverse.device)
     left, order, added = units, [], [torch.zeros(1, dtype=torch.float64, device=inverse.device)]
     factors = Factors()
@@ -99,13 +100,13 @@ def unit_errors(inverse: Tensor, root: Tensor, width: int, factors: "Factors") -
 
 
 class Factors:
-    """Cholesky factors that are checked once, in the end: a GPU waits for each check until all that is under way is done."""
+    """Cholesky factors that are checked once, at the end: for each check, a GPU must finish all work under way."""
 
     def __init__(self) -> None:
         self.failed: list[Tensor] = []
 
     def of(self, matrices: Tensor) -> Tensor:
-        """Return the factors of matrices; that of one that is not positive definite is meaningless, and `check` tells."""
+        """Return the factors of matrices; if a matrix is not positive definite, its factor is meaningless, and `check` raises."""
         factors, failed = torch.linalg.cholesky_ex(matrices, check_errors=False)
         self.failed.append(failed.any())
         return factors
@@ -114,7 +115,7 @@ class Factors:
         """Check that all matrices so far were positive definite.
 
         Raises:
-            UserError: one was not.
+            UserError: a matrix was not.
         """
         if self.failed and torch.stack(self.failed).any():
             raise UserError("the removal of units has no solution: raise the method's ridge")

@@ -1,4 +1,4 @@
-"""As many units in every layer: one number of heads and one of neurons, chosen for all layers together."""
+"""The same numbers of units in every layer: one of heads and one of neurons, chosen for all layers together."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
@@ -47,7 +47,7 @@ def uniform_counts(
         if fitting:
             chosen[last] = fitting[-1]
             error, cost = (sum(of[name][count] for name, count in chosen.items()) for of in (errors, spent))
-            # Among equal errors, the one that keeps the most.
+            # Among choices of equal error, the one that costs the most, then the one that keeps the most units.
             rank = error, -cost, -sum(chosen.values())
             if best is None or rank < best[0]:
                 best = rank, chosen
@@ -57,7 +57,7 @@ def uniform_counts(
 
 
 def best_units(scores: Tensor, count: int) -> Tensor:
-    """Return the `count` units of the highest scores ([units]; of equal ones the first), sorted."""
+    """Return the sorted indices of the `count` highest scores [units]; of equal scores, the first are taken."""
     return scores.double().argsort(descending=True, stable=True)[:count].sort().values
 
 
@@ -105,5 +105,5 @@ def _out_of_reach(view: ModelView, options: Mapping[str, Sequence[int]], costs: 
     share = _least(view, options, costs) / whole_cost(view, costs)
     return OutOfReach(
         f"uniform=True keeps at least {kept} in every layer, the fewest that a {view.model.config.model_type} config can say, "
-        f"and they cost {share:.1%} of what all do, more than the budget leaves: ask for less, or leave uniform out"
+        f"and they cost {share:.1%} of the cost of all units, more than the budget leaves: ask for less, or leave uniform out"
     )

@@ -22,7 +22,7 @@ def prune_vocabulary(model: Any, texts: Iterable[Text], tokenizer: Any = None) -
 
     A text of kept tokens has the same tokens as before, under new numbers, and the model's answer to it is the same to the last
     bit; a language model's logits are those of the kept tokens. Any other text is spelled by more tokens than before.
-    That holds if each character in the tokenizer's tokens is a token, too, as in any that was trained.
+    All of this holds if each character in the tokenizer's tokens is a token, too, as in any trained tokenizer.
 
     Args:
         model: of transformers, with any head or none, a SentenceTransformer or CrossEncoder, or what `kprune.prune` gave back.
@@ -40,7 +40,7 @@ def prune_vocabulary(model: Any, texts: Iterable[Text], tokenizer: Any = None) -
     given = model if before is None else before.model
     if before is not None and before.count_units:
         raise UserError(
-            "what was pruned decides for each input what it computes, and is no model to save: give another"
+            "the pruned model decides for each input which units it computes, and can't be saved: give another model"
         )
     inner = unwrapped(given)
     check_class(inner)

@@ -12,9 +12,9 @@ class Spelling:
     """How texts are spelled by fewer tokens.
 
     Attributes:
-        tokens: what they had in the whole vocabulary.
-        missing: share of these that are not kept, so that others spell them.
-        growth: tokens that they have now for each that they had.
+        tokens: number of the texts' tokens in the whole vocabulary.
+        missing: share of these tokens that are not kept, so that other tokens spell them.
+        growth: number of the texts' tokens in the new vocabulary, over that in the whole one.
     """
 
     tokens: int
@@ -30,7 +30,7 @@ class Spelling:
         return cls(len(tokens), missing / count, sum(map(len, after)) / count)
 
     def sentence(self, tokens: str) -> str:
-        """Return it in words.
+        """Return the spelling in words.
 
         Args:
             tokens: what the sentence calls the texts' tokens, such as "the tokens of held-out texts".

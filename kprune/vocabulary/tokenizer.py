@@ -22,7 +22,7 @@ from kprune.quiet import quiet_transformers
 
 KINDS = ("WordPiece", "BPE", "Unigram")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""Tokens that spell a character that is none, byte by byte."""
+"""Tokens of single bytes, which spell a character that is no token."""
 SETTINGS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files of a tokenizer beside which others, such as vocab.txt, hold the whole vocabulary again."""
 
@@ -79,7 +79,7 @@ def spelling_tokens(core: Mapping[str, Any]) -> set[int]:
 
 
 def with_parts(core: Mapping[str, Any], kept: Iterable[int]) -> set[int]:
-    """Return ids with those of the tokens that BPE joins them from."""
+    """Return ids, and the ids of the tokens from which BPE joins them."""
     kept = set(kept)
     if core["model"]["type"] != "BPE":
         return kept
@@ -139,7 +139,7 @@ def cut(core: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
 
 
 def left(pair: tuple[str, str], vocabulary: Mapping[str, int]) -> bool:
-    """Tell whether both parts of a pair are left, and what they are joined to."""
+    """Tell whether both parts of a pair are left, and the token that they are joined to, too."""
     return all(token in vocabulary for token in (*pair, "".join(pair)))
 
 

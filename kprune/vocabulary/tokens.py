@@ -21,7 +21,7 @@ class Vocabulary:
     """The tokens that a model is to keep.
 
     Attributes:
-        kept: their numbers in the whole vocabulary, by their new ones.
+        kept: numbers of the kept tokens in the whole vocabulary, in the order of their new numbers.
         of: rows of the whole vocabulary.
         whole, tokenizer: the tokenizers of all tokens and of those that are kept.
     """
@@ -36,7 +36,7 @@ def vocabulary_of(model: Model, tokenizer: Any, texts: Iterable[Text]) -> Vocabu
     """Return the vocabulary of the tokens that texts use, and of those by which any other text is spelled.
 
     Raises:
-        UserError: there is no text, or model and tokenizer are none of which that can be told.
+        UserError: there is no text, or a vocabulary can't be cut for this model and this tokenizer.
     """
     core, rows = fast.core_of(tokenizer), word_rows(model)
     _check_tokenizer(model, tokenizer, core, rows)
@@ -77,7 +77,7 @@ def _used(tokenizer: Any, texts: Sequence[Text], rows: int) -> set[int]:
 
 
 def _check_tokenizer(model: Model, tokenizer: Any, core: dict[str, Any], rows: int) -> None:
-    """Check that a tokenizer is the model's own, as far as their numbers tell.
+    """Check that a tokenizer is the model's own, as far as the numbers of their tokens tell.
 
     Raises:
         UserError: it is not.

@@ -12,7 +12,7 @@ from kprune.types import Model
 TOKEN = "_token_id"
 """The end of the names of settings that hold a token, or several."""
 LISTS = ("suppress_tokens", "begin_suppress_tokens")
-"""Settings of generation that list tokens which are not to come."""
+"""Settings of generation that list tokens which must not be generated."""
 
 
 def word_rows(model: Model) -> int:
@@ -102,8 +102,10 @@ def _word_weights(model: Model) -> Iterator[nn.Parameter]:
 
 
 def _head_biases(model: Model, head: Any) -> list[nn.Parameter]:
-    """Return the biases of a head over the vocabulary: its own, and that of the module that holds it, which adds it in ESM and gives
-    it a second name in other models of masked words."""
+    """Return the biases of a head over the vocabulary: its own, and the bias of the module that holds the head.
+
+    In ESM, the holder adds a bias of its own; in other models of masked words, its bias is the head's under a second name.
+    """
     name = next((name for name, module in model.named_modules() if module is head), "")
     holder = model.get_submodule(name.rpartition(".")[0])
     found = (getattr(module, "bias", None) for module in (head, holder))
@@ -129,7 +131,7 @@ def _renumber(config: Any, new: Mapping[int, int]) -> None:
     for name in LISTS:
         if getattr(config, name, None):
             setattr(config, name, [new[token] for token in getattr(config, name) if token in new])
-    # Of sequences, None in place of an empty list, which `generate` refuses.
+    # If no sequence is left, None: `generate` refuses an empty list.
     if getattr(config, "bad_words_ids", None):
         words = [[new[token] for token in word] for word in config.bad_words_ids if new.keys() >= set(word)]
         config.bad_words_ids = words or None

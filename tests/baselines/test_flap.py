@@ -137,7 +137,9 @@ def test_a_model_with_biases_keeps_its_config():
 @pytest.mark.parametrize("family, path", [("mistral", "self_attn.o_proj"), ("qwen2", "self_attn.o_proj")])
 def test_a_family_that_can_hold_no_output_bias_is_told(family, path):
     model, batches = tiny_decoder(family), tiny_calibration().batches()
-    with pytest.raises(UserError, match=f"method flap .* the family {family} can't have one at {path}: use wanda_sp") as error:
+    with pytest.raises(
+        UserError, match=f"method flap .* the family {family} can't have one at {path}: use wanda_sp"
+    ) as error:
         kprune.prune(model, batches, method="flap", params_reduction=0.4)
     assert "\n" not in str(error.value)
 

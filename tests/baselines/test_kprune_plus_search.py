@@ -236,5 +236,5 @@ def test_layers_alike_and_a_single_example_are_told():
     with pytest.raises(UserError, match="method kprune_plus_search does not keep the layers alike"):
         kprune.prune(model, batches, 0.5, method="kprune_plus_search", uniform=True)
     one = replace(tiny_calibration(), examples=tiny_calibration().examples[:1])
-    with pytest.raises(UserError, match="a choice is made on examples that are held out, and there is one example"):
+    with pytest.raises(UserError, match="chooses on held-out examples, and there is only one example"):
         prune("kprune_plus_search", model, FlopsBudget(0.5, 8.0), one)

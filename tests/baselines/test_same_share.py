@@ -41,7 +41,7 @@ def test_layers_that_are_spared_stay_whole():
     counts = same_share(view, FlopsBudget(0.25, 8.0), {0})
     # A quarter of three layers is three eighths of two: a head is half above it.
     assert counts[:2] == [4, 48] and all(heads in (2, 3) for heads in counts[2::2]) and max(counts[3::2]) <= 31
-    with pytest.raises(OutOfReach, match="stays whole costs more than the budget leaves: ask for less"):
+    with pytest.raises(OutOfReach, match="that stay whole cost more than the budget leaves: ask for less"):
         same_share(view, FlopsBudget(0.4, 8.0), {0, 2})
 
 
@@ -56,7 +56,7 @@ def test_units_of_the_other_kind_stay(uniform):
 
 def test_a_method_that_may_not_take_enough_says_so_before_it_reads_a_text():
     model = tiny_model()
-    with pytest.raises(OutOfReach, match="stays whole costs more"):
+    with pytest.raises(OutOfReach, match="that stay whole cost more"):
         Oscar(kinds=["heads"]).check(model, ParametersBudget(0.9))
     with pytest.raises(UserError, match="lets nothing go"):
         Oscar(kinds=[])

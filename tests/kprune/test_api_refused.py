@@ -95,7 +95,7 @@ def test_models_and_settings_that_do_not_work():
         kprune.prune(model, padded_batches(model), task="nonsense")
     with pytest.raises(UserError, match=r"outside \(0, 1\)"):
         kprune.prune(model, padded_batches(model), flops_reduction=80)
-    with pytest.raises(UserError, match="no head K-prune can compare"):
+    with pytest.raises(UserError, match="no head that kprune can compare"):
         kprune.prune(BertForPreTraining(model.config), padded_batches(model))
     with pytest.raises(UserError, match="'Linear' is not supported"):
         kprune.prune(torch.nn.Linear(2, 2), padded_batches(model), task="classification")

@@ -187,7 +187,8 @@ def test_groups_of_heads_go_when_neurons_do_not_suffice():
 def test_more_than_the_units_that_may_go_is_told():
     method = KPrunePlus(kinds=["neurons"], refit_epochs=0)
     with pytest.raises(
-        UserError, match=r"kinds=\['neurons'\] lets neurons alone go, .*ask for less, or add heads to kinds"
+        UserError,
+        match=r"kinds=\['neurons'\] allows the removal of neurons only, .*ask for less, or add heads to kinds",
     ):
         kprune.prune(tiny_llama(), [texts()], 0.9, method)
 

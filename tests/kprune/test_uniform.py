@@ -149,7 +149,7 @@ def test_what_cannot_be_alike_is_told_before_the_work(monkeypatch):
     bert = tiny_model(dtype=torch.float32)
     with pytest.raises(
         OutOfReach,
-        match="keeps at least 4 heads and 1 neurons in every layer.* a bert config can say, .*% of what all do.*: ask for less",
+        match="keeps at least 4 heads and 1 neurons in every layer.* a bert config can say, .*% of the cost of all units.*: ask for less",
     ):
         kprune.prune(bert, [batch()], flops_reduction=0.8, uniform=True)
     with pytest.raises(UserError, match="differ in width already .0 to 4 heads, 0 to 16 neurons.*leave uniform out"):

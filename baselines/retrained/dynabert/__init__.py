@@ -81,14 +81,14 @@ class DynaBERT(Method):
         """Check as for any method, and that layers can go if the sub-networks are of several depths.
 
         Raises:
-            UserError: as of `Method.check`, or layers can't go.
+            UserError: for the reasons that `Method.check` names, or layers can't go.
         """
         super().check(model, asked)
         if min(self.depths) < 1:
             check_layers_can_go(view_of(model))
 
     def prune(self, job: Job) -> Outcome:
-        """Take the largest sub-network within the budget out of the trained whole."""
+        """Train all sub-networks together, and return the largest one within the budget."""
         clock, model, objective, data = Clock(), job.model, job.objective, job.data
         stages = Stages(self, data, self.max_examples, clock)
 

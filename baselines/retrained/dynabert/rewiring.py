@@ -37,9 +37,9 @@ def importance(view: ModelView, objective: Objective, batches: Iterable[dict[str
     """Return how much the task loss would change without a unit, per block [units], to first order.
 
     Absolute values are summed over batches: |Σ h ∂L/∂h| for a head; |w₁ ∂L/∂w₁ + b₁ ∂L/∂b₁| + |w₂ ∂L/∂w₂| for a
-    neuron, as in the authors' code. A departure from it: it does not clear gradients between batches, so that each absolute value
-    is that of the sum up to there. If a network is gated, each module or fused pair of them that feeds a neuron adds a first
-    term; a bias that is not there adds nothing.
+    neuron, as in the authors' code. A departure from it: their code does not clear gradients between batches, so that each
+    absolute value is of the sum over all batches so far. In a gated network, each module (or fused pair) that feeds a neuron adds
+    a term like the first; a module without a bias adds no term for it.
     """
     totals = [torch.zeros(s.units, dtype=torch.float64, device=view.device) for s in view.blocks]
     for batch in batches:

@@ -51,7 +51,7 @@ def extract(shared: nn.Module, shape: Shape) -> nn.Module:
 
 
 class Subnetwork:
-    """Called like a model: runs the extracted model on parts of the shared weights, which gradients flow back to."""
+    """A sub-network that is called like a model, and runs on parts of the shared weights, to which gradients flow back."""
 
     def __init__(self, shared: nn.Module, shape: Shape):
         self.shared = shared
@@ -78,7 +78,7 @@ class Subnetwork:
 def fused_parts(block: Block, count: int) -> Iterator[tuple[Tensor, tuple]]:
     """Yield the weight and bias of each input module that is fused of several, and the indices of a block's first units.
 
-    Of such a module, they are the first rows of each of its parts, and no slice.
+    The first units own the first rows of each part of such a module, so their rows are not one slice.
     """
     for rows, module in zip(block.site.inputs, block.inputs, strict=True):
         if rows.parts > 1 and block.units:

@@ -14,14 +14,16 @@ class LatencyBudget:
     """A speed-up by the measured times of a table, in place of a share of FLOPs.
 
     Attributes:
-        sequence_length: as a FLOPs budget's, if a method counts FLOPs for its report.
+        speedup: how many times as fast as the dense model, above 1.
+        table: the measured times, in milliseconds.
+        sequence_length: tokens that a method counts FLOPs at, if it reports any; a mean.
         grain: widths are multiples of so many columns.
         uniform: every layer keeps as many heads, and as many neurons.
-        scale: of the table's costs: a pruned model tells how far its blocks are from the table.
+        scale: factor of the table's costs, corrected once a pruned model has been measured (`corrected`).
 
     Raises:
-        UserError: the speed-up is none.
-        OutOfReach: what is left without any head and neuron already takes longer.
+        UserError: the speed-up is no factor above 1, or the grain is no whole number.
+        OutOfReach: without any head and neuron, the model still takes longer.
     """
 
     speedup: float
@@ -55,14 +57,19 @@ class LatencyBudget:
         return self.table.dense_ms / self.speedup - self.table.empty_ms
 
     def spent(self, dense: ModelView, pruned: ModelView) -> float:
-        """Return what the table says that the units of a pruned model take, in milliseconds."""
+        """Return the milliseconds that the units of a pruned model take by the table."""
         costs = self.costs(dense)
         pairs = zip(dense.blocks, pruned.blocks, strict=True)
         return sum(costs[before.name].of(after.units, before.units) for before, after in pairs)
 
     def corrected(self, spent_ms: float, measured_speedup: float) -> "LatencyBudget":
-        """Return the same request with costs scaled to what a pruned model was measured at."""
+        """Return the same request with costs scaled so that they agree with the measurement of a pruned model.
+
+        Args:
+            spent_ms: milliseconds of its units by this budget (`spent`).
+            measured_speedup: of the pruned model.
+        """
         units_ms = self.table.dense_ms / measured_speedup - self.table.empty_ms
-        # A measurement at the edge of what the clock can tell must not run away with the scale.
+        # Bounded: a time close to what the clock can resolve may give any factor.
         factor = min(max(units_ms / spent_ms, 0.5), 2.0) if spent_ms else 1.0
         return replace(self, scale=self.scale * factor)

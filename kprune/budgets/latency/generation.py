@@ -18,14 +18,14 @@ from kprune.types import Model
 def measure_generation(models: Sequence[Model], batch_size: int, prompt_length: int) -> dict[str, list[float]]:
     """Measure tokens per second of several models, which alternate.
 
-    A prompt of random tokens fills a cache and gives the logits of its last token alone, as `generate` asks for; the decoding
-    step adds a token with that cache.
+    A prompt of random tokens fills a cache and gives the logits of its last token alone, as `generate` does; the decoding step adds
+    a token to this cache.
 
     Returns:
         "prefill" and "decoding": the tokens per second of each model, of all examples together; medians.
 
     Raises:
-        UserError: the models read no prompt as long, and a token more.
+        UserError: the prompt and one token more are longer than what the models read.
     """
     first = models[0]
     if prompt_length + 1 > longest_input(first):
@@ -70,11 +70,11 @@ def decoding_step(model: Model, prompt: dict[str, torch.Tensor]) -> Callable[[],
 
 
 def branch(cache: Any) -> Any:
-    """Return a cache with the keys and values of another one, which stays as it is; it takes no time to speak of.
+    """Return a cache that begins with the keys and values of another one, which stays as it is; this takes next to no time.
 
-    To crop a cache again is no way back: one of a sliding window has dropped its oldest token.
+    Cropping the cache after a step would not restore it: a cache of a sliding window has dropped its oldest token.
     """
-    # That of a decoder which could read an encoder, too, is two caches in one.
+    # The cache of a decoder that could also read an encoder holds two caches.
     grown = copy.copy(getattr(cache, "self_attention_cache", cache))
     grown.layers = [copy.copy(layer) for layer in grown.layers]
     return grown

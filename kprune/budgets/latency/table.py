@@ -17,7 +17,7 @@ from kprune.models.families import Kind
 from kprune.models.surgery import keep_units
 from kprune.types import Model
 
-# Widths measured, as shares of a block's units: dense where a strongly pruned block ends up.
+# Widths measured, as shares of a block's units: closest together where strongly pruned blocks end up.
 SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 ROUNDS = 5
 
@@ -40,7 +40,7 @@ class LatencyTable:
     seconds: float = 0.0
 
     def costs(self, view: ModelView) -> dict[str, UnitCost]:
-        """Return milliseconds by block, the fits scaled so that the dense model's add up to what it was measured at."""
+        """Return what units cost in milliseconds, by block; scaled so that the dense model's costs add up to its measured time."""
         fits = {kind: fit(self.widths[kind], self.ms[kind]) for kind in self.widths}
         # A kind that was not measured has no units in any layer.
         costs = {block.name: fits.get(block.kind, UnitCost(0.0)) for block in view.blocks}
@@ -60,7 +60,7 @@ def fit(widths: Sequence[int], ms: Sequence[float]) -> UnitCost:
 
     Args:
         widths: increasing, at least one; 0 is not among them.
-        ms: the times beyond those of no unit.
+        ms: times beyond that of a block without units, in milliseconds.
     """
     x = torch.tensor(list(widths), dtype=torch.float64)
     # A block too small to be told from none by the clock still costs something: the searches divide by it.
@@ -79,7 +79,9 @@ def fit(widths: Sequence[int], ms: Sequence[float]) -> UnitCost:
     errors = errors.masked_fill(~(slope > 1e-6 * y[-1] / x[-1]), float("inf"))
     if errors.isinf().all():
         return UnitCost((y[-1] / x[-1]).item())
-    bend = int((errors <= errors.min() + 1e-12).nonzero()[0])  # of equals the one with the fewest free units
+    bend = int(
+        (errors <= errors.min() + 1e-12).nonzero()[0]
+    )  # of equally good bends, the one with the fewest free units
     return UnitCost(slope[bend].item(), base[bend].item(), bend)
 
 

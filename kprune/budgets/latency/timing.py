@@ -19,10 +19,10 @@ from kprune.types import Model
 
 @dataclass(frozen=True)
 class Point:
-    """What a latency is measured at.
+    """The batch that a latency is measured on: a number of sequences, and the number of tokens of each.
 
     Raises:
-        UserError: it is no whole number above 0.
+        UserError: one of them is no whole number above 0.
     """
 
     batch_size: int = 32
@@ -37,14 +37,17 @@ STANDARD = Point()
 
 
 def rounds(device: torch.device) -> tuple[int, int]:
-    """Return how many rounds pass unmeasured and how many are measured: a GPU's take milliseconds, and single ones of them scatter."""
+    """Return the numbers of unmeasured and of measured rounds: more on a GPU, where a round takes milliseconds and varies much."""
     return (10, 51) if device.type == "cuda" else (2, 9)
 
 
 def alternate(
     calls: Sequence[Callable[[], Any]], device: torch.device, repeats: int | None = None, warm_up: int | None = None
 ) -> list[list[float]]:
-    """Return milliseconds of each call, every call once in each of `repeats` rounds after `warm_up` unmeasured ones (`rounds`)."""
+    """Return the milliseconds of each call in each of `repeats` rounds, after `warm_up` unmeasured rounds; `rounds` gives the defaults.
+
+    In a round, each call is made once, in turn.
+    """
     unmeasured, measured = rounds(device)
     warm_up = unmeasured if warm_up is None else warm_up
     repeats = measured if repeats is None else repeats
@@ -65,7 +68,7 @@ def random_batch(model: Model, batch_size: int, sequence_length: int) -> dict[st
     if the model reads choices.
 
     Raises:
-        UserError: the model reads no sequence as long.
+        UserError: the sequences are longer than what the model reads.
     """
     if sequence_length > longest_input(model):
         raise UserError(

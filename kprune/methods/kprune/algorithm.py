@@ -32,21 +32,23 @@ from kprune.streams import CalibrationState, TeacherLogits, calibration_states
 class KPrune(Method):
     """Prune by the paper: measure knowledge, search masks, tune weights, block by block.
 
-    The defaults depart from it where an attribute says so. Its authors' code departs from it, too:
-    `conf/method/kprune_official.yaml` switches every departure on, and `docs/notes/differences_from_the_paper.md` says what each
-    is. If all scores are zero, which the paper has no rule for, units are kept by their index, the lowest block's first.
+    The defaults depart from the paper where an attribute says so. The authors' code departs from the paper, too:
+    `conf/method/kprune_official.yaml` switches every departure on, and `docs/notes/differences_from_the_paper.md` explains each.
+    If all scores are zero, a case without a rule in the paper, units are kept by their index, those of the lowest block first.
 
     Attributes:
-        lambdas: λ, the weight of K_rep against K_pred. If there are several, each prunes on nine tenths of the calibration set;
-            the model that diverges least from the teacher on the last tenth is the outcome, without another run on all of it
-            (the paper takes the best of two). 0 leaves K_rep out, None leaves K_pred out (ablations). The default is for a
-            K_rep that is a mean over tokens and hidden dimensions: it does not compare with the paper's 2.5e-4 and 1.
+        lambdas: λ, the weight of K_rep against K_pred. If there are several, the model is pruned with each on nine tenths of the
+            calibration set, and the pruned model that diverges least from the teacher on the last tenth is the outcome; it is
+            not pruned again on the whole set (the paper takes the best of two). 0 leaves K_rep out, None leaves K_pred out
+            (ablations). The default is for a K_rep that is a mean over tokens and hidden dimensions, so it can't be compared
+            with the paper's 2.5e-4 and 1.
         mu: μ, the weight of heads against neurons; 1 is neutral if a head is scored as a whole. 64 in the paper: the
             dimensions of BERT-base's heads, over which its authors' code takes a mean.
         knowledge: how knowledge is measured.
         measure_every: number of blocks after which knowledge is measured anew, 1 in the paper; None measures once, at the
-            bottom, and searches all masks with that (ablation "without block-wise pruning").
-        measure_examples: knowledge is measured on every k-th example, by length, 1 in the paper; tuning takes all.
+            bottom, and searches all masks with this measurement (ablation "without block-wise pruning").
+        measure_examples: k; knowledge is measured on every k-th example in the order of the batches. 1 in the paper. Tuning takes
+            all examples.
         tuning: fit the output projections (the ablation leaves them as they are).
         fill_budget: after the threshold, add the best units of the block at hand that still fit. Algorithm 1 of the paper does
             not; False is the literal algorithm.
@@ -90,11 +92,15 @@ class KPrune(Method):
 
     @property
     def version(self) -> int:  # type: ignore[override]  # settings decide it
-        """Return the version: 2 if knowledge is measured on some of the examples, since version 1 took other ones."""
+        """Return the version: 2 if knowledge is measured on some of the examples, since version 1 took other examples."""
         return 1 if self.measure_examples == 1 else 2
 
     def check_grain(self, grain: int, uniform: bool) -> None:
-        """Check that `fill_budget` is on if widths are to be rounded, since it is the filling that rounds them."""
+        """Check that `fill_budget` is on if widths are to be rounded, since filling is the step that rounds them.
+
+        Raises:
+            UserError: `fill_budget` is off, or for the reasons that `Method.check_grain` names.
+        """
         super().check_grain(grain, uniform)
         if grain > 1 and not self.fill_budget and not uniform:
             raise UserError(
@@ -102,7 +108,11 @@ class KPrune(Method):
             )
 
     def prune(self, job: Job) -> Outcome:
-        """Prune a copy of the job's model, by the best of the λ given."""
+        """Prune a copy of the job's model, by the best of the λ given.
+
+        Raises:
+            UserError: the model's family is not supported, something measured is not finite, or there is one example and several λ.
+        """
         job = replace(job, objective=job.objective.with_padding(self.span_padding))
         if len(self.lambdas) == 1:
             return self.walk(job, job.data.calibration, self.lambdas[0])
@@ -144,7 +154,7 @@ class KPrune(Method):
                 if not job.budget.uniform:
                     kept, nu = self.search(scores, costs[index:], remaining)
                 else:
-                    # One count holds for all layers, so it can't wait for what is measured further up.
+                    # One count holds for all layers, so it is chosen before knowledge is measured again further up.
                     if index == 0:
                         counts = uniform_counts(student, list(map(curve_of_scores, scores, costs)), job.budget)
                     kept, nu = best_units(scores[0], counts[index]), 0.0
@@ -167,7 +177,7 @@ class KPrune(Method):
         return Outcome.of(student, kept_units, clock, details)
 
     def batches(self, calibration: CalibrationSet, view: ModelView) -> list[dict[str, Tensor]]:
-        """Return the calibration set in batches: as large as a pass allows, unless scores depend on who shares a batch."""
+        """Return the calibration set in batches: as large as a pass allows, unless scores depend on which examples share a batch."""
         if self.drawn_batches or self.knowledge.gradient == "batch":
             return calibration.batches(by_length=not self.drawn_batches)
         # If only some examples are measured, the graph is of these alone: a batch of twice as many takes no more memory.
@@ -191,7 +201,7 @@ class KPrune(Method):
         logits: TeacherLogits,
         objective: Objective,
     ) -> Knowledge:
-        """Return the knowledge of the units of block `index` and of all above it."""
+        """Return the knowledge of all units of block `index` and of the blocks above it."""
         below = zip(student.blocks[:index], teacher.blocks[:index], strict=True)
         same = self.knowledge.predictive == "divergence" and all(ours.units == theirs.units for ours, theirs in below)
         return measure(student, index, states, None if same else logits, objective, self.knowledge)
@@ -212,10 +222,10 @@ class KPrune(Method):
     def search(
         self, scores: Sequence[Tensor], costs: Sequence[UnitCost], remaining: float
     ) -> tuple[Tensor, float | None]:
-        """Choose which units of the lowest block given stay, by the threshold ν over all blocks given (Algorithm 1).
+        """Choose the units to keep of the first block given, by the threshold ν over all blocks given (Algorithm 1).
 
         Returns:
-            indices [kept], and ν; None if all scores are zero: then units are kept by their index.
+            indices [kept], and ν; ν is None if all scores are zero: then units are kept by their index.
         """
         if any(s.any() for s in scores):
             kept, nu = search(scores, costs, remaining, self.fill_budget, self.strict_threshold)
@@ -227,7 +237,7 @@ class KPrune(Method):
     def tune(self, student: Block, teacher: Block, states: list[CalibrationState]) -> float | None:
         """Fit the student's output projection to the teacher's running state X_T + Sub_T(X_T), and move both states up.
 
-        If a norm lies between the projection and the stream, which the paper has no rule for, it is fitted to Sub_T(X_T)
+        If updates are normed before they are added, a case without a rule in the paper, the projection is fitted to Sub_T(X_T)
         (`Block.wanted_update`).
 
         Returns:

@@ -26,8 +26,8 @@ class KnowledgeSettings:
 
     Attributes:
         temperature: γ of eq. 4, above 0.
-        predictive: "divergence" takes the gradient of the divergence (eq. 4), which is zero as long as the student still is the
-            teacher; "fisher" the Fisher that it has there (`Objective.fisher_roots`).
+        predictive: "divergence" squares the gradient of the divergence (eq. 4), which is zero as long as the student equals the
+            teacher; "fisher" takes the Fisher of the divergence, which is not zero then (`Objective.fisher_roots`).
         kl: direction of the KL: KL(student ‖ teacher) (eq. 4) or KL(teacher ‖ student).
         gradient: square the gradient of each example, or of the mean over each batch.
         head: score a head as a whole, or as the mean over its dimensions without their cross terms.
@@ -52,7 +52,7 @@ class Knowledge:
     representational: list[Tensor]
 
     def without_lowest(self) -> "Knowledge":
-        """Return that of the blocks above the lowest."""
+        """Return the knowledge of all blocks but the lowest."""
         return Knowledge(self.predictive[1:], self.representational[1:])
 
 
@@ -74,8 +74,9 @@ def measure(
     model, so it only changes the unit of λ. Without it, λ would have to be smaller for tasks with longer examples.
 
     Args:
-        teacher: the teacher's logits, per state; None if the student still is the teacher: then the KL has no gradient
-            but rounding, so K_pred is set to zero without a backward pass.
+        states: at the input of block `start`.
+        teacher: the teacher's logits, per state; None if the student still equals the teacher: then the gradient of the KL is zero
+            but for rounding, and K_pred is set to zero without a backward pass.
 
     Raises:
         UserError: the knowledge of a unit is not finite.
@@ -118,7 +119,7 @@ def measure(
 
 
 def _squared(gradients: Tensor, settings: KnowledgeSettings) -> Tensor:
-    """Return the sum of squared mask gradients over a batch: [units], from those of every dimension [B, units, width]."""
+    """Return the sum of squared mask gradients over a batch, [units], from `mask_gradients` [B, units, width]."""
     if settings.gradient == "batch":
         gradients = gradients.mean(dim=0, keepdim=True)
     if settings.head == "mean_of_dimensions":

@@ -34,7 +34,7 @@ TOKENS = 1024
 class KPrunePlus(FirstPass):
     """Decide each block's width by error curves of the teacher's Fisher, then prune and fit block by block, bottom to top.
 
-    The first pass takes each block of the teacher apart for its error curve. Its order of removal is not used again: the walk
+    The first pass takes each block of the teacher apart for its error curve. The order of removal that it finds is not used again: the walk
     chooses among all units of a block anew, by the student's own features. The constructor's arguments are those of `Settings`.
     """
 
@@ -75,7 +75,7 @@ class KPrunePlus(FirstPass):
         ridge: float | None
         for block, original, fisher, count in self.bar(rows, "K-prune+", len(counts)):
             if count == block.units and (below is None or not decided(self.tune)):
-                # No unit has been removed below, or this block is not to make up for it.
+                # No unit is removed from this block; and none was removed below, or this block does not make up for those.
                 with clock("student"):
                     self.pass_through(block, original, states, same=below is None)
                 kept, ridge = list(range(count)), None
@@ -94,7 +94,11 @@ class KPrunePlus(FirstPass):
     def allocation(
         self, job: Job, teacher: ModelView, curves: Sequence[Tensor], clock: Clock
     ) -> tuple[list[int], dict[str, Any]]:
-        """Return the units to keep per block, and details for the record: none here, a subclass may have some."""
+        """Return the number of units to keep per block, and details for the record: none here, but a subclass may add some.
+
+        Raises:
+            OutOfReach: the units that may not go cost more than the budget leaves.
+        """
         return allocate_units(teacher, curves, job.budget, self.kinds), {}
 
     def pass_through(self, block: Block, original: Block, states: Sequence[CalibrationState], same: bool) -> None:
@@ -157,19 +161,23 @@ class KPrunePlus(FirstPass):
         return kept.tolist(), ridge
 
     def prior(self, block: Block) -> Tensor | None:
-        """Return the weights [d, columns] in float64 that the ridge draws to; None for 0."""
+        """Return the weights, [d, columns] in float64, to which the ridge draws the output projection; None if it draws to 0."""
         if self.ridge_around == "zero" or not block.units:
             return None
         return output_weight(block).double().clone()
 
     def set_target(self, block: Block, original: Block, state: CalibrationState) -> None:
-        """Set the target of a block's update on a batch, and move the teacher up to X_T + Sub_T(X_T), before a norm that comes last."""
+        """Set the target of the student block's update on a batch, and move the teacher to `Block.moved`, before `norm_after`.
+
+        The target is the student's own update, plus the share `repair` of its difference from `Block.wanted_update`. If nothing of
+        the teacher is needed (`follows_teacher`), the teacher stays where it is.
+        """
         repair, student = decided(self.repair), state.student
         if self.follows_teacher:
             update = original.update(state.teacher, state.context)
             state.teacher = moved = original.moved(state.teacher, update)
         if repair == 1:
-            # Not kept if `CalibrationState.update_target` computes it.
+            # If updates are added as they are, `CalibrationState.update_target` computes the target, and none is kept.
             state.target = None if block.adds_update else block.wanted_update(student, moved, update)
             return
         own = block.update(student, state.context)
@@ -179,7 +187,8 @@ class KPrunePlus(FirstPass):
         """Return the least squares of the target on the student's features.
 
         Args:
-            states: `student` at X_S, `teacher` at X_T + Sub_T(X_T), before a norm that comes last.
+            states: after `set_target`.
+            weights: of the tokens, per state [B, T].
         """
         problem = LeastSquares.empty(block.columns, block.hidden_size, states[0].device)
         for state, w in zip(states, weights, strict=True):
@@ -195,7 +204,7 @@ class KPrunePlus(FirstPass):
     def select(
         self, block: Block, problem: LeastSquares, prior: Tensor | None, fisher: OutputFisher, count: int
     ) -> Tensor:
-        """Return the `count` units to keep; the others are removed greedily from the optimum over all of them."""
+        """Return the sorted indices of the `count` units to keep; the others are removed greedily, from the optimum over all units."""
         if count in (0, block.units):
             return torch.arange(count, device=problem.lower.device)
         problem = centred_if_biased(block, problem)
@@ -216,10 +225,10 @@ class KPrunePlus(FirstPass):
         prior: Tensor | None,
         fisher: OutputFisher,
     ) -> float | None:
-        """Fit all weights of the block to the target by gradient steps, and `solve` again; undo it if nothing is gained.
+        """Fit all weights of the block to the target by gradient steps, and `solve` again; undo both if they explain no more of it.
 
         Args:
-            problem: the one that `solve` has just solved.
+            problem: the least squares that `solve` has just solved.
 
         Returns:
             the ridge of the second solve; None if the refit was undone.
@@ -257,5 +266,5 @@ class KPrunePlus(FirstPass):
 
 
 def centred_if_biased(block: Block, problem: LeastSquares) -> LeastSquares:
-    """Take the best constant out of a problem if the output projection has a bias to hold it."""
+    """Return a problem with the best constant taken out if the output projection has a bias to hold it; else the problem."""
     return problem if block.bias() is None else problem.centred()

@@ -22,7 +22,7 @@ def allocate_units(
     """Return the number of units to keep per block; units of a kind that may not go all stay.
 
     Raises:
-        OutOfReach: what stays alone costs more than the budget leaves.
+        OutOfReach: the units that may not go cost more than the budget leaves.
     """
     kinds = prunable_kinds(view, budget) if kinds == "auto" else kinds
     if budget.uniform:
@@ -32,8 +32,8 @@ def allocate_units(
     limit -= sum(costs[block.name].of(block.units, block.units) for block, _, free in rows if not free)
     if limit < 0:
         raise OutOfReach(
-            f"kinds={list(kinds)} lets {' and '.join(kinds)} alone go, and the rest costs more than the budget leaves: ask for "
-            f"less, or add {' and '.join(kind for kind in KINDS if kind not in kinds)} to kinds"
+            f"kinds={list(kinds)} allows the removal of {' and '.join(kinds)} only, and the rest costs more than the budget leaves: ask "
+            f"for less, or add {' and '.join(kind for kind in KINDS if kind not in kinds)} to kinds"
         )
     chosen = [(curve, costs[block.name]) for block, curve, free in rows if free]
     counts = iter(allocate([curve for curve, _ in chosen], [cost for _, cost in chosen], limit))
@@ -43,7 +43,7 @@ def allocate_units(
 def prunable_kinds(view: ModelView, budget: Budget) -> Sequence[Kind]:
     """Return the kinds of units that may be removed if `kinds` is "auto".
 
-    Neurons alone, if a unit of an attention is a whole group of query heads and the budget then leaves at least
+    Neurons alone, if a unit of an attention holds several query heads and the budget then leaves at least
     `LEAST_NEURONS` of the neurons' cost; else both. For so large a unit, the error curve is too optimistic
     (docs/notes/kprune_plus_experiments.md, "A decoder").
     """

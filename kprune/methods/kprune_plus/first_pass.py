@@ -60,7 +60,11 @@ class FirstPass(Settings):
     def fishers(
         self, teacher: ModelView, states: Sequence[CalibrationState], objective: Objective, storage: Storage
     ) -> list[OutputFisher]:
-        """Return the Fisher of every block, states at the input of the first one."""
+        """Return the Fisher of every block.
+
+        Args:
+            states: at the input of the first block.
+        """
         if self.small_memory:
             return measure_fisher_by_layer(teacher, states, objective, self.temperature, storage)
         return measure_fisher(teacher, states, objective, self.temperature)
@@ -73,7 +77,7 @@ class FirstPass(Settings):
         inputs: list[Any],
         storage: Storage,
     ) -> LeastSquares:
-        """Return A of a block's Fisher, and replace the block's inputs by its outputs.
+        """Return the factor A of a block's Fisher A ⊗ S, and replace the block's inputs by its outputs.
 
         Args:
             inputs: the teacher's input of the block [B, T, d] per state, in the storage; changed in place.
@@ -104,7 +108,7 @@ class FirstPass(Settings):
         return above
 
     def removal(self, block: Block, fisher: OutputFisher, features: LeastSquares) -> Removal:
-        """Remove all units of a block of the teacher one after the other; the errors are the expected KL, but for a constant factor.
+        """Remove all units of a block of the teacher one by one; the errors are the expected KL, up to a constant factor.
 
         Args:
             features: A of the Fisher, as centred sums.
@@ -119,9 +123,9 @@ class FirstPass(Settings):
         return remove_greedily(inverse, root, block.width)
 
     def bar(self, items: Iterator[Item], description: str, total: int) -> Iterator[Item]:
-        """Give items one by one; the first process shows how far it is.
+        """Yield items one by one, with a progress bar that the first process alone shows.
 
-        What was freed with an item goes back to the system: matrices of different sizes don't fit into one another's place.
+        Memory that was freed during an item is returned to the system, since matrices of other sizes would not fit into it.
         """
         for item in tqdm(items, description, total, unit="block", disable=processes.rank() > 0 or None):
             yield item

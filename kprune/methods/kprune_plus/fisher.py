@@ -64,7 +64,7 @@ class OutputFisher:
             features: ‖f_t‖² [B, T].
             gradients: g_t [B, T, d] per root; none for a block without units.
             real: [B, T] bool, False at padding.
-            examples: their number in all batches.
+            examples: number of examples in all batches.
         """
         energies = torch.zeros_like(features)
         for g in gradients:
@@ -84,10 +84,12 @@ class OutputFisher:
             self.energy, self.tokens = processes.total(self.energy), round(processes.total(self.tokens))
 
     def token_weights(self, floor: float, clip: float | None) -> list[Tensor]:
-        """Return a_t over its mean over all tokens, plus a floor, per batch [B, T]; all ones if no token has energy.
+        """Return the weight of every token, per batch [B, T]: (a_t / mean of a + floor) times its clip factor.
+
+        If no token has energy, all weights are 1.
 
         Args:
-            clip: as of `clip_factors`.
+            clip: as in `clip_factors`.
         """
         if not self.energy:
             return [torch.ones_like(e) for e in self.energies]
@@ -95,15 +97,16 @@ class OutputFisher:
         return [(e / mean + floor) * f for e, f in zip(self.energies, self.clip_factors(clip), strict=True)]
 
     def clipped_energies(self, clip: float | None) -> list[Tensor]:
-        """Return a_t per batch [B, T], with `clip` as of `clip_factors`."""
+        """Return a_t per batch [B, T], times the factors that `clip_factors` returns for `clip`."""
         return [e * f for e, f in zip(self.energies, self.clip_factors(clip), strict=True)]
 
     def clip_factors(self, clip: float | None) -> list[Tensor | float]:
         """Return the factor, at most 1, by which each token's weight is clipped, per batch [B, T].
 
         Args:
-            clip: the largest energy of features that counts in full, over the median of all tokens; None for no limit. A few
-                tokens of a decoder, its attention sinks, have 10⁵ times the median, and would outweigh all others.
+            clip: the largest energy of a token's features that counts in full, as a multiple of the median over all tokens; None
+                for no limit. A few tokens of a decoder, its attention sinks, have 10⁵ times the median, and would outweigh all
+                others.
         """
         if clip is None or not self.energy:
             return [1.0] * len(self.energies)
@@ -149,10 +152,10 @@ def measure_fisher_by_layer(
     temperature: float,
     storage: Storage,
 ) -> list[OutputFisher]:
-    """Measure what `measure_fisher` does with the graph of one layer at a time, for one more forward pass.
+    """Measure the Fisher of every block with the graph of one layer at a time, at the cost of one more forward pass.
 
-    The inputs of all layers are kept, of a group of states at a time; then every layer is run once more, from the top down,
-    and the gradients at its output are carried on to its input.
+    The result is that of `measure_fisher`. For one group of states at a time, the inputs of all layers are kept; then every layer
+    is run once more, from the top down, and the gradients at its output are carried on to its input.
     """
     fishers = empty_fishers(view, states, storage)
     examples = round(processes.total(sum(state.examples for state in states)))
@@ -199,7 +202,7 @@ def empty_fishers(view: ModelView, states: Sequence[CalibrationState], storage: 
 
 
 def grouped(states: Sequence[CalibrationState], tokens: int) -> list[list[CalibrationState]]:
-    """Return the states in groups of at most so many tokens, padding counted, of one state at least."""
+    """Return the states in groups of at most `tokens` tokens, padding counted, with at least one state in each."""
     found: list[list[CalibrationState]] = [[]]
     room = tokens
     for state in states:
@@ -215,7 +218,7 @@ def grouped(states: Sequence[CalibrationState], tokens: int) -> list[list[Calibr
 def with_states(
     kept: Sequence[Any], states: Sequence[CalibrationState], storage: Storage
 ) -> Iterator[tuple[Tensor, CalibrationState]]:
-    """Yield each state's input of the layer at hand, read from the storage, with the state."""
+    """Yield pairs of a kept layer input, [B, T, d], read from the storage, and the state that it belongs to."""
     for each, state in zip(kept, states, strict=True):
         yield storage.read(each), state
 
@@ -296,7 +299,7 @@ def summed_roots(output: Any, state: CalibrationState, objective: Objective, tem
 
 
 def metric_root(covariance: Tensor, ridge: float) -> Tensor:
-    """Return R [d, d] with RᵀR = S + ridge · mean(diag S) · I; I if S is zero, when no answer depends on the output.
+    """Return R [d, d] with RᵀR = S + ridge · mean(diag S) · I; I if S is zero, since no answer depends on the output.
 
     The rank of S is at most the number of roots times that of tokens. A ridge that is too small is raised (`ridged_cholesky`).
     """

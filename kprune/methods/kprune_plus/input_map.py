@@ -15,7 +15,7 @@ from kprune.streams import CalibrationState
 def fold_map(
     block: Block, original: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor], ridge: float
 ) -> None:
-    """Change a block's input weights as if they read the affine map of their input that is closest to the teacher's input.
+    """Fold an affine map of a block's input into its input weights: the map that comes closest to the teacher's input.
 
     The map has a constant only if all input modules have a bias to hold it.
 

@@ -47,17 +47,17 @@ def descend(
 ) -> None:
     """Take steps of Adam on Σ_t w_t ‖R (r_t − Sub_S(X_S)_t)‖² over the block's own weights, in place.
 
-    This is the least squares that `KPrunePlus.solve` solves, with errors in the metric RᵀR. The best output projection of given
-    features is the same in any metric. Features that may change, and are too few to reach the target, depend on the metric. No
-    gradient leaves the block.
+    This is the least squares that `KPrunePlus.solve` solves, with errors in the metric RᵀR. For given features, the best output
+    projection is the same in any metric. Here the features change, too; if they can't reach the target, which features are best
+    depends on the metric. No gradient leaves the block.
 
     Args:
         states: taken in another order in every epoch; r is `CalibrationState.update_target`.
         weights: w_t per state, [B, T].
         root: R [d, d].
         epochs: passes over the tokens; the learning rate falls linearly to 0.
-        tokens: of a step, padding counted; a state with more of them makes several steps. With several processes, a state is
-            one step, of which each process has its own rows.
+        tokens: largest number of tokens of a step, padding counted; a state with more tokens takes several steps. With several
+            processes, a state is one step, and each process has its own rows of the state.
 
     Raises:
         UserError: the steps lead to weights that are not finite.
@@ -97,7 +97,7 @@ class Descent:
 
     Args:
         metric: M = RᵀR [d, d].
-        lr: of the first step.
+        lr: learning rate of the first step.
 
     Attributes:
         factor: what a step's sum over its tokens is multiplied by.
@@ -135,7 +135,7 @@ class Descent:
         step()
 
     def without_rows(self, share: float) -> None:
-        """Take a step of which this process has no example."""
+        """Take a step that other processes have examples of, and this process has none."""
         for parameter in self.parameters:
             parameter.grad = None
         self.take(self.update_weights, share)
@@ -188,10 +188,11 @@ class RowsStep:
 
 
 def row_parts(state: CalibrationState, tokens: int) -> list[tuple[Tensor, Tensor]]:
-    """Return a state's rows in parts of as many examples each, of about so many tokens, padding counted.
+    """Return a state's rows in parts of the same number of examples, of about `tokens` tokens each, padding counted.
 
     Returns:
-        per part, the rows' numbers [b], and whether each counts [b] bool: the last part may have rows of the one before it.
+        per part, the rows' numbers [b], and whether each row counts [b] bool: if the last part would be smaller, rows of the part
+        before it, which do not count again, fill it up.
     """
     examples = state.examples
     size = math.ceil(examples / math.ceil(state.real.numel() / tokens))

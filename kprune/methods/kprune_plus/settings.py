@@ -1,4 +1,4 @@
-"""The settings of K-prune+, and which of them follow from where a model's norms are."""
+"""The settings of K-prune+, some of which depend on where a model's norms are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ def decided(setting: Setting | Literal["auto"]) -> Setting:
 
 @dataclass(frozen=True)
 class Settings(Method):
-    """What K-prune+ can be told.
+    """The settings of K-prune+.
 
     Attributes:
         temperature: γ of the KL (eq. 4 of the K-prune paper) whose Fisher is measured, above 0.
@@ -31,10 +31,11 @@ class Settings(Method):
         floor: ρ; the weight of a token is its energy over the mean energy, plus ρ.
         input_ridge: ridge of the map that `fold_map` folds into the input weights, relative like `ridge`.
         refit_epochs: passes of the refit of each block's own weights; 0 for none, all in closed form.
-        refit_lr: its learning rate, above 0.
+        refit_lr: learning rate of the refit's first step, above 0.
         repair: share, from 0 to 1, of the error of the residual stream that a block is asked to make up for; the rest of its
             target is what its own dense weights add on the student's stream.
-        clip: tokens whose features have more than so many times the median energy count as if they had that much.
+        clip: a token whose features have more energy than this multiple of the median counts as if it had just this multiple; None
+            for no limit.
         ridge_around: the weights that the ridge draws to: 0, or the dense ones.
         map_input: whether the map from the student's to the teacher's reading is folded into the input weights.
         tune: whether blocks that lose no unit are fitted, too, as soon as a block below them has lost one.
@@ -44,11 +45,11 @@ class Settings(Method):
         layers_on: device that one layer at a time is moved to while it is worked on, such as "cuda", for a model on the CPU that
             does not fit there; None: layers are worked on where the model is.
 
-    `refit_lr` and those from `repair` to `tune` are "auto" by default, and then follow from where the norms are. If they
-    come last, every block's output is scaled anew: all of the error is repaired, by every block, and no token is clipped. If
-    they come first, the stream carries its error on, drifted features would shrink the weights, and a few tokens have most of
-    the energy: half of the error is repaired, on top of what the dense weights add on the student's features, and blocks that
-    lose nothing are fitted only if there is a refit.
+    `refit_lr` and the settings from `repair` to `tune` are "auto" by default, and then depend on where the norms are. If norms
+    come after the residual sum, every block's output is scaled anew: all of the error is repaired, by every block, and no token
+    is clipped. Otherwise the stream carries its error on, drifted features would shrink the weights, and a few tokens have most
+    of the energy: half of the error is repaired, on top of what the dense weights add on the student's features, and blocks that
+    lose no unit are fitted only if there is a refit.
     """
 
     temperature: float = 2.0
@@ -89,11 +90,11 @@ class Settings(Method):
 
     @property
     def follows_teacher(self) -> bool:
-        """Tell whether the walk needs the teacher's stream: to make up for its distance, or to map to what it reads."""
+        """Tell whether the walk needs the teacher's stream: to make up for the student's error, or to map the student's inputs to it."""
         return bool(self.repair or self.map_input)
 
     def resolved(self, view: ModelView) -> Self:
-        """Return these settings, each "auto" replaced by the value that follows from where the model's norms are; `kinds` stays."""
+        """Return these settings, each "auto" but that of `kinds` replaced by the value for a model with its norms in this place."""
         last = all(block.placement == "after" for block in view.blocks)
         auto: dict[str, Any] = {
             "repair": 1.0,
