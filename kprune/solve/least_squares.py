@@ -29,8 +29,8 @@ def add_lower(gram: Tensor, features: Tensor, weighted: Tensor) -> None:
 def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
     """Return the Cholesky factor of a Gram matrix with `ridge` times the mean of its diagonal added to the diagonal.
 
-    If the matrix is not positive definite in spite of that, the ridge is raised tenfold, up to 1e-2. The factor of
-    a matrix of zeros is the identity.
+    If the matrix is not positive definite in spite of that, the ridge is raised tenfold, again and again, up to a hundred times
+    the given one and at least 1e-2. The factor of a matrix of zeros is the identity.
 
     Args:
         gram: [n, n], positive semi-definite but for rounding; its lower triangle alone is read.
@@ -39,7 +39,7 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
         the factor [n, n], and the ridge that was used (relative).
 
     Raises:
-        UserError: the matrix holds NaN or infinity, or no ridge up to 1e-2 makes it positive definite.
+        UserError: the matrix holds NaN or infinity, or no such ridge makes it positive definite.
     """
     scale = gram.diagonal().mean()
     if not torch.isfinite(gram).all():
@@ -48,7 +48,7 @@ def ridged_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
         )
     if scale <= 0:
         return torch.eye(len(gram), dtype=gram.dtype, device=gram.device), ridge
-    highest, diagonal = max(ridge, 1e-2), gram.diagonal().clone()
+    highest, diagonal = max(100 * ridge, 1e-2), gram.diagonal().clone()
     while ridge <= highest:
         # In place and undone, since a copy of a matrix of this size would raise the peak of memory.
         gram.diagonal().add_(ridge * scale)

@@ -180,7 +180,7 @@ def test_a_pruned_model_is_fine_tuned_by_the_trainer(tmp_path):
         for i in range(32)
     ]
     model = tiny_model(dtype=torch.float32)
-    outcome = kprune.prune(model, tiny_calibration().batches(), 0.8)
+    outcome = kprune.prune(model, tiny_calibration().batches(), 0.8, method="kprune")
     arguments = TrainingArguments(
         tmp_path / "run",
         max_steps=30,

@@ -16,7 +16,7 @@ from kprune.methods.kprune_plus.allocation import prunable_kinds
 from kprune.methods.kprune_plus.fisher import OutputFisher
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
-from kprune.models.surgery import output_weight
+from kprune.models.surgery import keep_units, output_weight
 from kprune.streams import calibration_states
 
 
@@ -95,6 +95,17 @@ def test_kprune_tunes_towards_the_same_update(family):
     KPrune(ridge=0.0).tune(block, original, [state])
     torch.testing.assert_close(state.student, original.run(before, state.context), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(state.teacher, original.run(before, state.context))
+
+
+@pytest.mark.parametrize("repair", [0.0, 0.5, 1.0])
+def test_an_attention_without_units_is_passed(repair):
+    """It has no output bias either, so its update is one zero for all tokens."""
+    model = tiny_llama()
+    keep_units(view_of(model).blocks[4], torch.arange(0))
+    outcome = kprune.prune(model, [texts()], 0.4, method=KPrunePlus(repair=repair, kinds=("neurons",)))
+    assert outcome.kept_heads[2] == 0 and sum(outcome.kept_neurons) < sum(
+        view_of(model).blocks[i].units for i in (1, 3, 5)
+    )
 
 
 @pytest.mark.parametrize("index", [2, 3])

@@ -73,6 +73,9 @@ def test_a_matrix_that_is_far_from_positive_asks_for_a_ridge():
     with pytest.raises(UserError, match="no solution with a ridge of 0.01: raise the method's ridge"):
         ridged_cholesky(gram, 1e-6)
     assert ridged_cholesky(gram, 1.0)[1] == 1.0
+    # Of few texts that are nearly alike, hardly more than rounding is left of a centred matrix: a ridge of 1e-2 may not be enough.
+    nearly = torch.diag(torch.tensor([10.0, -0.1], dtype=torch.float64))
+    assert ridged_cholesky(nearly, 1e-2)[1] == pytest.approx(0.1)
 
 
 def test_nan_features_are_an_error():

@@ -180,7 +180,8 @@ class KPrunePlus(FirstPass):
             # If updates are added as they are, `CalibrationState.update_target` computes the target, and none is kept.
             state.target = None if block.adds_update else block.wanted_update(student, moved, update)
             return
-        own = block.update(student, state.context)
+        # Without units and bias, the update is one number for all tokens.
+        own = block.update(student, state.context).expand_as(student)
         state.target = own + repair * (block.wanted_update(student, moved, update) - own) if repair else own
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
