@@ -69,6 +69,7 @@ STUDIES = {
     "decoders-measured": ("decoders.csv", "measurements"),
     "decoders-speed": ("decoders.csv", "latency"),
     "decoders-repeated": ("decoders_repeated.csv", "perplexity"),
+    "decoders-repeated-intervals": ("decoders_repeated.csv", "perplexity_ratios"),
     "decoders-few-texts": ("decoders_few_texts.csv", "perplexity"),
     "decoders-zeros": ("decoders_zeros.csv", "perplexity"),
     "decoders-own-texts": ("decoders_own_texts.csv", "perplexity"),
