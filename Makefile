@@ -8,9 +8,9 @@ RUN := .venv/bin/python run.py
 GRID = .venv/bin/python -m experiments.sweep $(1) --outputs $(OUTPUTS) $(if $(SMALL),--small) \
 	$(if $(MODEL),--models "$(MODEL)") $(if $(TASKS),--tasks "$(TASKS)") $(if $(METHODS),--methods "$(METHODS)") \
 	$(if $(REDUCTIONS),--reductions "$(REDUCTIONS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(OVERRIDES)
-# A table is shown although a cell failed, which still is the exit code; not where the grid was stopped.
+# If cells fail, the table is shown, and the exit code is still the grid's. If the grid is stopped, no table is shown.
 TABLE = $(call GRID,$(1)); code=$$?; [ $$code -gt 2 -o ! -d $(OUTPUTS) ] || .venv/bin/python -m analysis.tables $(OUTPUTS) $(2); exit $$code
-# Where the cells of tables and figures go, and come from.
+# The folder that cells are written to, and that tables and figures read.
 OUTPUTS ?= $(if $(SMALL),outputs/small,outputs)
 
 RETRAINED := $(if $(SMALL),retrained,retrained_published)
@@ -19,11 +19,11 @@ PARTS := table-accuracy table-speedup ablation sensitivity table-$(subst _,-,$(R
 	table-retrained table-retrained-published figures report latency bench gpu-check reproduce readme readme-cells readme-gpu speed-ups clean
 .DEFAULT_GOAL := help
 
-# MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists in place of a grid's own, OVERRIDES as for run.py.
+# MODEL, TASKS, METHODS, REDUCTIONS and SEEDS are lists that replace a grid's own; OVERRIDES are options of run.py.
 help: ## this list; tables take MODEL= TASKS= METHODS= REDUCTIONS= SEEDS= (mrpc,stsb), OVERRIDES=, OUTPUTS=, SMALL=1
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 17
 
-# Python compiles what it imports when it first does; pip would take a minute for all that is there.
+# --no-compile: Python compiles a module when it is first imported; pip would compile all of them, which takes a minute.
 install: .venv/installed ## build .venv with everything the project needs
 
 .venv/installed: pyproject.toml constraints.txt
@@ -53,7 +53,7 @@ format: .venv/installed ## format the code and sort its imports
 	.venv/bin/ruff check --select I --fix .
 	.venv/bin/ruff format .
 
-hooks: .venv/installed ## have each commit checked as by `make lint`
+hooks: .venv/installed ## let git check each commit as `make lint` does
 	.venv/bin/pip install --quiet --editable '.[hooks]'
 	.venv/bin/pre-commit install
 
@@ -78,17 +78,17 @@ sensitivity: .venv/installed ## run K-prune with its settings moved
 table-retrained: .venv/installed ## run K-prune and the retrained methods on MiniLM, in hours on 2 cores
 	$(call TABLE,retrained,retrained)
 
-table-retrained-published: .venv/installed ## the same on BERT-base with the published schedules, for a GPU
+table-retrained-published: .venv/installed ## run K-prune and the retrained methods on BERT-base by the published schedules, for a GPU
 	$(call TABLE,retrained_published,retrained)
 
 figures: .venv/installed ## draw every figure of the finished cells
 	.venv/bin/python -m analysis.figures $(OUTPUTS)
 
-report: .venv/installed ## one HTML page of every table and figure of the finished cells
+report: .venv/installed ## write every table and figure of the finished cells as one HTML page
 	.venv/bin/python -m analysis.report $(OUTPUTS)
 
-# The machine must be otherwise idle for these four.
-latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; again to go on; LATENCY="--grain 16"
+# Nothing else may run on the machine during the next four targets.
+latency: .venv/installed ## measure BERT-base pruned by 80 %, ten minutes a run; run it again to go on; LATENCY="--grain 16"
 	.venv/bin/python -m experiments.speed.latency_table $(LATENCY)
 
 bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="--shapes minilm --tokens 1000"
@@ -97,14 +97,14 @@ bench: .venv/installed ## measure what pruning costs, in dense forwards; BENCH="
 gpu-check: .venv/installed ## on a machine with a GPU: pruning costs, tests, latencies in 8 minutes; to try it: CHECK="--device cpu --small"
 	.venv/bin/python -m experiments.speed.gpu_check $(CHECK)
 
-speed-ups: .venv/installed ## time the shapes of the cells in results, half an hour, in place of what each cell measured
+speed-ups: .venv/installed ## time the shapes of the cells in results/ again, in half an hour; replaces the latencies in these files
 	for part in cells shares decoders; do .venv/bin/python -m experiments.speed.shapes_of_cells results/$$part.csv || exit; done
 
-reproduce: .venv/installed ## all of them, SMALL=1 in an hour on 2 cores; interrupted, it goes on where it was
+reproduce: .venv/installed ## make every table, figure and the report, with SMALL=1 in an hour on 2 cores; run it again to go on
 	for grid in accuracy ablation sensitivity $(RETRAINED); do $(call GRID,$$grid) --dry-run; done
 	$(MAKE) --keep-going --jobs=1 $(PARTS)
 
-# The README's cells: its main comparison, and studies of K-prune's parts and settings.
+# The cells of the README and docs/results: the main comparison, and studies beside it.
 MEASURED := outputs/readme
 README_GRID := .venv/bin/python -m experiments.sweep
 CELLS := --models minilm --outputs $(MEASURED)/cells
@@ -157,7 +157,7 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	for task in mrpc stsb sst2; do .venv/bin/python -m experiments.speed.served task=$$task model=minilm method=kprune_plus $(FEWER) \
 		flops_reduction=0.8 || exit; done
 
-readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minutes
+readme-gpu: .venv/installed ## measure the numbers of docs/results/ that a GPU gave, in minutes
 	$(README_GRID) retrained_published --models minilm --outputs $(MEASURED)/gpu --tasks mrpc \
 		--methods kprune_plus,kprune_plus_fast,kprune,dynabert_w,dynabert_d,ebert,kprune_finetuned device=cuda
 	.venv/bin/python -m experiments.speed.bench --device cuda --shapes bert_base --tokens 98000 \
@@ -165,7 +165,7 @@ readme-gpu: .venv/installed ## measure what docs/results/ has of a GPU, in minut
 	for precision in "--dtype float32" "--dtype bfloat16" "--dtype bfloat16 --grain 16"; do \
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
-readme: .venv/installed ## collect those of them that are finished into results/, draw its figures, rewrite the pages' tables
+readme: .venv/installed ## collect the finished cells of readme-cells and readme-gpu into results/, draw the figures, rewrite the pages
 	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders decoders_zeros embeddings \
 		mpnet zeros; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done

@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import Any
 
-# Hydra then raises in place of printing, so that a wrong config is one line here as any other wrong input is.
+# With it, Hydra raises its errors and does not print them: `main` prints one line for a wrong config, as for any wrong input.
 os.environ["HYDRA_FULL_ERROR"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -31,14 +31,23 @@ failed: list[str] = []
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(composed: DictConfig) -> Any:
-    """Run a cell: its record or, in a sweep, what went wrong as a string; launchers bring it back from other processes."""
+    """Run one cell, or score the saved model of `evaluate`.
+
+    Returns:
+        The record of the cell, or the score of a saved model. In a sweep, the message of a cell that failed: a launcher brings it
+        back from another process. None if a single run failed, whose message is then in `failed`, and in a process that has no
+        result.
+
+    Raises:
+        Exception: a single run failed, and not because of its input.
+    """
     from experiments.cell.runner import run_cell
     from experiments.cell.saved import evaluate_saved
     from experiments.config.cell import cell_config
     from kprune.processes import rank
 
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed, nothing resolved
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed: ${...} is not resolved
     try:
         choices = HydraConfig.get().runtime.choices
         defaults = file_defaults(choices.method, choices.calibration)
@@ -51,7 +60,7 @@ def job(composed: DictConfig) -> Any:
         if not sweep:
             failed.extend(lines)
             return None
-    except Exception as error:  # whatever it is, the other cells of a sweep go on
+    except Exception as error:  # whatever went wrong, the other cells of a sweep go on
         if not sweep:
             raise
         traceback.print_exc()
@@ -63,7 +72,7 @@ def job(composed: DictConfig) -> Any:
 
 
 def finish_sweep(returns: list[JobReturn]) -> None:
-    """Name the cells that failed, and track the table of the others."""
+    """Add the messages of the cells that failed to `failed`, and track a table of the records of the others."""
     from experiments.cell.tracking import track_sweep
     from experiments.store.record import Record
 
@@ -77,16 +86,16 @@ def finish_sweep(returns: list[JobReturn]) -> None:
 
 
 def multirun(self: Hydra, *arguments, **settings) -> Any:
-    """Hydra's own, which throws away what the jobs return.
+    """Run the sweep as Hydra does, and read what its jobs return, which Hydra throws away.
 
     Raises:
         UserError: the sweep's folder is not writable.
     """
     try:
         batches = hydras_multirun(self, *arguments, **settings)
-    except HydraException:  # some are OSErrors, too
+    except HydraException:  # some of these are OSErrors, too
         raise
-    except OSError as error:  # the sweep's own folder: jobs keep what goes wrong in them to themselves
+    except OSError as error:  # of the sweep's own folder: `job` catches the errors of a cell
         raise UserError(f"{error.filename} is not writable ({error.strerror}): give another outputs=FOLDER") from error
     finish_sweep([done for batch in batches for done in batch])
     return batches
@@ -96,7 +105,11 @@ hydras_multirun, Hydra.multirun = Hydra.multirun, multirun
 
 
 def run_together(sweep: bool, helper: bool) -> None:
-    """Run a cell with the processes that torchrun has started; the first one alone prints.
+    """Run one cell in the processes that torchrun has started; only the first of them prints.
+
+    Args:
+        sweep: whether a sweep is asked for.
+        helper: whether this is not the first process; a helper leaves the refusal of a sweep to the first one.
 
     Raises:
         UserError: a sweep is asked for.
@@ -122,7 +135,7 @@ def main() -> int:
     several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
     launcher = next((argument for argument in sys.argv[1:] if argument.startswith("+launcher=")), None)
     if launcher and not sweep:
-        raise UserError(f"{launcher} runs the cells of a sweep: add -m, or leave it out")
+        raise UserError(f"{launcher} runs the cells of a sweep: add -m, or leave the launcher out")
     helper = several and os.environ["RANK"] != "0"
     try:
         if several:
@@ -138,7 +151,7 @@ def main() -> int:
             raise
         failed.append(explained(error))
     except KeyboardInterrupt:
-        print("interrupted: the same command runs it again; trainings go on from where they were", file=sys.stderr)
+        print("interrupted: give the same command again; trainings go on from where they stopped", file=sys.stderr)
         return 130
     if failed:
         raise UserError("\n".join(f"process {os.environ['RANK']}: {line}" if helper else line for line in failed))

@@ -40,21 +40,21 @@ ALIKE = {
     "evaluation_sha256": (["task", "model"], "evaluation sets"),
     "method_version": (["task", "model", "method"], "versions of the method"),
 }
-"""Columns that have one value in a table: among which cells, and what they tell apart. A cell of another metric than a perplexity
-has no window, data or first token.
+"""Columns that must have one value among the cells that agree in some other columns (all cells of a table if there are none): those
+other columns, and the plural of what the values are. Only a perplexity has a window, data and a first token.
 """
 DENSE_SPREAD = 0.01
-"""Share by which the scores of one dense model on one evaluation set may differ: two machines round differently."""
+"""Largest difference between two scores of one dense model on one evaluation set, as a share of the higher: machines round differently."""
 REMEDY = "remove one kind, or keep it in an output folder or CSV file of its own"
 POINT = [f"latency_{name}" for name in ("device", "batch_size", "sequence_length", "threads")]
 TIMES = {
     ("pruning_seconds",): ["device"],
     ("latency_dense_ms", "latency_pruned_ms", "latency_speedup", *GENERATION): POINT,
 }
-"""Columns of times, and what they are of: a row has none of cells that were timed on two machines, or at two points."""
+"""Columns of times, and the columns that say where they were measured: a row has no time if its cells differ in one of these."""
 PAPER_BUDGET = "tokens=100000"
 MARGIN = 5.0
-"""Points above the majority's score. A dense model that is closer has learnt little, and a loss against it is noise."""
+"""Points that a dense model must be above the majority's score: otherwise it has learnt little, and its losses are noise."""
 FIRSTS = [
     "metric",
     "higher_is_better",
@@ -67,17 +67,21 @@ FIRSTS = [
 
 
 def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per task, model, method, settings and target: means over seeds, `score_std`, `seeds`, the paper's score.
+    """Return a row per task, model, method, settings and target, in the order of the tables.
 
-    `seed_numbers`, `seed_scores` and `predictions`, the paths of files, are of its cells, sorted by seed.
+    Args:
+        cells: rows of `analysis.records`.
 
-    `settings` are the variant's, see there. The ends of the interval against K-prune are means of the seeds' ends: the
-    seeds share their evaluation examples, so that an interval of their mean difference is no wider. A row has one if
-    every seed of its mean has one. `TIMES` are NaN if they are of two machines.
+    Returns:
+        The columns of `GROUP`, whose `settings` are those of `settings`; `MEANS` over the seeds; `FIRSTS` of the first cell;
+        `score_std`; the number of `seeds`; the `paper`'s score, NaN if it has none. `seed_numbers`, `seed_scores` and
+        `predictions` (paths of files) are tuples with an entry for each cell, sorted by seed. The ends of the interval
+        against K-prune are means of the seeds' ends: the seeds share their evaluation examples, so that an interval of
+        their mean difference is no wider. `DIFFERENCE` is NaN if a seed lacks it, and the times of `TIMES` are NaN if they
+        were measured on several machines or at several points.
 
     Raises:
-        UserError: cells of one task and model are of two metrics, dense models, evaluation sets, settings of the task or
-            versions of a method, or perplexities are of two windows.
+        UserError: as of `check_alike`.
     """
     check_alike(cells)
     cells = cells.assign(settings=settings(cells))
@@ -112,7 +116,12 @@ def aggregate(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_alike(cells: pd.DataFrame) -> None:
-    """Raise a UserError if cells that a table would mix are of two programs or of two inputs."""
+    """Check that a table may hold these cells side by side.
+
+    Raises:
+        UserError: cells that must agree in a column of `ALIKE` do not, or scores of one dense model differ by more than
+            `DENSE_SPREAD`.
+    """
     for column, (keys, what) in ALIKE.items():
         known = cells.dropna(subset=column)
         for place, rows in known.groupby(keys, sort=False) if keys else [(("a table",), known)]:
@@ -125,48 +134,48 @@ def check_alike(cells: pd.DataFrame) -> None:
         if high["dense_score"] - low["dense_score"] > DENSE_SPREAD * abs(high["dense_score"]):
             one, other = (f"{row['dense_score']:.2f} ({cell_name(row)})" for row in (low, high))
             raise UserError(
-                f"{task} {model} has cells of two scores of one dense model, {one} and {other}, so that settings task.* differ: "
+                f"{task} {model} has two scores of one dense model, {one} and {other}: its cells differ in settings task.*; "
                 f"{REMEDY}"
             )
 
 
 def shown(value) -> str:
-    """Return a value as a message has it: a hash by its beginning."""
+    """Return a value as text for a message; a text without spaces, such as a hash, is cut to 12 characters."""
     return f"{value:g}" if isinstance(value, float) else str(value) if " " in str(value) else str(value)[:12]
 
 
 def informative(table: pd.DataFrame) -> pd.Series:
-    """Return for each row whether its task can show a loss in points: its scores are in percent, and its dense model is at
-    least `MARGIN` points above the majority's score.
+    """Return which rows can show a loss in points.
 
-    A task that has no majority's score counts as one that can.
+    The score of such a row is no perplexity, and the dense model is at least `MARGIN` points above the majority's score.
+    A task without classes has no majority's score, and needs no margin.
     """
     in_percent = table["higher_is_better"].astype(bool)
     return in_percent & ~(table["dense_score"] - table["evaluation_majority"] < MARGIN)
 
 
 def one_version(rows: pd.DataFrame) -> bool:
-    """Tell whether rows of one method, on whatever tasks, are of one version of it: a mean over tasks is of no two programs."""
+    """Tell whether all rows of a method come from one version of it: a mean over tasks must not mix two programs."""
     return rows["method_version"].nunique() <= 1
 
 
 def best_score(rows: pd.DataFrame) -> float:
-    """Return the best score of rows of one task: the highest, or the lowest perplexity, of rows of the most seeds."""
+    """Return the best score among the rows of one task that have the most seeds: the highest, or the lowest perplexity."""
     rows = rows[rows["seeds"] == rows["seeds"].max()]
     return rows["score"].max() if rows["higher_is_better"].iloc[0] else rows["score"].min()
 
 
 def calibration_budget(table: pd.DataFrame) -> pd.Series:
-    """Return the calibration tokens of each row as asked for; as drawn if a number of examples was."""
+    """Return the calibration tokens that each row asked for, or that were drawn if it asked for examples or a file."""
     return table["tokens"].astype(float).fillna(table["calibration_tokens"])
 
 
 def settings(cells: pd.DataFrame) -> pd.Series:
-    """Return the variant of each cell, without what is not compared: its calibration budget, a retrained method's schedule.
+    """Return the variant of each cell, without a calibration budget or a retrained method's schedule that is not compared.
 
-    They are compared if cells of one model, method and target differ in them alone, on whatever task and seed: what a row of a
-    table has of a target, a mean over tasks included, then has one budget. Of a retrained method, cells of one task are asked: a
-    schedule belongs to a task, and stands in `TRAINING`.
+    The budget is left in if cells of one model, method, target and other settings have several budgets, whatever their tasks
+    and seeds: then each value in a row of a table, a mean over tasks included, has one budget. The schedule of a retrained
+    method is left in if cells of one task have several: a schedule belongs to a task, and stands in `TRAINING`.
     """
     retrained = registry.retrained(cells["method"])
     short = cells["variant"].where(~retrained, cells["variant"].map(only_calibration)).map(without_budget)
@@ -179,7 +188,7 @@ def settings(cells: pd.DataFrame) -> pd.Series:
 
 
 def with_budget(cell) -> str:
-    """Return a cell's variant with its calibration budget, the config file's own, too; a retrained method's as it is."""
+    """Return a cell's variant with its calibration budget, even one from the config file; leave a retrained method's unchanged."""
     if registry.group(cell.method) == "retrained":
         return cell.variant
     settings = variant_parts(cell.variant)
@@ -189,10 +198,10 @@ def with_budget(cell) -> str:
 
 
 def masked(table: pd.DataFrame) -> pd.Series:
-    """Return which rows set single weights to zero, and so remove no FLOPs and no unit."""
+    """Return which rows set single weights to zero: such a row removes no FLOPs and no unit."""
     return table["target"].map(lambda target: Target.parse(target).is_sparsity).astype(bool)
 
 
 def target_order(target: str) -> tuple[int, float, int]:
-    """Return what targets are sorted by: their kind, then their size."""
+    """Return the sort key of a target: its kind, then its size."""
     return Target.parse(target).order

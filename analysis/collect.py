@@ -1,8 +1,8 @@
-"""Finished cells as one CSV file to commit: `python -m analysis.collect OUTPUTS results/cells.csv`.
+"""Collect finished cells into one CSV file to commit: `python -m analysis.collect OUTPUTS results/cells.csv`.
 
-What K-prune, K-prune+, their variants and the retrained methods predicted goes into a folder beside it, so that cells of another
-machine can still be compared with them, and ratios of losses have intervals; of language models, a number for each window, what
-every method did.
+The predictions of K-prune, K-prune+, their presets and the retrained methods are copied into a folder beside the file: cells from
+another machine can then be compared with them, and ratios of losses have intervals. Where the score is a perplexity, the
+predictions of every method are copied, one number for each window.
 """
 
 import argparse
@@ -23,15 +23,20 @@ from kprune.files import OTHER_FOLDER, reachable, write_text, write_whole
 
 
 def collect(outputs: Path, file: Path) -> tuple[int, int]:
-    """Write the cells below `outputs` to `file`; cells that stand there already and were not run again stay, and so do latencies.
+    """Write the finished cells of an output folder to a CSV file, and copy their predictions beside it.
 
-    One process at a time does so; others wait.
+    Earlier cells of the file stay if `outputs` has none with their key. A cell keeps the latencies that the file has of the
+    same run. Two processes that write one file take turns.
+
+    Args:
+        outputs: output folder of run.py.
+        file: CSV file, made if it does not exist.
 
     Returns:
-        Cells written anew, cells kept.
+        The number of cells written from `outputs`, and of earlier cells that stay.
 
     Raises:
-        UserError: no finished cell, or the file is not such a CSV file or not writable.
+        UserError: `outputs` has no finished cell, or `file` is not a CSV file of cells or not writable.
     """
     cells = read_folder(outputs)
     with locked_file(file, OTHER_FOLDER):
@@ -46,14 +51,15 @@ def collect(outputs: Path, file: Path) -> tuple[int, int]:
             | cells["metric"].str.endswith("perplexity")
         )
         write_text(file, in_order(both.drop(columns="predictions")).to_csv(index=False, float_format="%.6g"))
-        # Last: an interrupted run must not leave new predictions by which the next one takes earlier differences for today's.
+        # Predictions are copied last: if they were new beside an old CSV file, the next call would find no K-prune cell changed,
+        # and keep differences that are out of date.
         for _, cell in cells[compared].iterrows():
             keep(cell["predictions"], kept_predictions(file, cell))
     return len(cells), len(earlier)
 
 
 def with_times(cells: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """Return cells with the latencies that stand in the file beside the same run of each: `make speed-ups` may have timed them there."""
+    """Return cells with the latencies that `before`, the file's rows, has of the same runs: `make speed-ups` may have timed them again."""
     names = [name for name in cells if name.startswith("latency_")]
     known = {run_of(cell): cell[names] for _, cell in before.iterrows()}
     times = [known.get(run_of(cell), cell[names]) for _, cell in cells.iterrows()]
@@ -61,21 +67,25 @@ def with_times(cells: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_of(cell: pd.Series) -> tuple:
-    """Return a cell's key with the seconds that it took, as the file has them: no second run takes the same."""
+    """Return what identifies a run: the cell's key and its pruning seconds, rounded as in the file. No two runs take equally long."""
     return (*cell[list(KEY)], f"{cell['pruning_seconds']:.6g}")
 
 
 def kept_of(before: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the file that are not among `cells`."""
+    """Return the rows of `before`, the file's, whose keys are not among those of `cells`."""
     new = set(cells[list(KEY)].itertuples(index=False, name=None))
     return before[[key not in new for key in before[list(KEY)].itertuples(index=False, name=None)]]
 
 
 def outdated(both: pd.DataFrame, new: int, file: Path) -> list[int]:
-    """Return the positions of earlier cells whose difference is from another K-prune cell than the one beside them now.
+    """Return the positions of earlier cells that were compared with a K-prune cell whose predictions have changed since.
+
+    Each is named on stderr.
 
     Args:
-        both: `new` new cells, then the earlier ones, whose own predictions are gone: they can't be compared again.
+        both: `new` new cells, then the earlier ones; these can't be compared again, since most methods' predictions are not kept.
+        new: number of new cells.
+        file: the CSV file, beside which K-prune's former predictions lie.
     """
     changed = [
         position
@@ -89,14 +99,14 @@ def outdated(both: pd.DataFrame, new: int, file: Path) -> list[int]:
     ]
     for position in found:
         print(
-            f"{cell_name(both.iloc[position])} loses its interval, K-prune's cell beside it is another: collect it again",
+            f"{cell_name(both.iloc[position])} loses its interval: the K-prune cell it was compared with has changed; collect it again",
             file=sys.stderr,
         )
     return found
 
 
 def same(one: Path, other: Path) -> bool:
-    """Tell whether two files hold the same predictions."""
+    """Tell whether two files hold the same predictions; False if one is missing or damaged."""
     ours, theirs = predictions(one), predictions(other)
     if ours is None or theirs is None or ours.keys() != theirs.keys():
         return False
@@ -104,7 +114,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def keep(ours: Path, kept: Path) -> None:
-    """Copy a cell's predictions; if they are missing or damaged, remove those of an earlier cell in their place."""
+    """Copy a cell's predictions to the file `kept`; if they are missing or damaged, remove an earlier cell's from there."""
     if predictions(ours):
         write_whole(kept, partial(shutil.copyfile, ours))
     else:

@@ -1,4 +1,4 @@
-"""The columns of a cell's row, and what may stand in them."""
+"""The columns of a cell's row, and the values that each may hold."""
 
 import math
 import re
@@ -17,7 +17,7 @@ GENERATION = (
     "latency_decoding_dense",
     "latency_decoding_pruned",
 )
-"""Tokens per second of a language model."""
+"""Tokens that a language model reads or writes in a second."""
 SIZE = ("size_parameters_dense", "size_parameters_pruned", "size_megabytes_dense", "size_megabytes_pruned")
 VOCABULARY = ("vocabulary_kept", "vocabulary_of", "vocabulary_missing", "vocabulary_growth")
 LATER = (
@@ -86,19 +86,24 @@ COLUMNS = (
     "commit",
     *DIFFERENCE,
 )
-"""`method_version` is the algorithm's, `variant` is "key=value,..." ("" if there is none), `target` the request as in the cell's path
-("0.8", "p0.2", "2x", "s0.5", "2:4"); `sparsity` is the share of zeros among the layers' weights, of methods that mask single ones;
-`SIZE` is of the weights in float32, tied ones once; `VOCABULARY` is of cells that keep some tokens alone, its shares those of the
-evaluation set's tokens.
-`lambda`, `mu`, `temperature` and `tokens` are the settings asked for, if the method has them; `kept_heads` and
-`kept_neurons` are a number per layer, bottom to top, with spaces between. `device` is what was pruned on. Scores are in
-percent, reductions shares.
-`TRAINING` is what a method that trains really had: examples in an epoch, epochs and optimizer steps of all its stages together.
-`evaluation_data`, `evaluation_window` (tokens) and `evaluation_first_token` are of a perplexity.
-`against_kprune` is the score minus that of K-prune on the same evaluation examples, with a 95 % interval."""
+"""Scores are in percent, except perplexities; reductions are shares in [0, 1].
+
+- `method_version`: version of the algorithm.
+- `variant`: "key=value,...", or "" if no setting differs from the config files.
+- `target`: the request, written as in the cell's path ("0.8", "p0.2", "2x", "s0.5", "2:4").
+- `evaluation_data`, `evaluation_window` (tokens), `evaluation_first_token`: given for a perplexity alone.
+- `lambda`, `mu`, `temperature`, `tokens`: the settings asked for, if the method has them.
+- `sparsity`: share of zeros among the layers' weights; given for methods that set single weights to zero.
+- `SIZE`: parameters, tied ones counted once, and megabytes of the weights in float32.
+- `VOCABULARY`: given for a cut vocabulary; `vocabulary_missing` is a share of the evaluation set's tokens.
+- `kept_heads`, `kept_neurons`: a number per layer, bottom to top, with spaces between.
+- `device`: the device that the model was pruned on.
+- `TRAINING`: of a method that trains, the examples in an epoch, and the epochs and optimizer steps of all stages together.
+- `DIFFERENCE`: the score minus K-prune's on the same evaluation examples, and its 95 % interval, in points.
+"""
 
 NAMES = ("task", "model", "method", "metric", "target", "kept_heads", "kept_neurons")
-"""Texts of every cell."""
+"""Columns of text that every cell fills."""
 TEXT = (
     *NAMES,
     "variant",
@@ -136,15 +141,15 @@ OPTIONAL = (
     *TRAINING,
     *DIFFERENCE,
 )
-"""Numbers that a cell may lack."""
+"""Columns of numbers that a cell may leave empty."""
 NUMBERS = tuple(name for name in COLUMNS if name not in (*TEXT, "higher_is_better"))
 
 
 def check(row: dict[str, Any]) -> None:
-    """Check that tables and figures can be made of a row.
+    """Check that each column of a row holds a value that `allowed` accepts.
 
     Raises:
-        ValueError: the first column that holds something else, and what.
+        ValueError: a column does not; the message has the first such column and its value.
     """
     for name in COLUMNS:
         if not allowed(name, row[name]):
@@ -152,7 +157,7 @@ def check(row: dict[str, Any]) -> None:
 
 
 def allowed(name: str, value: Any) -> bool:
-    """Tell whether a column may hold a value; None and NaN mean that it is missing."""
+    """Tell whether a column may hold a value; None and NaN stand for a missing value."""
     if value is None or value != value:
         return name not in (*NAMES, "variant") and name in (*TEXT, *OPTIONAL)
     if name in NUMBERS:
@@ -171,7 +176,7 @@ def allowed(name: str, value: Any) -> bool:
 
 
 def is_target(text: str) -> bool:
-    """Tell whether a text is a target as a cell's path has it."""
+    """Tell whether a text is a target, written as in a cell's path."""
     try:
         Target.parse(text)
     except UserError:

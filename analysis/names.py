@@ -1,4 +1,4 @@
-"""How tasks, models and settings are called in tables and figures, in the order they are shown in."""
+"""Names of tasks, models and settings in tables and figures, in the order in which these show them."""
 
 TASKS = {
     "mrpc": "MRPC",
@@ -36,11 +36,11 @@ SETTINGS = {
     "measure_every=None,predictive=fisher": "without sublayer-wise pruning, Fisher at S = T",
     "tuning=False": "without weight tuning",
 }
-"""Variants of a method, calibration left out, that have a name of their own in the ablation table."""
+"""Names of a method's variants in the ablation table; a variant stands here without its calibration settings."""
 SENSITIVITY = {"lambda": "λ", "mu": "μ", "temperature": "γ", "tokens": "calibration tokens"}
-"""Settings whose influence is measured: columns of `analysis.records`."""
+"""Names of the settings whose influence on the score is measured; the keys are columns of `analysis.records`."""
 
 
 def position(names: dict[str, str], key: str) -> int:
-    """Return the place of a key among `names`; unknown ones come last."""
+    """Return the place of a key among `names`; an unknown key comes last."""
     return list(names).index(key) if key in names else len(names)

@@ -1,4 +1,4 @@
-"""Each cell beside the K-prune cell it is compared with."""
+"""Pair each cell with the K-prune cell that it is compared with."""
 
 import sys
 import zipfile
@@ -13,16 +13,18 @@ from analysis.bootstrap import differences as resampled
 from analysis.variants import asked_tokens, only_calibration
 
 REFERENCES = ("kprune_two_lambdas", "kprune")
-"""K-prune by the protocol of its paper, which takes the better of two λ, and with one λ: the first that there is counts."""
+"""Methods that cells are compared with: K-prune with the better of two λ, as in its paper; if it was not run, K-prune with one λ."""
 DIFFERENCE = ["against_kprune", "against_kprune_low", "against_kprune_high"]
 
 
 def differences(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return `DIFFERENCE` of each cell in points: its score minus K-prune's, and the 95 % interval; NaN if there is no pair, or
-    if the score is a perplexity, whose differences are no points.
+    """Return each cell's score minus that of its K-prune cell, with the 95 % interval, in points: the columns `DIFFERENCE`.
+
+    A row is NaN if the cell has no K-prune cell beside it or is that cell, if predictions of one of the two are missing, or if
+    the score is a perplexity, whose differences are no points.
 
     Args:
-        cells: with a column `predictions`, the path of each cell's file of them.
+        cells: rows of `analysis.records`, with the path of each cell's `predictions`.
     """
     read = lru_cache(maxsize=64)(predictions)
     rows = []
@@ -38,10 +40,12 @@ def differences(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def references(cells: pd.DataFrame) -> list[int | None]:
-    """Return the position of the K-prune cell of the same checkpoint, evaluation examples, metric, target and seed.
+    """Return the position of the K-prune cell that each cell is compared with; None if there is none.
 
-    It is the first of `REFERENCES`, and of its cells the one with the cell's own calibration setting; if there is none, as for
-    a method with a budget of its own, the one with the most tokens. A cell of `REFERENCES` is compared with its own method's.
+    Both have the same task, model, checkpoint, evaluation examples, metric, target and seed. The K-prune cell is of the first
+    method of `REFERENCES` that has one; a cell of such a method is compared with a cell of its own method. Of several K-prune
+    cells, the one with the cell's own calibration settings counts; if there is none, as for a method that was given another
+    budget, the one with the most tokens.
     """
     same = ["task", "model", "metric", "target", "seed", "checkpoint_sha256", "evaluation_sha256"]
     keys = list(cells[same].fillna("").itertuples(index=False, name=None))
@@ -59,15 +63,17 @@ def references(cells: pd.DataFrame) -> list[int | None]:
 
 
 def is_reference(method: str, variant: str) -> bool:
-    """Tell whether a cell is one that others are compared with: K-prune as it is, on whatever calibration set."""
+    """Tell whether other cells are compared with a cell: its method is in `REFERENCES`, and only calibration settings were changed."""
     return method in REFERENCES and variant == only_calibration(variant)
 
 
 def paired_draws(ours: pd.Series, theirs: pd.Series) -> np.ndarray | None:
-    """Return the difference of two rows of `analysis.aggregate`, the mean over the seeds of both, and of resamples of items and seeds.
+    """Return the difference of two rows of `analysis.aggregate`, ours minus theirs, as the mean over the seeds that both have.
 
     Returns:
-        `[1 + RESAMPLES]`, in points; None if no seed is of both, or a cell's predictions were not kept.
+        The measured difference, then that of each resample of items and seeds: [1 + RESAMPLES]. In points; for perplexities,
+        100 times the difference of their logarithms. None if the rows have no seed in common, or if a cell's predictions were
+        not kept or have another shape.
     """
     seeds = common_seeds(ours, theirs)
     read = [
@@ -91,12 +97,16 @@ def common_seeds(ours: pd.Series, theirs: pd.Series) -> set[int]:
 
 
 def of_the_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
-    """Tell whether two cells' predictions are of as many examples, in one form; a file that was changed by hand may not be."""
+    """Tell whether the predictions of two cells have one shape; in a file that was changed by hand they may not."""
     return ours["values"].shape == theirs["values"].shape
 
 
 def predictions(path: Path) -> dict[str, np.ndarray] | None:
-    """Read the arrays of a cell's predictions; None if there is no such file (as of old cells) or a damaged one (named)."""
+    """Read the arrays of a cell's predictions: `values` and, if they were written, `dense`, `gold` and `groups`.
+
+    Returns:
+        The arrays by name; None if the file is missing, as for old cells, or damaged. A damaged file is named on stderr.
+    """
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
             return {"values": arrays["values"], **arrays}

@@ -1,4 +1,4 @@
-"""The values that the paper reports, for the cells measured here on the same model and task."""
+"""The values that the K-prune paper reports for models and tasks that are measured here, too."""
 
 from functools import cache
 from pathlib import Path
@@ -23,17 +23,17 @@ METHODS = {
     "kwon": "kwon",
     "kcm": "kcm",
 }
-"""Our method to the paper's. Its K-prune is compared with all of ours."""
+"""The paper's name for each method. Its one K-prune is compared with each of our presets of K-prune that stand here."""
 
 
 @cache
 def values() -> pd.DataFrame:
-    """Read the paper's values, under its names: table, model, task, method, reduction, value (a score is in percent), precision."""
+    """Read the columns table, model, task, method (the paper's names), reduction, value (a score is in percent) and precision."""
     return pd.read_csv(FILE, comment="#")
 
 
 def curve(task: str, model: str, method: str) -> pd.Series:
-    """Return the paper's score by share of FLOPs removed, for this project's names; empty if it has none."""
+    """Return the paper's scores, indexed by the share of FLOPs removed; empty if it has none. The arguments are this project's names."""
     table = values()
     chosen = (
         (table["table"] == "accuracy_vs_flops")
@@ -45,7 +45,7 @@ def curve(task: str, model: str, method: str) -> pd.Series:
 
 
 def score(task: str, model: str, method: str, target: str) -> float | None:
-    """Return the paper's score at a target, written as in a cell's path; None if it has none."""
+    """Return the paper's score at a target, which is written as in a cell's path; None if the paper has no such score."""
     try:
         return float(curve(task, model, method)[float(target)])
     except (KeyError, ValueError):
@@ -53,7 +53,10 @@ def score(task: str, model: str, method: str, target: str) -> float | None:
 
 
 def speedup(task: str, model: str, method: str) -> float | None:
-    """Return the paper's speed-up of the fastest model that loses at most 3 points, on its own machine; None if it has none."""
+    """Return the speed-up, on the paper's machine, of its fastest model that loses at most 3 points; None if the paper has none.
+
+    The task and the model are this project's names, the method is the paper's.
+    """
     table = values()
     chosen = (
         (table["table"] == "speedup_within_3_points")

@@ -84,14 +84,14 @@ STUDIES = {
     "few-tokens": ("few_tokens.csv", "accuracy"),
     "retrained-gpu": ("gpu.csv", "retrained"),
 }
-"""Tables of cells in files of their own: a file and a table.
+"""Markers of tables whose cells are not in the main comparison's CSV file: the file that has them, and the table to make of them.
 
-The main comparison would drown beside them, or has another evaluation set or version of a method.
+The main comparison leaves them out because they are too many, or because their evaluation set or version of a method is another.
 """
 NAMES = (
     {name: name for name in TABLES} | {"demo": "measurements"} | {name: table for name, (_, table) in STUDIES.items()}
 )
-"""A marker's name to a table's; `demo` is the embedded task's, all others leave that out."""
+"""Markers of tables of cells, and the tables they stand for; `demo` shows the embedded task alone, the other markers leave it out."""
 FILES = {
     "bench": ("bench.csv", bench),
     "bench-gpu": ("bench_gpu.csv", costs),
@@ -114,10 +114,11 @@ FILES = {
         lambda rows: latency_grid(rows.query("batch_size == 32 and sequence_length == 128")),
     ),
 } | {f"held-out-{stage}": ("held_out.csv", partial(held_out, stage=stage)) for stage in STAGES}
-"""Tables of files beside the cells': what `make bench`, `make latency` and experiments.scoring.held_out write."""
+"""Markers of tables that are not made of cells: the CSV file, such as `make bench` writes it, and the function that makes the table."""
 TIMED = ("cost", "measurements", "speedup")
+"""Tables that show times."""
 COMPARED = ("cost", "speedup", "shares-cost", "shares-speedup")
-"""Tables of the main comparison's cells alone, among `TIMED`."""
+"""Markers of tables with times that show only the rows of `analysis.tables.accuracy.compared`."""
 MARKED = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.DOTALL)
 OPENING = re.compile(r"<!-- table:([\w-]+) -->")
 NUMBER = re.compile(r"<!-- number:(?P<call>[^>]+?) -->(?P<body>[^<]*)<!-- /number -->")
@@ -126,8 +127,16 @@ FIRST_ON_A_LINE = re.compile(r"^[ >*-]*<!-- number:(?P<call>[^>]+?) -->", re.MUL
 
 
 def marked(name: str, cells: pd.DataFrame) -> str:
-    """Return a table in Markdown, without the embedded task; with the machine and the seeds of its cells if it has times, and with
-    the versions of a method if it has several.
+    """Return the table of a marker in Markdown; empty if it has no row.
+
+    Below it stand the notes on its cells (machine, seeds and so on) if it shows times, else the methods that have several versions.
+
+    Args:
+        name: a marker of `NAMES`.
+        cells: rows of `analysis.records`.
+
+    Raises:
+        UserError: as of `analysis.aggregate.aggregate`.
     """
     embedded = cells["task"] == EMBEDDED
     chosen = cells[embedded] if name == "demo" else cells[~embedded]
@@ -143,16 +152,22 @@ def marked(name: str, cells: pd.DataFrame) -> str:
 
 
 def of_studies(name: str, folder: Path) -> str:
-    """Return a table of `STUDIES` in Markdown; empty if their file is not there."""
+    """Return the table of a marker of `STUDIES` in Markdown; empty if its file is not in the folder.
+
+    Raises:
+        UserError: the file can't be read, or as of `marked`.
+    """
     file = folder / STUDIES[name][0]
     return marked(name, load(file)) if file.is_file() else ""
 
 
 def of_file(name: str, folder: Path) -> str:
-    """Return a table of `FILES` in Markdown, and the machine of what has times; empty if its file or its rows are not there.
+    """Return the table of a marker of `FILES` in Markdown, with the machine below it if the file says it.
+
+    Empty if the file is not in the folder, or has no row for the table.
 
     Raises:
-        UserError: the file lacks a column, or a value of one.
+        UserError: the file can't be read, or lacks a column or a value that the table needs.
     """
     file, make = FILES[name]
     if not (folder / file).is_file():
@@ -180,10 +195,13 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
     """Return a page's text with every marked table and number made anew; a table without a cell is left empty.
 
     Args:
+        text: the page.
+        cells: rows of `analysis.records` for the main comparison and the embedded task.
         folder: where the files of `FILES` and `STUDIES` are.
 
     Raises:
-        UserError: a marker names no known table or number, or is not closed.
+        UserError: a marker names no known table or number, is not closed, or is a number's at the beginning of a line; or a
+            table or number can't be made.
     """
 
     def table(match: re.Match) -> str:
@@ -207,7 +225,7 @@ def rewrite(text: str, cells: pd.DataFrame, folder: Path) -> str:
             raise UserError(f"the page does not close its number '{call}': add <!-- /number -->")
     if first := FIRST_ON_A_LINE.search(text):
         raise UserError(
-            f"the page begins a line with the number '{first['call']}', which ends a paragraph: put a word before it"
+            f"the page begins a line with the number '{first['call']}', and its marker ends a paragraph: put a word before it"
         )
     text = MARKED.sub(table, text)
     if not NUMBER.search(text):
@@ -252,7 +270,9 @@ def main() -> int:
             write_text(page, rewritten)
             print(f"{page}: made from {len(cells)} cells of {arguments.cells}")
     if arguments.check and stale:
-        print(f"{', '.join(map(str, stale))}: not what {arguments.cells} makes of it: run python -m analysis.readme")
+        print(
+            f"{', '.join(map(str, stale))}: differs from {arguments.cells} and the files beside it: run python -m analysis.readme"
+        )
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Result files as one table: a row a cell, a column a measurement."""
+"""Result files as one table: a row for each cell, a column for each measurement."""
 
 import io
 import json
@@ -18,15 +18,18 @@ from kprune.errors import UserError, one_line
 
 KEY = ("task", "model", "method", "variant", "target", "seed")
 SOURCE = ("checkpoint_sha256", "evaluation_sha256", "method_version")
-"""What two cells of one key may still differ in."""
+"""Columns in which two cells with one key may differ; if they do, both are counted."""
 MEND = "restore it, or remove it and make it again with python -m analysis.collect"
 
 
 def load(source: str | Path) -> pd.DataFrame:
-    """Read the cells of an output folder, or of the CSV file that `analysis.collect` made of one, with the path of `predictions`.
+    """Read the cells of an output folder of run.py, or of a CSV file of `analysis.collect`.
+
+    Returns:
+        A row for each cell: `COLUMNS`, and the path of its `predictions`, a file that may be missing.
 
     Raises:
-        UserError: nothing is there, or nothing of this kind.
+        UserError: the source does not exist, has no finished cell, or is not a CSV file of cells.
     """
     source = Path(source)
     if source.is_dir():
@@ -44,7 +47,7 @@ def load(source: str | Path) -> pd.DataFrame:
         raise UserError(f"{source} lacks the column {missing[0]}: {MEND}")
     cells = cells.fillna({"variant": ""})
     numbers = cells[list(NUMBERS)].apply(pd.to_numeric, errors="coerce").astype(object)
-    # Beside a word, pandas leaves the numbers of a column as text.
+    # If a column holds a word, pandas leaves its numbers as text.
     typed = cells.assign(**numbers.where(numbers.notna(), cells[list(NUMBERS)]))
     for line, entry in enumerate(typed.to_dict("records"), start=2):
         try:
@@ -55,12 +58,12 @@ def load(source: str | Path) -> pd.DataFrame:
 
 
 def folder_of(source: Path) -> Path:
-    """Return where what is made of a source goes by default: an output folder itself, or the folder of a CSV file."""
+    """Return the default folder for files made from a source: an output folder itself, or the folder that a CSV file is in."""
     return source if source.is_dir() else source.parent
 
 
 def kept_predictions(file: Path, cell: pd.Series) -> Path:
-    """Return where a cell's predictions stand beside a CSV file of cells, if they were kept."""
+    """Return the path of a cell's predictions in the folder beside a CSV file; the file is missing if they were not kept."""
     return file.with_suffix("") / f"{cell_name(cell, separator='-')}.npz"
 
 
@@ -68,7 +71,7 @@ def read_csv(source: Path, **options: Any) -> pd.DataFrame:
     """Read a CSV file that a command of this project wrote.
 
     Raises:
-        UserError: it is not one, is cut off, or has no row.
+        UserError: the file is not a readable CSV file, is cut off, or has no row.
     """
     try:
         text = source.read_text()
@@ -83,12 +86,12 @@ def read_csv(source: Path, **options: Any) -> pd.DataFrame:
 
 
 def read_folder(folder: Path) -> pd.DataFrame:
-    """Read every result.json below a folder, with the path of its `predictions` and without `DIFFERENCE`.
+    """Read every result.json below a folder, with the path of its `predictions`; `DIFFERENCE` is left empty.
 
-    A damaged one is named and left out.
+    A damaged result.json is named on stderr and left out.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no readable result.json.
     """
     rows = []
     for path in sorted(folder.rglob("result.json")):
@@ -100,12 +103,15 @@ def read_folder(folder: Path) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{folder} holds no finished cell (no readable result.json): run one with python run.py")
     cells = pd.DataFrame(rows, columns=[*COLUMNS, "predictions"]).astype(dict.fromkeys(OPTIONAL, float))
-    cells = cells.fillna(dict.fromkeys(TEXT, float("nan")))  # as a CSV file has it
+    cells = cells.fillna(dict.fromkeys(TEXT, float("nan")))  # as a cell without a value is read from a CSV file
     return in_order(cells)
 
 
 def in_order(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return cells sorted, and each once: of two with the same key, as of two runs in one folder, the first is counted."""
+    """Return cells sorted by `KEY`, without copies, which two runs in one folder may have left.
+
+    Of cells that agree in `KEY` and `SOURCE`, the first stays; the others are named on stderr.
+    """
     again = cells.duplicated([*KEY, *SOURCE])
     for _, cell in cells[again].iterrows():
         print(f"{cell_name(cell)} is there twice and counted once", file=sys.stderr)
@@ -121,7 +127,7 @@ def row(record: Record) -> dict[str, Any]:
     """Return a record as a flat row of `COLUMNS`.
 
     Raises:
-        ValueError: it holds something else than tables and figures can be made of.
+        ValueError: a value of the record is none that its column may hold.
     """
     nested = {
         f"{group}_{name}": value
@@ -148,7 +154,7 @@ def row(record: Record) -> dict[str, Any]:
 
 
 def asked(config: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the settings that sensitivity is measured for."""
+    """Return the values of `names.SENSITIVITY` in a record's config; None for a setting without a single value."""
     method = config.get("method", {})
     lambdas = method.get("lambdas", [])
     calibration = config.get("calibration", {})
@@ -161,7 +167,7 @@ def asked(config: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def training(details: Mapping[str, Any]) -> dict[str, float]:
-    """Return `TRAINING` of a method that trains, nothing of another."""
+    """Return the values of `TRAINING` from a record's details; empty if the method does not train."""
     stages = details.get("training", {}).values()
     if not stages:
         return {}

@@ -1,4 +1,4 @@
-"""What tables and figures know of a method: its entry in the registry. One without is called by its name and comes last."""
+"""Facts about methods for tables and figures, from the registry. A method that is not in the registry keeps its name and comes last."""
 
 import pandas as pd
 
@@ -6,12 +6,12 @@ from baselines.registry import METHODS
 
 
 def label(method: str) -> str:
-    """Return what a method is called in tables and figures."""
+    """Return the name of a method in tables and figures."""
     return METHODS[method].label if method in METHODS else method
 
 
 def position(method: str) -> int:
-    """Return the place of a method among all, as tables show them."""
+    """Return the place of a method in the order in which tables show methods."""
     return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 

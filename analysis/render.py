@@ -1,4 +1,4 @@
-"""How numbers, names and whole tables are written. A table is a frame of strings, `**bold**` if a value stands out."""
+"""Write numbers, names and whole tables. A table is a DataFrame of strings; `**` around a string makes it bold."""
 
 import html
 import re
@@ -35,7 +35,7 @@ def mean_and_deviation(mean: float, deviation: float) -> str:
 
 
 def score(row, best: float | None = None) -> str:
-    """Write mean ± deviation of a row of `aggregate`, bold if it is `best`, and its interval against K-prune."""
+    """Write mean ± deviation of a row of `aggregate`, bold if the mean equals `best`, and the interval of its difference from K-prune."""
     shown = mean_and_deviation(row.score, row.score_std)
     if best is not None and f"{row.score:.2f}" == f"{best:.2f}":
         shown = f"**{shown}**"
@@ -63,22 +63,22 @@ def target_label(target: str) -> str:
 
 
 def task_label(task: str) -> str:
-    """Return what a task is called."""
+    """Return the name of a task in tables and figures."""
     return names.TASKS.get(task, task)
 
 
 def metric_label(metric: str, window: float | None) -> str:
-    """Return what a metric is called, a perplexity with its window: perplexity of 2,048 tokens."""
+    """Return the name of a metric, of a perplexity with the length of its windows: perplexity of 2,048 tokens."""
     return metric if pd.isna(window) else f"{metric} of {window:,.0f} tokens"
 
 
 def model_label(model: str) -> str:
-    """Return what a model is called."""
+    """Return the name of a model in tables and figures."""
     return names.MODELS.get(model, model)
 
 
 def method_label(method: str, variant: str = "") -> str:
-    """Return what a method is called: K-prune (20,000 tokens, mu=2), Kwon et al. (2,048 examples)."""
+    """Return the name of a method with its settings: K-prune (20,000 tokens, mu=2), Kwon et al. (2,048 examples)."""
     name = registry.label(method)
     settings = [
         f"{int(value):,} {key}" if key in ("tokens", "examples") and value.isdigit() else f"{key}={value}"
@@ -88,7 +88,7 @@ def method_label(method: str, variant: str = "") -> str:
 
 
 def without_one_model(shown: pd.DataFrame) -> pd.DataFrame:
-    """Return a table without its column Model if that says the same everywhere."""
+    """Return a table without its column Model if all rows have the same model."""
     return shown.drop(columns="Model") if "Model" in shown and shown["Model"].nunique() == 1 else shown
 
 
@@ -104,7 +104,7 @@ def render(table: pd.DataFrame, form: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape a text for LaTeX, with the signs that it has commands for."""
+    """Escape a text for LaTeX; bold and signs such as ± become commands."""
     for sign in "&%$#_{}":
         text = text.replace(sign, f"\\{sign}")
     text = BOLD.sub(r"\\textbf{\1}", text)
@@ -115,5 +115,5 @@ def latex(text: str) -> str:
 
 
 def as_html(text: str) -> str:
-    """Escape a text for HTML, with bold and code."""
+    """Escape a text for HTML; bold and code become tags."""
     return re.sub(r"`(.+?)`", r"<code>\1</code>", BOLD.sub(r"<b>\1</b>", html.escape(text)))

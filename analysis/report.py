@@ -1,4 +1,4 @@
-"""One self-contained page of an output folder's tables and figures: `python -m analysis.report OUTPUTS [--output FILE]`."""
+"""Write an output folder's tables and figures as one self-contained HTML page: `python -m analysis.report OUTPUTS [--output FILE]`."""
 
 import argparse
 import base64
@@ -30,7 +30,15 @@ figure { margin: 1em 0; } figure img { max-width: 100%; height: auto; } figcapti
 
 
 def page(cells: pd.DataFrame, source: str) -> str:
-    """Return HTML without a reference to anything outside it; `cells` are rows of `analysis.records`."""
+    """Return an HTML page of all tables and figures, which refers to no other file.
+
+    Args:
+        cells: rows of `analysis.records`.
+        source: where they come from, for the heading.
+
+    Raises:
+        UserError: as of `aggregate`.
+    """
     table = aggregate(cells)
     sections = []
     for name, entry in TABLES.items():

@@ -1,4 +1,4 @@
-"""Parameters that SliceGPT leaves of a decoder: `python -m analysis.slicegpt`.
+"""Count the parameters that SliceGPT leaves of a decoder: `python -m analysis.slicegpt`.
 
 Ashkboos, Croci, do Nascimento, Hoefler, Hensman, "SliceGPT: Compress Large Language Models by Deleting Rows and Columns" (ICLR 2024,
 arXiv 2401.15024), with the choices of the authors' code.
@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from kprune.errors import command
 
 MULTIPLE = 8
-"""The width that is left is a multiple of it, rounded down."""
+"""The width that is left is rounded down to a multiple of this number."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder whose head is its embedding.
+    """The sizes of a decoder whose output head shares the matrix of its word embeddings.
 
     Attributes:
+        layers: number of layers.
         hidden: width of the residual stream.
-        queries, keys: columns of all query heads, and of all key heads.
-        first: matrices that a feed-forward network reads with, two if it is gated.
-        positions: learned ones.
-        biases: whether linear modules and norms have them.
+        queries, keys: features of all query heads, and of all key heads; the value heads have as many as the key heads.
+        neurons: neurons of one layer.
+        first: matrices that read the input of a feed-forward network: 1, or 2 if it is gated.
+        vocabulary: number of tokens.
+        positions: number of learned positions, 0 if there are none.
+        biases: whether linear modules and norms have biases.
     """
 
     layers: int
@@ -44,29 +47,29 @@ SHAPES = {
 
 
 def dense_parameters(shape: Shape) -> int:
-    """Return the parameters of the whole model."""
+    """Return the number of parameters of the whole dense model."""
     d, norms = shape.hidden, (2 if shape.biases else 1) * (2 * shape.layers + 1) * shape.hidden
     return d * (shape.vocabulary + shape.positions) + norms + shape.layers * layer_parameters(shape, d)
 
 
 def layer_parameters(shape: Shape, width: int) -> int:
-    """Return the parameters of one layer's linear modules between streams of this width."""
+    """Return the number of parameters of one layer's linear modules if the residual stream has the given width."""
     rows = shape.queries + 2 * shape.keys + shape.first * shape.neurons
     biases = rows + 2 * width if shape.biases else 0
     return width * (rows + shape.queries + shape.neurons) + biases
 
 
 def skip_parameters(shape: Shape, slicing: float) -> int:
-    """Return the parameters of the matrices on the skip connections, two in a layer; the last one leads to the whole width."""
+    """Return the number of parameters of the skip connections: two matrices a layer, of which the last one leads to the dense width."""
     width = sliced_width(shape, slicing)
     return (2 * shape.layers - 1) * width**2 + width * shape.hidden
 
 
 def sliced_parameters(shape: Shape, slicing: float) -> int:
-    """Return the parameters of the whole model after slicing.
+    """Return the number of parameters of the whole model after a share `slicing` of its width is removed.
 
-    Norms have none of their own any more. The head reads the whole width, and is no longer the embedding; it takes up the bias
-    of the last norm.
+    Norms have no parameters any more. The output head reads the dense width, and has a matrix of its own; the bias of the last
+    norm becomes a bias of the head.
     """
     width = sliced_width(shape, slicing)
     last = (shape.hidden - width) * (shape.neurons + shape.biases)
@@ -76,7 +79,7 @@ def sliced_parameters(shape: Shape, slicing: float) -> int:
 
 
 def sliced_width(shape: Shape, slicing: float) -> int:
-    """Return the width of the residual stream that is left."""
+    """Return the width of the residual stream after a share `slicing` of it is removed."""
     return int((1 - slicing) * shape.hidden) // MULTIPLE * MULTIPLE
 
 

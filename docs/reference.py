@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-# pdoc, because it is the lightest that is well kept: four small packages, no theme, no page to write beside the docstrings.
+# pdoc is the lightest well-kept tool for this: four small packages, no theme, and no pages to write besides the docstrings.
 import pdoc
 
 import baselines
@@ -16,16 +16,21 @@ FOLDER = Path(__file__).parent / "api"
 
 
 def modules() -> list[str]:
-    """Return the names of the modules of the library and of the other methods, the public API first."""
+    """Return the names of all modules of the packages kprune and baselines, the two packages first."""
     packages = (kprune, baselines)
     found = [module.name for of in packages for module in pkgutil.walk_packages(of.__path__, f"{of.__name__}.")]
-    # A `__main__` would run its command.
+    # Importing a module `__main__` would run its command.
     return ["kprune", "baselines", *sorted(name for name in found if not name.endswith("__main__"))]
 
 
 def build(folder: Path) -> None:
-    """Write the pages; an annotation or a public name that can't be resolved is an error."""
-    # The public names are imported when they are first used; pdoc reads those that are there.
+    """Write the pages to a folder.
+
+    Raises:
+        AttributeError: a public name of kprune does not exist.
+        Warning: pdoc can't resolve an annotation, or warns of anything else.
+    """
+    # kprune imports a public name when it is first used; pdoc sees only the names that are imported.
     for name in kprune.__all__:
         setattr(kprune, name, getattr(kprune, name))
     for name in modules():
@@ -33,7 +38,7 @@ def build(folder: Path) -> None:
     pdoc.render.configure(docformat="google", footer_text="kprune")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # A package brings its modules along, unless it has an `__all__`: each is named here, and some are met twice.
+        # pdoc adds the modules of a package without `__all__` by itself, and warns of those that `modules()` then names a second time.
         warnings.filterwarnings("ignore", "The module specification")
         pdoc.pdoc(*modules(), output_directory=folder)
 

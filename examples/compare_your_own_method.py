@@ -2,8 +2,8 @@
 
     python examples/compare_your_own_method.py my/checkpoint texts.txt --flops-reduction 0.6
 
-The method here keeps the units that add most to the residual stream. To see it in the laboratory's tables and figures as
-well, on every task and model, register it: docs/how_to/add_a_method.md.
+The method of this file keeps the units that add most to the residual stream for their FLOPs. To see your method in the
+laboratory's tables and figures, on every task and model, register it: docs/how_to/add_a_method.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from kprune.solve.mask_search import greedy
 
 
 class UpdateNorm(kprune.Method):
-    """Keep the units whose updates of the residual stream are largest per FLOP; weights stay as they are."""
+    """Keep the units whose updates of the residual stream are largest per FLOP, and leave their weights unchanged."""
 
     name = "update_norm"
 
@@ -44,9 +44,10 @@ class UpdateNorm(kprune.Method):
         return Outcome.of(view, kept, clock, {})
 
     def norms(self, view: ModelView, job: Job) -> dict[str, Tensor]:
-        """Return, by block, the mean square of what each unit adds to the residual stream: [units].
+        """Return by block name the square of each unit's update of the residual stream, summed over all tokens: [units].
 
-        Columns of the output projection are taken as independent, so a unit's is the sum of its columns'.
+        The square of a unit's update is taken as the sum of those of its columns of the output projection: products of two
+        columns are left out.
         """
         squares = {block.name: torch.zeros(block.columns, dtype=torch.float64) for block in view.blocks}
         for batch in job.data.calibration.batches():
@@ -63,7 +64,7 @@ class UpdateNorm(kprune.Method):
 
 
 def main() -> None:
-    """Prune with each method, and print how far each is from the dense model."""
+    """Prune a classifier with each method, and print how far each pruned model is from the dense one."""
     parser = argparse.ArgumentParser(description="Compare a method of your own with K-prune.")
     parser.add_argument("checkpoint", help="folder or hub id of a fine-tuned classifier")
     parser.add_argument("texts", type=Path, help="a text file, one text a line")
@@ -103,6 +104,6 @@ def probabilities(model: torch.nn.Module, batches: DataLoader) -> Tensor:
 if __name__ == "__main__":
     try:
         main()
-    except (kprune.UserError, OSError) as error:  # transformers' own, of a checkpoint that is nowhere
+    except (kprune.UserError, OSError) as error:  # transformers raises it if there is no such checkpoint
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -1,10 +1,10 @@
-"""Prune a classifier, export it to ONNX, check that the file computes the same, and time all of it.
+"""Prune a classifier, export it to ONNX, check that the file gives the same answers, and time the models.
 
     pip install '.[onnx]'    # in a clone of kprune
     python examples/deploy_onnx.py my/checkpoint texts.txt deployed --batch-size 1 --length 128
 
-`deployed/` then has the pruned model for transformers and `model.onnx` for onnxruntime, which runs where no torch is installed;
-`model-int8.onnx` is the same with weights of eight bits.
+`deployed/` then has the pruned model for transformers, and `model.onnx` for onnxruntime, which needs no torch. `model-int8.onnx` is
+the pruned model with weights of eight bits, `dense.onnx` the dense model.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from kprune.models.view import longest_input
 
 
 def main() -> None:
-    """Prune, save, load, export and time."""
+    """Prune a classifier, save and export it, and print differences, times and file sizes."""
     parser = argparse.ArgumentParser(description="Prune a classifier and deploy it with ONNX.")
     parser.add_argument("checkpoint", help="folder or hub id of the fine-tuned model")
     parser.add_argument("texts", type=Path, help="a text file, one text a line")
@@ -45,7 +45,7 @@ def main() -> None:
     longest = longest_input(dense)
     if not 1 <= arguments.length <= longest or min(arguments.batch_size, arguments.repeats) < 1:
         raise kprune.UserError(
-            f"give a --length from 1 to {longest}, which the model reads, a --batch-size and --repeats from 1"
+            f"give a --length from 1 to {longest}, the most that the model reads, and a --batch-size and --repeats from 1"
         )
     tokenized = [tokenizer(text, truncation=True) for text in texts]
     calibration = DataLoader(tokenized, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer))
@@ -55,7 +55,7 @@ def main() -> None:
     dense_file = export_onnx(dense, arguments.output / "dense.onnx")
     small_file = export_onnx(outcome.model, arguments.output / "model-int8.onnx", int8=True)
 
-    # From here on, all is as on the machine that serves the model.
+    # What follows needs no kprune: a machine that serves the model can do the same.
     pruned = AutoModelForSequenceClassification.from_pretrained(arguments.output, trust_remote_code=True).eval()
     pruned_file = arguments.output / "model.onnx"
     request = tokenizer(
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def torch_call(model: torch.nn.Module, request: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Return a function that answers the request with transformers."""
+    """Return a function that computes the logits of the request with transformers: [texts, classes]."""
 
     @torch.inference_mode()
     def call() -> torch.Tensor:
@@ -94,29 +94,29 @@ def torch_call(model: torch.nn.Module, request: dict[str, torch.Tensor]) -> Call
 
 
 def onnx_call(file: Path, request: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Return a function that answers the request with onnxruntime, on as many threads as torch has."""
+    """Return a function that computes the logits with onnxruntime, on as many threads as torch has: [texts, classes]."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Its kernel for a sum and the norm behind it takes longer than its two kernels for them.
+    # onnxruntime's one kernel for a sum and the norm behind it is slower than its two kernels for the two steps.
     session = onnxruntime.InferenceSession(
         file, options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
     )
-    # A tokenizer that makes no token types means zeros.
+    # If the tokenizer makes no token types, they are zeros.
     zeros = torch.zeros_like(request["input_ids"])
     inputs = {given.name: request.get(given.name, zeros).numpy() for given in session.get_inputs()}
     return lambda: torch.from_numpy(session.run(["logits"], inputs)[0])
 
 
 def milliseconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the median time of each call; they take turns, so that all see the same machine."""
+    """Return the median milliseconds of each call; the calls take turns, so that a slow moment of the machine slows each."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 2):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            # The first two warm up.
+            # The first two rounds warm up, and are not counted.
             if repeat >= 2:
                 taken[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(times) for name, times in taken.items()}
@@ -125,6 +125,6 @@ def milliseconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
 if __name__ == "__main__":
     try:
         main()
-    except (kprune.UserError, OSError) as error:  # transformers' own, of a checkpoint that is nowhere
+    except (kprune.UserError, OSError) as error:  # transformers raises it if there is no such checkpoint
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -1,10 +1,11 @@
-"""Prune a fine-tuned classifier, see how often it still says what it said, and load it with plain transformers.
+"""Prune a fine-tuned classifier, count how many of its predictions stay the same, and load it with plain transformers.
 
     python examples/prune_your_classifier.py my/checkpoint texts.txt pruned
     python examples/prune_your_classifier.py my/checkpoint texts.txt pruned --flops-reduction 0.6 --method kprune
 
 `my/checkpoint` is a folder or an id of the Hugging Face hub. `texts.txt` has one text a line, without labels, of the kind
-that the model is used on: 2,000 lines or so, which make 20,000 to 100,000 tokens. Every tenth is kept back to compare with.
+that the model is used on: 2,000 lines or so, which make 20,000 to 100,000 tokens. Every tenth text is kept back: the
+predictions of the dense and the pruned model are compared on these.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from kprune.cli.texts import decoded
 
 
 def main() -> None:
-    """Prune, compare, save and load."""
+    """Prune a classifier, save it, load it, and print how many predictions stay the same."""
     parser = argparse.ArgumentParser(description="Prune a fine-tuned classifier.")
     parser.add_argument("checkpoint", help="folder or hub id of the fine-tuned model")
     parser.add_argument("texts", type=Path, help="a text file, one text a line")
@@ -46,7 +47,7 @@ def main() -> None:
     print(f"kept neurons per layer: {outcome.kept_neurons}")
 
     outcome.save(arguments.output, tokenizer)
-    # Anyone loads it so, without kprune; trust_remote_code runs the small modeling file in the folder.
+    # Loading needs transformers alone; trust_remote_code lets it run the small modeling file in the folder.
     pruned = AutoModelForSequenceClassification.from_pretrained(arguments.output, trust_remote_code=True).to(device)
 
     same = predictions(pruned, held_out) == predictions(dense, held_out)
@@ -54,14 +55,14 @@ def main() -> None:
 
 
 def batches(texts: list[str], tokenizer) -> DataLoader:
-    """Return the texts in padded batches."""
+    """Return the tokenized texts in padded batches of 32."""
     tokenized = [tokenizer(text, truncation=True) for text in texts]
     return DataLoader(tokenized, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer))
 
 
 @torch.inference_mode()
 def predictions(model: torch.nn.Module, batches: DataLoader) -> torch.Tensor:
-    """Return the class of each text."""
+    """Return the class that the model predicts for each text: [texts]."""
     model.eval()
     return torch.cat([model(**batch.to(model.device)).logits.argmax(dim=-1).cpu() for batch in batches])
 
@@ -69,6 +70,6 @@ def predictions(model: torch.nn.Module, batches: DataLoader) -> torch.Tensor:
 if __name__ == "__main__":
     try:
         main()
-    except (kprune.UserError, OSError) as error:  # transformers' own, of a checkpoint that is nowhere
+    except (kprune.UserError, OSError) as error:  # transformers raises it if there is no such checkpoint
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The figures, by name: of one model's cells, each a matplotlib figure, or None if there is nothing to draw."""
+"""The figures, by name. Each draws the cells of one model, and gives a matplotlib figure, or None if no cell is for it."""
 
 from collections.abc import Container, Iterator
 
@@ -36,7 +36,15 @@ DRAWN = (
 
 
 def figures(cells: pd.DataFrame, wanted: Container[str] = CAPTIONS) -> Iterator[tuple[str, Figure]]:
-    """Draw the figures wanted of rows of `analysis.records`: (name, figure); the name has the model's if there are several."""
+    """Draw the wanted figures, and yield (name, figure); the name ends with the model's if there are several models.
+
+    Args:
+        cells: rows of `analysis.records`.
+        wanted: names of `CAPTIONS`.
+
+    Raises:
+        UserError: as of `aggregate`.
+    """
     table = aggregate(cells)
     models = list(dict.fromkeys(table["model"]))
     for model in models:

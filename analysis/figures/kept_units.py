@@ -1,4 +1,4 @@
-"""Which layers keep their heads and neurons: heat maps, methods side by side."""
+"""Numbers of heads and neurons that each layer keeps: heat maps, a line of them for each method."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,11 +12,17 @@ from analysis.tables.accuracy import compared
 
 
 def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
-    """Draw two maps per method, heads and neurons: a column per layer, a row per target, the mean over seeds in each.
+    """Draw two maps per method, of kept heads and of kept neurons: a column per layer, a row per target.
 
-    Shades are shares of the most that any method keeps in a layer here, the same in all maps of a kind; the numbers say
-    how many. Cells of zeros among the weights, which keep all units, are not drawn. `cells` are rows of `analysis.records`, of one
-    model.
+    The number in a field is the mean over seeds. Its shade is the number divided by the largest one in all maps of the same kind.
+    Cells that set single weights to zero keep all units, and are not drawn.
+
+    Args:
+        cells: rows of `analysis.records` for one model.
+        task: the task to draw.
+
+    Returns:
+        The figure; None if no cell is for it.
     """
     cells = cells[cells["task"] == task].assign(settings=settings)
     cells = cells[compared(cells) & ~masked(cells)]
@@ -58,7 +64,7 @@ def kept_units(cells: pd.DataFrame, task: str) -> Figure | None:
 
 
 def layers(cells: pd.DataFrame, kind: str, method: tuple[str, str], targets: list[str], depth: int) -> np.ndarray:
-    """Return the mean number of kept units over the seeds that have the layer: [targets, depth]; NaN if none has."""
+    """Return the mean over seeds of the units that a method keeps in each layer: [targets, depth]; NaN where no cell has the layer."""
     values = np.full((len(targets), depth), np.nan)
     for line, target in enumerate(targets):
         chosen = (cells["method"] == method[0]) & (cells["settings"] == method[1]) & (cells["target"] == target)

@@ -1,4 +1,4 @@
-"""Score by the share that was removed: of FLOPs, the paper's main figure, or of parameters."""
+"""Score by the share of FLOPs that was removed, as in the paper's main figure, or by the share of parameters."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -26,26 +26,35 @@ from kprune.target import Target
 
 
 def score_against_flops(table: pd.DataFrame) -> Figure | None:
-    """Draw a panel per task, the dense score as a dashed line; `table` are the rows of `aggregate` of one model.
+    """Draw score by the share of FLOPs removed: a panel per task, a curve per method, the dense score as a dashed line.
 
-    The paper's own curve stands beside a method's, in grey with open markers, if it has one for the same model and
-    task. Cells that were asked for a speed-up are drawn at the share they removed.
+    If the paper has a curve of a method for the model and task, it is drawn, too, in grey with open markers. Cells that were
+    asked for a speed-up are drawn at the share that they removed.
+
+    Args:
+        table: rows of `aggregate` for one model.
     """
     return shares(table[table["target"].map(budget_of) != "parameters"], "flops_reduction", "FLOPs removed (%)")
 
 
 def score_against_parameters(table: pd.DataFrame) -> Figure | None:
-    """Draw the same of cells that were asked for fewer parameters, by the share of the layers' parameters."""
+    """Draw score by the share of the layers' parameters removed, for rows whose target is a share of parameters."""
     return shares(table[table["target"].map(budget_of) == "parameters"], "params_reduction", "Parameters removed (%)")
 
 
 def budget_of(target: str) -> str:
-    """Return what a target is about: "flops", "parameters", ..."""
+    """Return the kind of a target: "flops", "parameters", ..."""
     return Target.parse(target).kind
 
 
 def shares(table: pd.DataFrame, share: str, name: str) -> Figure | None:
-    """Draw scores by the share in a column; cells of zeros among the weights, which removed none, are not drawn."""
+    """Draw score by the share in a column, without rows that set single weights to zero: they remove no share.
+
+    Args:
+        table: rows of `aggregate` for one model.
+        share: column of the share.
+        name: label of the axis.
+    """
     table = table[compared(table) & ~masked(table)]
     if table.empty:
         return None
@@ -59,7 +68,7 @@ def shares(table: pd.DataFrame, share: str, name: str) -> Figure | None:
 
 
 def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict], share: str, name: str) -> None:
-    """Draw one task's curves."""
+    """Draw the curves of one task's rows on `axis`, each with the look of its method; `share` and `name` as in `shares`."""
     task, model = of_task[["task", "model"]].iloc[0]
     dense_line(axis, of_task)
     for (method, settings), look in looks.items():
@@ -99,7 +108,7 @@ def panel(axis: plt.Axes, of_task: pd.DataFrame, looks: dict[Method, dict], shar
 
 
 def within(published: pd.Series, curve: pd.DataFrame) -> pd.Series:
-    """Return which of the paper's reductions lie within what was measured, half a step beyond it included."""
+    """Return which of the paper's reductions lie in the range of the measured ones, widened by half a step of the paper on each side."""
     return published.index.to_series().between(
         curve["flops_reduction"].min() - 0.025, curve["flops_reduction"].max() + 0.025
     )

@@ -29,8 +29,15 @@ HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.6}
 def score_against_seconds(table: pd.DataFrame) -> Figure | None:
     """Draw score by pruning time on a logarithmic axis: a panel per task and target; retrained methods have hollow markers.
 
-    `table` are the rows of `aggregate` of one model. If there are retrained methods, their tasks and targets are shown;
-    else of every task the target that most methods were measured at, of equals the hardest.
+    If there are retrained methods, the tasks and targets that one of them was measured at are shown. If there are none, each task
+    is shown at the target that most methods were measured at; if several targets have as many methods, at the last of these in
+    the order of targets.
+
+    Args:
+        table: rows of `aggregate` for one model.
+
+    Returns:
+        The figure; None if no row is for it, as for all figures.
     """
     retrained = registry.retrained(table["method"])
     table = table[compared(table) | retrained]
@@ -71,12 +78,12 @@ def score_against_seconds(table: pd.DataFrame) -> Figure | None:
 
 
 def score_against_speedup(table: pd.DataFrame) -> Figure | None:
-    """Draw score by measured speed-up: a panel per task, a curve per method; the dotted line is three points below dense."""
+    """Draw score by measured speed-up: a panel per task, a curve per method; `table` and the result as of `score_against_seconds`."""
     return curves(table, {"Measured speed-up (×)": table["latency_speedup"]})
 
 
 def score_against_tokens_per_second(table: pd.DataFrame) -> Figure | None:
-    """Draw score by the tokens that a language model reads and writes in a second, over those of the dense model timed beside it."""
+    """Draw score by tokens per second that a language model reads and writes, relative to those of the dense model timed with it."""
     names = {"prefill": "Prompt, tokens/s over dense (×)", "decoding": "Generation, tokens/s over dense (×)"}
     return curves(
         table, {name: table[f"latency_{what}_pruned"] / table[f"latency_{what}_dense"] for what, name in names.items()}
@@ -84,9 +91,13 @@ def score_against_tokens_per_second(table: pd.DataFrame) -> Figure | None:
 
 
 def curves(table: pd.DataFrame, measured: dict[str, pd.Series]) -> Figure | None:
-    """Draw score by measurements, each under its name: a panel per task and measurement, a curve per method.
+    """Draw score by measurements: a panel per task and measurement, a curve per method.
 
-    Perplexities are on a logarithmic axis; other scores have a line three points below dense.
+    Perplexities are on a logarithmic axis; other scores have a dotted line three points below the dense score.
+
+    Args:
+        table: rows of `aggregate` for one model.
+        measured: values for the rows of `table`, by the name of the axis.
     """
     shown = compared(table) & pd.DataFrame(measured).notna().all(axis=1)
     table = table[shown]

@@ -1,4 +1,4 @@
-"""How a score moves with one setting of K-prune."""
+"""Score by the value of one setting of K-prune."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,9 +18,12 @@ LOOKS = (
 
 
 def sensitivity(table: pd.DataFrame) -> Figure | None:
-    """Draw a panel per setting (λ, μ, γ, calibration tokens), a curve per task and target; `table` of one model.
+    """Draw score by the value of a setting: a panel per setting (λ, μ, γ, calibration tokens), a curve per task and target.
 
-    The axes are logarithmic, linear close to 0 if a setting was 0.
+    The horizontal axes are logarithmic; if a value is 0, the axis is linear below the least positive value.
+
+    Args:
+        table: rows of `aggregate` for one model.
     """
     found: dict[str, list[tuple[str, pd.DataFrame]]] = {}
     for (_, task, target, setting, budget), points in curves(table):

@@ -1,4 +1,4 @@
-"""What all figures share: how a method looks, panels, legends, files."""
+"""Parts that all figures share: looks of methods, panels, legends, files."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ from analysis import registry  # noqa: E402
 from analysis.render import method_label  # noqa: E402
 from kprune.files import write_whole
 
-# Told apart by marker and dash as well as by colour; the colours are Okabe and Ito's, a grey and a brown, of different lightness.
+# Methods differ in marker and dash as well as in colour. The colours are Okabe and Ito's, a grey and a brown: their lightness differs.
 COLORS = ("#CC79A7", "#999999", "#000000", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#7F4A1E")
 MARKERS = (
     *"*Hos^DvPX<>phd8",
@@ -44,8 +44,8 @@ METRICS = {
     "matthews": "Matthews × 100",
 }
 RUINED = 6
-"""Times the dense perplexity: where the axis of perplexities ends, since magnitude alone reaches thousands of times."""
-CHARACTER, HANDLE, ENTRY = 0.075, 0.6, 0.19  # inches: a legend's letters, the line before them, the height of an entry
+"""Factor of the dense perplexity at which the axis of perplexities ends: pruning by magnitude reaches thousands of times that."""
+CHARACTER, HANDLE, ENTRY = 0.075, 0.6, 0.19  # inches: a legend's letter and line (widths), entry (height)
 PANEL = (3.3, 2.7)  # inches
 COLUMNS = 3
 
@@ -54,16 +54,16 @@ Method = tuple[str, str]
 
 
 def methods_of(table: pd.DataFrame) -> list[Method]:
-    """Return the methods and settings of a table, in the order they are shown in."""
+    """Return the methods and settings of a table, in the order in which figures show them."""
     found = {(row.method, row.settings) for row in table.itertuples()}
     return sorted(found, key=lambda key: (registry.position(key[0]), key))
 
 
 def styles(methods: list[Method]) -> dict[Method, dict]:
-    """Return the marker, dash and colour of each.
+    """Return the marker, dash and colour of each method with its settings, as arguments of `Axes.plot`.
 
-    A method's first settings here have its own marker. A method has its own colour in every figure, but if a method before it has
-    the same one, it takes one that is left.
+    A method has its own colour in every figure; if an earlier method of this figure has the same colour, it gets a free one. The
+    first settings of a method have the method's own marker, its further settings get free ones.
     """
     known = list(registry.METHODS)
     own = {method: known.index(method) if method in known else len(known) for method, _ in methods}
@@ -87,7 +87,7 @@ def styles(methods: list[Method]) -> dict[Method, dict]:
 
 
 def panels(count: int) -> tuple[Figure, list[plt.Axes]]:
-    """Return a figure with `count` axes in rows of at most three."""
+    """Return a figure and its `count` axes, in rows of at most three."""
     columns = 2 if count in (2, 4) else min(COLUMNS, count)
     lines = math.ceil(count / columns)
     # A single narrow panel leaves no room for the legend below it.
@@ -99,7 +99,7 @@ def panels(count: int) -> tuple[Figure, list[plt.Axes]]:
 
 
 def dress(axis: plt.Axes, title: str, x: str, y: str) -> None:
-    """Name a panel and its axes, and lay a grid under it."""
+    """Set a panel's title, the labels of its axes, and a grid."""
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -108,24 +108,24 @@ def dress(axis: plt.Axes, title: str, x: str, y: str) -> None:
 
 
 def at_least(limits: tuple[float, float], span: float) -> tuple[float, float]:
-    """Return the limits of an axis, widened about their middle if all that it shows is closer together than `span`."""
+    """Return the limits of an axis, widened about their middle to `span` if they are closer together."""
     spare = max(0.0, span - (limits[1] - limits[0])) / 2
     return limits[0] - spare, limits[1] + spare
 
 
 def score_label(of_task: pd.DataFrame) -> str:
-    """Return the name of a task's score, with its unit."""
+    """Return the label of a score's axis, with the unit, from the metric of a task's rows."""
     metric = of_task["metric"].iloc[0]
     return METRICS.get(metric, metric)
 
 
 def dense_line(axis: plt.Axes, of_task: pd.DataFrame) -> None:
-    """Draw the dense model's score."""
+    """Draw the dense model's score as a dashed line; a mean over the rows of a task."""
     axis.axhline(of_task["dense_score"].mean(), color="0.35", linestyle=(0, (8, 3)), linewidth=1, label="dense")
 
 
 def scale_perplexity(axis: plt.Axes, of_task: pd.DataFrame) -> None:
-    """Put perplexities on a logarithmic axis that ends at `RUINED` times the dense one: what is above it leaves the picture."""
+    """Put perplexities on a logarithmic axis that ends at `RUINED` times the dense one; larger perplexities are outside the picture."""
     axis.set_yscale("log")
     dense, scores = of_task["dense_score"].mean(), of_task["score"]
     axis.set_ylim(0.9 * min(dense, scores.min()), min(1.1 * scores.max(), RUINED * dense))
@@ -135,12 +135,12 @@ def scale_perplexity(axis: plt.Axes, of_task: pd.DataFrame) -> None:
 
 
 def label(method: Method) -> str:
-    """Return what a legend calls a method with its settings."""
+    """Return the name of a method with its settings for a legend."""
     return method_label(*method)
 
 
 def legend_below(figure: Figure, axes: list[plt.Axes]) -> None:
-    """Draw one legend for all panels, and make the figure as much higher as it is."""
+    """Draw one legend for all panels below them, and add the height of the legend to that of the figure."""
     drawn = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):

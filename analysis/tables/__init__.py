@@ -1,4 +1,4 @@
-"""The tables, by name. Each is made of the rows of `analysis.aggregate` and empty if there is nothing to show."""
+"""The tables, by name. Each is made of the rows of `analysis.aggregate`, and is empty if no row is for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SCORES = (
 
 @dataclass(frozen=True)
 class Table:
-    """A title, what to know when reading it, and how it is made."""
+    """A title, a note that tells how to read the table, and the function that makes it from rows of `aggregate`."""
 
     title: str
     note: str
@@ -89,7 +89,7 @@ TABLES = {
 
 
 def protocols(cells: pd.DataFrame) -> list[str]:
-    """Return what each perplexity of a table is of, a sentence each."""
+    """Return a sentence for each kind of perplexity among `cells`: its model, windows, text and first token. `cells` as in `notes`."""
     columns = ["model", "task", "evaluation_examples", "evaluation_window", "evaluation_data", "evaluation_first_token"]
     rules = {
         "once": "the tokenizer's first token stands once, before the text",
@@ -104,7 +104,7 @@ def protocols(cells: pd.DataFrame) -> list[str]:
 
 
 def versions(cells: pd.DataFrame) -> list[str]:
-    """Return of which version each method is on which tasks, a sentence for each that has several; `cells` as in `notes`."""
+    """Return a sentence for each method with several versions: which version ran on which tasks. `cells` as in `notes`."""
     found = []
     for (model, method), of_method in cells.groupby(["model", "method"], sort=False):
         if of_method["method_version"].nunique() > 1:
@@ -118,7 +118,7 @@ def versions(cells: pd.DataFrame) -> list[str]:
 
 
 def notes(cells: pd.DataFrame) -> str:
-    """Return what the numbers were measured on, in a line or a few; `cells` are rows of `analysis.records`."""
+    """Return sentences on perplexities, versions, machines and seeds of the cells, in one line; `cells` are rows of `analysis.records`."""
     machine = cells[["latency_device", "latency_batch_size", "latency_sequence_length", "latency_threads"]]
     lines = (
         protocols(cells)

@@ -17,7 +17,19 @@ PRINTED = ("accuracy", "measurements")
 
 
 def write_tables(table: pd.DataFrame, name: str, folder: Path) -> dict[str, Path]:
-    """Write one table in all formats and return its files by format; none if it is empty."""
+    """Write a table in all formats.
+
+    Args:
+        table: rows of `aggregate`.
+        name: name of the table in `TABLES`.
+        folder: folder to write to.
+
+    Returns:
+        The file of each format; empty if the table has no row.
+
+    Raises:
+        UserError: a file can't be written.
+    """
     shown = TABLES[name].make(table)
     if shown.empty:
         return {}

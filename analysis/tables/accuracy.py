@@ -19,10 +19,12 @@ from analysis.variants import changed
 
 
 def accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per task, model and retraining-free method, a column per target; the best of a task and target in bold.
+    """Make a row per task, model and retraining-free method, and a column per target; the best score of a task and target is bold.
 
-    The paper's scores are a row of their own under the method's, for the same model, task and targets. The last rows are
-    each method's mean over the tasks, if it has them all, of methods that do so somewhere. `table` comes from `aggregate`.
+    Below a method's row stand the paper's scores of it for the same model, task and targets. The last rows are those of `means`.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[compared(table)]
     targets = sorted(table["target"].unique(), key=target_order)
@@ -47,9 +49,11 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame) -> pd.Series:
-    """Return which rows stand in the main comparison: not retrained, no ablation of K-prune, no point of its token curve.
+    """Return which rows stand in the main comparison.
 
-    Of K-prune's calibration budgets, those stand that a competitor has too, and the largest.
+    Left out are retrained methods, and rows of our methods whose settings (other than calibration and precision) were changed. Of
+    the calibration budgets of one of our methods at a target, the largest stands, and each that a method of others has, too, on
+    the same task and model.
     """
     ours = registry.ours(table["method"])
     retrained = registry.retrained(table["method"])
@@ -64,19 +68,21 @@ def compared(table: pd.DataFrame) -> pd.Series:
 
 
 def by_method(table: pd.DataFrame) -> list:
-    """Return groups of one method and its settings, in the order they are shown in."""
+    """Return ((method, settings), its rows) for each method with its settings, in the order in which tables show them."""
     groups = table.groupby(["method", "settings"], sort=False)
     return sorted(groups, key=lambda entry: (registry.position(entry[0][0]), entry[0]))
 
 
 def line(method: str, scores: dict[str, str], targets: list[str]) -> dict[str, str]:
-    """Return a method's scores by column."""
+    """Return the cells of a method's row by column: its name, and its score at each target or a dash."""
     return {"Method": method} | {target_label(target): scores.get(target, MISSING) for target in targets}
 
 
 def means(table: pd.DataFrame, targets: list[str]) -> list[dict[str, str]]:
-    """Return rows of each method's mean over all `informative` tasks of a model, if it has them all in one version; none if there is
-    one task.
+    """Return a row for each model and method: its mean score at each target over all `informative` tasks of the model.
+
+    A mean is a dash if the method lacks a task at that target, or has tasks of several versions; a method without a mean has no
+    row, and a model with one task has none.
     """
     rows = []
     for model, of_model in table[informative(table)].groupby("model", sort=False):

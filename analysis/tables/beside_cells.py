@@ -19,8 +19,10 @@ AUTHORS_WAY = {"floor": "floor of the exact method", "whole_model": "whole model
 def bench(rows: pd.DataFrame) -> pd.DataFrame:
     """Show the pruning costs of results/bench.csv: seconds, dense forwards over the same tokens, peak memory.
 
-    A dense forward takes the median time of all rows of the same shape and tokens, each of which timed its own: a machine that is slow
-    for a moment would make one method cheap.
+    The time of a dense forward is that of `in_forwards`.
+
+    Args:
+        rows: of the file, as in all functions of this module.
     """
     rows = in_forwards(rows).sort_values(["shape", "tokens"], kind="stable")
     return pd.DataFrame(
@@ -39,9 +41,13 @@ def bench(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_forwards(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of the benchmark with their cost in dense forwards, by one time for a forward, and with ratios to the reference rows.
+    """Return rows of the benchmark with their cost in dense forwards (`units`), and with its ratios to the reference rows.
 
-    The floor is a sum of stages, timed beside its own forward, and keeps its units.
+    Each row has timed a dense forward of its own. Rows of one shape, tokens and device are divided by the median of these times:
+    by its own, a method would look cheap if the machine was slow during that forward. The floor has no seconds, and keeps its units.
+
+    Returns:
+        The rows with `units`, `of_floor`, `of_whole_model` and `peak_of_whole_model`; a ratio is NaN without its reference row.
     """
     place = [rows["shape"], rows["tokens"], rows["device"]]
     forward = rows.groupby(place)["forward_seconds"].transform("median")
@@ -57,7 +63,9 @@ def in_forwards(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show rows of the benchmark with their largest stages: one for a shape, method and device, and what was before if measured twice."""
+    """Show a row for each shape, method and device of the benchmark: its last measurement, the seconds of the one before, if any, and
+    its three longest stages.
+    """
     shown = []
     for (shape, method, _), own in rows.groupby(["shape", "method", "device"], sort=False):
         now, before = own.iloc[-1], own["seconds"].iloc[-2] if len(own) > 1 else None
@@ -81,22 +89,23 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def parts_of(stages: str) -> list[tuple[str, float]]:
-    """Return the seconds of each stage of a row of the benchmark."""
+    """Return (stage, seconds) for each stage in the text `name=seconds name=seconds ...`."""
     pairs = (stage.split("=") for stage in stages.split())
     return [(name.replace("_", " "), float(seconds)) for name, seconds in pairs]
 
 
 def cost_label(method: str) -> str:
-    """Return what a row is called: K-prune (lambdas=[1e-4]); the bench's own rows have words of their own."""
+    """Return the name of a row of the benchmark: K-prune (lambdas=[1e-4]); its reference rows have the names of `AUTHORS_WAY`."""
     name, *settings = method.split(":")
     return AUTHORS_WAY.get(name) or method_label(name, ",".join(settings))
 
 
 def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the speed-ups of results/latency.csv: a row per runtime, precision, batch and length, a column per allocation of the kept units.
+    """Show the speed-ups of results/latency.csv: a row per point of measurement, and a column per allocation of the kept units.
 
-    In brackets are the extremes of the single pairs of measurements, if there is more than one. Of machine, grain and precision
-    there is no column if nothing differs from the usual.
+    A point is a machine, model, grain, runtime, precision, batch size and length. In brackets stand the extremes over the pairs
+    of dense and pruned passes, if there are several. Machine, grain and precision have no column if all rows have the first
+    machine, the grain 1 or float32.
     """
     keys = ["device", "shape", "grain", "runtime", "dtype", "batch_size", "sequence_length"]
     labels = ("Machine", "Model", "Grain", "Runtime", "Precision", "Batch", "Length")
@@ -117,9 +126,9 @@ def latency_grid(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def zeros_time(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show results/zeros_time.csv: the CPU time of a pass with and without zeros among the weights, and how many times as fast.
+    """Show results/zeros_time.csv: the CPU time of a pass with and without zeros among the weights, and the ratio of the two.
 
-    In brackets are the extremes of the single pairs of passes.
+    In brackets stand the extremes over the pairs of a dense pass and one with zeros.
     """
     shown = {
         "Model": rows["shape"].map(model_label),
@@ -134,14 +143,14 @@ def zeros_time(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Show the rows of results/held_out.csv of one stage: divergences relative to the first row's.
+    """Show the rows of results/held_out.csv of one stage: a row per setting, the first with its divergence, the others relative to it.
 
-    A column per task, share of FLOPs removed and calibration tokens, and per model and seed if they say them.
+    There is a column per task, share of FLOPs removed and calibration tokens, and per model and seed if the rows have these.
     """
     rows = rows[rows["stage"] == stage]
     if rows.empty:
         return rows
-    rows = rows.reindex(columns=rows.columns.union(["model", "seed"], sort=False))  # which older files do not have
+    rows = rows.reindex(columns=rows.columns.union(["model", "seed"], sort=False))  # older files have neither
     columns = [
         f"{task_label(row.task)} {100 * row.flops_reduction:g} %, {row.tokens:,} tokens"
         + ("" if pd.isna(row.model) else f", {model_label(row.model)}, seed {row.seed:g}")
@@ -158,7 +167,7 @@ def held_out(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
 
 
 def decoder_steps(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/decoder_steps.csv: divergence and perplexities of a pruned language model by settings."""
+    """Show the rows of results/decoder_steps.csv: divergence and perplexities of a pruned language model for each setting."""
     labels = {
         "held_out_kl": "KL, C4 held out",
         "c4_perplexity": "C4 held out",
@@ -174,9 +183,9 @@ def decoder_steps(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def decoder_trials(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/decoder_trials.csv: as `decoder_steps`, by how much each differs from the first of its texts.
+    """Show the rows of results/decoder_trials.csv: divergence, perplexities, and their difference from the first row on the same texts.
 
-    Behind ± is the standard error of the mean difference, over documents or over windows.
+    Behind ± stands the standard error of the mean difference: over documents for the divergence, over windows for the perplexity.
     """
     first = rows.groupby("texts").cumcount() == 0
 
@@ -199,14 +208,14 @@ def decoder_trials(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def step_labels(rows: pd.DataFrame) -> list[str]:
-    """Return what the rows of a file of steps are called."""
+    """Return the name of each row of a file of steps: its method with settings, or "dense"."""
     return [settings if settings == "dense" else cost_label(settings) for settings in rows["settings"]]
 
 
 def decoder_curves(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/decoder_curves.csv: what one block alone costs, measured, over what its curve says.
+    """Show the rows of results/decoder_curves.csv: the divergence measured when one block alone is pruned, divided by its error curve.
 
-    Relative to the median of the feed-forward networks, since a curve has no scale.
+    The ratios are relative to the median of the feed-forward networks, because an error curve has no scale.
     """
     kinds = rows["block"].str.split(".").str[1].map({"ffn": "Neurons", "attention": "Groups of heads"})
     ratios = rows["kl_over_curve"] / rows["kl_over_curve"][kinds == "Neurons"].median()
@@ -214,20 +223,20 @@ def decoder_curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def decoder_units(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/decoder_units.csv: error per parameter of an attention's units over that of the neurons."""
+    """Show the rows of results/decoder_units.csv: error per parameter of an attention's units, divided by that of the neurons."""
     kinds = rows["unit"].unique()
     return quartiles(rows.groupby(pd.Categorical(rows["unit"], kinds), observed=True)["error_over_neurons"])
 
 
 def quartiles(groups: "pd.core.groupby.SeriesGroupBy") -> pd.DataFrame:
-    """Return a row per group: its extremes, quartiles and median."""
+    """Return a row per group of numbers, with its extremes, quartiles and median."""
     shares = {"Lowest": 0.0, "First quartile": 0.25, "Median": 0.5, "Third quartile": 0.75, "Highest": 1.0}
     by_kind = {label: groups.quantile(share).map("{:.2f}".format) for label, share in shares.items()}
     return pd.DataFrame(by_kind).rename_axis("Units").reset_index()
 
 
 def embedding_roots(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/embedding_roots.csv: how the Fisher of embeddings was sampled, and what came out."""
+    """Show the rows of results/embedding_roots.csv: errors and time by the number of sampled roots of the Fisher of embeddings."""
     return pd.DataFrame(
         {
             "Roots of the Fisher for each text": rows["roots"],
@@ -240,7 +249,7 @@ def embedding_roots(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def low_rank_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/low_rank_embeddings.csv: scores of word embeddings of a rank, by the tokens' weights in the fit."""
+    """Show the rows of results/low_rank_embeddings.csv: scores of word embeddings by their rank and by the tokens' weights in the fit."""
     rows = rows.assign(rank=rows["rank"].map(lambda rank: "full" if pd.isna(rank) else f"{rank:.0f}"))
     same = rows.groupby(["fit", "rank"], sort=False)
     shown = pd.DataFrame({"Parameters": same["parameters"].first().map(lambda count: f"{count / 1e6:.1f} million")})
@@ -263,7 +272,7 @@ def pruned_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def other_texts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/other_texts.csv: the divergence by how many calibration tokens are the task's and from elsewhere."""
+    """Show the rows of results/other_texts.csv: the divergence by the numbers of calibration tokens from the task and from elsewhere."""
     return pd.DataFrame(
         {
             "Task": rows["task"].map(task_label),

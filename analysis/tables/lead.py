@@ -1,4 +1,4 @@
-"""By how many points K-prune, K-prune+ and their presets are ahead of the retrained methods, with intervals against these."""
+"""Points by which K-prune, K-prune+ and their presets are ahead of each retrained method, with the interval of the difference."""
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,13 @@ from analysis.tables.accuracy import compared
 
 
 def lead(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per task, model, target and retrained method, and a column for each of our methods: points ahead of it.
+    """Make a row per task, model, target and retrained method, and a column for each of our methods: its points ahead.
 
-    The difference is over the seeds that both have. In brackets, its 95 % interval, by a paired bootstrap over examples and seeds;
-    none if predictions were not kept. `table` comes from `aggregate`.
+    The points are the difference of the means over the seeds that both methods have. In brackets stands the 95 % interval by a
+    paired bootstrap over examples and seeds, if the predictions were kept. Perplexities are left out.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[table["higher_is_better"].astype(bool)]
     trains = registry.retrained(table["method"])
@@ -41,7 +44,7 @@ def lead(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def points(ours: pd.Series, theirs: pd.Series) -> str:
-    """Write the difference of two mean scores over the same seeds, with its interval if there is one: +3.2 [+0.4, +6.1]."""
+    """Write ours minus theirs, the mean over their common seeds, with its interval if there is one: +3.2 [+0.4, +6.1]."""
     draws = paired_draws(ours, theirs)
     if draws is None:
         seeds = common_seeds(ours, theirs)

@@ -1,4 +1,4 @@
-"""What K-prune's family loses against the dense model, and how much of K-prune's loss that is."""
+"""Points that our methods lose against the dense model, and their ratio to K-prune's loss."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,14 @@ OFFICIAL = ("kprune_official_two_lambdas", "kprune_official")
 
 
 def loss(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per target and method with its settings, a column per task: points lost, means over seeds.
+    """Make a row per model, target and method with its settings, and a column per task: points lost, as means over seeds.
 
-    A row that has every task of its model has their mean, too, and its ratio to the mean of K-prune and of its authors' code,
-    with 95 % intervals if the predictions of its cells were kept; of several of their calibration budgets, the largest that has a
-    mean counts. Tasks that are not `informative` are shown, but are in no mean. `table` comes from `aggregate`.
+    A row with all `informative` tasks of its model has their mean, too, and the ratio of this mean to that of K-prune and to that
+    of the authors' K-prune; both with 95 % intervals if the predictions of all cells were kept. If K-prune was run on several
+    calibration budgets, the largest that has a mean counts. Tasks that are not `informative` are shown, but are in no mean.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[registry.ours(table["method"]) & table["higher_is_better"].astype(bool)].assign(
         loss=table["dense_score"] - table["score"], budget=calibration_budget
@@ -53,14 +56,22 @@ def of_method(cells: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
 
 
 def seeds_of(cells: pd.DataFrame, key: tuple[str, str]) -> str:
-    """Return the number of seeds of a row's cells: 3, or 1 to 3."""
+    """Return the number of seeds of a method with its settings on each task: "3", or "1 to 3" if tasks differ."""
     seeds = of_method(cells, key)["seeds"]
     return f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
 
 
 def mean_draws(cells: pd.DataFrame, key: tuple[str, str], tasks: Sequence[str]) -> np.ndarray | None:
-    """Return the mean loss over all tasks, and that of each resample of examples and seeds; without the latter if a cell's
-    predictions were not kept, None if a task is missing, or is of another version of the method.
+    """Return the mean loss over tasks, in points, then that of each resample of examples and seeds.
+
+    Args:
+        cells: rows of `aggregate` with a column `loss`.
+        key: method and settings.
+        tasks: the tasks of the mean.
+
+    Returns:
+        [1 + RESAMPLES]; [1], the mean alone, if a cell's predictions were not kept; None if there is no task, a task is missing,
+        or the tasks were run by several versions of the method.
     """
     rows = of_method(cells, key)
     if len(tasks) == 0 or not set(tasks) <= set(rows.index) or not one_version(rows.loc[list(tasks)]):
@@ -72,7 +83,7 @@ def mean_draws(cells: pd.DataFrame, key: tuple[str, str], tasks: Sequence[str]) 
 
 
 def task_draws(row: pd.Series) -> np.ndarray:
-    """Return the loss on one task, the mean over seeds, and that of each resample if the predictions were kept."""
+    """Return the loss on one task, a mean over seeds, then that of each resample: [1 + RESAMPLES]; [1] if predictions were not kept."""
     read = [predictions(path) for path in row["predictions"]]
     if not all(arrays is not None and "dense" in arrays for arrays in read):
         return np.array([row["loss"]])
@@ -88,7 +99,15 @@ def task_draws(row: pd.Series) -> np.ndarray:
 def reference(
     cells: pd.DataFrame, draws: dict[tuple[str, str], np.ndarray | None], method: str
 ) -> tuple[str, str] | None:
-    """Return method and settings of a method as it is, of the largest calibration budget that has a mean; None if none is above 0."""
+    """Return (method, settings) of an unchanged method on the largest of its calibration budgets that have a mean loss.
+
+    None if no budget has a mean loss, or if this loss is not above 0: it is the denominator of ratios.
+
+    Args:
+        cells: rows of `aggregate` with a column `budget`.
+        draws: the result of `mean_draws` for each (method, settings).
+        method: the method.
+    """
     plain = cells[(cells["method"] == method) & (cells["settings"].map(without_calibration) == "")]
     plain = plain[[draws[method, settings] is not None for settings in plain["settings"]]]
     if plain.empty:
@@ -98,7 +117,7 @@ def reference(
 
 
 def ratio(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
-    """Return the ratio of two mean losses, and that of each resample if both have them."""
+    """Return the ratio of two mean losses, then that of each resample if both have resamples; None if one of the losses is None."""
     if ours is None or theirs is None:
         return None
     if ours is theirs:
@@ -108,7 +127,7 @@ def ratio(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | No
 
 
 def with_interval(draws: np.ndarray | None) -> str:
-    """Write what was measured, with its 95 % interval if there is one: 0.30 [0.25, 0.36]."""
+    """Write the first of `draws`, with the 95 % interval of the rest if there are any: 0.30 [0.25, 0.36]; a dash for None."""
     if draws is None:
         return MISSING
     if len(draws) == 1:

@@ -1,4 +1,4 @@
-"""What was measured beside the score: costs, latencies, and everything at once."""
+"""Tables of costs, sizes and latencies, of retrained methods, and of all measurements at once."""
 
 import pandas as pd
 
@@ -24,11 +24,11 @@ SPEEDS = {
     "Prompt, tokens/s": ("latency_prefill_dense", "latency_prefill_pruned"),
     "Generation, tokens/s": ("latency_decoding_dense", "latency_decoding_pruned"),
 }
-"""Columns of speeds, each of the dense and the pruned model."""
+"""Columns of the table, and the columns of `aggregate` with the speed of the dense and of the pruned model."""
 
 
 def identified(table: pd.DataFrame) -> dict[str, list[str] | pd.Series]:
-    """Return the columns that tell rows apart."""
+    """Return the columns that identify a row of a table."""
     return {
         "Task": table["task"].map(task_label),
         "Model": table["model"].map(model_label),
@@ -38,7 +38,7 @@ def identified(table: pd.DataFrame) -> dict[str, list[str] | pd.Series]:
 
 
 def measurements(table: pd.DataFrame) -> pd.DataFrame:
-    """Show every measurement of every row of `aggregate`."""
+    """Show all measurements of all rows of `aggregate`; columns that no row fills may be missing."""
     shown = pd.DataFrame(
         identified(table)
         | {
@@ -62,7 +62,7 @@ def measurements(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(table: pd.DataFrame) -> pd.DataFrame:
-    """Show what pruning took and what it gave in speed, for the methods of the main comparison."""
+    """Show the seconds of pruning and the measured speed-up, for the methods of the main comparison."""
     shown = measurements(table[compared(table)])
     return without_one_model(
         shown.drop(columns=["Metric", "Dense", "Pruned", "Params removed", "Of the model", "Paper"], errors="ignore")
@@ -70,9 +70,9 @@ def cost(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def size(table: pd.DataFrame) -> pd.DataFrame:
-    """Show parameters and megabytes on disk beside the FLOPs removed and the score; of cut vocabularies, what they keep.
+    """Show parameters and megabytes on disk, the FLOPs removed and the score; and the kept tokens if a vocabulary was cut.
 
-    Rows from before sizes were recorded are left out.
+    Cells that were written before sizes were recorded are left out.
     """
     table = table[table["size_parameters_dense"].notna()]
     shown = pd.DataFrame(
@@ -98,17 +98,17 @@ def millions(dense: float, pruned: float) -> str:
 
 
 def from_to(dense: float, pruned: float) -> str:
-    """Write an amount of the dense and of the pruned model: 90.9 to 20.3."""
+    """Write an amount for the dense and for the pruned model: 90.9 to 20.3."""
     return f"{number(dense, '{:,.1f}')} to {number(pruned, '{:,.1f}')}"
 
 
 def kept_of(kept: float, of: float) -> str:
-    """Write how many tokens are kept: 7,012 of 30,522."""
+    """Write the number of kept tokens: 7,012 of 30,522; a dash if all are kept."""
     return MISSING if pd.isna(kept) else f"{kept:,.0f} of {of:,.0f}"
 
 
 def latency(table: pd.DataFrame) -> pd.DataFrame:
-    """Show measured latencies with the machine, the batch and the length they were measured at."""
+    """Show measured latencies with their machine, batch size, length and threads."""
     table = table[table["latency_dense_ms"].notna()]
     shown = pd.DataFrame(
         identified(table)
@@ -132,9 +132,8 @@ def latency(table: pd.DataFrame) -> pd.DataFrame:
 def retrained(table: pd.DataFrame) -> pd.DataFrame:
     """Show our methods beside those that train on the whole training set: score, FLOPs, steps, seconds.
 
-    The last column says how many times K-prune's seconds these are, on the same machine (of several, those of most calibration
-    tokens).
-    Only tasks and targets at which a retrained method was measured are shown; the best score is bold.
+    The last column is the ratio of a row's seconds to K-prune's, if both were measured on one machine; of several rows of K-prune,
+    the one with the most calibration tokens counts. Only tasks and targets of a retrained method are shown; the best score is bold.
     """
     trains = registry.retrained(table["method"])
     table = table[registry.ours(table["method"]) & compared(table) | trains]
@@ -161,7 +160,7 @@ def retrained(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def trained(row) -> str:
-    """Return what a method trained: 345 steps: 3 epochs of 3,668 examples."""
+    """Write the length of a training: 345 steps: 3 epochs of 3,668 examples."""
     if pd.isna(row.training_steps):
         return MISSING
     epochs = "1 epoch" if row.training_epochs == 1 else f"{row.training_epochs:g} epochs"
@@ -169,7 +168,7 @@ def trained(row) -> str:
 
 
 def speeds(dense: float, pruned: float) -> str:
-    """Write tokens per second: 412 to 436."""
+    """Write tokens per second of the dense and of the pruned model: 412 to 436."""
     return MISSING if pd.isna(dense) else f"{number(dense, '{:,.4g}')} to {number(pruned, '{:,.4g}')}"
 
 

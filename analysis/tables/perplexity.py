@@ -1,4 +1,4 @@
-"""Perplexities, and how many times K-prune+'s the others' are, with intervals over the windows that all were scored on."""
+"""Perplexities, and their ratios to K-prune+'s, with intervals over the windows that both methods were scored on."""
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,17 @@ from analysis.render import (
 from analysis.tables.accuracy import compared
 
 REFERENCES = ("kprune_plus", "kprune_plus_fast")
-"""A column for each of them that was scored, with its settings."""
+"""Methods whose perplexities are denominators of the ratios, each in a column of its own."""
 
 
 def perplexity(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per task, model and method of the main comparison, a column per target, the lowest of each in bold.
+    """Make a row per task, model and method of the main comparison, and a column per target; the lowest perplexity of each is bold.
 
-    The dense model is the first row; then the methods, by their perplexity at the first target that they have. `table` comes
-    from `aggregate`.
+    The dense model is the first row. The methods are sorted by their perplexities at the first target; a method without one comes
+    later, and is sorted by the next target.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[table["metric"].str.endswith("perplexity")]
     table = table[compared(table)]
@@ -55,10 +58,13 @@ def shown(cell, best: float | None) -> str:
 
 
 def perplexity_ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per task, model, target and method: its perplexity, and what that is over K-prune+'s at the same target.
+    """Make a row per task, model, target and method: its perplexity, and the ratios to those of `REFERENCES` at the same target.
 
-    In brackets, the 95 % interval of the ratio, by a paired bootstrap over windows of the difference of their losses: of a row
-    whose windows' losses were kept, over the seeds that both have. `table` comes from `aggregate`.
+    In brackets stands the 95 % interval of the ratio, if the losses of both methods' windows were kept: a paired bootstrap of their
+    difference over the windows, and over the seeds that both have.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[table["metric"].str.endswith("perplexity")]
     rows = []

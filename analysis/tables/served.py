@@ -1,17 +1,20 @@
-"""What models cost in onnxruntime, dense and pruned, with weights of 32 and of eight bits."""
+"""Size and CPU time of dense and pruned models in onnxruntime, with weights of 32 and of eight bits."""
 
 import pandas as pd
 
 from analysis.render import method_label, model_label, task_label, times, without_one_model
 
 MODEL = ["task", "model", "method", "variant", "seed", "flops_reduction", "device", "units", "dtype", "fused_norms"]
-"""The columns that say which model a row is of."""
+"""The columns that identify the model of a row."""
 
 
 def served(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show the rows of results/served.csv: a row for each kind of a model, with its score, size, and CPU time for each batch size.
+    """Show results/served.csv: a row per model, dense or pruned, by weights and kernels: score, size, CPU time for each batch size.
 
-    In brackets is how many times as fast it is as the dense model in float32 with onnxruntime's own choice of kernels.
+    In brackets stands the speed-up over the dense model in float32 with the kernels that onnxruntime chooses by itself.
+
+    Args:
+        rows: of the file.
     """
     shown = []
     for _, of in rows.groupby(MODEL, sort=False, dropna=False):

@@ -1,4 +1,4 @@
-"""K-prune with its parts left out, and with its settings moved."""
+"""Tables of K-prune with parts left out, and of K-prune with one setting moved."""
 
 from collections.abc import Iterator
 
@@ -11,18 +11,22 @@ from analysis.variants import changed, without_calibration
 from experiments.store.variant import variant_parts, variant_text
 
 VARIANT_KEYS = {"lambdas": "lambda", "mu": "mu", "temperature": "temperature"}
-"""A variant's key to the column of `names.SENSITIVITY`; a calibration budget is no variant of the method."""
+"""The column of `names.SENSITIVITY` for the key of a variant. `tokens` is left out: a calibration budget is no change of the method."""
 
 
 def ablation(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per variant of our methods, the method as it is first, a column per task and target.
+    """Make a row per variant of our methods, and a column per task and target; the unchanged method stands first.
 
-    Targets at which nothing was left out are not shown, nor settings that are only moved.
+    Not shown are variants that are points of a sensitivity curve, and the unchanged method where no other variant has the same
+    model, task, target, calibration budget and precision.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[registry.ours(table["method"])].assign(tokens=calibration_budget)
     table = table.assign(precision=table["settings"].map(precision_of), settings=table["settings"].map(changed))
     table = table[~table["settings"].map(only_moved).astype(bool)]
-    # A variant stands beside the method as it is on the same calibration budget, in the same precision.
+    # A changed variant is compared with the unchanged method on the same calibration budget and in the same precision.
     place = ["model", "task", "target", "tokens", "precision"]
     keys = set(table.loc[table["settings"] != "", place].fillna(-1).itertuples(index=False, name=None))
     beside = [key in keys for key in table[place].fillna(-1).itertuples(index=False, name=None)]
@@ -49,12 +53,12 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def precision_of(variant: str) -> str:
-    """Return what a variant says of the precision of passes, which is no part of a method."""
+    """Return the part of a variant that sets the precision of passes; the precision is no part of a method."""
     return variant_text({key: value for key, value in variant_parts(variant).items() if key == "precision"})
 
 
 def only_moved(settings: str) -> bool:
-    """Tell whether a variant is a point of a sensitivity curve and no ablation."""
+    """Tell whether a variant is a point of a sensitivity curve and no ablation: it changes one of `VARIANT_KEYS`, and has no name."""
     return (
         settings not in names.SETTINGS
         and len(variant_parts(settings)) == 1
@@ -63,7 +67,13 @@ def only_moved(settings: str) -> bool:
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per setting and value of it, and calibration budget if a setting was moved on several, a column per task and target."""
+    """Make a row per setting and value, and a column per task and target.
+
+    If a setting was moved on several calibration budgets, it has rows for each budget.
+
+    Args:
+        table: rows of `aggregate`.
+    """
     rows: dict[tuple, dict[str, str]] = {}
     columns = []
     for (model, task, target, setting, budget), curve in curves(table):
@@ -84,15 +94,15 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_budget(budget: float) -> str:
-    """Return what to say of a curve's calibration budget: nothing if it is 0."""
+    """Return the words for a curve's calibration budget, behind its name; empty for 0, a curve that needs no words."""
     return f", {budget:,.0f} tokens" if budget else ""
 
 
 def curves(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str, float], pd.DataFrame]]:
-    """Find ((model, task, target, setting, budget), points of K-prune that differ in that setting alone), sorted by its value.
+    """Yield each sensitivity curve of K-prune: (model, task, target, setting, budget) and its points, which differ in the setting alone.
 
-    The points have a column `lam` for "lambda", which is no name in Python. `budget` is their calibration tokens if a setting was
-    moved on several, else 0.
+    The points are rows of `table`, sorted by the value of the setting. They have a column `lam` with the values of `lambda`, which
+    is a keyword of Python. `budget` is their calibration tokens if the setting was moved on several budgets, else 0.
     """
     table = table[table["method"] == "kprune"].assign(
         changed=lambda cells: cells["settings"].map(without_calibration),

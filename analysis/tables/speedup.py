@@ -10,15 +10,18 @@ from analysis.tables.accuracy import by_method, compared
 
 POINTS = 3.0
 NOISE = 1.1
-"""A speed-up is the best if it is so many times the second: what is closer is the machine's noise."""
+"""Factor by which the largest speed-up must exceed the second to be bold: a smaller difference may be the machine's noise."""
 
 
 def speedup(table: pd.DataFrame) -> pd.DataFrame:
-    """Show the measured speed-up of the fastest model that loses at most 3 points against the dense one, and what was asked for.
+    """Show the measured speed-up of the fastest model that loses at most 3 points against the dense one, and its target.
 
-    A row per `informative` task and model, a column per retraining-free method, the best in bold if it is clear; the last row is
-    the geometric mean over the tasks, if a method has them all in one version. The paper's numbers, measured on another machine, are
-    columns apart.
+    There is a row per `informative` task and model, and a column per retraining-free method; the best speed-up is bold if
+    `clearly_best`. The last row of a model is the geometric mean over its tasks; a dash if a method lacks a task, or ran tasks in
+    several versions. The paper's numbers, measured on another machine, have columns of their own.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[compared(table) & informative(table) & table["latency_speedup"].notna()]
     methods = [key for key, _ in by_method(table)]
@@ -54,7 +57,7 @@ def speedup(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def within(of_task: pd.DataFrame, method: str, settings: str) -> tuple[float, str]:
-    """Return speed-up and target of the fastest model of a method that loses at most `POINTS`; NaN if there is none."""
+    """Return speed-up and target of a method's fastest model that loses at most `POINTS`; (NaN, "") if none does."""
     models = of_task[(of_task["method"] == method) & (of_task["settings"] == settings)]
     models = models[models["score"] >= models["dense_score"] - POINTS]
     if models.empty:
@@ -64,7 +67,7 @@ def within(of_task: pd.DataFrame, method: str, settings: str) -> tuple[float, st
 
 
 def clearly_best(speeds: list[float]) -> float | None:
-    """Return the largest speed-up, None if there is none or the second is within `NOISE` of it."""
+    """Return the largest speed-up; None if there is none, or if it is less than `NOISE` times the second."""
     best, *others = sorted((speed for speed in speeds if not np.isnan(speed)), reverse=True) or [None]
     return None if others and best < NOISE * others[0] else best
 

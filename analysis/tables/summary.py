@@ -1,4 +1,4 @@
-"""What every method loses at one share of FLOPs: the small table of the README."""
+"""Points that every method loses at one share of FLOPs: the small table of the README."""
 
 import pandas as pd
 
@@ -17,10 +17,13 @@ TARGET = "0.8"
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per model and method at `TARGET`: points lost on each task ± deviation over seeds, and their mean.
+    """Make a row per model and method at `TARGET`: points lost on each task ± deviation over seeds, and the mean over the tasks.
 
-    Only `informative` tasks are shown, and only methods of the main comparison that have every one of them in one version, the
-    least mean loss first. `table` comes from `aggregate`.
+    Only `informative` tasks are shown, and only methods of the main comparison that ran all of these tasks in one version. The
+    method with the least mean loss stands first.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[(table["target"] == TARGET) & informative(table) & compared(table)]
     rows = []

@@ -1,4 +1,4 @@
-"""What removing more buys and costs: points lost, parameters and speed by share, for who has to choose one."""
+"""Points lost, parameters and speed by the share that is removed, for a reader who has to choose a share."""
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,14 @@ from analysis.tables.accuracy import compared
 
 
 def trade(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a row per model, method of ours and target, of the `informative` tasks that the method has at every one of its targets, in
-    one version.
+    """Make a row per model, method of ours and target: points lost, parameters left and speed-up.
 
-    Points lost are means over the tasks, beside those of the task that loses most; the speed-up is the geometric mean. `table`
-    comes from `aggregate`.
+    A row is over the `informative` tasks that the method has at every one of its targets. Points lost and parameters are means
+    over these tasks, with the points lost on the task that loses most; the speed-up is their geometric mean. A method that has
+    cells of several versions is left out.
+
+    Args:
+        table: rows of `aggregate`.
     """
     table = table[registry.ours(table["method"]) & compared(table) & informative(table)]
     table = table.assign(loss=table["dense_score"] - table["score"])
