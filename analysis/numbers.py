@@ -193,5 +193,6 @@ def number_asked(call: str, numbers: Numbers) -> str:
         raise UserError(f"the page marks a number '{name}': use one of {', '.join(NUMBERS)}")
     try:
         return NUMBERS[name](numbers, *arguments)
-    except (TypeError, ValueError, UserError) as error:
-        raise UserError(f"the page marks a number '{call}', which can't be made: {error}") from error
+    except (LookupError, TypeError, ValueError, UserError) as error:
+        reason = f"{error.args[0]} is not there" if isinstance(error, KeyError) else error
+        raise UserError(f"the page marks a number '{call}', which can't be made: {reason}") from error

@@ -175,6 +175,7 @@ def of_file(name: str, folder: Path) -> str:
     rows = read_csv(folder / file)
     try:
         table = make(rows)
+        machines = rows[["device", "threads", "torch"]].drop_duplicates() if "device" in rows else rows[:0]
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(
@@ -185,9 +186,11 @@ def of_file(name: str, folder: Path) -> str:
     shown = render(table, "markdown")
     if "device" not in rows:
         return shown
-    machines = rows[["device", "threads", "torch"]].drop_duplicates().itertuples(index=False)
     precision = " and ".join(rows["dtype"].unique()) if "dtype" in rows else "float32"
-    note = "; ".join(f"{device}, {threads} threads, torch {torch}, {precision}" for device, threads, torch in machines)
+    note = "; ".join(
+        f"{device}, {threads} threads, torch {torch}, {precision}"
+        for device, threads, torch in machines.itertuples(index=False)
+    )
     return f"{shown}\n{note}.\n"
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis import readme
@@ -179,6 +180,7 @@ def test_a_gpus_latency_has_its_precision(cells, tmp_path):
         ("of <!-- number:cost most kprune_plus kprune -->1<!-- /number -->", "most.*lowest, highest"),
         ("of <!-- number:tasks -->1", "close its number 'tasks'"),
         ("- <!-- number:tasks -->1<!-- /number -->", "begins a line"),
+        ("of <!-- number:slicegpt nomodel dense -->1<!-- /number --> all", "can't be made: nomodel is not there"),
     ],
 )
 def test_wrong_markers(write_cell, outputs, text, words, tmp_path):
@@ -198,6 +200,13 @@ def test_a_file_beside_the_cells_without_a_column_is_one_line(name, tmp_path):
     (tmp_path / file).write_text("".join(",".join(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=f"{file} has no rows that table {name} can be made of .*: restore it"):
         readme.of_file(name, tmp_path)
+
+
+def test_a_file_without_what_is_said_of_the_machine_is_one_line(tmp_path):
+    bench = pd.read_csv(ROOT / "results/bench.csv")
+    bench.drop(columns="torch").to_csv(tmp_path / "bench.csv", index=False)
+    with pytest.raises(UserError, match="bench.csv has no rows that table bench can be made of .*torch.*: restore it"):
+        readme.of_file("bench", tmp_path)
 
 
 def test_a_page_that_is_not_utf_8_is_one_line(cells, tmp_path, monkeypatch, capsys):

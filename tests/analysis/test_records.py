@@ -1,6 +1,7 @@
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -231,3 +232,6 @@ def test_the_papers_values_only_for_the_same_model_and_task():
     ):
         assert paper.score(*other) is None
     assert set(paper.TASKS) <= set(names.TASKS) and set(paper.MODELS) <= set(names.MODELS)
+    conf = Path(__file__).parents[2] / "conf"
+    tasks, models = ({file.stem for file in (conf / group).glob("*.yaml")} for group in ("task", "model"))
+    assert models == set(names.MODELS) and {task for task in tasks if not task.startswith("custom")} == set(names.TASKS)
