@@ -74,7 +74,7 @@ def test_zeros_and_ones_are_no_names(rows, given):
     """Read as names, or as numbers of names, they would give other labels."""
     file = rows(lambda row: row | {"labels": [int(name in row["labels"]) for name in LABELS]})
     task = build_task(CUSTOM | given | {"train_file": str(file)})
-    with pytest.raises(UserError, match="name one twice: give the names of those that the text has"):
+    with pytest.raises(UserError, match="name one twice: give the names of the text's own labels"):
         task.training_table()
 
 
