@@ -257,11 +257,7 @@ def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> No
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check that the family is supported, the head fits the task, and the model reads the task's longest sequence.
-
-    Raises:
-        UserError: one of these is not so.
-    """
+    """Check that the family is supported, the head fits the task, and the model reads the task's longest sequence."""
     _check_family(folder, config)
     wanted = task.architectures
     architecture = _architecture(config)
@@ -282,11 +278,7 @@ def _architecture(config: dict[str, Any]) -> str:
 
 
 def _check_has_class(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check that transformers has a class of the family with the task's head.
-
-    Raises:
-        UserError: it has none.
-    """
+    """Check that transformers has a class of the family with the task's head."""
     family, head = config["model_type"], task.objective
     classes = getattr(transformers, head.auto_class)._model_mapping
     if transformers.CONFIG_MAPPING[family] not in classes:
@@ -296,11 +288,7 @@ def _check_has_class(folder: Path, config: dict[str, Any], task: Task) -> None:
 
 
 def _check_sliding(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check that each layer of a decoder attends to all tokens of the longest example, as the counts of FLOPs assume.
-
-    Raises:
-        UserError: the decoder has a shorter sliding window.
-    """
+    """Check that each layer of a decoder attends to all tokens of the longest example, as the counts of FLOPs assume."""
     window = config.get("sliding_window")
     slides = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
     if window and slides and config.get("use_sliding_window", True) and window < task.max_length:
