@@ -147,7 +147,7 @@ def task_beside(
     file = task_file_of(saved)
     if file is None:
         source = saved.get("hub_id") or saved.get("kind")
-        raise UserError(f"its task reads {source}, and no file of conf/task does: give task=NAME")
+        raise UserError(f"its task reads {source}, which no file of conf/task reads: give task=NAME")
     settings = {**file, **{name: saved[name] for name in FROM_FOLDER if name in file and name in saved}}
     settings |= {name: saved[name] for name in FILES if name in file and contents.get(name)}
     typed = {
@@ -164,7 +164,7 @@ def task_beside(
         # Scores need only the names of the classes from the training file, and the folder has these names.
         settings["train_file"] = settings["train_file"] or settings["evaluation_file"]
         if not settings["train_file"]:
-            raise UserError("its data file is not here as it was: give task=custom task.evaluation_file=FILE")
+            raise UserError("its data file is missing or was changed: give task=custom task.evaluation_file=FILE")
     return TaskSettings(settings["name"], settings["kind"], Settings.of(settings))
 
 

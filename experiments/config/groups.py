@@ -63,8 +63,10 @@ class TaskSettings:
     settings: Settings
 
     def build(self) -> Task:
-        """Return the task. If `label_names` differ from those of its file in conf/task, the task gets the file's names as well:
-        they name the class numbers of the data.
+        """Return the task.
+
+        If `label_names` differ from the names in the task's file in conf/task, the task also gets the file's names, as the names of
+        the data's class numbers.
 
         Raises:
             UserError: the kind is unknown, or a setting is wrong.

@@ -220,8 +220,8 @@ def plan_of(cells: Sequence[Cell]) -> Plan:
 def estimate(plan: Plan) -> list[float | None]:
     """Return the expected seconds of each open cell; None if they are not known.
 
-    They are the mean of the finished cells of the same task, model, method and variant, else of those of another variant, else the
-    result of `by_rule`.
+    They are the mean over the finished cells of the same task, model, method and variant; without any, over those of the same task,
+    model and method; without any, the result of `by_rule`.
     """
     measured = defaultdict(list)
     for cell, record in plan.finished:

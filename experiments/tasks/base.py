@@ -23,7 +23,7 @@ CALIBRATION, TRAINING = "calibration", "training"
 
 
 class EvaluationSet:
-    """Tokenised examples and what is needed to score their logits.
+    """Tokenised examples, and the right answers by which their logits are scored.
 
     Attributes:
         split: name of the data, for the record.
@@ -168,8 +168,8 @@ class Task:
         """
         if data is not None:
             raise UserError(
-                f"calibration.data={data} is of texts, and {self.name} is no task on one text: leave it out, or give "
-                "calibration.file"
+                f"calibration.data={data} has single texts, and {self.name} is no task on one text: leave calibration.data out, or "
+                "give calibration.file"
             )
 
     def check_vocabulary(self, vocabulary: str) -> None:
@@ -183,8 +183,8 @@ class Task:
         """
         if self.metric.endswith("perplexity"):
             raise UserError(
-                f"vocabulary={vocabulary} changes what a token is, and a perplexity is of tokens: leave it out, or cut the "
-                "vocabulary of what is saved with the command kprune vocabulary"
+                f"vocabulary={vocabulary} changes the tokens, and a perplexity is a mean over tokens: leave vocabulary out, or cut the "
+                "saved model's vocabulary with the command kprune vocabulary"
             )
         if vocabulary not in (CALIBRATION, TRAINING):
             check_file(Path(vocabulary).expanduser(), "vocabulary")

@@ -47,7 +47,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass(frozen=True)
 class Library:
-    """Where a library's sources lie and what it is called.
+    """A library whose docstrings are read.
 
     Attributes:
         module: top-level module; None for the standard library.

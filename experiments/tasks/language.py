@@ -27,7 +27,7 @@ class LanguageTask(Task):
 
     Attributes:
         window: number of tokens in a window; if it was not given, `fit` may lower it to the length that the model reads.
-        usual_window: number of tokens in a window that is not given, for a model that reads so many: that of the protocol.
+        usual_window: the protocol's number of tokens in a window, used if `window` is None and the model reads as many.
         objective_kind: the class of the objective.
         calibration_option: the option that names the calibration data, for messages.
 

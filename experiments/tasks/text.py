@@ -161,7 +161,7 @@ class TextTask(Task):
         """
         if self.metric == "f1" and self.num_labels != 2:
             raise UserError(
-                f"task.metric=f1 is of the second of two classes, and {self.name} has {self.num_labels}: give accuracy or matthews"
+                f"task.metric=f1 is the F1 of the second of two classes, and {self.name} has {self.num_labels}: give accuracy or matthews"
             )
         if self.several:
             return list(table.labels)

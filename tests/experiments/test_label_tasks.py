@@ -118,7 +118,7 @@ def test_a_cell_by_matthews(run):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (["task.metric=f1"], "task.metric=f1 is of the second of two classes, and custom has 3"),
+        (["task.metric=f1"], "task.metric=f1 is the F1 of the second of two classes, and custom has 3"),
         (["task.metric=micro_f1"], "task.metric=micro_f1 does not fit classification: give accuracy or f1 or matthews"),
         (["task.problem=multi_label"], "'bad' is no list: give lists of names, in JSON lines or parquet"),
         (["task.problem=several"], "give classification or multi_label or regression"),

@@ -214,8 +214,8 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
     if quantised := config.get("quantization_config"):
         how = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         raise UserError(
-            f"{folder} is quantised ({how}), and rounded weights can't be measured and solved with: give the checkpoint that "
-            "it was made from, in float32 or half precision"
+            f"{folder} is quantised ({how}), and quantised weights can't be pruned and fitted: give the checkpoint before "
+            "quantisation, in float32 or half precision"
         )
     for name, value in config.items():
         if "attn_implementation" in name and not isinstance(value, bool) and value not in ATTENTION:

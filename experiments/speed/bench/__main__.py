@@ -61,8 +61,10 @@ BESIDE_METHODS = ("floor", "whole_model")
 
 
 def default_methods() -> list[str]:
-    """Return the names in `BESIDE_METHODS` and all methods that remove FLOPs of a classifier; the groups of methods that retrain
-    the model or are the floor of a comparison are left out."""
+    """Return the names in `BESIDE_METHODS` and of all methods that remove FLOPs of a classifier.
+
+    Methods of the groups "floor" and "retrained" are left out.
+    """
     in_one_go = {
         name: find_method(name) for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")
     }
