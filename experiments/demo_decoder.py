@@ -1,9 +1,9 @@
-"""Prune the embedded language model by 20 % of its layers' parameters, and show what that costs and gains.
+"""Prune the embedded language model by 20 % of its layers' parameters, and show its perplexity, size and speed before and after.
 
     python -m experiments.demo_decoder [OVERRIDE ...]
 
-The model is SmolLM2-135M-Instruct from the package index. It is calibrated on 128 texts, each of docstrings of one
-installed library, and scored on docstrings of other modules; no data are downloaded. Overrides are as for run.py.
+The model is SmolLM2-135M-Instruct from the package index. The calibration set are 128 texts, each made of docstrings of one installed
+library, and the model is scored on docstrings of other modules; no data are downloaded. Overrides are as for run.py.
 """
 
 import argparse
@@ -26,12 +26,15 @@ from kprune.errors import UserError, command
 from kprune.files import write_text
 
 TEXTS, PARAGRAPHS = 128, 8
-"""Calibration texts, and paragraphs of a text: about 200 tokens."""
+"""Number of calibration texts, and number of paragraphs in a text, which has about 200 tokens."""
 PROMPT, NEW_TOKENS = "The first rule of writing a good program is", 24
 
 
 def write_texts(task: DocstringsTask, folder: Path) -> tuple[Path, Path]:
-    """Write the calibration texts, as JSON lines, and the text that is scored, of modules that the former have nothing of."""
+    """Write the calibration texts, as JSON lines, and the text to score, and return the paths of both files.
+
+    The text to score is from modules of which no calibration text has a paragraph.
+    """
     training, evaluation = task.training_table(), task.evaluation_table()
     texts = []
     for label in sorted(set(training.labels)):
@@ -45,7 +48,7 @@ def write_texts(task: DocstringsTask, folder: Path) -> tuple[Path, Path]:
 
 
 def generated(model: nn.Module, tokenizer, device: torch.device) -> str:
-    """Return what a model makes of `PROMPT`, the most probable token each time."""
+    """Return `PROMPT` with the `NEW_TOKENS` tokens that a model adds, each the most probable one."""
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"].to(device)
     with torch.no_grad():
         made = model.to(device).generate(
@@ -55,7 +58,13 @@ def generated(model: nn.Module, tokenizer, device: torch.device) -> str:
 
 
 def summary(record: Record, models: list[nn.Module], sentences: list[str]) -> str:
-    """Return a table of the dense and the pruned model, and their sentences."""
+    """Return a text with a table of the dense and the pruned model and the sentences that they generate.
+
+    Args:
+        record: the record of the cell.
+        models: the dense and the pruned model.
+        sentences: the sentence of each model.
+    """
     rows = {
         f"perplexity ({record.evaluation.examples} windows of {record.evaluation.window})": (
             f"{record.dense_score:.2f}",
@@ -78,10 +87,10 @@ def summary(record: Record, models: list[nn.Module], sentences: list[str]) -> st
 
 
 def demo(overrides: list[str]) -> str:
-    """Run the cell, or find it finished, and return its summary.
+    """Return the summary of the demo's cell, after running it if it is not finished.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an override is wrong or would be ignored, the model can't be downloaded, or the cell fails.
     """
     calibration, scored = write_texts(configured([]).task.build(), cache_folder() / "tasks" / "demo-decoder")
     given = {

@@ -2,8 +2,8 @@
 
     python -m experiments.zero_shot MODEL_FOLDER --tasks arc_easy,piqa
 
-The model is loaded here and handed to the harness in memory. A JSON file has the versions of the harness and of each task,
-`acc` and `acc_norm` in percent with their standard errors, and the number of examples. Needs the extra `lm-eval`.
+This program loads the model and passes it to the harness in memory. It writes a JSON file with the versions of the harness and of each
+task, `acc` and `acc_norm` in percent with their standard errors, and the number of examples. It needs the extra `lm-eval`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ METRICS = ("acc", "acc_norm")
 
 
 class ZeroShot(Task):
-    """What loading a checkpoint asks of a task: any language model will do."""
+    """A task with only the attributes that loading a checkpoint reads; any language model fits it."""
 
     name = "zero-shot"
     fine_tuned = False
@@ -48,14 +48,18 @@ def zero_shot(
     limit: int | None = None,
     batch_size: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Return what a model scores on each task: its version, `METRICS` in percent with standard errors, and the examples.
+    """Return for each task its version, the model's `METRICS` in percent with standard errors, and the number of examples.
 
     Args:
-        tasks: names of the harness's tasks, or of those in `tasks_folder` (its YAML files).
-        limit: at most so many examples of a task; None for all.
+        model: a language model of transformers.
+        tokenizer: its tokenizer.
+        tasks: names of tasks of the harness or in `tasks_folder`.
+        tasks_folder: folder of further tasks, as the harness's YAML files; None for none.
+        limit: the largest number of examples of a task; None for all.
+        batch_size: number of examples in a forward pass.
 
     Raises:
-        UserError: the harness is not installed, does not know a task, or can't get its data.
+        UserError: the harness is not installed, does not know a task, or can't get the data of a task.
     """
     require_harness()
     import lm_eval
@@ -64,13 +68,18 @@ def zero_shot(
 
     manager = TaskManager(include_path=tasks_folder and str(tasks_folder))
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
-        raise UserError(f"the harness has no task {unknown[0]}: `lm_eval ls tasks` lists those that it has")
+        raise UserError(f"the harness has no task {unknown[0]}: give one of the tasks that `lm_eval ls tasks` lists")
     subject = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     try:
         found = lm_eval.simple_evaluate(
             subject, tasks=tasks, num_fewshot=0, limit=limit, task_manager=manager, log_samples=False, bootstrap_iters=0
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # of the harness, datasets, and the hub's client
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # the errors of the harness, datasets and the hub's client
         raise UserError(
             f"{', '.join(tasks)} can't be evaluated ({one_line(error)}): check the task and its data"
         ) from error
@@ -81,7 +90,7 @@ def require_harness() -> None:
     """Check that lm-evaluation-harness is installed.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not installed.
     """
     if find_spec("lm_eval") is None:
         raise UserError("lm-evaluation-harness is not installed: pip install -e '.[lm-eval]'")
@@ -100,7 +109,7 @@ def check_amounts(arguments: argparse.Namespace) -> None:
     """Check the numbers of a command line, and its folder of tasks.
 
     Raises:
-        UserError: one is below 1, or there is no such folder.
+        UserError: a number is below 1, or the folder of tasks does not exist.
     """
     for name in ("limit", "batch_size"):
         value = getattr(arguments, name)

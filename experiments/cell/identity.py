@@ -1,4 +1,4 @@
-"""What identifies a cell: its folder, and all that its result depends on, files by their contents."""
+"""The identity of a cell: its folder, and all settings and contents of files that its result depends on."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from kprune.errors import UserError
 
 
 def folder_of(config: CellConfig) -> Path:
-    """Return the folder that a cell's result goes to."""
+    """Return the folder of a cell's result."""
     return cell_folder(
         config.outputs,
         config.task.name,
@@ -35,9 +35,10 @@ def folder_of(config: CellConfig) -> Path:
 
 
 def identity_of(config: CellConfig) -> dict[str, Any]:
-    """Return what a cell's result depends on, as plain values: `config` of its record.
+    """Return everything that a cell's result depends on, as plain values: the entry `config` of its record.
 
-    `UNSAID`, an algorithm's first version, and FLOPs as the budget go unsaid, as in records from before there was a choice.
+    Settings with a value of `UNSAID`, a method's version 1, and FLOPs as the budget are left out, so that the identity equals that
+    in records from before these settings existed.
 
     Raises:
         UserError: the folder of a checkpoint has no weights, or a file is not readable.
@@ -63,8 +64,12 @@ def _said(settings: dict[str, Any], group: str = "") -> dict[str, Any]:
 
 
 def contents(config: CellConfig) -> dict[str, str]:
-    """Return the SHA-256 of each file that a config names, and of a checkpoint on this machine, without one of the pretrained model;
-    not of what is nowhere.
+    """Return the SHA-256 of each file that a config names, and of the files of its checkpoint or else of its pretrained model.
+
+    Files and models that are not on this machine are left out.
+
+    Raises:
+        UserError: the folder of a checkpoint has no weights, or a file is not readable.
     """
     task = config.task.settings.plain()
     named = {
@@ -96,13 +101,13 @@ def _files(named: dict[str, str | None]) -> Iterator[tuple[str, Path]]:
 
 
 def _together(files: list[Path]) -> str:
-    """Return one hash of several files and their names; of nothing if there are none, which loading tells."""
+    """Return one hash of the names and contents of files; missing files are left out, since loading the model reports them."""
     parts = [f"{file.name} {sha256_of(file)}" for file in files if file.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def sha256_of(path: Path) -> str:
-    """Return a short hash of a file, read once per state of the file: the cells of a grid share their files.
+    """Return a short hash of a file; a file that is unchanged since the last call is not read again, as in the cells of a grid.
 
     Raises:
         UserError: the file is not readable.

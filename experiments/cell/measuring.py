@@ -1,4 +1,4 @@
-"""Measure a pruned model's size and latency."""
+"""Measuring the size and the latency of a pruned model."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,16 @@ from kprune.vocabulary import Spelling, Vocabulary
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shares that were removed, what is kept and what it takes; the share of zeros if single weights were masked."""
+    """The removed shares, the plan and the size of a pruned model.
+
+    Attributes:
+        flops_reduction: removed share of the layers' FLOPs.
+        params_reduction: removed share of the layers' parameters.
+        params_reduction_of_model: removed share of all parameters.
+        plan: the kept units.
+        size: parameters and megabytes of the dense and the pruned model.
+        sparsity: share of zeros among the layers' weights; None if whole units were removed.
+    """
 
     flops_reduction: float
     params_reduction: float
@@ -35,7 +44,7 @@ class Sizes:
     sparsity: float | None = None
 
     def on_record(self) -> dict[str, Any]:
-        """Return the entries of a `Record` that say this."""
+        """Return these values as entries of a `Record`."""
         kept = self.plan.kept
         return {
             "flops_reduction": self.flops_reduction,
@@ -50,7 +59,11 @@ class Sizes:
 
 
 def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:
-    """Count reductions and kept units on the pruned model; on the evaluation inputs if they depend on them."""
+    """Measure the sizes of a pruned model; if the units depend on the input, the FLOPs are means over the evaluation set.
+
+    Args:
+        length: length of a sequence, in tokens, at which FLOPs are counted.
+    """
     dense, plan = view_of(subject.model), outcome.plan
     if outcome.count_units:
         inputs = subject.task.evaluation(subject.tokenizer).examples
@@ -65,12 +78,12 @@ def measure_sizes(subject: Subject, outcome: Outcome, length: float) -> Sizes:
 
 
 def size_of(dense: ModelView, pruned: ModelView) -> Size:
-    """Count parameters and megabytes of two models."""
+    """Count the parameters and the megabytes of the dense and the pruned model."""
     return Size(model_parameters(dense), model_parameters(pruned), megabytes(dense), megabytes(pruned))
 
 
 def vocabulary_used(vocabulary: Vocabulary | None, subject: Subject) -> VocabularyUsed | None:
-    """Return how many tokens are kept, and how the evaluation set is spelled by them; None if all are."""
+    """Return the size of a cut vocabulary and how the evaluation set is spelled in it; None if every token is kept."""
     if vocabulary is None:
         return None
     before, after = (
@@ -84,12 +97,14 @@ def vocabulary_used(vocabulary: Vocabulary | None, subject: Subject) -> Vocabula
 def latency_of(
     point: LatencyPoint | None, subject: Subject, outcome: Outcome, measured: Latency | None
 ) -> Latency | None:
-    """Measure the pruned model's latency, and a generating one's speed; None without a point to measure at, or a smaller model.
+    """Measure the latency of the pruned model and, if it generates text, the speed of reading a prompt and of generating.
 
-    Zeros are multiplied like other weights: what a model with the dense one's shapes was measured to gain would be noise.
+    None without a point, and for a model that is not smaller: zeros are multiplied like other weights, so that a measured speed-up
+    of a model with zeros would be noise.
 
     Args:
-        measured: the latency, if it was the budget.
+        point: batch size and length to measure at; None for no measurement.
+        measured: the latency, if it was already measured because it is the budget.
     """
     if point is None or outcome.count_units or outcome.plan.sparsity:
         return None

@@ -1,4 +1,4 @@
-"""Peak memory of one cell among several of a process."""
+"""The peak memory of one cell, in a process that runs several cells."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Measure the peak memory of the GPU, or of the process with what it held before, from the creation of this object on."""
+    """The peak memory since the creation of this object: of torch on a GPU, or on the CPU of the whole process.
+
+    Memory that was in use at the creation is included.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -22,7 +25,7 @@ class PeakMemory:
             self.counts = False
 
     def mb(self) -> float | None:
-        """Return the peak in MB; None if the system can't tell it of a cell."""
+        """Return the peak in MB (10^6 bytes); None if the system can't measure it from a point in time on."""
         if not self.counts:
             return None
         if self.device.type == "cuda":

@@ -5,7 +5,14 @@ from kprune.checkpoint.card import OWN_TOKENIZER, loading_section
 
 
 def model_card(record: Record, auto_class: str, format: str, command: str) -> str:
-    """Write scores, FLOPs, latency, how to load the model and the command that made it, in Markdown."""
+    """Return a model card in Markdown: how to load the model, its scores, sizes and latency, and the command that made it.
+
+    Args:
+        record: the record of the cell.
+        auto_class: name of transformers' auto class of the model's head.
+        format: format of the saved model.
+        command: the command that ran the cell.
+    """
     latency, masked = record.latency, record.sparsity is not None
     zeros = f"| weights of the layers that are zero | | {100 * (record.sparsity or 0):.1f} % |\n" if masked else ""
     used, size = record.vocabulary, record.size

@@ -1,4 +1,4 @@
-"""Prune a subject to what its cell asks for."""
+"""Pruning a subject to the target of its cell."""
 
 from experiments.config.cell import CellConfig
 from experiments.inputs.asked import asked_of
@@ -12,13 +12,17 @@ from kprune.speedup import prune_to_speedup
 def prune_within(
     config: CellConfig, subject: Subject, data: PruningData, length: float
 ) -> tuple[Outcome, Latency | None]:
-    """Prune to a cell's target, FLOPs being counted at `length`.
+    """Prune a subject to a cell's target.
+
+    Args:
+        data: the data that the method reads.
+        length: length of a sequence, in tokens, at which FLOPs are counted.
 
     Returns:
-        the outcome, and its latency if that was the budget and so has been measured.
+        the outcome, and its latency if the budget is latency, else None.
 
     Raises:
-        OutOfReach: the target is beyond what the method, or any method, can do on the model.
+        OutOfReach: the method can't reach the target on the model.
     """
     method, model, objective = config.method.build(), subject.model, subject.task.objective
     asked = asked_of(config, length)

@@ -1,4 +1,4 @@
-"""One cell, from its configuration to its result.json."""
+"""Running one cell, from its configuration to its result.json."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -39,14 +39,15 @@ from kprune.vocabulary import Vocabulary, cut_vocabulary
 
 
 def run_cell(config: CellConfig, group: str, command: str) -> Record | None:
-    """Run a cell, or find it finished; None of a process that only helps the first one to prune.
+    """Return the record of a cell, after running it if it is not finished; None in a process that only helps the first one to prune.
 
     Args:
         group: name of the sweep, for tracking.
-        command: what runs this cell, for the model card.
+        command: the command that runs this cell, for the model card.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a setting, the data, the checkpoint or the machine does not allow the cell; the message names the remedy.
+        OutOfReach: the method can't reach the target on the model.
     """
     if processes.rank() > 0:
         help_to_prune(config)
@@ -59,10 +60,10 @@ def run_cell(config: CellConfig, group: str, command: str) -> Record | None:
 
 
 def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], None]) -> Record:
-    """Run a cell, or find it finished, in the process that writes its files.
+    """Return the record of a cell, after running it if it is not finished, in the process that writes its files.
 
     Args:
-        begin: tells the others that there is something to prune.
+        begin: tells the helping processes to prune; it is not called if the cell is finished.
     """
     folder, identity = folder_of(config), identity_of(config)
     with results.locked(folder):
@@ -94,10 +95,10 @@ def run_first(config: CellConfig, group: str, command: str, begin: Callable[[], 
 def prune_and_score(
     config: CellConfig, identity: dict[str, Any], subject: Subject, vocabulary: Vocabulary | None
 ) -> tuple[Record, Outcome, Predictions]:
-    """Prune a cell's subject, cut its vocabulary if one is given, then measure and score what is left.
+    """Prune a cell's subject, cut its vocabulary if one is given, then measure and score the pruned model.
 
     Returns:
-        the record, the outcome of the pruning, and what the pruned model predicts, with the dense model's values beside it.
+        the record, the outcome of the pruning, and the pruned model's predictions, whose `dense` are the dense model's values.
     """
     start, peak = time.perf_counter(), PeakMemory(subject.device)
     torch.manual_seed(config.seed)
@@ -119,7 +120,7 @@ def prune_and_score(
         higher_is_better=task.higher_is_better,
         dense_score=dense.score,
         score=predicted.score,
-        # As the dense model reads it: the same set in every cell.
+        # In the dense model's tokens, so that every cell of a task has the same evaluation set on record.
         evaluation=evaluation_used(task.evaluation(subject.tokenizer)),
         checkpoint=CheckpointUsed(subject.checkpoint.source, subject.checkpoint.sha256),
         flops_reduction_requested=config.target.requested("flops"),
@@ -139,14 +140,15 @@ def prune_and_score(
         details=outcome.details
         | {
             "sequence_length": length,
-            "cell_seconds": time.perf_counter() - start,  # with evaluation and latency: what a plan counts on
+            "cell_seconds": time.perf_counter()
+            - start,  # includes evaluation and latency; `sweep.plan.estimate` reads it
         },
     )
     return record, outcome, predicted
 
 
 def evaluation_used(evaluation: EvaluationSet) -> Evaluation:
-    """Return what a record says of an evaluation set."""
+    """Return a record's entry on an evaluation set."""
     return Evaluation(
         evaluation.split,
         evaluation.size,
@@ -162,7 +164,8 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
     """Prune a cell's subject.
 
     Returns:
-        the outcome, its latency if that was the budget, what the method read, and the length that FLOPs are counted at.
+        the outcome, its latency if the budget is latency (else None), the data that the method read, and the length of a sequence,
+        in tokens, at which FLOPs are counted.
     """
     data = calibrated(config, subject)
     length = flops_length(bool(config.calibration.file), subject.task, subject.tokenizer, data.calibration)
@@ -171,7 +174,7 @@ def pruned(config: CellConfig, subject: Subject) -> tuple[Outcome, Latency | Non
 
 @contextmanager
 def helpers_waiting() -> Iterator[Callable[[], None]]:
-    """Yield a function that tells the waiting processes to begin; if it was not called, they are told at the end to stop."""
+    """Yield a function that tells the helping processes to begin; if it is not called in the block, they are told to stop at its end."""
     begun = False
 
     def begin() -> None:
@@ -186,7 +189,7 @@ def helpers_waiting() -> Iterator[Callable[[], None]]:
 
 
 def help_to_prune(config: CellConfig) -> None:
-    """Take a share of the pruning of a cell, if the first process says that there is something to prune; write nothing."""
+    """Take part in the pruning of a cell, if the first process says that the cell is pruned; no file is written."""
     if processes.broadcast_flag(False):
         subject = subject_unscored(config)
         torch.manual_seed(config.seed)
@@ -194,14 +197,14 @@ def help_to_prune(config: CellConfig) -> None:
 
 
 def origin(calibration: CalibrationSet) -> dict[str, Any]:
-    """Return where drawn texts come from; nothing of examples of a task's own."""
+    """Return the origin of a calibration set that was drawn from texts, as entries of a record; {} for another calibration set."""
     if not isinstance(calibration, DrawnTexts):
         return {}
     return {name: getattr(calibration, name) for name in ("data", "texts", "window", "draw")}
 
 
 def kept_tokens(used: VocabularyUsed) -> str:
-    """Describe a vocabulary in words."""
+    """Return a cut vocabulary in words."""
     return (
         f"{used.kept:,} of {used.of:,} tokens kept, without which {100 * used.missing:.1f} % of the evaluation set's tokens are spelled "
         f"by others ({used.growth:.3f} times as many tokens)"
@@ -209,9 +212,10 @@ def kept_tokens(used: VocabularyUsed) -> str:
 
 
 def summary(record: Record, passes: bool) -> str:
-    """Describe a cell in one line.
+    """Return the result of a cell as one line.
 
     Args:
+        record: the record of the cell.
         passes: whether the method runs the model on the calibration set.
     """
     removed = f"{100 * record.flops_reduction:.1f} % of FLOPs removed"

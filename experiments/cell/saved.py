@@ -1,4 +1,4 @@
-"""A cell's pruned model on disk, and its score once more."""
+"""Saving a cell's pruned model, and scoring a saved model again."""
 
 import copy
 from pathlib import Path
@@ -38,13 +38,16 @@ def save_model(
     onnx: Onnx,
     command: str,
 ) -> None:
-    """Write the pruned model and its tokenizer, with its card and what is needed to score it again."""
+    """Write the pruned model, its tokenizer, its card, and a record (`RECORD`) by which it can be scored again.
+
+    Nothing is written if the method decides for each input which units it computes; a printed line tells so.
+    """
     if outcome.count_units:
         print(f"method {record.method} decides for each input what it computes: there is no smaller model to save")
         return
     card = model_card(record, subject.task.objective.auto_class, format, command)
     model, outputs = outcome.model, output_order(subject.checkpoint.folder, subject.task)
-    if outputs:  # in the checkpoint's order, so that it can stand in the checkpoint's place
+    if outputs:  # back to the checkpoint's order, so that the model can replace the checkpoint
         model = copy.deepcopy(model)
         reorder(model, inverse(outputs))
     save(model, folder, tokenizer, card, format, outcome.plan, onnx)
@@ -55,15 +58,19 @@ def save_model(
 
 
 def missing_of(folder: Path, format: str, onnx: Onnx) -> str:
-    """Return, in words behind a comma, what a finished cell's folder lacks of the model that is asked for; "" for nothing.
+    """Return in words, after a comma, how the saved model of a finished cell differs from the requested one; "" if it does not.
+
+    Args:
+        folder: the folder of the saved model; it may be missing.
+        format, onnx: as requested.
 
     Raises:
-        UserError: the folder's record is damaged.
+        UserError: the record in the folder is damaged.
     """
     if not folder.is_dir():
         return ", without a saved model"
     content = results.read_json(folder / RECORD) if (folder / RECORD).is_file() else None
-    # What records did not tell yet goes unquestioned.
+    # Older records lack these entries; they are taken to be as requested.
     told = {"format": format, "onnx": onnx} | (content if isinstance(content, dict) else {})
     if told["format"] != format:
         return f", its model saved as format={told['format']}"
@@ -75,17 +82,18 @@ def missing_of(folder: Path, format: str, onnx: Onnx) -> str:
 
 
 def _with_names(settings: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Return a task's settings with the names of its classes, which its data need not be read for again."""
+    """Return a task's settings with the names of its classes, so that scoring the model does not need the training data."""
     if settings.get("label_names", ()) is None and task.num_labels and task.num_labels > 1:
         return settings | {"label_names": task.label_names}
     return settings
 
 
 def evaluate_saved(config: CellConfig) -> float:
-    """Score a saved model, pruned or dense, on the task it was pruned for, or the one that is given.
+    """Return the score of a saved model, pruned or dense, on the task that it was pruned for or on the given one.
 
     Raises:
-        UserError: there is no such folder or model, an option has no use here, or the folder's record is damaged.
+        UserError: the folder or its model does not exist or is damaged, an option would be ignored, or the model does not fit the
+            task.
     """
     folder = Path(find_model(config.evaluate))
     saved = read_saved(folder / RECORD) if (folder / RECORD).is_file() else None
@@ -108,7 +116,7 @@ def evaluate_saved(config: CellConfig) -> float:
 
 
 def read_saved(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the `task` of a saved model's record, and the `cell` that it was made in, {} if the record is of before there was one.
+    """Return the entries `task` and `cell` of a saved model's record; `cell` is {} if an older record lacks it.
 
     Raises:
         UserError: the record is damaged.
@@ -125,7 +133,10 @@ def read_saved(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _known_files(saved: dict[str, dict[str, Any]]) -> dict[str, bool]:
-    """Tell of each data file of a saved task whether it is what it was: who wrote the folder knew what is in it."""
+    """Return for each data file of a saved task whether the file on this machine has the hash in the record.
+
+    The hash shows that the writer of the folder knew the file's contents, so that the folder can't name an arbitrary file.
+    """
     known, hashes = {}, saved["cell"].get("contents")
     for name in FILES:
         file = saved["task"].get(name)

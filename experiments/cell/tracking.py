@@ -1,4 +1,4 @@
-"""A finished cell as a Weights & Biases run."""
+"""Logging finished cells and sweeps to Weights & Biases."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -26,15 +26,16 @@ NUMBERS = (
 
 
 def track(record: Record, group: str, mode: str, outputs: str = "outputs") -> None:
-    """Log a cell's record: one run, grouped by sweep, its job type the method, its name the cell's.
+    """Log a cell's record as one run: its group is the sweep, its job type the method, its name that of the cell.
 
     Args:
+        record: the record of the cell.
         group: name of the sweep.
-        mode: offline, online or disabled (nothing is done); the environment's WANDB_MODE is taken in its place.
-        outputs: folder that the offline run's `wandb/` is written to.
+        mode: offline, online or disabled (nothing is logged); the environment variable WANDB_MODE overrides it.
+        outputs: folder in which wandb makes its folder `wandb`.
 
     Raises:
-        UserError: wandb refuses, or an online run is not to be had.
+        UserError: wandb can't start or write the run.
     """
     name = "/".join([record.task, record.model, record.name, str(record.target), f"seed{record.seed}"])
     with started(outputs, mode, group=group, job_type=record.name, name=name, config=record.config) as run:
@@ -50,7 +51,7 @@ def track(record: Record, group: str, mode: str, outputs: str = "outputs") -> No
 
 
 def track_sweep(records: Sequence[Record], group: str, mode: str, outputs: str = "outputs") -> None:
-    """Log the table of a sweep, a row a cell, as the run `<group>/table` of its group; otherwise as `track`."""
+    """Log a table with a row for each cell of a sweep, as the run `<group>/table`; arguments and errors are as in `track`."""
     with started(outputs, mode, group=group, job_type="table", name=f"{group}/table") as run:
         if run is None:
             return
@@ -72,7 +73,11 @@ def table_of(rows: Sequence[dict[str, Any]]) -> wandb.Table:
 
 @contextmanager
 def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
-    """Open a run of Weights & Biases, closed at the end; None if tracking is disabled."""
+    """Yield a run of Weights & Biases that is closed at the end of the block; None if tracking is disabled.
+
+    Raises:
+        UserError: wandb can't start or write the run.
+    """
     mode = os.environ.get("WANDB_MODE") or mode
     if mode == "disabled":
         yield None
@@ -97,7 +102,7 @@ def started(outputs: str, mode: str, **run: Any) -> Iterator[Any]:
 
 
 def numbers(record: Record) -> dict[str, float | None]:
-    """Return what is plotted and compared, one flat name each."""
+    """Return the numbers of a record to plot and compare, by flat names such as `latency/speedup`."""
     return (
         {key: getattr(record, key) for key in NUMBERS}
         | {f"seconds/{stage}": seconds for stage, seconds in record.seconds_by_stage.items()}
@@ -109,13 +114,13 @@ def numbers(record: Record) -> dict[str, float | None]:
 
 
 def _flat(name: str, part: Any) -> dict[str, float]:
-    """Return the numbers of a part of a record; none of one that is not there."""
+    """Return the numbers in a part of a record, by names such as `latency/speedup`; {} if the part is None."""
     values = asdict(part) if part else {}
     return {f"{name}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
 
 
 def losses(record: Record) -> list[dict[str, float]]:
-    """Return a row per point of each training's loss curve; none if nothing was trained."""
+    """Return a row for each point of each loss curve; [] if nothing was trained."""
     curves = record.details.get("losses", {})
     return [
         {f"loss/{stage}": loss, f"loss/{stage}_step": step} for stage, curve in curves.items() for step, loss in curve
@@ -123,7 +128,7 @@ def losses(record: Record) -> list[dict[str, float]]:
 
 
 def texts(record: Record) -> dict[str, Any]:
-    """Return what tells how the numbers came about."""
+    """Return the entries of a record that are no numbers: metric, target, evaluation, checkpoint and software."""
     return {
         "metric": record.metric,
         "target": str(record.target),
@@ -136,6 +141,6 @@ def texts(record: Record) -> dict[str, Any]:
 
 
 def kept_units(record: Record) -> list[dict[str, float]]:
-    """Return a row per layer, bottom first."""
+    """Return a row for each layer with its numbers of kept heads and neurons, from bottom to top."""
     kept = zip(record.kept_heads, record.kept_neurons, strict=True)
     return [{"layer": layer, "heads": heads, "neurons": neurons} for layer, (heads, neurons) in enumerate(kept)]

@@ -1,4 +1,4 @@
-"""What a config asks of the calibration set, beside what the set's own file says."""
+"""Checks of a config's calibration settings against the defaults of their config file, the task and the method."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,14 +10,18 @@ from kprune.errors import UserError
 
 
 def without_default_examples(calibration: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings without the config file's default `examples` if the user gave another `tokens`, or a `file` of examples."""
+    """Return the calibration settings, with `examples` None if it is only the default and the user gave `tokens` or a `file`."""
     other = calibration.get("file") or calibration.get("tokens") != default["tokens"]
     own = default["examples"] is not None and calibration.get("examples") == default["examples"]
     return {**calibration, "examples": None} if other and own else calibration
 
 
 def check_amounts(calibration: CalibrationSettings, default: Mapping[str, Any]) -> None:
-    """Raise a UserError if a number of tokens was given beside one of examples, or beside a file, which would count."""
+    """Check that `tokens` was not given together with `examples` or a `file`, since either makes `tokens` ineffective.
+
+    Raises:
+        UserError: `tokens` is not the default, and `examples` or `file` is given.
+    """
     if calibration.tokens != default["tokens"] and (calibration.examples or calibration.file):
         counts = "has its examples already" if calibration.file else f"={calibration.examples} counts examples"
         option = "calibration.file " if calibration.file else "calibration.examples"
@@ -27,10 +31,10 @@ def check_amounts(calibration: CalibrationSettings, default: Mapping[str, Any]) 
 
 
 def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSettings | None) -> CalibrationSettings:
-    """Return the settings with `data` left out if they are the task's own.
+    """Return the calibration settings, with `data` None if it names the task's own data.
 
     Raises:
-        UserError: the task can't draw examples from the data, or the method reads labels and there are none.
+        UserError: the task can't draw examples from `data`, or the method reads labels and the calibration examples have none.
     """
     if not calibration.file:
         task.check_data(calibration.data)
@@ -41,5 +45,5 @@ def checked_data(calibration: CalibrationSettings, task: Task, method: MethodSet
 
 
 def default_names(calibration: CalibrationSettings, default: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default calibration settings, which a cell's name leaves out; without `examples` if `calibration.file` is given."""
+    """Return the default calibration settings; the name of a cell does not mention them. A given `file` removes the default `examples`."""
     return CalibrationSettings(**{**default, "examples": None} if calibration.file else default).named()

@@ -1,4 +1,4 @@
-"""The configuration of one cell: Hydra's dict is read once, into one frozen and typed object; all that is wrong is told at once."""
+"""The configuration of one cell: Hydra's dict is read once into a frozen, typed object, and all mistakes are reported together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,19 +31,19 @@ from kprune.target import Target
 
 @dataclass(frozen=True)
 class CellConfig:
-    """One cell.
+    """The checked settings of one cell.
 
     Attributes:
-        vocabulary: the texts whose tokens alone are kept: "calibration", "training" or a file; None: every token is.
-        of: whose parameters a share of them is counted of.
-        grain: columns that widths are multiples of.
-        uniform: every layer keeps as many heads, and as many neurons; `format=uniform` implies it.
-        precision: of the passes of the calibration set through the model.
-        latency: None: it is not measured.
-        save_model: the pruned model is written.
-        evaluate: folder of a saved model that is scored, and nothing else is done.
-        given: what stands beside `evaluate`.
-        variant: what of the method's and the calibration set's settings are not their config files' own.
+        vocabulary: the source of the tokens to keep: "calibration", "training" or a file of texts; None keeps every token.
+        of: the part of the model whose parameters a budget of parameters counts.
+        grain: number of columns; the width of every pruned block is a multiple of it.
+        uniform: whether every layer keeps the same number of heads and the same number of neurons; `format=uniform` implies it.
+        precision: the precision of the passes of the calibration set through the model.
+        latency: the batch size and length to measure latency at; None if latency is not measured.
+        save_model: whether the pruned model is written.
+        evaluate: folder of a saved model; the run only scores this model. None for a cell that prunes.
+        given: the options on the command line beside `evaluate`; empty for a cell that prunes.
+        variant: the settings that the name of the cell tells, since they differ from the defaults.
     """
 
     task: TaskSettings
@@ -77,13 +77,13 @@ def cell_config(
     """Read a composed config.
 
     Args:
-        config: plain values.
-        defaults: `method` and `calibration` as their config files have them; what differs names the cell's variant.
-        sweep: several cells in one go: the pruned model is not saved unless asked for.
-        overrides: what was typed.
+        config: the composed config as plain values.
+        defaults: the settings of the config files of `method` and `calibration`; settings that differ make the cell's variant.
+        sweep: whether the cell is one of a sweep; a sweep saves the pruned model only if `save_model=true` is given.
+        overrides: the options as the user typed them.
 
     Raises:
-        UserError: something is wrong; all of it, a line each.
+        UserError: a setting is missing, unknown or wrong; the message has a line for each mistake.
     """
     found = Collected()
     groups = {name: group_of(name, config, found) for name in GROUPS}
@@ -113,12 +113,12 @@ def cell_config(
     _check_vocabulary(request, built, method, found)
     evaluates = bool(run and run.evaluate)
     latency = closed.get("latency")
-    if latency and latency.given and not sweep and not evaluates:  # in a sweep, it is for the other cells
+    if latency and latency.given and not sweep and not evaluates:  # in a sweep, another cell may use the option
         _check_latency(latency, request, method, found)
     if saving and not evaluates:
         _check_saving(saving, sweep, method, found)
     if request and request.sparsity is not None and saving and saving.format == "pruned":
-        found.add("format=pruned is of narrower layers, and a sparsity narrows none: leave it out")
+        found.add("format=pruned saves narrower layers, and sparsity makes no layer narrower: leave format out")
     found.tell()
     tracking = closed["tracking"]
     named = {"method": method.settings.plain(), "calibration": calibration.named()}
@@ -151,7 +151,7 @@ def cell_config(
 def _check_vocabulary(
     request: Request | None, task: Task | None, method: MethodSettings | None, found: Collected
 ) -> None:
-    """Collect why a vocabulary that is asked for can't be cut; nothing without one."""
+    """Collect the reasons why the requested vocabulary can't be cut; without a request, there are none."""
     if not request or request.vocabulary is None:
         return
     if task:
@@ -164,7 +164,7 @@ def _check_vocabulary(
 def _check_latency(
     latency: LatencySettings, request: Request | None, method: MethodSettings | None, found: Collected
 ) -> None:
-    """Collect why a latency that is asked for would never be measured."""
+    """Collect the reason why the requested latency would never be measured."""
     if request and request.sparsity is not None:
         found.add(f"{latency.given} is never measured, since zeros among the weights save no time: leave it out")
     elif method and not method.build().one_model:
@@ -174,7 +174,10 @@ def _check_latency(
 
 
 def _check_saving(saving: Saving, sweep: bool, method: MethodSettings | None, found: Collected) -> None:
-    """Collect why nothing would be saved of what is asked for; in a sweep, where it is for the other cells, only if no cell saves."""
+    """Collect the reason why the options for saving would have no effect.
+
+    In a sweep, an option that has no effect in this cell may be meant for another cell: it is a mistake only if no cell saves.
+    """
     how = [f"format={saving.format}"] if saving.format not in (None, "pruned") else []
     how += [f"onnx={shown(saving.onnx)}"] if saving.onnx else []
     if not _saves(saving, sweep):
@@ -196,13 +199,13 @@ def configured(overrides: list[str]) -> CellConfig:
     """Compose and read the config of `python run.py OVERRIDES`.
 
     Raises:
-        UserError: an override is wrong, or a setting; all of them, a line each.
+        UserError: an override is wrong, or settings are; the message has a line for each wrong setting.
     """
     return cell_config(*compose_cell(overrides), sweep=False, overrides=overrides)
 
 
 def _natural_format(target: Target) -> str:
-    """Return the format of a saved model for which none is given."""
+    """Return the format in which a pruned model is saved if the user gives no format."""
     if target.keeps_all:
         return "uniform"
     return "dense" if target.is_sparsity else "pruned"

@@ -1,4 +1,4 @@
-"""A cell's config outside Hydra's own command line, and what its config files say by themselves."""
+"""Composing a cell's config without Hydra's command line, reading single config files, and wording Hydra's errors."""
 
 import os
 import re
@@ -22,27 +22,27 @@ CONF = Path(__file__).parents[2] / "conf"
 PATHS = re.compile(
     r"[+]*(evaluate|outputs|vocabulary|calibration\.(?:file|data)|model\.(checkpoint|pretrained)|task\.(train|evaluation)_file)"
 )
-"""Options that are paths, or names of the hub."""
+"""Options whose value may be a path."""
 ODD = re.compile(r"[^\w/.+:%@-]|^[^\w/.]", re.ASCII)
-"""What a path has that Hydra does not read as it is."""
+"""Characters in a path because of which Hydra reads the path only in quotes."""
 ADDED = ("experiment", "launcher")
-"""Groups that the config has only if one is added, by a plus sign."""
+"""Groups that are in the config only if an option with a plus sign adds them."""
 SOURCE = ("kind", "hub_id", "config")
-"""Settings of a task that say which data it reads."""
+"""Settings of a task that say which data the task reads."""
 
 
 @cache
 def default_of(setting: str) -> Any:
-    """Return what conf/config.yaml says of an ungrouped setting."""
+    """Return the value that conf/config.yaml gives to an ungrouped setting."""
     return yaml.safe_load((CONF / "config.yaml").read_text())[setting]
 
 
 @cache
 def file_settings(room: str, name: str) -> dict[str, Any]:
-    """Return conf/<room>/<name>.yaml with the files that it builds on, as plain values.
+    """Return the settings of conf/<room>/<name>.yaml as plain values, with those of the files in its defaults list.
 
     Raises:
-        UserError: there is no such file, or it is wrong.
+        UserError: the file does not exist, or Hydra can't compose it.
     """
     # In a job of run.py, Hydra reads conf/ already.
     reading = GlobalHydra.instance().is_initialized()
@@ -54,7 +54,10 @@ def file_settings(room: str, name: str) -> dict[str, Any]:
 
 
 def task_file_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the file of conf/task that reads the same data as a task's settings, by its name or any other; None if none does."""
+    """Return the settings of a file of conf/task that reads the same data as the given task; None if no file does.
+
+    If several files read this data, the file with the task's name comes first.
+    """
     names = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
     for name in sorted(names, key=lambda name: name != settings.get("name")):
         content = file_settings("task", name)
@@ -64,12 +67,12 @@ def task_file_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def file_defaults(method: str, calibration: str) -> dict[str, Any]:
-    """Return what the files of a method and a calibration say: what differs from it names a cell's variant."""
+    """Return the settings of the config files of a method and a calibration; settings that differ from them make a cell's variant."""
     return {"method": file_settings("method", method), "calibration": file_settings("calibration", calibration)}
 
 
 def explained(error: Exception) -> str:
-    """Say what is wrong with a config, a line each: in this project's words where Hydra's mislead, else in Hydra's."""
+    """Return the message for an error in a config: in this project's words where Hydra's words mislead, else in Hydra's words."""
     if isinstance(error, UserError):
         return str(error)
     message = " ".join(str(error).split()).split(" Config search path")[0]
@@ -79,9 +82,9 @@ def explained(error: Exception) -> str:
         name, sign, value = error.override.partition("=")
         if not sign:
             return f"{name} has no value: write {name}=VALUE, without blanks around the ="
-        return f"""{error.override} is not read as it was meant: quote the value, '{name}="{value}"'"""
+        return f"""{error.override} can't be read: put the value in quotes, '{name}="{value}"'"""
     if unknown := re.search(r"token recognition error at: '(.*)'", message):
-        return f"""an option has {unknown[1]}, which is read in quotes alone: write it as in 'task.label="größe"'"""
+        return f"""an option has {unknown[1]}, which is read only in quotes: put the value in quotes, as in 'task.label="größe"'"""
     if twice := re.match(r"Multiple values for (\w+)\. .*: (\w+)'", message):
         return f"{twice[1]}={twice[2]} is given beside another {twice[1]}: leave one of them out"
     if setting := re.match(r"Could not override '([^']+)'", message):
@@ -113,14 +116,15 @@ def _has(content: Any, setting: str) -> bool:
 
 
 def is_of_a_group(error: Exception) -> bool:
-    """Tell whether an error is of a group that is no file, for which Hydra has no type of its own."""
+    """Tell whether an error is about a group's value that names no file; Hydra raises a plain ValueError for it."""
     return isinstance(error, ValueError) and str(error).startswith("Config group override")
 
 
 def quoted(argument: str, sweep: bool = False) -> str:
-    """Return an option as Hydra's grammar reads it: a path in quotes, since `=`, blanks, brackets and others end a value there.
+    """Return an option in Hydra's grammar: a path is put in quotes if it has a character, such as `=` or a blank, that ends a value.
 
-    `~` becomes the home folder, as the shell makes it elsewhere. In a sweep, commas part paths, unless there is one with them.
+    `~` becomes the home folder, because the shell does not expand it after `=`. In a sweep, commas separate paths, unless a file
+    exists whose name is the whole value.
     """
     name, _, value = argument.partition("=")
     if not PATHS.fullmatch(name) or value in ("", "null") or value[0] in "'\"" or "${" in value:
@@ -136,7 +140,7 @@ def _escaped(path: str) -> str:
 
 
 def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compose what `python run.py OVERRIDES` does: the config as plain values, and the files' own settings.
+    """Compose the config of `python run.py OVERRIDES`, as plain values, and return it with the defaults of `file_defaults`.
 
     Raises:
         UserError: an override is wrong.
@@ -154,14 +158,15 @@ def compose_cell(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def refuse_others(overrides: Sequence[str], taken: re.Pattern[str], prefix: str, remedy: str) -> None:
-    """Refuse overrides by which nothing would change.
+    """Refuse overrides that would have no effect.
 
     Args:
-        taken: fits the options that count.
-        prefix: stands before an override where it is typed.
+        taken: matches the names of the options that have an effect.
+        prefix: the characters that the user types before an override; for the message.
+        remedy: the end of the message.
 
     Raises:
-        UserError: an override is of another option.
+        UserError: the name of an override does not match `taken`.
     """
     for override in overrides:
         if not taken.fullmatch(override.partition("=")[0]):

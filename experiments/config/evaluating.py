@@ -1,7 +1,7 @@
-"""What stands beside `evaluate=FOLDER`: an option is used, says what the folder says anyway, or is refused.
+"""Options beside `evaluate=FOLDER`: an option is used, or repeats what the folder's record says, or is refused.
 
-A folder may be anybody's. Of what it says of its task, the name and known settings count alone; where the data come from,
-a file of conf/task says.
+The folder may come from a stranger. From its description of the task, only the name and the settings in `FROM_FOLDER` are taken;
+the source of the data is taken from a file of conf/task.
 """
 
 import json
@@ -19,7 +19,7 @@ from experiments.store.variant import flattened
 from kprune.errors import UserError
 
 USED = re.compile(r"evaluate|device|threads|outputs|task(\.(?!finetuning|train_split|average_length|calibration_).+)?")
-"""Settings that are used; of `outputs`, that is the folder of a sweep."""
+"""Settings that are used when a saved model is scored; `outputs` is used in a sweep, as the folder of its results."""
 ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "save_model": (None, False),
     "onnx": (False,),
@@ -27,7 +27,7 @@ ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "latency": (None,),
     "tracking.mode": ("disabled",),
 }
-"""Values of options that have no use here, by which nothing is missed."""
+"""Values of unused options that ask for nothing, so that they need not be refused."""
 UNSAID = {
     "budget": "flops",
     "of": "layers",
@@ -41,7 +41,7 @@ UNSAID = {
     "method.states": "device",
     "method.layers_on": None,
 }
-"""Settings of a cell that its record has only if they are others, as records from before there was a choice."""
+"""Settings that a cell's record omits if they have these values, so that its record equals one from before the setting existed."""
 FROM_FOLDER = (
     "name",
     "text",
@@ -67,13 +67,13 @@ FROM_FOLDER = (
     "train_per_class",
     "evaluation_per_class",
 )
-"""Settings of a task that a saved model's folder may change; files are taken if their contents are known (`contents`)."""
+"""Settings of a task that are taken from a saved model's folder; `FILES` are taken only if their contents are known."""
 FILES = ("train_file", "evaluation_file")
 
 
 @dataclass(frozen=True)
 class Given:
-    """An option as it was typed, with the settings that it stands for, as JSON."""
+    """An option as the user typed it, and the settings that it changes: pairs of dotted name and value in JSON."""
 
     typed: str
     settings: tuple[tuple[str, str], ...]
@@ -83,7 +83,7 @@ class Given:
 
 
 def given_options(overrides: Sequence[str], config: Mapping[str, Any]) -> tuple[Given, ...]:
-    """Return the options of a command line with what they came to in the composed config."""
+    """Return the options of a command line, each with the settings that it changes and their values in the composed config."""
     values = flattened(config)
     given = []
     for typed in overrides:
@@ -98,13 +98,14 @@ def given_options(overrides: Sequence[str], config: Mapping[str, Any]) -> tuple[
 
 
 def refuse_unused(given: Sequence[Given], cell: Mapping[str, Any]) -> None:
-    """Check that each option is used in scoring a saved model, or says what the model is.
+    """Check that each option is used in scoring a saved model, or repeats a setting of the cell that saved the model.
 
     Args:
-        cell: what identified the cell that the model was saved in, its task included; {} if that is not known.
+        given: the options beside `evaluate`.
+        cell: the identity of the cell that saved the model, with its task; {} if the identity is not known.
 
     Raises:
-        UserError: one is neither.
+        UserError: an option is neither used nor a repetition; the message names all of them.
     """
     known = {**UNSAID, **flattened(cell)} if cell else {}
     ignored = [
@@ -126,16 +127,17 @@ def refuse_unused(given: Sequence[Given], cell: Mapping[str, Any]) -> None:
 def task_beside(
     chosen: TaskSettings, saved: Mapping[str, Any] | None, given: Sequence[Given], contents: Mapping[str, bool]
 ) -> TaskSettings:
-    """Return the task to score on: the saved one with what was given, or the one that was chosen in its place.
+    """Return the task to score on: the saved task with the given options, or the chosen task if the user asks for another one.
 
     Args:
-        chosen: of the composed config.
-        saved: settings that a folder has; None if it has none.
-        given: the command line's options.
-        contents: by the name of a setting in `saved`, whether that file is known to be what it was.
+        chosen: the task of the composed config.
+        saved: the settings of the task in the saved model's folder; None if the folder has none.
+        given: the options of the command line.
+        contents: for each setting of `saved` that names a file, whether the file is known to be unchanged.
 
     Raises:
-        UserError: no file of conf/task reads the data of the saved task, or its own files are not known.
+        UserError: no file of conf/task reads the data of the saved task, the saved task's own files are missing or changed, or
+            a given training file would be ignored.
     """
     ours, group = json.loads(chosen.settings.json), any("task" in _named(option.typed) for option in given)
     if saved is None or (group and any(ours.get(key) != saved.get(key) for key in SOURCE)):
@@ -145,7 +147,7 @@ def task_beside(
     file = task_file_of(saved)
     if file is None:
         source = saved.get("hub_id") or saved.get("kind")
-        raise UserError(f"its task reads {source}, and no file of conf/task does: give task=NAME")
+        raise UserError(f"its task reads {source}, which no file of conf/task reads: give task=NAME")
     settings = {**file, **{name: saved[name] for name in FROM_FOLDER if name in file and name in saved}}
     settings |= {name: saved[name] for name in FILES if name in file and contents.get(name)}
     typed = {
@@ -159,15 +161,15 @@ def task_beside(
                 f"task.train_file={settings['train_file']} would be ignored, since scores are on "
                 f"{settings['evaluation_file']}: give task.evaluation_file=FILE"
             )
-        # What scores need of the training file, the classes' names, the folder has.
+        # Scores need only the names of the classes from the training file, and the folder has these names.
         settings["train_file"] = settings["train_file"] or settings["evaluation_file"]
         if not settings["train_file"]:
-            raise UserError("its data file is not here as it was: give task=custom task.evaluation_file=FILE")
+            raise UserError("its data file is missing or was changed: give task=custom task.evaluation_file=FILE")
     return TaskSettings(settings["name"], settings["kind"], Settings.of(settings))
 
 
 def _named(typed: str) -> list[str]:
-    """Return the settings or groups that an option names; those in its files if it is an experiment."""
+    """Return the settings or groups that an option names; for an experiment, the settings and groups that its files change."""
     option = OverridesParser.create().parse_override(quoted(typed))
     name, value = option.key_or_group, option.value()
     if name != "experiment":

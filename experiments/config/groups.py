@@ -1,4 +1,4 @@
-"""The groups of a cell's settings as frozen types: each field says which values it takes."""
+"""The groups of a cell's settings as frozen types; the metadata of a field say which values it takes."""
 
 import json
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ from kprune.target import NOTHING, OPTIONS, SPARSITY, Target
 
 
 def setting(kind: Kind) -> Any:
-    """Return a field of a group that takes values of a kind."""
+    """Return a dataclass field that takes values of the given kind."""
     return field(metadata={"kind": kind})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings whose names are another module's to know, frozen: hashable, and a copy of its own for everyone who reads them."""
+    """Settings whose names only another module knows, as JSON: hashable, and `plain` returns a new copy to each caller."""
 
     json: str
 
@@ -56,14 +56,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """A task: `settings` has all of them, with `name` and `kind`, for the class of this kind."""
+    """A task: `settings` are all its settings, including `name` and `kind`, for the class of this kind."""
 
     name: str = setting(path_name("custom"))
     kind: str = setting(text("custom"))
     settings: Settings
 
     def build(self) -> Task:
-        """Return the task. If `label_names` are not its file's own, it is told these, which name the data's class numbers.
+        """Return the task.
+
+        If `label_names` differ from the names in the task's file in conf/task, the task also gets the file's names, as the names of
+        the data's class numbers.
 
         Raises:
             UserError: the kind is unknown, or a setting is wrong.
@@ -114,12 +117,12 @@ OF_TASKS = {
     "separator": Kind("text", r'"\n\n"', lambda value: isinstance(value, str)),  # blanks, or none, too
     "hub_file": or_null(text("FILE")),
 }
-"""Settings that some kinds of tasks have."""
+"""Settings that only some kinds of tasks have, with the values that they take."""
 
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """A pruning method: `settings` has all of them, with `name`, for its constructor; `version` is its algorithm's."""
+    """A pruning method: `settings` are all its settings, including `name`; `version` is the version of its algorithm."""
 
     name: str = setting(path_name("kprune"))
     settings: Settings
@@ -135,13 +138,13 @@ class MethodSettings:
 
     @property
     def trains(self) -> bool:
-        """Tell whether the method trains, for as long as its recipe says."""
+        """Tell whether the method trains the model; such a method has a `recipe` among its settings."""
         return "recipe" in self.settings.plain()
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The encoder: its name, where it is found, and the fine-tuned checkpoint if one is given."""
+    """The model: its name, the name of its pretrained model, and the folders or hub ids of the pretrained and the fine-tuned model."""
 
     name: str = setting(path_name("minilm"))
     encoder: str = setting(path_name("minilm-l6"))
@@ -151,9 +154,12 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """The calibration set: a number of `examples`, else those of so many `tokens`; or those of a `file`.
+    """The calibration set: either the examples of `file`, or a number of examples (`examples`, else `tokens` in all) drawn from `data`.
 
-    Texts are drawn from `data`: a data set's name or a file of texts; None: the task's own.
+    `data` names a data set or a file of texts; None stands for the task's own data.
+
+    Raises:
+        UserError: `file` is given together with `examples` or `data`.
     """
 
     tokens: float = setting(positive("100000"))
@@ -167,7 +173,7 @@ class CalibrationSettings:
                 raise UserError(f"calibration.file has its examples already: leave calibration.{name} out, or the file")
 
     def counted(self) -> dict[str, Any]:
-        """Return the settings that count: of `tokens`, nothing does if a number of examples is given; no `data` if they are the task's."""
+        """Return the settings that have an effect: without `tokens` if `examples` is given, and without `data` if it is None."""
         settings = asdict(self)
         if self.examples:
             del settings["tokens"]
@@ -176,13 +182,13 @@ class CalibrationSettings:
         return settings
 
     def named(self) -> dict[str, Any]:
-        """Return the settings that a cell's name tells if they are not their config file's own."""
+        """Return the settings that the name of a cell tells where they differ from the defaults."""
         return {name: value for name, value in self.counted().items() if value is not None}
 
 
 @dataclass(frozen=True)
 class LatencyPoint:
-    """What latency is measured at."""
+    """The batch size, in sequences, and the sequence length, in tokens, that latency is measured at."""
 
     batch_size: int
     sequence_length: int
@@ -190,18 +196,18 @@ class LatencyPoint:
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """What latency is to be measured at; None: what the task says."""
+    """The requested batch size and sequence length for latency; None leaves the number to the task."""
 
     batch_size: int | None = setting(or_null(whole(1, "32")))
     sequence_length: int | None = setting(or_null(whole(1, "128")))
 
     @property
     def given(self) -> str:
-        """Return what was not left to the task, as options; "" for nothing."""
+        """Return the numbers that the user gave, written as options; "" if the task decides both."""
         return " ".join(f"latency.{name}={value}" for name, value in vars(self).items() if value is not None)
 
     def point(self, batch_size: int, sequence_length: int) -> LatencyPoint:
-        """Return the point, a task's own amounts in the place of what was left to it."""
+        """Return the point to measure at, with the task's `batch_size` or `sequence_length` where the user gave none."""
         return LatencyPoint(self.batch_size or batch_size, self.sequence_length or sequence_length)
 
 
@@ -214,11 +220,14 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: `budget` says which of the three amounts counts, `of` whose parameters are; or `sparsity`, zeros among
-    the weights, of which no budget counts anything. Beside them, `vocabulary` names texts whose tokens alone are kept.
+    """What the user asks for: a budget or a sparsity, and a vocabulary.
+
+    `budget` says which of `flops_reduction`, `params_reduction` and `speedup` is used, and `of` the part of the model whose
+    parameters are counted. `sparsity` is a share or pattern of zeros; None for a budget. `vocabulary` is as in `CellConfig`.
 
     Raises:
-        UserError: the budget is unknown, its amount out of range, or another budget's amount is given.
+        UserError: the budget is unknown, its amount is out of range, a setting belongs to another budget, or `sparsity` is given
+            together with a setting of a budget.
     """
 
     budget: str = setting(text("flops"))
@@ -255,7 +264,7 @@ class Request:
 
     @property
     def measure(self) -> str:
-        """Return what a method must prune to."""
+        """Return the kind of target that a method must support: a budget, `SPARSITY` or `NOTHING`."""
         if self.sparsity is not None:
             return SPARSITY
         return NOTHING if self.target.keeps_all else self.budget
@@ -267,7 +276,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Run:
-    """How a cell is run: nothing of it changes the result."""
+    """How a cell is run; no setting of this group changes the result."""
 
     device: str = setting(text("auto"))
     threads: int | None = setting(or_null(THREADS))
@@ -278,7 +287,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Saving:
-    """Whether the pruned model is written (`save_model`; null: for a single run, not in a sweep), and how."""
+    """Whether the pruned model is written (`save_model`; None: yes in a single run, no in a sweep), and in which format.
+
+    Raises:
+        UserError: the format is unknown, or it does not go with `onnx`.
+    """
 
     save_model: bool | None = setting(or_null(FLAG))
     format: str | None = setting(or_null(text("pruned")))
@@ -290,7 +303,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class PruningOptions:
-    """What draws the calibration examples, how widths are rounded, whether all layers are alike, and the precision of passes."""
+    """The seed that draws the calibration examples, the grain of widths, whether all layers are alike, and the precision of passes."""
 
     seed: int = setting(whole(0, "0"))
     grain: int = setting(whole(1, "16"))

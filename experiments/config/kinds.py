@@ -1,4 +1,4 @@
-"""What values a setting takes."""
+"""Kinds of values: which values a setting takes, and the message for a wrong value."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from kprune.errors import UserError
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: its name in messages, an example as it is typed, and which values are of it."""
+    """A kind of value: its name in messages, an example as a user types it, and a function that tells whether a value fits."""
 
     name: str
     example: str
@@ -84,10 +84,10 @@ TABLE = Kind("a table of settings", "{}", lambda value: isinstance(value, dict))
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Read `1,8,32`, as the type of an option of a command.
+    """Return the numbers of a text such as `1,8,32`; for `type=` of an argparse option.
 
     Raises:
-        argparse.ArgumentTypeError: a part is no whole number.
+        argparse.ArgumentTypeError: a part between commas is no whole number.
     """
     try:
         return [int(part) for part in text.split(",")]
@@ -96,15 +96,19 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def check(setting: str, value: Any, kind: Kind) -> None:
-    """Raise a UserError if a value is not of its kind."""
+    """Check that the value of a setting is of its kind.
+
+    Raises:
+        UserError: the value is not of this kind.
+    """
     if not kind.holds(value):
         raise UserError(f"{setting}={shown(value)} is not {kind.name}: give one, such as {setting}={kind.example}")
 
 
 def shown(value: Any) -> str:
-    """Write a value as it is typed on the command line."""
+    """Return a value as a user types it on the command line, at most 80 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = " ".join(str(value).split())[:80]
-    # A text that would read as a number was one in quotes.
+    # A string that looks like a number was typed in quotes.
     return f'"{text}"' if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text) else text

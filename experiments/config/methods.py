@@ -1,4 +1,4 @@
-"""Which pruning method a config names."""
+"""Building the pruning method that a config or an option of a command names."""
 
 from typing import Any, cast
 
@@ -9,19 +9,19 @@ from kprune.precision import Precision
 
 
 def build_method(settings: dict[str, Any]) -> Method:
-    """Build the method of conf/method/<name>.yaml from its plain settings.
+    """Build a method from its plain settings, such as those of conf/method/<name>.yaml.
 
     Raises:
-        UserError: the method or one of its settings is unknown.
+        UserError: the method or one of its settings is unknown, or a value is out of range.
     """
     return build(settings["name"], settings)
 
 
 def method_with(text: str) -> Method:
-    """Build `kwon` as conf/method/kwon.yaml has it; `kprune:measure_every=4` with settings changed.
+    """Build a method from a text such as `kwon`, for conf/method/kwon.yaml, or `kprune:measure_every=4`, with a changed setting.
 
     Raises:
-        UserError: the method or a setting is unknown.
+        UserError: the method or a setting is unknown, or a value is out of range.
     """
     name, *settings = text.split(":")
     config, _ = compose_cell([f"method={name}", *(f"method.{setting}" for setting in settings)])
@@ -29,10 +29,12 @@ def method_with(text: str) -> Method:
 
 
 def method_and_precision(text: str) -> tuple[Method, Precision]:
-    """Build a method as `method_with` does, and read the precision of its passes: `kprune:measure_every=4:precision=reduced`.
+    """Return the method and the precision of its passes from a text such as `kprune:measure_every=4:precision=reduced`.
+
+    The other settings are read as in `method_with`; without `precision=`, the precision is "full".
 
     Raises:
-        UserError: the method, a setting or the precision is unknown, or the method has no passes.
+        UserError: the method, a setting or the precision is unknown, or the method takes no other precision than "full".
     """
     name, *settings = text.split(":")
     said = [setting for setting in settings if setting.startswith("precision=")]

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a config, told at once."""
+"""Collecting all mistakes in a config, so that they are reported together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,11 @@ from kprune.errors import UserError
 
 
 class Mistakes(UserError):
-    """Several things the user can mend; the message has a line for each."""
+    """Several mistakes that the user can mend; the message has a line for each mistake."""
 
 
 class Collected:
-    """Mistakes as they are found, each once."""
+    """The mistakes found so far, in the order in which they were found; an equal line is kept once."""
 
     def __init__(self) -> None:
         self.lines: dict[str, None] = {}
@@ -21,7 +21,7 @@ class Collected:
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Keep what a block raises for the user, and go on behind the block."""
+        """Collect the message of a UserError that the `with` block raises, and continue after the block."""
         try:
             yield
         except UserError as error:
@@ -29,6 +29,10 @@ class Collected:
                 self.add(line)
 
     def tell(self) -> None:
-        """Raise what has been found, if anything: as a UserError of one line, or as Mistakes of several."""
+        """Raise the mistakes found so far, if there are any.
+
+        Raises:
+            UserError: there is one mistake; if there are several, it is a `Mistakes`.
+        """
         if self.lines:
             raise (UserError if len(self.lines) == 1 else Mistakes)("\n".join(self.lines))

@@ -1,4 +1,4 @@
-"""The settings of a config, group by group: each is read as its type, and what is wrong is collected."""
+"""Reading the settings of a config group by group: each group is read as its type, and mistakes are collected."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ GROUPS: dict[str, type] = {
 }
 UNGROUPED: tuple[type, ...] = (Request, PruningOptions, Run, Saving)
 OPEN = ("task", "method")
-"""Groups with settings that are not named here: those of a task's kind, and of a method, which check them themselves."""
+"""Groups with settings that are not listed here: the class of the task or the method checks them itself."""
 
 
 def kinds_of(part: type) -> dict[str, Kind]:
@@ -50,15 +50,15 @@ def kinds_of(part: type) -> dict[str, Kind]:
 KINDS: dict[str, Kind] = {name: kind for part in UNGROUPED for name, kind in kinds_of(part).items()} | {
     f"{group}.{name}": kind for group, part in GROUPS.items() for name, kind in kinds_of(part).items()
 }
-"""Every setting that a config must have."""
+"""The kind of every setting that a config must have, by the setting's dotted name."""
 OPTIONAL: dict[str, Kind] = {f"task.{name}": kind for name, kind in OF_TASKS.items()}
 
 
 def check_task(settings: Any) -> None:
-    """Check a task's settings from elsewhere than a config, such as a saved model's folder.
+    """Check settings of a task that do not come from a config but, for example, from a saved model's folder.
 
     Raises:
-        UserError: they are no task's.
+        UserError: they are no table of settings, `name` or `kind` is missing, or a value is wrong.
     """
     found = Collected()
     group = group_of("task", {"task": settings}, found)
@@ -68,11 +68,14 @@ def check_task(settings: Any) -> None:
 
 
 def group_of(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[str, Any] | None:
-    """Return the settings of a group; None if there are none, which is a mistake unless it is latency's choice."""
+    """Return the settings of a group; None if the config has no table of settings there.
+
+    None is collected as a mistake, except for `latency=null`, which turns the measurement of latency off.
+    """
     group = config.get(name, "")
     if isinstance(group, Mapping):
         return group
-    if not (name == "latency" and group is None):  # without a point to measure it at, there is no latency
+    if not (name == "latency" and group is None):
         example = next(setting for setting in KINDS if setting.startswith(f"{name}."))
         found.add(
             f"{name}={shown(config.get(name))} is no group of settings: give its settings by name, as in "
@@ -82,7 +85,7 @@ def group_of(name: str, config: Mapping[str, Any], found: Collected) -> Mapping[
 
 
 def check_names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None], found: Collected) -> None:
-    """Collect the settings that are none, each with the name that was probably meant."""
+    """Collect a mistake for each unknown setting, with the most similar known name as the remedy."""
     for name in _names(config, groups):
         if name not in KINDS and name.partition(".")[0] not in OPEN:
             near = difflib.get_close_matches(name, [*KINDS, *OPTIONAL], n=1)
@@ -98,7 +101,15 @@ def _names(config: Mapping[str, Any], groups: Mapping[str, Mapping | None]) -> I
 
 
 def part_of(part: type[Part], given: Mapping[str, Any], prefix: str, found: Collected, **more: Any) -> Part | None:
-    """Return a group's settings as its type; None if there is a mistake in it."""
+    """Return a group's settings as an object of its type; None if a mistake in them was collected.
+
+    Args:
+        part: the type of the group.
+        given: the settings by name, without the group's name.
+        prefix: the group's name and a dot, for messages; "" for ungrouped settings.
+        found: collects the mistakes.
+        more: further arguments of the type.
+    """
     values = {}
     for name, kind in kinds_of(part).items():
         if name not in given:
@@ -115,7 +126,7 @@ def part_of(part: type[Part], given: Mapping[str, Any], prefix: str, found: Coll
 
 
 def task_of(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
-    """Return a task's settings; None if there is a mistake in them."""
+    """Return a task's settings as their type; None if a mistake in them was collected."""
     right = True
     for name, kind in OF_TASKS.items():
         if name in given and not kind.holds(given[name]):
@@ -129,14 +140,17 @@ def task_of(given: Mapping[str, Any], found: Collected) -> TaskSettings | None:
 def method_of(
     given: Mapping[str, Any], request: Request | None, pruning: PruningOptions | None, found: Collected
 ) -> MethodSettings | None:
-    """Return a method's settings; None if there is a mistake in them. What the method can't do of the rest is collected, too."""
+    """Return a method's settings as their type; None if a mistake in them was collected.
+
+    A request or pruning option that the method does not support is collected as a mistake, too.
+    """
     settings = part_of(MethodSettings, given, "method.", found, settings=Settings.of(given))
     if settings is None:
         return None
     try:
         method = settings.build()
     except UserError as error:
-        # A constructor tells its first mistake alone: each setting is tried by itself, too.
+        # A constructor reports only its first mistake, so each setting is also tried on its own.
         for message in [*_mistakes_of_single_settings(given), str(error)]:
             found.add(_as_option(message, given))
         return None
@@ -189,7 +203,7 @@ def _mistakes_of_single_settings(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _as_option(message: str, given: Mapping[str, Any]) -> str:
-    """Return a method's own message about a setting, which it knows by its argument's name, with the option's name."""
+    """Return a method's message about a setting with the option's name in the place of the argument's name."""
     argument = message.partition("=")[0]
     options = {name.rpartition(".")[2]: f"method.{name}" for name in flattened(given)}
     return message.replace(argument, options[argument], 1) if argument in options else message

@@ -1,4 +1,4 @@
-"""What a cell asks its method for."""
+"""The budget or target that a cell asks its method for."""
 
 from experiments.config.cell import CellConfig
 from kprune.budgets import Budget, FlopsBudget, ParametersBudget
@@ -6,10 +6,13 @@ from kprune.target import Target
 
 
 def asked_of(config: CellConfig, length: float) -> Budget | Target | None:
-    """Return the budget of a cell, or its target of weights; None if it asks for a speed-up, which has to be measured.
+    """Return the budget of a cell, or its target if it asks for a sparsity or for nothing; None if it asks for a speed-up.
+
+    A budget of time can't be made here, because latencies have to be measured first.
 
     Args:
-        length: that FLOPs are counted at.
+        config: the cell.
+        length: length of a sequence, in tokens, at which FLOPs are counted.
     """
     target = config.target
     if target.is_sparsity or target.keeps_all:

@@ -1,4 +1,4 @@
-"""The folder where what is expensive to make is kept between runs."""
+"""The folder that keeps expensive intermediate results between runs."""
 
 import os
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ def cache_folder() -> Path:
 
 
 def locked(path: Path) -> AbstractContextManager[None]:
-    """Let one process at a time make what is kept at `path`; a second one waits and finds it there.
+    """Let one process at a time make the file or folder `path` in the cache; a second process waits and then finds it.
 
     Raises:
         UserError: the folder can't be written to.

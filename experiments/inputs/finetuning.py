@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained encoder on a task by the standard recipe, so that there is a model to prune."""
+"""Fine-tuning a pretrained encoder on a task by the standard recipe, if there is no checkpoint to prune."""
 
 import json
 import time
@@ -20,14 +20,14 @@ from kprune.quiet import quiet_transformers
 from kprune.training import Recipe, Training, batch_order
 
 TRIALS = 4
-"""Timed steps of each precision; the first, which warms up, is not counted."""
+"""Number of timed steps of each precision, after one untimed step that warms up."""
 
 
 def recipe_of(task: Task) -> Recipe:
-    """Return the standard recipe with the task's own settings.
+    """Return the standard recipe, changed by the task's settings of fine-tuning.
 
     Raises:
-        UserError: a setting is unknown.
+        UserError: a setting is unknown or out of range.
     """
     settings = task.finetuning or {}
     names = [field.name for field in fields(Recipe)]
@@ -40,14 +40,16 @@ def recipe_of(task: Task) -> Recipe:
 def finetune(
     model: nn.Module, tokenizer, task: Task, folder: str | Path, seed: int = 0, device: str | torch.device | None = None
 ) -> None:
-    """Train `model` in place and write it to `folder`, which is whole or not there.
+    """Train `model` in place and write it to `folder`, completely or not at all.
 
-    What was done is kept beside `folder` once a minute and after each epoch; a run that was killed goes on from there
-    and ends with the same weights (on the same device with the same threads).
+    The state of the training is saved beside `folder` once a minute and after each epoch. A run that was killed continues from this
+    state and ends with the same weights (on the same device, with the same number of threads).
 
     Args:
-        model: float32, with the task's head.
-        device: the GPU if there is one, for None.
+        model: the model in float32, with the task's head.
+        folder: the folder to make.
+        seed: draws the order of the examples and the dropout.
+        device: None for the GPU if there is one, else the CPU.
 
     Raises:
         UserError: the data are wrong, the loss is not finite, or the folder cannot be written to.
@@ -78,7 +80,7 @@ def finetune(
 def finetuning_run(
     model: nn.Module, objective: Objective, examples: Sequence[Example], pad_token_id: int, recipe: Recipe, seed: int
 ) -> Training:
-    """Return a run on the task's loss, in bf16 if its notes say so."""
+    """Return a training run on the task's loss; it computes in bfloat16 if its note `bf16` is true."""
 
     def losses(batch: dict[str, Tensor], epochs: float) -> Iterator[Tensor]:
         yield task_loss(model, batch, objective, run.notes["bf16"])
@@ -88,7 +90,10 @@ def finetuning_run(
 
 
 def bf16_is_faster(run: Training) -> bool:
-    """Measure on the run's device, with a batch of middling length; nothing of the run is changed but its notes."""
+    """Tell whether a step in bfloat16 is faster than one in float32 on the run's device, measured on a batch of median length.
+
+    The run's gradients and random state are restored; its note `bf16` is left at the precision that was timed last.
+    """
     order = sorted(
         batch_order(run.examples, run.recipe.batch_size, run.seed, 0),
         key=lambda indices: sum(len(run.examples[i]["input_ids"]) for i in indices),
@@ -103,7 +108,7 @@ def bf16_is_faster(run: Training) -> bool:
     finally:
         run.learner.zero_grad(set_to_none=True)
         run.set_random_state(random)
-    return min(seconds[True][1:]) < min(seconds[False][1:])  # the least, since others may use the device, too
+    return min(seconds[True][1:]) < min(seconds[False][1:])  # the minimum, since other processes may slow single steps
 
 
 def timed(run: Training, batch: dict[str, Tensor], bf16: bool) -> float:

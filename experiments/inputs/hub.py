@@ -1,4 +1,4 @@
-"""Where data sets and models come from: a folder, then the mirror, then the hub. Never a silent substitute."""
+"""Finding data sets and models: in a folder, else in the mirror, else on the hub. No other data or model is silently used instead."""
 
 import os
 import threading
@@ -14,19 +14,21 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from kprune.errors import UserError, one_line
 
 HUB_PATIENCE = 15.0
-"""Seconds that the hub gets to answer; with the look into the hub's local cache the whole stays under 20."""
+"""Seconds to wait for an answer of the hub; with the search of the hub's local cache, the whole takes less than 20 seconds."""
 
 
 def find_dataset(hub_id: str, config: str, files: Mapping[str, str] | None = None) -> datasets.DatasetDict:
     """Return the splits of one configuration of a data set, from the mirror or the hub.
 
     Args:
-        files: a JSON-lines file by split, in place of all files of the configuration; a mirror that lacks them is read by
-            its README.
+        hub_id: the name of the data set, org/name.
+        config: the name of the configuration.
+        files: by split, the only JSON-lines file to read; if the mirror lacks these files, the configuration is read as its README
+            describes it.
 
     Raises:
-        UserError: it is neither in the mirror nor to be had from the hub, it has no such configuration, or its files cannot
-            be read.
+        UserError: the data set is neither in the mirror nor on a reachable hub, it does not have the configuration, or its files
+            can't be read.
     """
     folder, wanted = _in_mirror(hub_id), tuple((files or {}).values()) or (f"{config}/*",)
     if folder is None:
@@ -52,10 +54,10 @@ def find_dataset(hub_id: str, config: str, files: Mapping[str, str] | None = Non
 
 
 def split_with_columns(data: datasets.DatasetDict, source: str, split: str, columns: list[str]) -> datasets.Dataset:
-    """Return one split of `data`.
+    """Return one split of `data`; `source` is the name of the data, for messages.
 
     Raises:
-        UserError: there is no such split, or it lacks one of `columns`.
+        UserError: the split does not exist, or it lacks one of `columns`.
     """
     if split not in data:
         raise UserError(f"{source} has no split {split}: it has {', '.join(data)}")
@@ -66,10 +68,10 @@ def split_with_columns(data: datasets.DatasetDict, source: str, split: str, colu
 
 
 def find_model(id_or_path: str) -> str:
-    """Return the local folder of a checkpoint: an existing folder as it is, else the mirror's, else the hub's.
+    """Return the local folder of a checkpoint: the given folder if it exists, else the mirror's, else a download from the hub.
 
     Raises:
-        UserError: there is no such folder, nor is it in the mirror or to be had from the hub, or there is no mirror.
+        UserError: the checkpoint is no folder, not in the mirror and not on a reachable hub, or `KPRUNE_MIRROR` is no folder.
     """
     folder = local_model(id_or_path)
     if folder is not None:
@@ -79,17 +81,17 @@ def find_model(id_or_path: str) -> str:
 
 
 def local_model(id_or_path: str) -> Path | None:
-    """Return the folder of a checkpoint that is on this machine, as it is or in the mirror; None if it is not.
+    """Return the folder of a checkpoint on this machine: the given folder, else the mirror's; None if neither exists.
 
     Raises:
-        UserError: there is no such mirror.
+        UserError: `KPRUNE_MIRROR` is no folder.
     """
     folder = Path(id_or_path).expanduser()
     return folder if folder.is_dir() else _in_mirror(id_or_path)
 
 
 def _configs(folder: Path) -> list[str]:
-    """Return the configurations that a data set's README names; none if it can't be read."""
+    """Return the configurations that a data set's README names; [] if the README can't be read."""
     try:
         with _quiet_datasets():
             return datasets.get_dataset_config_names(str(folder))
@@ -99,7 +101,7 @@ def _configs(folder: Path) -> list[str]:
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """Show no progress bars and no log: what goes wrong is raised."""
+    """Switch the progress bars and the log of `datasets` off during a block; errors are still raised."""
     bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -112,7 +114,7 @@ def _quiet_datasets() -> Iterator[None]:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Tell whether a name is <org>/<name>, or one word for the hub's oldest models; never a path that climbs out of the mirror."""
+    """Tell whether a name is <org>/<name>, or one word as for the hub's oldest models; a path that leaves the mirror is not."""
     parts = name.split("/")
     return len(parts) <= 2 and all(part and not part.startswith((".", "~")) for part in parts)
 
@@ -128,9 +130,16 @@ def _in_mirror(name: str) -> Path | None:
 
 
 def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Path:
-    """Return the snapshot folder of a hub repository, downloaded or, if the hub is silent, from the hub's own local cache.
+    """Return the folder of a hub repository: a download or, if the hub can't be reached, an earlier download in the hub's cache.
 
-    `files` are the patterns of what is fetched, `payload` the one without which a cached copy is of no use.
+    Args:
+        name: the id of the repository.
+        kind: "model" or "dataset".
+        files: patterns of the files to download.
+        payload: pattern of a file that an earlier download must have.
+
+    Raises:
+        UserError: the name is no id, or the repository is neither on a reachable hub nor in the hub's cache.
     """
     if not _is_hub_id(name):
         raise UserError(f"no {kind} folder {name}: check the path (it is not a hub id of the form org/name either)")
@@ -138,11 +147,11 @@ def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Pat
     try:
         if constants.is_offline_mode():
             raise ConnectionError("HF_HUB_OFFLINE is set")
-        # Downloads are retried, loudly and for long, if there is no network; this request is not.
+        # Without a network, a download is retried for a long time and prints each retry; this request fails at once.
         _within(HUB_PATIENCE, lambda: huggingface_hub.HfApi().repo_info(name, repo_type=kind, timeout=HUB_PATIENCE))
         return Path(huggingface_hub.snapshot_download(**request))
     except Exception as error:  # network errors come from httpx, the hub's client and the operating system alike
-        missing = isinstance(error, RepositoryNotFoundError)  # a gated one, too
+        missing = isinstance(error, RepositoryNotFoundError)  # raised for a gated repository, too
         reason = f"has no public {name}" if missing else f"was not reached: {one_line(error)}"
         cached = _cached(request, payload)
         if cached is not None:
@@ -151,16 +160,20 @@ def _from_hub(name: str, kind: str, files: tuple[str, ...], payload: str) -> Pat
 
 
 def _cached(request: dict, payload: str) -> Path | None:
-    """Return an earlier complete download of the same id, in the hub client's cache."""
+    """Return the folder of an earlier download of the same id in the hub client's cache; None if it lacks `payload`."""
     try:
         folder = Path(huggingface_hub.snapshot_download(**request, local_files_only=True))
-    except Exception:  # not cached: the caller says what was looked for
+    except Exception:  # not cached: the caller raises the error
         return None
     return folder if any(folder.glob(payload)) else None
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Run `call`, waiting no longer than `seconds`: its own timeouts leave out, say, the resolving of names."""
+    """Run `call` and wait at most `seconds`, because the timeout of a request does not limit every step, such as resolving names.
+
+    Raises:
+        TimeoutError: `call` takes longer.
+    """
     raised: list[BaseException] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What the cells of one task and checkpoint share."""
+"""The data and the dense model that the cells of one task and checkpoint share."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -40,10 +40,13 @@ from kprune.vocabulary.tokens import Text
 
 @dataclass
 class Subject:
-    """Data and the dense model.
+    """The data and the dense model of one task and checkpoint.
 
     Attributes:
-        anew: whether the dense model is scored again, although its score is kept.
+        settings: the settings that `task` was built from.
+        anew: whether the dense model is scored again although its predictions are in the cache.
+        data: the results of `calibrated`, by their settings.
+        vocabularies: the results of `vocabulary_for`, by their settings.
     """
 
     task: Task
@@ -58,7 +61,7 @@ class Subject:
 
     @cached_property
     def dense(self) -> Predictions:
-        """Return what the dense model predicts, computed when it is first asked for."""
+        """Return the predictions of the dense model on the evaluation set, computed or read from the cache at the first use."""
         task, checkpoint, settings = self.task, self.checkpoint, self.settings.settings
         found = dense_predictions(self.model, task, self.tokenizer, self.device, settings, checkpoint.digest, self.anew)
         print(f"{task.name}: dense {task.metric} {found.score:.2f} ({checkpoint.source} checkpoint)")
@@ -68,18 +71,18 @@ class Subject:
 
 
 def subject_for(config: CellConfig) -> Subject:
-    """Return the shared part of a cell; kept for the next cell of the same task and model.
+    """Return the subject of a cell, after checking the cell's requests and scoring the dense model.
 
-    What is asked for is checked before the dense model is scored.
+    The subject is kept in memory for the next cell of the same task and model. All checks come before the scoring.
 
     Raises:
-        UserError: the device is not there, data or checkpoint are wrong, the model reads less than latency asks for, or it is
-            to be saved in a format that it can't have, masked in groups that its modules do not have, or to keep the tokens of
-            texts that are not to be had; or as `calibrated` says.
-        OutOfReach: more is to go than the model's units have, or than the method can remove.
+        UserError: the device does not exist, the data or the checkpoint are wrong, latency is asked for at a longer sequence than
+            the model reads, the model can't be saved in the format, its modules don't fit the pattern of zeros, the texts of the
+            vocabulary can't be read, or `calibrated` refuses the cell.
+        OutOfReach: the target removes more than the model's units have, or more than the method can remove.
     """
     subject = subject_unscored(config)
-    if not config.target.is_sparsity and config.method.build().one_model:  # other cells have no smaller model to time
+    if not config.target.is_sparsity and config.method.build().one_model:  # in other cells, no smaller model is timed
         check_latency_point(config.latency, subject.model, subject.task.generates)
     if config.save_model:
         check_kind(subject.model, config.format, subject.tokenizer)
@@ -95,10 +98,10 @@ def subject_for(config: CellConfig) -> Subject:
 
 
 def subject_unscored(config: CellConfig) -> Subject:
-    """Return the shared part of a cell before anything is checked or scored; kept as `subject_for` says.
+    """Return the subject of a cell without checking the cell's requests or scoring the model; it is kept as in `subject_for`.
 
     Raises:
-        UserError: the device is not there, data or checkpoint are wrong.
+        UserError: the device does not exist, or the data or the checkpoint are wrong.
     """
     device = pick_device(config.device)
     if config.threads:
@@ -107,7 +110,16 @@ def subject_unscored(config: CellConfig) -> Subject:
 
 
 def check_latency_point(latency: LatencyPoint | None, model: nn.Module, generates: bool = False) -> None:
-    """Raise a UserError if latency is to be measured on longer inputs, and the one token generated more, than the model reads."""
+    """Check that the model reads sequences of the length that latency is measured at.
+
+    Args:
+        latency: the point to measure at; None if latency is not measured.
+        model: the dense model.
+        generates: whether one further token is generated after the sequence.
+
+    Raises:
+        UserError: the sequence, with the further token, is longer than the model reads.
+    """
     positions = positions_of(model.config.to_dict())
     longest = positions and positions - generates
     if latency and longest and latency.sequence_length > longest:
@@ -131,7 +143,10 @@ def _subject(
 
 
 def warn_of_little(task: Task, dense_score: float, majority: float | None) -> None:
-    """Warn if the dense model is worse than the most frequent class: its classes may be numbered in another order than the data's."""
+    """Warn if always predicting the most frequent class scores higher than the dense model.
+
+    The reason may be that the model numbers the classes in another order than the data.
+    """
     if majority is not None and task.metric == "accuracy" and dense_score < majority:
         print(
             f"warning: the dense model scores below the most frequent class's share, {majority:.2f}: are the classes in the "
@@ -140,7 +155,7 @@ def warn_of_little(task: Task, dense_score: float, majority: float | None) -> No
 
 
 def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
-    """Warn if a language model predicts tokens worse than by guessing: its tokenizer may be another model's."""
+    """Warn if a language model predicts tokens worse than random guessing; the reason may be the tokenizer of another model."""
     if task.metric in PERPLEXITIES and dense_score > vocabulary:
         print(
             f"warning: the dense model's perplexity is above {vocabulary}, its vocabulary: is the tokenizer beside it its own?"
@@ -148,10 +163,10 @@ def warn_of_chance(task: Task, dense_score: float, vocabulary: int) -> None:
 
 
 def calibrated(config: CellConfig, subject: Subject) -> PruningData:
-    """Return what a cell's method reads; one object for all cells with the same calibration set, so that they share what they can.
+    """Return the data that a cell's method reads; cells with the same calibration set get the same object, to share its contents.
 
     Raises:
-        UserError: the precision means nothing on the subject's device, or the calibration set can't be drawn or read.
+        UserError: the device does not support the precision, or the calibration set can't be drawn or read.
     """
     if config.precision == "reduced":
         check_reduced(subject.device, torch.float32)
@@ -171,10 +186,12 @@ def calibrated(config: CellConfig, subject: Subject) -> PruningData:
 
 
 def vocabulary_for(config: CellConfig, subject: Subject) -> Vocabulary | None:
-    """Return the vocabulary that a cell cuts its pruned model to, one object for all cells with the same; None for the whole one.
+    """Return the cut vocabulary of a cell's pruned model; None if the cell keeps every token.
+
+    Cells with the same vocabulary get the same object.
 
     Raises:
-        UserError: the texts are not to be had, or model and tokenizer can't be cut.
+        UserError: the texts can't be read, or the vocabulary of the model or the tokenizer can't be cut.
     """
     if config.vocabulary is None:
         return None
@@ -186,7 +203,7 @@ def vocabulary_for(config: CellConfig, subject: Subject) -> Vocabulary | None:
 
 
 def vocabulary_texts(name: str, config: CellConfig, subject: Subject) -> list[Text]:
-    """Return the texts of a file, or the tokens of the calibration set or of all training examples."""
+    """Return the texts of the file `name`, or lists of the token ids of the calibration set or of all training examples."""
     if name == CALIBRATION:
         return [example["input_ids"] for example in calibrated(config, subject).calibration.examples]
     if name == TRAINING:
@@ -202,17 +219,22 @@ def calibration_for(calibration: CalibrationSettings, seed: int, subject: Subjec
 
 
 def flops_length(from_file: bool, task: Task, tokenizer, calibration: CalibrationSet) -> float:
-    """Return the length FLOPs are counted at: the mean of a given file; else as `average_length` has it."""
+    """Return the length of a sequence, in tokens, at which FLOPs are counted.
+
+    It is the mean over the calibration set if this comes from a file, else the result of `average_length`.
+    """
     if from_file:
         return calibration.sequence_length
     return average_length(task, task.training(tokenizer))
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name, `auto` being the GPU if there is one; a GPU becomes the current one.
+    """Return the device of a name, and make it torch's current device if it is named as a GPU.
+
+    `auto` is the GPU if there is one, else the CPU.
 
     Raises:
-        UserError: the device is unknown, not there, or without float64.
+        UserError: the device is unknown, does not exist, or does not compute in float64.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -220,7 +242,7 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device={name} is not to be had here, or has no float64: use device=auto or device=cpu")
     device = torch.device(name)
     if device.type == "cuda":
-        # torch makes a GPU the current one by its index alone.
+        # torch.cuda.set_device needs an index.
         device = device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
-        torch.cuda.set_device(device)  # what asks for "the" GPU, to wait for it say, means this one
+        torch.cuda.set_device(device)  # calls without a device, such as torch.cuda.synchronize(), use it
     return device

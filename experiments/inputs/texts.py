@@ -1,4 +1,4 @@
-"""Running texts: the documents of a data set of the hub, or of a file of one's own."""
+"""Running texts: the documents of a hub data set or of the user's own file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ SUFFIXES = (".txt", ".jsonl", ".json")
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents, at least one.
+    """One or more documents.
 
     Attributes:
-        source: names the data, in records and messages.
-        documents: a text each.
+        source: the name of the data, for records and messages.
+        documents: the texts.
+
+    Raises:
+        UserError: there is no document, or a document is no string.
     """
 
     source: str
@@ -33,11 +36,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class HubTexts:
-    """One split of a data set.
+    """The texts in one split of a hub data set.
 
     Attributes:
-        hub_file: the one file of the split that is read from the hub, of a data set that has hundreds.
-        separator: joins all rows to one text; None: every row is a document of its own.
+        column: the column of texts.
+        hub_file: the only file to read from the hub, for a data set of hundreds of files; None reads all.
+        separator: joins all rows to one document; None makes every row a document.
     """
 
     hub_id: str
@@ -52,10 +56,10 @@ class HubTexts:
         return f"{self.hub_id} ({self.config}, {self.split})"
 
     def read(self, rows: int | None = None) -> Texts:
-        """Return the documents, of the first so many rows if `rows` is given.
+        """Return the documents of the first `rows` rows, or of all rows if it is None.
 
         Raises:
-            UserError: the data are not to be had, or there is no such split or column.
+            UserError: the data can't be found or read, or the split or the column does not exist.
         """
         files = {self.split: self.hub_file} if self.hub_file else {}
         data = find_dataset(self.hub_id, self.config, files)
@@ -65,28 +69,31 @@ class HubTexts:
 
 
 CALIBRATION = {
-    # The shard of C4 that SparseGPT, Wanda and those after them draw from.
+    # The shard of C4 that SparseGPT, Wanda and later methods draw from.
     "c4": HubTexts("allenai/c4", "en", "train", hub_file="en/c4-train.00000-of-01024.json.gz"),
     "wikitext2": HubTexts("Salesforce/wikitext", "wikitext-2-raw-v1", "train", separator="\n\n"),
 }
-"""The data sets of `calibration.data`, by name."""
+"""The data sets that `calibration.data` may name."""
 
 
 def read_file(path: Path, option: str, lines: bool = False) -> Texts:
-    """Return the documents of a file: one of a .txt file, and one a line or entry of a .jsonl or .json file, under `text`.
+    """Return the documents of a file: the whole of a .txt file, or the entries `text` of the objects in a .jsonl or .json file.
 
     Args:
-        option: that names the file, for messages.
-        lines: each line of a .txt file is a document.
+        path: the file.
+        option: the option that names the file, for messages.
+        lines: whether each line of a .txt file is a document.
 
     Raises:
-        UserError: no such file, of another kind, unreadable, or without texts.
+        UserError: the file does not exist, is of another kind, can't be read, or has no texts.
     """
     check_file(path, option)
     try:
         content = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":
-            documents = content.split("\n") if lines else [content]  # splitlines splits inside a text, too
+            documents = (
+                content.split("\n") if lines else [content]
+            )  # str.splitlines would split at other characters, too
             return Texts(str(path), [document for document in documents if document.strip()])
         rows = [entry for _, entry in json_rows(content)]
     except (OSError, ValueError) as error:
@@ -98,10 +105,10 @@ def read_file(path: Path, option: str, lines: bool = False) -> Texts:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Check that a path is that of a file of texts.
+    """Check that a path is an existing file with one of `SUFFIXES`; `option` names the file, for messages.
 
     Raises:
-        UserError: there is no such file, or its suffix is another.
+        UserError: the file does not exist, or it has another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{option}={path} is no file of texts: give one that ends in {', '.join(SUFFIXES)}")

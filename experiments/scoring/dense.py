@@ -1,4 +1,4 @@
-"""The dense model's evaluation, done once per checkpoint and kept in the cache for other processes."""
+"""The predictions of the dense model, computed once for each checkpoint and task and kept in the cache."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from experiments.tasks import Task
 from kprune.files import OTHER_CACHE, write_whole
 
 FORMAT = 3
-"""Of the cached file; raised when evaluation itself changes."""
+"""Version of the cached file; raised when the evaluation changes."""
 
 
 def dense_predictions(
@@ -29,15 +29,15 @@ def dense_predictions(
     checkpoint: str,
     anew: bool = False,
 ) -> Predictions:
-    """Return what the dense model predicts: from the cache, else computed and kept there.
+    """Return the predictions of the dense model from the cache; missing predictions are computed and written to the cache.
 
     Args:
-        settings: the task's.
-        checkpoint: hash of all that the model computes by.
-        anew: what the cache has is computed again.
+        settings: the settings of the task.
+        checkpoint: hash of the files that determine the model's predictions (`checkpoint_sha256`).
+        anew: whether the predictions are computed again although the cache has them.
 
     Raises:
-        UserError: a logit is not finite, or the cache cannot be written to.
+        UserError: a logit is not finite, or the cache can't be written to.
     """
     path = dense_file(task, tokenizer, device, settings, checkpoint)
     with locked(path):
@@ -49,7 +49,10 @@ def dense_predictions(
 
 
 def dense_file(task: Task, tokenizer, device: torch.device, settings: Settings, checkpoint: str) -> Path:
-    """Return the file, named after all that the predictions depend on; the evaluation set is in it with its tokens and gold."""
+    """Return the path of the cached file; its name has a hash of all that the predictions depend on.
+
+    The hash includes the tokens and the gold of the evaluation set.
+    """
     depends_on = {
         "format": FORMAT,
         "checkpoint": checkpoint,

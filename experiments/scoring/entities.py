@@ -1,23 +1,23 @@
-"""Entities of tagged words, counted as conlleval and the package seqeval do.
+"""Counting the entities of tagged words by the rule of conlleval and of the package seqeval.
 
-seqeval itself is left out: its last release is of 2020 and no wheel, and what is needed of it is this one rule.
+seqeval is not a dependency: its last release is from 2020 and has no wheel, and this project needs only this rule.
 """
 
 from collections.abc import Sequence
 
 Entity = tuple[str, int, int]
-"""Kind, first word, and the word after the last."""
+"""The kind of an entity, the place of its first word, and the place after its last word."""
 
 
 def is_tag(tag: str) -> bool:
-    """Tell whether a tag is O, or B- or I- before a kind."""
+    """Tell whether a tag is O, B-KIND or I-KIND."""
     return tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2)
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Return the entities of a sentence's tags.
 
-    One begins at B-, and at I- after O or another kind: models write that, and so do data in IOB1.
+    An entity begins at a tag B-, and also at a tag I- that follows O or another kind, as in data in IOB1 and in predictions.
     """
     found, start = set(), None
     for place, tag in enumerate([*tags, "O"]):
@@ -31,6 +31,6 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def counts_of(predicted: Sequence[str], gold: Sequence[str]) -> list[int]:
-    """Return how many entities of a sentence were predicted rightly, were predicted, and are there."""
+    """Return the numbers of correctly predicted, predicted and actual entities of a sentence."""
     ours, theirs = entities(predicted), entities(gold)
     return [len(ours & theirs), len(ours), len(theirs)]

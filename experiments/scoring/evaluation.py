@@ -1,4 +1,4 @@
-"""Score a model, dense or pruned, on a task's evaluation set."""
+"""Scoring a model, dense or pruned, on a task's evaluation set."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,18 +17,21 @@ from kprune.objectives import Objective
 def evaluate(
     model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
 ) -> float:
-    """Return the model's score on the task's evaluation set, in percent; as `predictions_of` otherwise."""
+    """Return the model's score on the task's evaluation set, a perplexity or else in percent.
+
+    Arguments and errors are as in `predictions_of`; a score that is not finite raises a UserError, too.
+    """
     return predictions_of(model, task, tokenizer, device, batch_size).score
 
 
 def predictions_of(
     model: nn.Module, task: Task, tokenizer, device: str | torch.device = "cpu", batch_size: int | None = None
 ) -> Predictions:
-    """Return what the model predicts for each item of the task's evaluation set.
+    """Return the model's predictions for the items of the task's evaluation set.
 
     Args:
-        device: where the model is moved to and stays.
-        batch_size: examples in a forward pass; the task's own if None.
+        device: the device that the model is moved to; the model stays there.
+        batch_size: number of examples in a forward pass; None for the task's own.
 
     Raises:
         UserError: a logit is not finite.
@@ -57,13 +60,16 @@ def predict(
     description: str | None = None,
     reduce: Callable[[Tensor, Example], Tensor] = lambda logits, example: logits,
 ) -> list[Tensor]:
-    """Return what `objective.answers` reads of each example, in the order of `examples`, on the CPU.
+    """Return the model's answer to each example (`objective.answers`), in the order of `examples`, on the CPU.
 
-    Logits of positions are cut to the example's own length. Examples are batched by length, so that
-    little is padded; the longest go first, so that a batch that does not fit in memory fails at once.
+    Answers that have a value for each position are cut to the length of the example. Batches have examples of similar length, to
+    limit the padding, and the longest come first, so that a batch that does not fit in memory fails at once.
 
     Args:
-        reduce: gives what is kept of an example's logits, which are still on the device.
+        device: the device that the model is moved to; the model stays there.
+        batch_size: number of examples in a forward pass.
+        description: label of the progress bar.
+        reduce: maps an example's answer, on the device, to the tensor that is kept.
 
     Raises:
         UserError: a logit is not finite.

@@ -1,9 +1,11 @@
-"""How close methods come to the teacher on examples that they have not seen: `python -m experiments.scoring.held_out --help`.
+"""Measure how close pruned models are to the teacher on examples that the methods have not seen: the basis for choosing settings.
 
-What settings are chosen by: the divergence (eq. 4) on training examples that were not drawn for the calibration. The
-evaluation set is never read. A row a method, task, model and seed is put in the table as it is measured, in the place of an earlier
-one of the same; a setting is changed as in `kprune_plus:floor=0.3`, and `kprune_plus:precision=reduced` is a method with its
-passes in reduced precision.
+    python -m experiments.scoring.held_out STAGE METHOD ...
+
+The measure is the divergence (eq. 4) on training examples that are not in the calibration set. The evaluation set is never read. Each
+row of the table is for one method, task, model and seed. It is written when it has been measured and replaces an earlier row for the
+same. A method may have changed settings, as in `kprune_plus:floor=0.3`; `kprune_plus:precision=reduced` computes the method's passes in
+reduced precision.
 """
 
 import argparse
@@ -33,17 +35,17 @@ from kprune.files import reachable
 from kprune.precision import PRECISIONS, Precision, check_reduced
 
 COLUMNS = ("stage", "task", "flops_reduction", "tokens", "settings", "held_out_divergence", "model", "seed")
-"""`stage` names the rows that are compared with one another; `settings` is a method with what was changed."""
+"""`stage` is a name shared by all rows that are compared with each other; `settings` is a method with its changed settings."""
 KEY = tuple(column for column in COLUMNS if column != "held_out_divergence")
 UNSAID = {"model": "minilm", "seed": 0}
-"""Columns that older files do not have, and what most of their rows are of."""
+"""Columns that older files lack, with the values that their rows are taken to have."""
 TAKEN = re.compile(r"\+*((calibration|model|task)\..+|calibration|model|seed)")
-"""Options that a divergence depends on here."""
+"""Names of the options for `--set` that change the divergence."""
 EXAMPLES, SEED, TEMPERATURE = 300, 77, 2.0
 
 
 def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
-    """Return examples of the training set that are not in the calibration set."""
+    """Return up to `EXAMPLES` examples of the training set that are not in the calibration set, drawn with `SEED`."""
     training = task.training(tokenizer)
     drawn = {tuple(example["input_ids"]) for example in calibration.examples}
     rows = (training[int(row)] for row in np.random.default_rng(SEED).permutation(len(training)))
@@ -57,8 +59,13 @@ def unseen(task, tokenizer, calibration: CalibrationSet) -> CalibrationSet:
 def checked(name: str, methods: list[str], overrides: list[str]) -> tuple[CellConfig, list[tuple[Method, Precision]]]:
     """Return the config of a task, and each method with the precision of its passes.
 
+    Args:
+        name: name of the task.
+        methods: methods with changed settings, as texts for `method_and_precision`.
+        overrides: options as for run.py.
+
     Raises:
-        UserError: a setting or method is wrong, or would be ignored.
+        UserError: a setting or method is wrong, or an override would be ignored.
     """
     remedy = "give calibration.*, model.*, task.* or seed; tasks, methods and the share are options of their own"
     refuse_others(overrides, TAKEN, "--set ", remedy)
@@ -76,10 +83,16 @@ def checked(name: str, methods: list[str], overrides: list[str]) -> tuple[CellCo
 def measure(
     stage: str, methods: list[str], reduction: float, config: CellConfig, pruners: list[tuple[Method, Precision]]
 ) -> Iterator[dict[str, Any]]:
-    """Return a row per method on one task, of what `checked` gives; the methods share what no setting changes.
+    """Yield a row of the table for each method on one task; the methods share the measurements that do not depend on their settings.
+
+    Args:
+        stage: the value of the column `stage`.
+        methods: the values of the column `settings`, one for each method.
+        reduction: share of FLOPs to remove.
+        config, pruners: the result of `checked`.
 
     Raises:
-        UserError: what pruning refuses.
+        UserError: the data or the checkpoint are wrong, or a method can't prune the model.
     """
     task = config.task.build()
     checkpoint = find_checkpoint(task, config.model.encoder, config.model.pretrained, config.model.checkpoint)
@@ -103,7 +116,7 @@ def measure(
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", help="names the rows that are compared with one another")
+    parser.add_argument("stage", help="a name for all rows that are compared with each other")
     parser.add_argument("methods", nargs="+", help="kprune_plus, kprune_plus:floor=0.3, kprune:lambdas=[0.02], ...")
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=["mrpc", "stsb", "sst2"])
     parser.add_argument("--flops-reduction", type=float, default=0.8)
@@ -115,7 +128,9 @@ def main() -> None:
     FlopsBudget(options.flops_reduction, 1.0)
     measurements.make_room(options.output, COLUMNS, UNSAID)
     given = ["model=minilm", *options.set]
-    of_tasks = [checked(task, options.methods, given) for task in options.tasks]  # all, before the first is measured
+    of_tasks = [
+        checked(task, options.methods, given) for task in options.tasks
+    ]  # all are checked before the first is measured
     for config, pruners in of_tasks:
         for row in measure(options.stage, options.methods, options.flops_reduction, config, pruners):
             measurements.put(options.output, COLUMNS, KEY, [row], UNSAID)

@@ -1,4 +1,4 @@
-"""Metrics that are more than a mean, and what the others are means of."""
+"""Spearman's correlation, and the values of single items (nDCG, reciprocal rank, exact match and F1) whose means are scores."""
 
 import re
 import string
@@ -10,9 +10,9 @@ from scipy import stats
 
 
 def spearman(values: np.ndarray, labels: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two arrays [N] in percent, ties ranked by their mean.
+    """Return Spearman's rank correlation of two arrays [N], in percent; equal values get the mean of their ranks.
 
-    Constant values, as of a model pruned to nothing, rank nothing: their undefined correlation counts as 0.
+    The correlation is undefined if all values or all labels are equal, as in a model pruned to nothing; 0 is returned then.
     """
     values, labels = np.asarray(values, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if len(values) < 2 or np.ptp(values) == 0 or np.ptp(labels) == 0:
@@ -21,13 +21,14 @@ def spearman(values: np.ndarray, labels: np.ndarray) -> float:
 
 
 def ndcg(scores: Sequence[np.ndarray], grades: Sequence[np.ndarray], depth: int) -> np.ndarray:
-    """Return the nDCG of each query's ranking, cut at a depth: [N] in [0, 1] (Järvelin and Kekäläinen, 2002).
+    """Return the nDCG of each query's `depth` top documents, [N] in [0, 1] (Järvelin and Kekäläinen, 2002).
 
-    A document's gain is its grade, as in trec_eval, not a power of two.
+    The gain of a document is its grade, as in trec_eval, and not a power of two.
 
     Args:
-        scores: of the documents for each query, N arrays.
-        grades: of the same documents, 0 or above, one of a query's above 0.
+        scores: for each of N queries, the scores of its documents, [documents].
+        grades: for each query, the grades of the same documents, [documents], 0 or above; at least one is above 0.
+        depth: number of top documents that count.
     """
     discounts = 1 / np.log2(np.arange(2, depth + 2))
 
@@ -39,19 +40,19 @@ def ndcg(scores: Sequence[np.ndarray], grades: Sequence[np.ndarray], depth: int)
 
 
 def reciprocal_rank(scores: Sequence[np.ndarray], grades: Sequence[np.ndarray], depth: int) -> np.ndarray:
-    """Return one over the rank of each query's first document with a grade above 0, 0 if it stands below a depth: [N].
+    """Return for each query 1 / rank of its first document with a grade above 0, [N]; 0 if the rank is larger than `depth`.
 
     Args:
-        scores, grades: as of `ndcg`.
+        scores, grades, depth: as in `ndcg`.
     """
     first = np.array([np.argmax(ranked(score, own) > 0) for score, own in zip(scores, grades, strict=True)])
     return np.where(first < depth, 1 / (first + 1), 0.0)
 
 
 def ranked(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
-    """Return grades by falling score.
+    """Return the grades of documents, sorted by falling score.
 
-    Of documents with the same score, those of lower grades come first, so that a model that tells nothing apart finds nothing.
+    Among documents with the same score, lower grades come first, so that a model with equal scores for all documents scores low.
     """
     return grades[np.lexsort((grades, -scores))]
 
@@ -59,13 +60,14 @@ def ranked(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
 def squad(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], no_answers: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return exact match and F1 of each question ([N], in [0, 1]) by the rules of the official evaluation scripts, the best over
-    its answers.
+    """Return exact match and F1 of each question, [N] each in [0, 1], by the rules of the official evaluation scripts.
+
+    Both are the maximum over the accepted answers.
 
     Args:
-        predictions: one text per question, "" for no answer.
-        answers: the accepted texts per question, none if it has no answer.
-        no_answers: SQuAD 2.0's rules: a question without an answer expects "", and empty texts match each other.
+        predictions: a text for each question, "" for no answer.
+        answers: for each question the accepted texts; [] if it has no answer.
+        no_answers: whether the rules of SQuAD 2.0 apply: a question without an answer expects "", and empty texts match.
     """
     exact, f1 = [], []
     for prediction, accepted in zip(predictions, answers, strict=True):

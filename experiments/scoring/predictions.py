@@ -1,4 +1,4 @@
-"""What a model did with each scored item: what a score is the mean of, and what two models are compared by."""
+"""The predictions of a model for single items, from which scores and comparisons of two models are computed."""
 
 import io
 import zipfile
@@ -13,22 +13,22 @@ from kprune.errors import UserError
 PERPLEXITIES = ("perplexity", "masked_perplexity")
 """Metrics that are the exponential of a mean loss; lower is better."""
 OPTIONAL = ("gold", "groups", "dense")
-"""Arrays that not all predictions have."""
+"""Arrays of `Predictions` that may be None."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model on one evaluation set, in the order of its items.
+    """The predictions of one model on one evaluation set of N items, in the order of the items.
 
     Attributes:
-        metric: as a task's.
-        values: [N] right or wrong (accuracy), F1 in [0, 1] of a question, nDCG or reciprocal rank in [0, 1] of a query, the value predicted
-            (spearman), or the loss of a window (perplexity). [N, K, 3] for a metric of counts (`counts.counted`): F1 of
-            classes, labels or entities, and Matthews' correlation.
-        gold: [N] the values that should have been predicted, for spearman; None elsewhere.
-        groups: [N] a number for each article that questions are asked of: those of one are no independent draws, and a
-            bootstrap draws them together. None if every item stands for itself.
-        dense: as `values`, of the dense model that this one was pruned from; None of a dense model itself.
+        metric: a metric of `Task`.
+        values: [N] whether the item is right (accuracy), F1 in [0, 1] of a question, nDCG or reciprocal rank in [0, 1] of a query,
+            the predicted value (spearman), or the loss of a window (perplexity); [N, K, 3] counts (`counts.counted`) for F1 of
+            classes, labels or entities, and for Matthews' correlation.
+        gold: [N] the right values, for spearman; None for other metrics.
+        groups: [N] the number of each item's group, such as the article of a question. Items of a group are not independent, and a
+            bootstrap draws them together. None if all items are independent.
+        dense: the `values` of the dense model that this model was pruned from; None if this is the dense model.
     """
 
     metric: str
@@ -39,10 +39,10 @@ class Predictions:
 
     @property
     def score(self) -> float:
-        """Return the score in percent; a perplexity as it is.
+        """Return the score: a perplexity, or else a number in percent.
 
         Raises:
-            UserError: it is not finite.
+            UserError: the score is not finite.
         """
         if self.metric == "spearman":
             score = metrics.spearman(self.values, self.gold)
@@ -61,7 +61,7 @@ class Predictions:
 
 
 def packed(predictions: Predictions) -> bytes:
-    """Return a compressed .npz file of `metric`, `values` and, if there are any, `OPTIONAL`."""
+    """Return the bytes of a compressed .npz file with `metric`, `values` and the arrays of `OPTIONAL` that are not None."""
     arrays = {"metric": np.array(predictions.metric), "values": predictions.values}
     for name in OPTIONAL:
         if getattr(predictions, name) is not None:
@@ -72,7 +72,7 @@ def packed(predictions: Predictions) -> bytes:
 
 
 def load(path: Path) -> Predictions | None:
-    """Read the file back; None if there is no such file or a damaged one (which is said in a line)."""
+    """Return the predictions in a file of `packed` bytes; None if it is missing or damaged. A printed line tells of damage."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             optional = {name: arrays[name] for name in OPTIONAL if name in arrays}

@@ -1,4 +1,4 @@
-"""CPU time of forward passes, of which other processes of a busy machine take nothing."""
+"""CPU time of forward passes, which does not grow if other processes keep the machine busy."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 @torch.inference_mode()
 def cpu_times(models: Sequence[nn.Module], batch: dict[str, Tensor], repeats: int) -> list[list[float]]:
-    """Return milliseconds of CPU time of each model's passes; the models take turns, and a round before them warms up."""
+    """Return the CPU time of forward passes, in milliseconds: `repeats` numbers for each model.
+
+    The models take turns, and one untimed round warms up.
+    """
     times: list[list[float]] = [[] for _ in models]
     for _ in range(1 + repeats):
         for model, of in zip(models, times, strict=True):

@@ -1,8 +1,8 @@
 """Run every check that needs a GPU, in eight minutes: `make gpu-check`, or `python -m experiments.speed.gpu_check --help`.
 
-The tests that need a GPU, then pruning costs of BERT-base at some 98,000 tokens, of the dearer methods in reduced precision, too, then
-a minute of the table of latencies. Every step is a process of its own and writes its files when it ends, so that whatever stops this
-leaves what was measured before. The steps themselves are in `steps.csv`.
+First the tests that need a GPU are run. Then the pruning of BERT-base on about 98,000 tokens is timed, for the expensive methods in
+reduced precision, too. Then the table of latencies is measured for a minute. Each step is a process and writes its files when it ends,
+so that an interruption leaves the files of the steps before. The file `steps.csv` has the time and the exit code of each step.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from kprune.precision import check_reduced
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("kprune_plus_fast", "kprune_fast", "kprune_plus", "kprune")
-"""The cheapest first: on an H100, starting a process took longer than pruning by the fast modes."""
+"""Methods to time, the cheapest first: on an H100, starting a process took longer than pruning by the fast presets."""
 REDUCED = ("kprune_plus", "kprune")
-"""Those that are measured in reduced precision, too."""
+"""Methods that are timed in reduced precision, too."""
 SECONDS = 470.0
 TOKENS = 98_000
 COLUMNS = ("step", "seconds", "exit_code", "device")
@@ -36,14 +36,14 @@ OUT_OF_TIME = 124
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its name, and the arguments of python that run it."""
+    """A step of the check: its name, and the arguments with which python runs it."""
 
     name: str
     arguments: list[str]
 
 
 def steps(output: Path, device: str, small: bool) -> Iterator[Step]:
-    """Give the steps, in order; `small` ones on a tiny model, to try whether all of them work."""
+    """Yield the steps in order; with `small`, steps on a tiny model that show in a short time whether all of them work."""
     coarser = reduced_is_faster(pick_device(device))
     tests = ["-m", "pytest", "-q", "tests/test_gpu.py", "--dist=load", f"--junitxml={output / 'tests.xml'}"]
     yield Step("tests", [*tests, *(["--collect-only"] if small else [])])
@@ -62,7 +62,7 @@ def steps(output: Path, device: str, small: bool) -> Iterator[Step]:
 
 
 def reduced_is_faster(device: torch.device) -> bool:
-    """Tell whether a device multiplies faster in reduced precision."""
+    """Tell whether a device multiplies matrices faster in reduced precision."""
     try:
         check_reduced(device, torch.float32)
     except UserError:
@@ -71,7 +71,10 @@ def reduced_is_faster(device: torch.device) -> bool:
 
 
 def run_limited(command: list[str], seconds: float) -> int:
-    """Run a command, and end it with all that it started if it takes longer; return its exit code, or `OUT_OF_TIME`."""
+    """Run a command for at most `seconds` and return its exit code; `OUT_OF_TIME` if it took longer.
+
+    A command that takes longer is killed together with all processes that it started.
+    """
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         return process.wait(seconds)
@@ -84,10 +87,10 @@ def run_limited(command: list[str], seconds: float) -> int:
 
 
 def run(output: Path, device: str, small: bool, seconds: float) -> int:
-    """Run the steps until the time is over; the exit code is 1 if one failed or was cut off, else 0.
+    """Run the steps for at most `seconds`; return an exit code that is 0 if all steps succeeded in this time.
 
     Raises:
-        UserError: the device is not there, or the folder can't be written to.
+        UserError: the device does not exist, or the folder can't be written to.
     """
     pick_device(device)
     measurements.make_room(output / "steps.csv", COLUMNS)
@@ -108,8 +111,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=reachable, default=Path("outputs/gpu_check"), help="folder")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ..., or cpu to try it")
-    parser.add_argument("--small", action="store_true", help="a tiny model, to try whether all of it works")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for all of it (default: {SECONDS:g})")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to try whether all steps work")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"time limit of all steps together (default: {SECONDS:g})"
+    )
     options = parser.parse_args()
     return run(options.output.resolve(), options.device, options.small, options.seconds)
 

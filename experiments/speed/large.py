@@ -1,9 +1,9 @@
-"""Memory and seconds of pruning a large Llama of random weights: `python -m experiments.speed.large llama_7b --layers-on cuda`.
+"""Measure memory and seconds of pruning a large Llama: `python -m experiments.speed.large llama_7b --layers-on cuda`.
 
-Weights and texts are random, float32: what is computed makes no difference to how much memory it takes. The model is made on
-the CPU and stays there; `--layers-on cuda` has one layer at a time on the GPU, `--states` says where hidden states lie. Peaks
-are beyond what the process held with the model loaded, and of the GPU what torch had reserved. `--gpu-gb 24` lets torch have no
-more than that, as on a smaller card.
+Weights (in float32) and texts are random, because their values do not change how much memory is needed. The model is made on the CPU
+and stays there; `--layers-on cuda` moves one layer at a time to the GPU, and `--states` names the place of the hidden states. The peak
+of the process is counted beyond its memory with the loaded model; the peak of the GPU is the memory that torch reserved. `--gpu-gb 24`
+limits torch to 24 GiB of the GPU, as on a smaller card.
 """
 
 import argparse
@@ -48,18 +48,24 @@ SHAPES = {
         vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48
     ),
 }
-"""Of Llama 2 7B, of Llama 3.2 1B, and smaller ones to try it with."""
+"""The shapes of Llama 2 7B and Llama 3.2 1B, and smaller shapes for trying the program."""
 
 
 def random_texts(tokens: int, window: int, largest: int) -> CalibrationSet:
-    """Return texts of `window` random tokens, `tokens` together."""
+    """Return a calibration set of random texts.
+
+    Args:
+        tokens: total number of tokens, rounded down to whole texts; there is at least one text.
+        window: number of tokens in a text.
+        largest: number of tokens in the vocabulary.
+    """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, largest, (max(tokens // window, 1), window), generator=generator)
     return CalibrationSet([{"input_ids": row} for row in ids.tolist()], 1, 0)
 
 
 def measured(options: argparse.Namespace) -> dict[str, object]:
-    """Prune a random model, and return its sizes, seconds by stage and peaks in MB."""
+    """Prune a model of random weights, and return its numbers of parameters, the seconds by stage, and the peaks of memory in MB."""
     gpu = torch.device("cuda") if torch.cuda.is_available() else None
     if gpu and options.gpu_gb:
         torch.cuda.set_per_process_memory_fraction(options.gpu_gb * 2**30 / torch.cuda.mem_get_info()[1])
@@ -89,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--window", type=int, default=1024, help="tokens of a text")
+    parser.add_argument("--window", type=int, default=1024, help="number of tokens in a text")
     parser.add_argument("--params-reduction", type=float, default=0.2, help="share of the layers' parameters to remove")
     parser.add_argument("--method", default="kprune_plus_fast", help="with settings: kprune_plus:refit_epochs=1")
     parser.add_argument("--states", help="device, cpu or disk")

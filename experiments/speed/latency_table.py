@@ -1,8 +1,8 @@
-"""Latency of BERT-base pruned by 80 % of FLOPs, over batch sizes, lengths and runtimes: `python -m experiments.speed.latency_table`.
+"""Measure the latency of BERT-base pruned by 80 % of FLOPs, by batch size, length and runtime: `python -m experiments.speed.latency_table`.
 
-Random weights: what a forward pass computes makes no difference to how long it takes. Dense and pruned models alternate
-in one run. The points of most interest come first; a run ends after `--minutes`, and the next one goes on from there.
-On a GPU: `--device cuda --dtype bfloat16 --output results/latency_gpu.csv`, a file of its own for each device.
+Weights are random, because their values do not change the time of a forward pass. Dense and pruned models alternate in one run. The
+points of most interest come first. A run ends after `--minutes`, and the next run measures the missing points. On a GPU, use
+`--device cuda --dtype bfloat16 --output results/latency_gpu.csv`, with another file for each device.
 """
 
 import argparse
@@ -50,16 +50,16 @@ COLUMNS = (
     "torch",
     "runtime_version",
 )
-"""Milliseconds are medians; `speedup_low` and `speedup_high` are the extremes of the single pairs' ratios; `flops_ratio`
-is counted at the row's length."""
+"""Milliseconds are medians; `speedup_low` and `speedup_high` are the smallest and largest ratio of a pair of passes; `flops_ratio` is
+dense over pruned FLOPs at the row's length."""
 CELL = ("shape", "grain", "runtime", "dtype", "batch_size", "sequence_length", "device", "threads", "torch")
 FLOPS_LENGTH = 128
 GOALS = ((32, 128), (1, 128))
 SECONDS, GOAL_SECONDS = 10.0, 60.0
-"""What a cell's repeats may take, and a goal's; at least one, and at most the `rounds` of the device."""
+"""Time for the repeats of a point, and of a point of `GOALS`; there is at least one repeat, and at most the `rounds` of the device."""
 
 Model = Callable[[int, int], Callable[[], Any]]
-"""Takes batch size and length; gives a forward pass on a random batch."""
+"""A function of batch size and length; it returns a function that runs a forward pass on a random batch."""
 
 
 def eager(model: nn.Module, folder: Path) -> Model:
@@ -71,17 +71,17 @@ def eager(model: nn.Module, folder: Path) -> Model:
 
 
 def graph(model: nn.Module, folder: Path) -> Model:
-    """Return a CUDA graph: the kernels of a forward pass, started without Python."""
+    """Return a model whose forward passes replay a CUDA graph, which starts the kernels of a pass without Python."""
 
     def at(*shape: int):
         batch, stream = random_batch(model, *shape), torch.cuda.Stream()
-        # While it is captured, transformers can't see that the mask is all ones: it would slow attention down here alone.
+        # During the capture, transformers can't see that the mask is all ones, and would use a slower attention than other runtimes.
         del batch["attention_mask"]
         captured = torch.cuda.CUDAGraph()
         with torch.inference_mode():
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                model(**batch)  # what is set up at a first call can't be captured
+                model(**batch)  # a first call sets up memory and kernels, which can't be captured
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(captured):
                 output = model(**batch)
@@ -97,7 +97,7 @@ def graph(model: nn.Module, folder: Path) -> Model:
 
 def compiled(model: nn.Module, folder: Path) -> Model:
     def at(*shape: int):
-        torch._dynamo.reset()  # each shape is compiled for itself, as its best case
+        torch._dynamo.reset()  # so that each shape is compiled separately, its best case
         batch, fast = random_batch(model, *shape), torch.compile(model)
         return lambda: fast(**batch)
 
@@ -106,13 +106,13 @@ def compiled(model: nn.Module, folder: Path) -> Model:
 
 @functools.cache
 def one_arena() -> None:
-    """Let dense and pruned sessions share their memory: with an arena each, batch 128 of 384 tokens needs more than 24 GB."""
+    """Let all onnxruntime sessions share one memory arena; with one for each, a batch of 128 x 384 tokens needs more than 24 GB."""
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(
         memory, ort.OrtArenaCfg({"arena_extend_strategy": 1})
-    )  # no more than is asked for
+    )  # 1: grow only by the requested size
 
 
 def onnx(model: nn.Module, folder: Path) -> Model:
@@ -141,7 +141,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def timed(calls: list[Callable[[], Any]], device: torch.device, seconds: float) -> list[list[float]]:
-    """Return milliseconds of the calls in turn, as many rounds as fit; a round before them warms up."""
+    """Return the milliseconds of each call, a list for each, measured in turn after one untimed round.
+
+    Args:
+        calls: the functions to time.
+        device: the device that they run on.
+        seconds: time for all rounds; at least one round is timed.
+    """
     first = alternate(calls, device, repeats=1, warm_up=1)
     round_seconds = sum(ms for (ms,) in first) / 1000
     further = min(int(seconds / round_seconds), rounds(device)[1]) - 1
@@ -149,20 +155,20 @@ def timed(calls: list[Callable[[], Any]], device: torch.device, seconds: float) 
 
 
 def available(device: torch.device, dtype: str) -> list[str]:
-    """Return the runtimes of a device; ONNX is in float32."""
+    """Return the names of the runtimes for a device and a dtype; ONNX is only for float32."""
     names = ON_GPU if device.type == "cuda" else ON_CPU
     return [name for name in names if name != "onnx" or dtype == "float32"]
 
 
 def cells(runtimes: list[str], batches: list[int], lengths: list[int]) -> list[tuple[str, int, int]]:
-    """Return (runtime, batch, length) in the order measured: the goals, then by tokens."""
+    """Return the points (runtime, batch size, length) in the order of measurement: first `GOALS`, then by number of tokens."""
     shapes = sorted(itertools.product(batches, lengths), key=lambda s: (s not in GOALS, s[0] * s[1]))
     goals, others = ([s for s in shapes if (s in GOALS) == goal] for goal in (True, False))
     return [(runtime, *shape) for part in (goals, others) for runtime in runtimes for shape in part]
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure what is missing and write the file after every cell; all of its rows."""
+    """Measure the points that the file lacks, writing it after each point, and return all its rows."""
     shape, deadline = SHAPES[options.shape], time.perf_counter() + 60 * options.minutes
     device = pick_device(options.device)
     rows = measurements.read(options.output, COLUMNS)
@@ -213,7 +219,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def row(dense: list[float], pruned: list[float]) -> dict[str, Any]:
-    """Return what one pair of models adds to a cell."""
+    """Return the columns of times of a row, from the milliseconds of the dense and the pruned model, [repeats] each."""
     ratios = [d / p for d, p in zip(dense, pruned, strict=True)]
     dense_ms, pruned_ms = statistics.median(dense), statistics.median(pruned)
     return {
@@ -235,7 +241,7 @@ def line(r: dict[str, Any]) -> str:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Check what would fail after something has been measured.
+    """Check all options and the file before the first measurement.
 
     Raises:
         UserError: an option is wrong, or the file can't be written.
@@ -261,14 +267,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=reachable, default=Path("results/latency.csv"))
     parser.add_argument("--shape", choices=SHAPES, default="bert_base")
-    parser.add_argument("--grain", type=int, default=1, help="neurons are multiples of it, inside the same FLOPs")
+    parser.add_argument(
+        "--grain", type=int, default=1, help="numbers of neurons are multiples of the grain, within the same FLOPs"
+    )
     parser.add_argument("--batches", type=whole_numbers, default=[1, 8, 32, 128])
     parser.add_argument("--lengths", type=whole_numbers, default=[32, 128, 384])
-    parser.add_argument("--runtimes", type=lambda text: text.split(","), help="all that the device has if left out")
+    parser.add_argument("--runtimes", type=lambda text: text.split(","), help="default: all runtimes of the device")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no cell is begun that would end after it")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="time limit: a point that would end later is not begun"
+    )
     options = parser.parse_args()
     check_options(options)
     if options.threads:

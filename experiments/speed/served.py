@@ -1,9 +1,9 @@
-"""What a model costs in onnxruntime on a CPU, dense and pruned: `python -m experiments.speed.served OVERRIDE ...`.
+"""Measure score and CPU time of a dense and a pruned model in onnxruntime: `python -m experiments.speed.served OVERRIDE ...`.
 
-The dense and the pruned model of the cell that `python run.py OVERRIDE ...` would run are exported to ONNX, with weights of 32 and of
-eight bits, and run with onnxruntime's kernel for a sum and the norm behind it, and without. All are scored on the task's whole
-evaluation set and timed in turn, in the CPU time of one thread, of which other processes of a busy machine take nothing. A cell's
-rows are put in the place of earlier ones of the same cell.
+The models are those of the cell that `python run.py OVERRIDE ...` would run. Each is exported to ONNX with weights of 32 bits and of
+eight bits, and each file is run with and without onnxruntime's fused kernel for a sum and the norm after it. All variants are scored on
+the task's whole evaluation set. They are timed in turn, in the CPU time of one thread, which does not grow if other processes keep the
+machine busy. The rows of a cell replace its earlier rows in the file.
 """
 
 import argparse
@@ -51,17 +51,18 @@ KEY = (
     "device",
 )
 COLUMNS = (*KEY, "metric", "score", "megabytes", "cpu_ms", "speedup", "repeats", "threads", "torch", "onnxruntime")
-"""`units` are "all" or "kept", `dtype` is that of the weights; `megabytes` are the file's; `cpu_ms` is the median of
-the `repeats`; `speedup` is how many times as fast that is as the dense model's in float32 with fused norms."""
+"""`units` is "all" for the dense and "kept" for the pruned model; `dtype` is the type of the weights; `megabytes` is the size of the
+file; `cpu_ms` is the median of the `repeats`; `speedup` is the `cpu_ms` of the dense model in float32 with fused norms, divided by
+the row's `cpu_ms`."""
 TAKEN = re.compile(
     r"\+*((calibration|method|model|task)\..+|calibration|flops_reduction|grain|method|model|precision|seed|task|uniform)"
 )
-"""Options of a cell that count here."""
+"""Names of a cell's options that have an effect here."""
 UNITS, DTYPES, FUSED_NORMS = ("all", "kept"), ("float32", "int8"), (True, False)
 
 
 class Served(nn.Module):
-    """An exported model in onnxruntime, on one thread, which answers as the model itself does."""
+    """An exported model in onnxruntime, on one thread, with the inputs and outputs of the model of transformers."""
 
     def __init__(self, file: Path, fused_norms: bool):
         super().__init__()
@@ -77,16 +78,22 @@ class Served(nn.Module):
         self.gives = [given.name for given in self.session.get_outputs()]
 
     def forward(self, **inputs: torch.Tensor) -> ModelOutput:
-        zeros = torch.zeros_like(inputs["input_ids"])  # token types that a tokenizer does not make
+        zeros = torch.zeros_like(inputs["input_ids"])  # for token types, if the tokenizer returns none
         found = self.session.run(self.gives, {name: inputs.get(name, zeros).numpy() for name in self.reads})
         return ModelOutput(zip(self.gives, map(torch.from_numpy, found), strict=True))
 
 
 def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: int) -> list[dict[str, Any]]:
-    """Return a row for each of `UNITS`, `DTYPES` and `FUSED_NORMS`, and each batch size.
+    """Return a row for each combination of `UNITS`, `DTYPES`, `FUSED_NORMS` and batch size.
+
+    Args:
+        config: the cell.
+        batch_sizes: numbers of sequences in a batch.
+        length: number of tokens in a sequence.
+        repeats: number of timed passes of each model.
 
     Raises:
-        UserError: the model does not read such a length, before it is pruned; or what pruning refuses.
+        UserError: the model does not read sequences of this length (raised before the pruning), or the pruning fails.
     """
     subject = subject_unscored(config)
     batches = {size: random_batch(subject.model, size, length) for size in batch_sizes}
@@ -107,7 +114,7 @@ def measure(config: CellConfig, batch_sizes: list[int], length: int, repeats: in
         }
         for size, batch in tqdm(batches.items(), desc="times", disable=None):
             times = [statistics.median(of) for of in cpu_times(list(served.values()), batch, repeats)]
-            usual, *_ = times  # of the dense model in float32
+            usual, *_ = times  # the first is the dense model in float32 with fused norms
             for kind, ms in zip(served, times, strict=True):
                 key = (*cell, config.target.amount, *kind, size, length, device_name(torch.device("cpu")))
                 megabytes = files[kind[:2]].stat().st_size / 1e6

@@ -1,4 +1,4 @@
-"""Models of random weights, and how much of each block a pruned one keeps: what speed is measured on."""
+"""Models of random weights for measuring speed, and the numbers of units that a pruned model keeps in each block."""
 
 import copy
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from kprune.models.surgery import keep_units
 
 @dataclass(frozen=True)
 class Shape:
-    """A BERT's layers, width, heads and neurons."""
+    """The numbers of layers, hidden features, heads in a layer and neurons in a layer of a BERT."""
 
     layers: int
     hidden: int
@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def random_model(shape: Shape) -> nn.Module:
-    """Return a sequence classifier with weights drawn with seed 0, in evaluation mode."""
+    """Return a BERT for sequence classification, with weights drawn with seed 0, in evaluation mode."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=shape.hidden,
@@ -46,7 +46,16 @@ def random_model(shape: Shape) -> nn.Module:
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A Llama's layers, width, query heads, key/value heads, neurons and tokens, whose embedding is its head, too."""
+    """The shape of a Llama whose word embedding is also its head.
+
+    Attributes:
+        layers: number of layers.
+        hidden: number of hidden features.
+        heads: number of query heads in a layer.
+        groups: number of key and value heads in a layer.
+        neurons: number of neurons in a layer.
+        tokens: number of tokens in the vocabulary.
+    """
 
     layers: int
     hidden: int
@@ -60,7 +69,7 @@ DECODERS = {"smollm2": DecoderShape(30, 576, 9, 3, 1536, 49152)}
 
 
 def random_decoder(shape: DecoderShape) -> nn.Module:
-    """Return a language model with weights drawn with seed 0, in evaluation mode."""
+    """Return a Llama with weights drawn with seed 0, in evaluation mode."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=shape.tokens,
@@ -75,13 +84,16 @@ def random_decoder(shape: DecoderShape) -> nn.Module:
 
 
 def even_shares(shape: Shape, kept: float) -> tuple[list[float], list[float]]:
-    """Return the same share of heads and of neurons in every layer; whole heads are dealt out evenly."""
+    """Return the kept shares of heads and of neurons, [layers] each, with the same share of neurons in every layer.
+
+    The share of heads is rounded to whole heads, so that it may differ by one head between layers; the total is kept.
+    """
     edges = [round(kept * shape.heads * layer) for layer in range(shape.layers + 1)]
     return [(b - a) / shape.heads for a, b in zip(edges, edges[1:], strict=False)], [kept] * shape.layers
 
 
 def reference_shares(shape: Shape) -> tuple[list[float], list[float]]:
-    """Return those of the MRPC reference, its layers stretched over this shape's."""
+    """Return the kept shares of heads and of neurons, [layers] each, of the MRPC reference, stretched over the layers of the shape."""
     reference = yaml.safe_load((CONF / "allocation" / "mrpc_reference.yaml").read_text())
     source = [layer * len(reference["kept_heads"]) // shape.layers for layer in range(shape.layers)]
     return (
@@ -96,9 +108,15 @@ ALLOCATIONS = {"even": lambda shape: even_shares(shape, 0.2), "mrpc_reference": 
 
 
 def kept_counts(shape: Shape, allocation: str, sequence_length: int, grain: int = 1) -> tuple[list[int], list[int]]:
-    """Return heads and neurons per layer if `REDUCTION` of the FLOPs go: the allocation's heads, and as many of its neurons as fit.
+    """Return the numbers of heads and of neurons of each layer, [layers] each, after the removal of `REDUCTION` of the FLOPs.
 
-    Neurons are multiples of `grain`, within the FLOPs.
+    The heads are those of the allocation; the neurons are in the proportions of the allocation, as many as the FLOPs allow.
+
+    Args:
+        shape: the shape of the dense model.
+        allocation: a name of `ALLOCATIONS`.
+        sequence_length: length of a sequence, in tokens, at which FLOPs are counted.
+        grain: the numbers of neurons are multiples of it.
     """
     head_shares, neuron_shares = ALLOCATIONS[allocation](shape)
     heads = [round(share * shape.heads) for share in head_shares]
@@ -110,7 +128,10 @@ def kept_counts(shape: Shape, allocation: str, sequence_length: int, grain: int 
 
 
 def _dealt(shares: Sequence[float], room: int, most: int, grain: int) -> list[int]:
-    """Deal out at most `room` neurons by shares, in grains; what rounding down leaves goes to those who lost most by it."""
+    """Return the number of neurons of each layer, in proportion to `shares`, at most `room` in all and at most `most` in a layer.
+
+    The numbers are multiples of `grain`: they are rounded down, and the rest goes to the layers that lost most by the rounding.
+    """
     exact = [share * room / sum(shares) for share in shares]
     dealt = [min(int(count // grain) * grain, most) for count in exact]
     for layer in sorted(range(len(exact)), key=lambda i: dealt[i] - exact[i]):
@@ -120,7 +141,13 @@ def _dealt(shares: Sequence[float], room: int, most: int, grain: int) -> list[in
 
 
 def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) -> nn.Module:
-    """Return a copy with the first so many heads (or groups) and neurons of each layer: which ones makes no difference to the clock."""
+    """Return a copy of a model that keeps the first units of each block, because the choice of units does not change the time.
+
+    Args:
+        model: the dense model.
+        heads: number of kept heads (or groups of heads) of each layer.
+        neurons: number of kept neurons of each layer.
+    """
     pruned = copy.deepcopy(model)
     kept = {"heads": heads, "neurons": neurons}
     for block in view_of(pruned).blocks:
@@ -129,6 +156,6 @@ def pruned_to(model: nn.Module, heads: Sequence[int], neurons: Sequence[int]) ->
 
 
 def flops_ratio(dense: nn.Module, pruned: nn.Module, sequence_length: int) -> float:
-    """Return how many times fewer FLOPs the pruned model has at a length."""
+    """Return the FLOPs of the dense model divided by those of the pruned model, at a sequence length in tokens."""
     a, b = (model_flops(view_of(model), sequence_length) for model in (dense, pruned))
     return a / b

@@ -1,9 +1,9 @@
 """Time the shapes of a file of cells in one run: `python -m experiments.speed.shapes_of_cells results/shares.csv`.
 
-Models of random weights with the heads and neurons of all cells of one task and target alternate with the dense one, so that a
-machine that is slower for a while is so for all methods. The times take the place of those that the cells' own runs measured, each
-beside whatever else the machine did then. The machine must be otherwise idle. Of language models, it times a prompt and a decoding
-step, too.
+For each task and target, models of random weights with the heads and neurons of all cells alternate with the dense model, so that a
+machine that is slower for a while is slower for all methods. The times replace the times in the file, which the runs of the cells
+measured under different loads of the machine. The machine must be otherwise idle. For language models, a prompt and a decoding step are
+timed, too.
 """
 
 import argparse
@@ -32,16 +32,21 @@ OTHER_FILE = "give a CSV file of analysis.collect"
 
 Row = dict[str, str]
 Kept = tuple[str, str]
-"""Heads and neurons per layer, as in the columns `kept_heads` and `kept_neurons`."""
+"""The numbers of kept heads and neurons of each layer, as texts of the columns `kept_heads` and `kept_neurons`."""
 Place = tuple[str, str, str]
-"""Model, task and target, whose cells are timed beside one another."""
+"""Model, task and target; cells that share all three are timed in turn."""
 
 
 def time_shapes(dense: Model, generates: bool, shapes: Sequence[Kept]) -> Iterator[tuple[Kept, Row]]:
-    """Time a model in several shapes, in float32 on the CPU, at the point that cells are timed at.
+    """Time a model in several shapes, in float32 on the CPU, at the default batch size and length of cells.
+
+    Args:
+        dense: the dense model.
+        generates: whether the model is a language model, so that a prompt and a decoding step are timed, too.
+        shapes: the shapes of the pruned models.
 
     Yields:
-        what is kept, and the columns of its latency.
+        a shape, and the columns of its latency.
     """
     point = (LanguageTask if generates else Task).latency_point
     batch = random_batch(dense, *point)
@@ -65,13 +70,13 @@ def time_shapes(dense: Model, generates: bool, shapes: Sequence[Kept]) -> Iterat
 
 
 def timed_again(rows: Sequence[Row]) -> list[Row]:
-    """Return the cells with the latency of their shapes as it is now; other cells have none.
+    """Return the rows of cells with newly measured latencies; a cell that has no shape to time gets empty columns of latency.
 
-    Others are those of models that are in neither `SHAPES` nor `DECODERS` or are not of that size, with zeros among the weights, or
-    whose units depend on the input.
+    A cell has no shape to time if its model is not in `SHAPES` or `DECODERS` or has another size there, if it has zeros among the
+    weights, or if its units depend on the input.
 
     Raises:
-        UserError: all are others.
+        UserError: no cell has a shape to time.
     """
     groups: dict[Place, list[Kept]] = {}
     for row in filter(whole, rows):
@@ -92,7 +97,7 @@ def timed_again(rows: Sequence[Row]) -> list[Row]:
 
 
 def dense_model(name: str) -> Model:
-    """Return a model of random weights of a shape of `SHAPES` or `DECODERS`."""
+    """Return a model of random weights with the shape of this name in `SHAPES` or `DECODERS`."""
     return random_decoder(DECODERS[name]) if name in DECODERS else random_model(SHAPES[name])
 
 
@@ -105,9 +110,9 @@ def kept(row: Row) -> Kept:
 
 
 def whole(row: Row) -> bool:
-    """Tell whether a cell keeps whole units, and all of their weights, of a model that is known here.
+    """Tell whether a cell is of a model in `SHAPES` or `DECODERS` and keeps whole units with all their weights.
 
-    A cell of a checkpoint of one's own may have the name of such a model and more or fewer units.
+    The numbers of layers and units are checked, because the user's own checkpoint may have the name of such a model and another size.
     """
     shape = (SHAPES | DECODERS).get(row["model"])
     if shape is None or row["sparsity"]:
@@ -136,7 +141,7 @@ def main() -> None:
         if lacking := [name for name in READ if not rows or name not in header]:
             raise UserError(f"{options.file} has no cell with the column {lacking[0]}: {OTHER_FILE}")
         rows = timed_again(rows)
-        # An older file does not have the columns of a language model's speed.
+        # The rows may have new columns, since an older file lacks those of a language model's speed.
         measurements.write(options.file, list(dict.fromkeys(name for row in rows for name in row)), rows)
     count = sum(bool(row["latency_speedup"]) for row in rows)
     print(f"{options.file}: {count} of {len(rows)} cells have the speed-up of their shape")

@@ -1,7 +1,8 @@
-"""What zeros among the weights make of a forward pass's time on a CPU: `python -m experiments.speed.zeros`.
+"""Measure whether zeros among the weights make a forward pass faster on a CPU: `python -m experiments.speed.zeros`.
 
-An encoder of random weights, with half of those of each row of its layers set to zero, any of them or two of each four; dense and
-masked models alternate in one run. It is the CPU time of one thread, of which other processes of a busy machine take nothing.
+In an encoder of random weights, half of the weights in each row of its layers are set to zero: any half, or two of each four weights.
+The dense and the masked models alternate in one run. The CPU time of one thread is measured, which does not grow if other processes
+keep the machine busy.
 """
 
 import argparse
@@ -41,13 +42,13 @@ COLUMNS = (
     "threads",
     "torch",
 )
-"""Milliseconds are medians; `ratio` is dense over masked, `ratio_low` and `ratio_high` the extremes of the single pairs'."""
+"""Milliseconds are medians; `ratio` is dense over masked; `ratio_low` and `ratio_high` are the smallest and largest of a single pair."""
 KEY = ("shape", "target", "batch_size", "sequence_length", "device")
 TARGETS = ("s0.5", "2:4")
 
 
 def zeroed(model: nn.Module, target: Target) -> nn.Module:
-    """Return a copy with zeros at the smallest weights of the layers: which ones makes no difference to the clock."""
+    """Return a copy of a model with zeros at the smallest weights of its layers; the choice of weights does not change the time."""
     view = view_of(frozen_copy(model))
     for block in view.blocks:
         for module in block.linears:
@@ -58,7 +59,7 @@ def zeroed(model: nn.Module, target: Target) -> nn.Module:
 
 @torch.inference_mode()
 def measure(shape: str, batch_size: int, sequence_length: int, repeats: int) -> list[dict[str, Any]]:
-    """Return a row for each target."""
+    """Return a row for each of `TARGETS`, with the times of the dense and the masked model."""
     dense = random_model(SHAPES[shape])
     models = [dense, *(zeroed(dense, Target.parse(target)) for target in TARGETS)]
     batch = random_batch(dense, batch_size, sequence_length)

@@ -1,4 +1,4 @@
-"""One process at a time: on a cell's folder, on a file that several processes add rows to, on what the cache keeps."""
+"""Locks that let one process at a time work on a cell's folder, on a file that several processes add rows to, or in the cache."""
 
 import contextlib
 import fcntl
@@ -15,12 +15,12 @@ ATTEMPTS = 100
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
-    """Let one process at a time work in a folder, which is made if it is not there; a second one waits.
+    """Let one process at a time work in a folder; a second process waits. A missing folder is made.
 
-    A folder that is left empty is removed, with its empty parents up to four.
+    A folder that is empty afterwards is removed, and so are up to four of its parents if they are empty.
 
     Raises:
-        UserError: the folder can't be written to; with the remedy.
+        UserError: the folder can't be written to; the message ends with `remedy`.
     """
     lock = _acquired(folder / LOCK, folder, remedy)
     try:
@@ -35,10 +35,10 @@ def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_file(file: Path, remedy: str) -> Iterator[None]:
-    """Let one process at a time read, change and write a file, or make a folder of that name; a second one waits.
+    """Let one process at a time read and write a file or make a folder at the path `file`; a second process waits.
 
     Raises:
-        UserError: its folder can't be written to; with the remedy.
+        UserError: the parent folder can't be written to; the message ends with `remedy`.
     """
     path = file.with_name(f".{file.name}{LOCK}")
     lock = _acquired(path, file, remedy)
@@ -62,7 +62,7 @@ def _wait_for(lock: Path) -> TextIO:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             held = open(lock, "w")  # noqa: SIM115
-        except (FileNotFoundError, FileExistsError):  # another process takes the empty folder away; or a real one
+        except (FileNotFoundError, FileExistsError):  # another process removed the empty folder, or the error lasts
             failures += 1
             if failures == ATTEMPTS:
                 raise
@@ -70,7 +70,7 @@ def _wait_for(lock: Path) -> TextIO:
         fcntl.flock(held, fcntl.LOCK_EX)
         if _is_there(held, lock):
             return held
-        held.close()  # whoever held it has removed it: the next one counts
+        held.close()  # the process that held this lock file has removed it, so lock the new one
 
 
 def _is_there(file: TextIO, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Measurements that are not cells, as CSV files: of the benchmark, of latency, on held-out examples."""
+"""CSV files of measurements that are not cells: the benchmark, latencies, scores on held-out examples."""
 
 import csv
 import io
@@ -15,20 +15,23 @@ OPTION = "--output FILE"
 
 
 def make_room(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> None:
-    """Make the folder of a file and check the rows that the file has, before what is long is measured; arguments as of `read`.
+    """Make the folder of a file and check the rows that the file has, before a long measurement starts.
+
+    Args:
+        file, columns, later: as in `read`.
 
     Raises:
-        UserError: the folder is not writable, or there is something else at the file's place.
+        UserError: the folder is not writable, a folder stands at the path of the file, or the file is damaged or has other columns.
     """
     make_folder(file)
     read(file, columns, later)
 
 
 def make_folder(file: Path) -> None:
-    """Make the folder of a file that is to be written.
+    """Make the folder of a file that will be written.
 
     Raises:
-        UserError: the folder is not writable, or there is a folder at the file's place.
+        UserError: the folder is not writable, or a folder stands at the path of the file.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +44,12 @@ def make_folder(file: Path) -> None:
 
 
 def read(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> list[dict[str, str]]:
-    """Return the rows of a file; none if there is no file.
+    """Return the rows of a file; an empty list if the file does not exist.
 
     Args:
-        later: those of the columns that older files lack; empty there.
+        file: a CSV file.
+        columns: all columns that this version writes.
+        later: the columns that older files lack; rows of these files get "" there.
 
     Raises:
         UserError: the file is damaged or has other columns.
@@ -58,10 +63,10 @@ def read(file: Path, columns: Sequence[str], later: Collection[str] = ()) -> lis
 
 
 def read_all(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns of a CSV file, none if it is empty, and its rows.
+    """Return the columns and the rows of a CSV file; an empty file has no columns.
 
     Raises:
-        UserError: the file is damaged; the remedy is named.
+        UserError: the file is damaged or not readable; the message ends with `remedy`.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as content:  # spreadsheets put a mark before the first column
@@ -69,14 +74,14 @@ def read_all(file: Path, remedy: str) -> tuple[list[str], list[dict[str, str]]]:
             header, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} is damaged or not readable: {remedy}") from error
-    # What a row has beyond the header stands under None; what it lacks is None.
+    # The reader puts surplus values of a row under the key None, and fills missing values with None.
     if any(None in row or None in row.values() for row in rows):
         raise UserError(f"{file} is damaged, as a row has more or fewer values than there are columns: {remedy}")
     return header, rows
 
 
 def write(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write all rows, whole or not at all; floats with six digits."""
+    """Write a file with these rows, completely or not at all; floats get six significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -93,10 +98,17 @@ def put(
     rows: Sequence[Mapping[str, Any]],
     unsaid: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write rows in the place of those that the file has with the same values of the columns `key`.
+    """Write rows to a file; a row of the file with the same values in the columns `key` is replaced.
 
     Args:
-        unsaid: columns that older files lack, with the value that their rows count as having.
+        file: a CSV file; it may be missing.
+        columns: all columns that this version writes.
+        key: the columns that identify a row.
+        rows: the new rows.
+        unsaid: the columns that older files lack, with the value that these rows are taken to have.
+
+    Raises:
+        UserError: the folder is not writable, the disk is full, or the file is damaged or has other columns.
     """
     usual = {column: as_text(value) for column, value in (unsaid or {}).items()}
     keys = {tuple(as_text(row[column]) for column in key) for row in rows}

@@ -1,4 +1,4 @@
-"""What made a result: versions of packages and the commit of this checkout."""
+"""The software that made a result: versions of packages and the commit of this checkout."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ PACKAGES = ("kprune", "torch", "transformers", "datasets", "numpy")
 
 
 def versions() -> dict[str, str | None]:
-    """Return Python's version and the packages'; None for kprune if it runs from a checkout that is not installed."""
+    """Return the versions of Python and of `PACKAGES`; None for a package that is not installed."""
     return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
 
 
@@ -21,7 +21,7 @@ def _version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Return the commit of this checkout, with `-dirty` if tracked files are changed; None outside one or without git."""
+    """Return the commit of this checkout, with `-dirty` if tracked files are changed; None outside a checkout or without git."""
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

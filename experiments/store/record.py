@@ -1,4 +1,4 @@
-"""The record of one cell: the one schema of result.json, which tracking, tables and the model card read too."""
+"""The record of one cell: the schema of result.json, which tracking, tables and the model card read, too."""
 
 import json
 import math
@@ -15,10 +15,17 @@ from kprune.target import Target
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored: the split, its number of items, the share of the most frequent class in percent, its tokens' hash.
+    """The evaluation set.
 
-    A perplexity's items are windows. `data` is what they are of, `window` their tokens, and `first_token` says whether the
-    tokenizer's first token stands "once", before the whole text, or "none" does; "each" if special tokens are around each window.
+    Attributes:
+        split: the split of the data set.
+        examples: number of examples; for a perplexity, number of windows.
+        majority: share of the most frequent class, in percent; None without classes.
+        sha256: hash of the tokens.
+        data: for a perplexity, the data set of the texts.
+        window: for a perplexity, number of tokens in a window.
+        first_token: for a perplexity, "once" if the tokenizer's first token stands only before the whole text, "none" if it stands
+            nowhere, "each" if special tokens are around each window.
     """
 
     split: str
@@ -32,7 +39,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointUsed:
-    """The dense model: where it came from ("given", "reference", "pretrained", "cache", "fine-tuned"), and its weights' hash."""
+    """The dense model: its source ("given", "reference", "pretrained", "cache" or "fine-tuned") and the hash of its weights."""
 
     source: str
     sha256: str
@@ -40,10 +47,16 @@ class CheckpointUsed:
 
 @dataclass(frozen=True)
 class CalibrationUsed:
-    """What the method read: examples, their tokens, and whether it saw labels.
+    """The calibration set that the method read.
 
-    Of examples that were drawn from texts: the `data`, how many `texts` it has, the tokens of a `window`, and what an
-    example is (`draw`, as `experiments.inputs.drawing.DrawnTexts` has it).
+    Attributes:
+        examples: number of examples.
+        tokens: number of tokens of all examples.
+        labels: whether the method read labels.
+        data: the data set of the texts, if the examples were drawn from texts.
+        texts: number of texts in `data`.
+        window: number of tokens in an example that was drawn from texts.
+        draw: how an example was drawn from texts, as in `experiments.inputs.drawing.DrawnTexts`.
     """
 
     examples: int
@@ -65,10 +78,13 @@ class TokensPerSecond:
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians of forward passes in milliseconds; `speedup_range` are the extremes of the single pairs' ratios.
+    """The median time of a forward pass of the dense and the pruned model, in milliseconds.
 
-    Of a language model, `sequence_length` are the tokens of a prompt: `prefill` is the speed at which they are read, and
-    `decoding` that of the next token, with the prompt in the cache.
+    Attributes:
+        sequence_length: number of tokens of a sequence; for a language model, of the prompt.
+        speedup_range: the smallest and the largest speed-up of a single pair of passes.
+        prefill: for a language model, the speed of reading the prompt.
+        decoding: for a language model, the speed of generating the next token with the prompt in the cache.
     """
 
     device: str
@@ -85,7 +101,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Size:
-    """What the dense and the pruned model take: parameters, tied ones once, and megabytes of weights on disk, in float32."""
+    """The parameters of the dense and the pruned model (tied parameters count once) and the megabytes of their float32 weights on disk."""
 
     parameters_dense: int
     parameters_pruned: int
@@ -95,8 +111,14 @@ class Size:
 
 @dataclass(frozen=True)
 class VocabularyUsed:
-    """The tokens that are kept, and what they are of; of the evaluation set's tokens, the share that is missing, and how many
-    there are now for each that there was."""
+    """The cut vocabulary.
+
+    Attributes:
+        kept: number of tokens that are kept.
+        of: number of tokens in the vocabulary before the cut.
+        missing: share of the evaluation set's tokens that the cut vocabulary lacks.
+        growth: length of the evaluation set in tokens of the cut vocabulary, divided by its length before the cut.
+    """
 
     kept: int
     of: int
@@ -109,20 +131,20 @@ class Record:
     """The record of one cell. Scores are in percent; reductions are shares, measured on the pruned model.
 
     Attributes:
-        params_reduction, params_reduction_of_model: of the layers' parameters, and of all; the latter is None in records from
-            before it was told.
-        sparsity: share of zeros among the weights of the layers' linear modules, which takes nothing from parameters, FLOPs or
-            time; None if whole units were removed.
-        kept_heads, kept_neurons: a number per layer, bottom to top (means if they depend on the input).
-        peak_memory_mb: the GPU's or, on a CPU, the process's while the cell was run; None if the system can't tell.
-        latency: None if it was not measured, as of a model with the dense one's shapes.
-        config: what identifies the cell, as `experiments.cell.identity` has it.
-        target: what was asked for.
-        device: what the model was pruned on; None in records from before it was told. Seconds of two devices don't compare.
-        size: None in records from before it was told.
+        params_reduction: share of the layers' parameters that was removed.
+        params_reduction_of_model: share of all parameters that was removed; None in older records.
+        sparsity: share of zeros among the weights of the layers' linear modules; zeros lower no number of parameters or FLOPs and
+            no time. None if whole units were removed.
+        kept_heads, kept_neurons: the number of kept units of each layer, bottom to top (means if they depend on the input).
+        peak_memory_mb: the largest memory during the cell, of the GPU or, on a CPU, of the process; None if the system can't tell.
+        latency: None if it was not measured, for example because the model has the shapes of the dense model.
+        config: the identity of the cell, as in `experiments.cell.identity`.
+        target: the budget or the sparsity that was asked for.
+        device: the device that the model was pruned on, without which seconds can't be compared; None in older records.
+        size: None in older records.
         vocabulary: None if every token is kept.
         plan: indices of the kept units by block; None if they depend on the input, and in records from before 2.0.
-        details: what the method reports beyond that.
+        details: further results that the method reports.
     """
 
     task: str
@@ -173,10 +195,10 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Any) -> "Record":
-        """Build a record from the plain values of a result file, today's or an earlier version's.
+        """Build a record from the plain values of a result file of this or an earlier version.
 
         Raises:
-            ValueError: an entry is missing or of another kind; the message names it.
+            ValueError: an entry is missing or has a wrong type; the message names the entry.
         """
         if isinstance(content, Mapping) and "target" not in content:
             content = {**content, "target": _earlier_target(content)}
@@ -188,7 +210,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Return the method with its variant, as the cell's path has it: `kprune+tokens=2000`."""
+        """Return the method's name with its variant, as in the path of the cell: `kprune+tokens=2000`."""
         return named(self.method, self.variant)
 
     @property
@@ -211,7 +233,11 @@ def plain(value: Any) -> Any:
 
 
 def _earlier_target(content: Mapping[str, Any]) -> str:
-    """Return the target of a record from before records named it: the share of FLOPs asked for or, without one, its config's."""
+    """Return the target of an older record without `target`: the requested share of FLOPs or, without one, the config's target.
+
+    Raises:
+        ValueError: neither is a valid target.
+    """
     requested, config = content.get("flops_reduction_requested"), content.get("config")
     try:
         if requested is not None:
@@ -222,7 +248,11 @@ def _earlier_target(content: Mapping[str, Any]) -> str:
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:
-    """Check that a plain value is of a kind; build the dataclasses in it, leaving out what they have no field for."""
+    """Check that a plain value has a type, and build the dataclasses in it; entries without a field are left out.
+
+    Raises:
+        ValueError: the value has another type, or an entry is missing; the message has its dotted `name`.
+    """
     if kind is Any:
         return value
     if kind is Target and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Cells on disk: where a result goes, when a cell is finished, and how its files take the place of earlier ones."""
+"""Cells on disk: the folder of a cell, whether the cell is finished, and how new files replace the earlier files."""
 
 import contextlib
 import json
@@ -16,9 +16,9 @@ from kprune.files import write_whole
 from kprune.target import Target
 
 RESULT, RECORD, FILES = "result.json", "record.json", ("model", "predictions.npz")
-"""A cell's files, `RESULT` last; while they are staged the record has the other name, since a finished cell is known by the first."""
+"""A cell's files. The record is written as `RECORD` and renamed to `RESULT` last, because a cell with `RESULT` counts as finished."""
 PRETRAINED = "pretrained"
-"""What a configuration calls the contents of a pretrained model, and a record the source of a checkpoint that is one."""
+"""The name of the pretrained model's contents in a configuration, and in a record the source of a checkpoint without fine-tuning."""
 STAGE, READY, NAMES = ".new", ".ready", "names.json"
 OTHER_OUTPUTS = "free the disk or give another outputs=FOLDER"
 
@@ -31,10 +31,10 @@ def cell_folder(
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Record | None:
-    """Read the record that stands in a cell's folder; None if there is none, or a damaged one (said in a line).
+    """Return the record in a cell's folder; None if there is no record or a damaged one, of which a printed line tells.
 
     Raises:
-        UserError: the record is another configuration's.
+        UserError: the record is of a cell with another configuration.
     """
     path = folder / RESULT
     if not path.is_file():
@@ -55,8 +55,9 @@ def finished(folder: Path, config: dict[str, Any]) -> Record | None:
 
 
 def completed(record: Record, config: dict[str, Any]) -> dict[str, Any]:
-    """Return a record's configuration; of a pretrained model that it says nothing of, as none did earlier, the weights that the record
-    has, and the rest as `config` has it.
+    """Return a record's configuration, completed with entries on the pretrained model, which older records lack.
+
+    The hash of the weights is taken from the record if its checkpoint is the pretrained model; other entries are taken from `config`.
     """
     said, known = config.get("contents", {}), record.config.get("contents") or {}
     later = {name: value for name, value in said.items() if name.startswith(PRETRAINED) and name not in known}
@@ -66,7 +67,7 @@ def completed(record: Record, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any]:
-    """Return the dotted name of the first setting that differs in two unequal configurations, and both values (None for none)."""
+    """Return the dotted name of the first setting that differs in two unequal configurations, and its two values; None if missing."""
     key = next(
         key for key in sorted({**one, **other}) if one.get(key) != other.get(key) or (key in one) != (key in other)
     )
@@ -79,10 +80,10 @@ def first_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, A
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on a cell; a second one waits, and then finds it finished.
+    """Let one process at a time work on a cell; a second process waits, and then finds the cell finished.
 
-    Files that an interrupted process left ready to be moved are moved first. A cell that leaves nothing behind, as one with
-    a wrong input does, takes its empty folders with it.
+    First, files that an interrupted process left ready are moved to their places. At the end, folders that are still empty are
+    removed, for example after a wrong input.
 
     Raises:
         UserError: the folder can't be written to.
@@ -94,17 +95,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write(folder: Path, record: Record, files: Mapping[str, Callable[[Path], object]]) -> None:
-    """Put a cell's files in the place of an earlier run's, at once: `files`, and result.json.
+    """Write a cell's files and result.json; they replace all files of an earlier run.
 
-    All are written to a folder of their own, which is then renamed to one that says that it is whole. An interruption before
-    the renaming leaves the earlier result, one after it the new result, which the next `locked` moves into its place.
+    The files are first written to the folder `STAGE`, which is renamed to `READY` once it is complete. An interruption before
+    the renaming leaves the earlier result; after an interruption behind it, the next `locked` moves the new files to their places.
 
     Args:
-        files: what writes each of `FILES`, to the path that it is given; it may write nothing.
+        folder: the folder of the cell.
+        record: the record of the cell.
+        files: by name of `FILES`, a function that writes the file or folder to a given path; it may write nothing.
 
     Raises:
-        UserError: the disk is full or the folder not writable, or a number of the record is not finite, so that it could not be
-            read again.
+        UserError: the disk is full, the folder is not writable, or a number of the record is not finite, so that the record could
+            not be read again.
     """
     try:
         Record.from_json(record.to_json())
@@ -130,11 +133,11 @@ def write(folder: Path, record: Record, files: Mapping[str, Callable[[Path], obj
 
 
 def _move_in(folder: Path) -> None:
-    """Move what stands ready into its place; done again after an interruption, it goes on where it was."""
+    """Move the files in `READY` to their places; a second call after an interruption continues the move."""
     ready = folder / READY
     if (ready / RECORD).is_file():
         names = json.loads((ready / NAMES).read_text())
-        (folder / RESULT).unlink(missing_ok=True)  # first: without it the rest counts for nothing
+        (folder / RESULT).unlink(missing_ok=True)  # first, so that half-moved files don't count as finished
         for name in FILES:
             if name not in names or (ready / name).exists():
                 _remove(folder / name)
@@ -160,7 +163,7 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values, records and targets as JSON, whole or not at all; null for what JSON has no number for.
+    """Write plain values, records and targets as JSON, completely or not at all; NaN and infinities become null.
 
     Raises:
         UserError: the disk is full or the folder not writable.
@@ -170,7 +173,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file of a cell, whole or not at all.
+    """Write a file of a cell, completely or not at all.
 
     Raises:
         UserError: the disk is full or the folder not writable.
@@ -179,10 +182,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is missing, damaged or not readable.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""What of a cell's settings its name tells beyond task, model, method, target and seed: {"tokens": 2000} is `tokens=2000`.
+"""The variant of a cell: the settings that its name tells beyond task, model, method, target and seed.
 
-The one rule for paths, identity, tracking and tables.
+{"tokens": 2000} is written `tokens=2000`. Paths, identity, tracking and tables all use these functions.
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,16 @@ def variant_of(
     precision: str = "full",
     vocabulary: str | None = None,
 ) -> dict[str, Any]:
-    """Return the settings that differ from their config files' own.
+    """Return the settings that differ from their defaults; a file is named without its folder and ending.
 
     Args:
-        settings, defaults: of the method and the calibration set, in groups; the names of the leaves are unique.
-        grain: columns that widths are multiples of; told if it is not 1.
-        uniform: whether all layers are kept alike; told if they are.
-        of: whose parameters are counted; told if it is not the layers'.
-        precision: of passes; told if it is not full.
-        vocabulary: whose tokens are kept; told if not all are, a file by its name.
+        settings: the settings of the method and the calibration set, in groups; a setting's name is unique among all groups.
+        defaults: the settings of their config files, in the same groups.
+        grain: number of columns that widths are multiples of; default 1.
+        uniform: whether all layers keep the same numbers of units; default False.
+        of: the part of the model whose parameters are counted; default "layers".
+        precision: the precision of the passes; default "full".
+        vocabulary: the source of the tokens to keep; default None, which keeps all.
     """
     ours, theirs = leaves(settings), leaves(defaults)
     variant = {key: value for key, value in ours.items() if value != theirs.get(key)}
@@ -40,12 +41,12 @@ def variant_of(
 
 
 def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"b": 1} for {"a": {"b": 1}}."""
+    """Return nested settings as a flat dict by the last part of their names: {"b": 1} for {"a": {"b": 1}}."""
     return {key.rpartition(".")[2]: value for key, value in flattened(settings).items()}
 
 
 def flattened(settings: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
-    """Return {"a.b": 1} for {"a": {"b": 1}}; a group without an entry stays as it is."""
+    """Return nested settings as a flat dict by their dotted names: {"a.b": 1} for {"a": {"b": 1}}; an empty group stays {}."""
     entries = {}
     for key, value in settings.items():
         inner = flattened(value, separator) if isinstance(value, Mapping) else None
@@ -54,12 +55,12 @@ def flattened(settings: Mapping[str, Any], separator: str = ".") -> dict[str, An
 
 
 def variant_text(variant: Mapping[str, Any]) -> str:
-    """Write a variant as `key=value,...`, sorted by key; "" if the method is as its config files have it."""
+    """Return a variant as the text `key=value,...`, sorted by key; "" if all settings are the defaults."""
     return ",".join(f"{key}={value_text(value)}" for key, value in sorted(variant.items()))
 
 
 def variant_parts(text: str) -> dict[str, str]:
-    """Read `key=value,...` into its parts, each value as text."""
+    """Return the keys and values of the text `key=value,...`; values stay text."""
     return dict(part.split("=", 1) for part in text.split(",") if part)
 
 
@@ -70,7 +71,10 @@ def named(method: str, variant: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Write one setting: 0.0001, True, a_b for a list. A slash would part folders, and a comma two settings."""
+    """Return the text of one value: `0.0001`, `True`, or `a_b` for a list.
+
+    A slash or comma becomes an underscore, because slashes separate folders and commas separate settings.
+    """
     if isinstance(value, (list, tuple)):
         return "_".join(map(value_text, value))
     return (number_text(value) if isinstance(value, float) else str(value)).replace("/", "_").replace(",", "_")

@@ -23,29 +23,29 @@ def main() -> int:
     try:
         run(arguments)
     except KeyboardInterrupt:
-        print("stopped: the same command goes on with the cells that are left", file=sys.stderr)
+        print("stopped: run the same command again for the other cells", file=sys.stderr)
         return 130
     return 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.sweep", description="Run the cells of a grid.")
-    parser.add_argument("name", help="of a file in conf/grid")
-    parser.add_argument("overrides", nargs="*", help="of every cell, as for run.py: calibration.tokens=20000")
+    parser.add_argument("name", help="name of a file in conf/grid")
+    parser.add_argument("overrides", nargs="*", help="settings of every cell, as for run.py: calibration.tokens=20000")
     for name, kind in (("models", str), ("tasks", str), ("methods", str), ("reductions", float), ("seeds", int)):
         parser.add_argument(f"--{name}", metavar="A,B", help="in place of the grid's own")
         parser.set_defaults(**{f"{name}_kind": kind})
     parser.add_argument("--outputs", type=lambda name: str(reachable(name)), default="outputs")
     parser.add_argument("--small", action="store_true", help="the grid's small version")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan alone")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     return parser.parse_intermixed_args()
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run the grid's cells that are not finished.
+    """Run the cells of a grid that are not finished.
 
     Raises:
-        UserError: an option is wrong, before anything is run; or cells failed, a line each.
+        UserError: an option is wrong (raised before a cell is run), or cells failed; the message has a line for each failed cell.
     """
     changes = {}
     for name in ("models", "tasks", "methods", "reductions", "seeds"):
@@ -95,7 +95,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def announcement(name: str, plan: Plan, seconds: list[float | None]) -> str:
-    """Show what will be run, by task and model, and how long that takes."""
+    """Return a text with the number of cells to run and the expected duration, for each task and model and in all.
+
+    Args:
+        name: the name of the grid.
+        plan: its cells.
+        seconds: the expected seconds of each cell in `plan.open`; None if they are not known.
+    """
     lines = [f"{name}: {len(plan.open)} cells to run, {len(plan.finished)} finished before"]
     by_place = itertools.groupby(zip(plan.open, seconds, strict=True), key=lambda entry: entry[0].folder.parts[-5:-3])
     for (task, model), entries in by_place:

@@ -1,4 +1,4 @@
-"""Which cells a grid has, in which order, which of them are finished, and how long the others take."""
+"""The cells of a grid in the order in which they are run, which of them are finished, and how long the other cells take."""
 
 import itertools
 import shlex
@@ -21,12 +21,12 @@ from kprune.errors import UserError
 from kprune.target import OPTIONS
 
 TOKENS_PER_EXAMPLE = 50
-"""Tokens of an example, if the task has no average length."""
+"""Assumed number of tokens in an example, if the task has no average length."""
 SECONDS_PER_TOKEN = 0.004
-"""Of K-prune on MiniLM-L6 on two CPU cores, by the size of the encoder for others: the rule if nothing is measured."""
+"""Seconds that K-prune on MiniLM-L6 takes for a calibration token on two CPU cores; `by_rule` scales it with the model's size."""
 EVALUATION_TOKENS_PER_SECOND = 9000
 SIZE = {"minilm": 1, "distilbert": 4, "bert_base": 8, "roberta_base": 8, "electra_base": 8, "mpnet_base": 8}
-"""Encoder parameters against MiniLM-L6's."""
+"""The number of an encoder's parameters divided by that of MiniLM-L6."""
 EVALUATION_TOKENS = {
     "mrpc": 22e3,
     "stsb": 47e3,
@@ -49,20 +49,22 @@ AXES = {
     "seed": "--seeds",
     "outputs": "--outputs",
 }
-"""What a grid sets for each of its cells beside the share that its budget removes, and the option that changes it."""
+"""Settings that a grid sets for each of its cells, beside the share to remove, and the option of the command line for each."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Data of conf/grid/<name>.yaml: a cell for each model, task, seed, method, variant and reduction.
+    """The content of conf/grid/<name>.yaml: there is a cell for each model, task, seed, method, variant and reduction.
+
+    If several overrides of a cell set the same option, the variant's value is used, else the command line's, else that of
+    `settings`, else that of the last rule.
 
     Attributes:
-        variants: lists of overrides.
-        rules: overrides (`settings`) of some `methods`, on some `tasks` where these are given.
-        settings: overrides of every cell. If several set the same option, the variant's value counts; else the command line's, else
-            `settings`', else the rules'.
-        budget: what `reductions` are shares of: "flops" or "parameters". A cell whose overrides ask for another budget, or
-            for a sparsity, has no share of it.
+        variants: lists of overrides; each list makes a variant.
+        rules: overrides (`settings`) for cells of certain `methods`, and if `tasks` are given only on these tasks.
+        settings: overrides of every cell.
+        budget: the amount that `reductions` are shares of: "flops" or "parameters". A cell whose overrides ask for another budget or
+            for a sparsity does not use `reductions`.
     """
 
     models: Sequence[str]
@@ -77,10 +79,15 @@ class Grid:
 
     @classmethod
     def read(cls, name: str, small: bool, **changes) -> "Grid":
-        """Return the grid of a name, its small version if asked for, with what differs from it.
+        """Return a grid of conf/grid.
+
+        Args:
+            name: the name of its file.
+            small: whether to return its small version.
+            changes: values of attributes that replace the grid's own.
 
         Raises:
-            UserError: there is no such grid, model, task or method, or no small version of it.
+            UserError: the grid, a model, a task or a method does not exist, or the grid has no small version.
         """
         known = {file.stem: file for file in sorted((CONF / "grid").glob("*.yaml"))}
         if name not in known:
@@ -100,7 +107,7 @@ class Grid:
         return grid
 
     def settings_of(self, method: str, task: str) -> list[str]:
-        """Return the overrides of a method's cells on a task."""
+        """Return the overrides of the cells of a method on a task, from the budget, the rules and `settings`."""
         ruled = [
             rule["settings"] for rule in self.rules if method in rule["methods"] and task in rule.get("tasks", [task])
         ]
@@ -109,7 +116,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what `run_cell` takes, and where its record goes."""
+    """One cell: its config, the folder of its record, and the command that runs it alone."""
 
     config: CellConfig
     folder: Path
@@ -121,17 +128,17 @@ class Cell:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """Return task, model, and method with its variant, as folders."""
+        """Return the names of the folders of the task, the model, and the method with its variant."""
         return self.folder.parts[-5:-2]
 
 
 @dataclass
 class Plan:
-    """The cells of a grid, in order: those of one model, task and seed are neighbours, so that they share what they can.
+    """The cells of a grid; cells of one model, task and seed are neighbours, so that they share data and measurements.
 
     Attributes:
-        finished: records of those whose result stands.
-        open: the others.
+        open: the cells to run.
+        finished: the cells that have a result, with their records.
     """
 
     open: list[Cell] = field(default_factory=list)
@@ -139,11 +146,16 @@ class Plan:
 
 
 def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    """Return every cell of a grid; `overrides` are the command line's (see `Grid.settings`).
+    """Return every cell of a grid.
+
+    Args:
+        grid: the grid.
+        outputs: the folder of all results.
+        overrides: the overrides of the command line; `Grid` says which override is used.
 
     Raises:
-        UserError: an override is wrong, or one of what the grid sets itself; or settings of cells are, or two cells differ in what no
-            folder's name tells, a line each.
+        UserError: an override is wrong or sets what the grid sets itself, settings of cells are wrong, or two different cells would
+            have the same folder; the message has a line for each wrong cell.
     """
     for override in overrides:
         name = override.partition("=")[0].lstrip("+~")
@@ -168,7 +180,7 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
         composed = [(each, *compose_cell([*each, f"outputs={outputs}"])) for each in given]
         for seed, (each, settings, defaults), reduction in itertools.product(grid.seeds, composed, grid.reductions):
             axes = {"seed": seed}
-            # Another budget's amount, or a sparsity, is an override, the same for all cells.
+            # With another budget or a sparsity, its amount is an override and the same for all cells.
             if settings.get("budget") == grid.budget and settings.get("sparsity") is None:
                 axes[OPTIONS[grid.budget]] = reduction
             with found.catching():
@@ -186,17 +198,17 @@ def cells_of(grid: Grid, outputs: str, overrides: Sequence[str] = ()) -> list[Ce
 
 
 def merged(*overrides: Sequence[str]) -> list[str]:
-    """Return one override per name, the last."""
+    """Return the last override of each name."""
     return list({entry.partition("=")[0]: entry for entry in itertools.chain(*overrides)}.values())
 
 
 def plan_of(cells: Sequence[Cell]) -> Plan:
-    """Return what is left to do."""
+    """Split cells into finished ones and cells to run; with `force`, every cell is to run."""
     plan = Plan()
     for cell in cells:
         try:
             record = results.finished(cell.folder, identity_of(cell.config))
-        except UserError:  # another configuration's record is there: `run_cell` says so of this cell alone
+        except UserError:  # the folder has a record of another configuration: `run_cell` fails for this cell only
             record = None
         if record is None or cell.config.force:
             plan.open.append(cell)
@@ -206,7 +218,11 @@ def plan_of(cells: Sequence[Cell]) -> Plan:
 
 
 def estimate(plan: Plan) -> list[float | None]:
-    """Return seconds of each open cell: the mean of the finished ones most like it, else by the rule; None if none is known."""
+    """Return the expected seconds of each open cell; None if they are not known.
+
+    They are the mean over the finished cells of the same task, model, method and variant; without any, over those of the same task,
+    model and method; without any, the result of `by_rule`.
+    """
     measured = defaultdict(list)
     for cell, record in plan.finished:
         if "cell_seconds" in record.details:
@@ -222,7 +238,7 @@ def estimate(plan: Plan) -> list[float | None]:
 
 
 def by_rule(config: CellConfig) -> float | None:
-    """Return the seconds on two CPU cores; None for a method that trains: a finished cell alone tells how long that takes."""
+    """Return the expected seconds of a cell on two CPU cores; None for a method that trains, whose time no rule can tell."""
     if config.method.trains:
         return None
     size = SIZE.get(config.model.name, max(SIZE.values()))

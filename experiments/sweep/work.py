@@ -1,4 +1,4 @@
-"""Run the open cells of a plan, those of one task and model in a process of their own."""
+"""Running the open cells of a plan, with one process for all cells of a task and model."""
 
 import itertools
 import multiprocessing
@@ -19,13 +19,20 @@ DONE, OUT_OF_REACH, FAILED = "done", "out of reach", "failed"
 
 
 def run(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, Record | str]]:
-    """Yield (cell, DONE and its record, OUT_OF_REACH or FAILED and a message) as they come; one failed cell does not stop the others.
+    """Yield (cell, state, record or message) for each cell when it has been run; a failed cell does not stop the other cells.
 
-    A process serves one task and model: what its cells share stays in memory, and what one task took is given back.
+    The state DONE comes with the cell's record, OUT_OF_REACH and FAILED come with a message. A process runs the cells of one task
+    and model: what its cells share stays in memory, and all its memory is freed before the next task or model.
+
+    Args:
+        cells: the cells, in an order in which those of one task and model are neighbours.
+        group: name of the sweep, for tracking.
     """
     for _, some in itertools.groupby(cells, key=lambda cell: cell.folder.parts[-5:-3]):
         some = list(some)
-        while some:  # a process that dies, as of too little memory, takes one cell with it and not the others
+        while (
+            some
+        ):  # if a process dies, for example of too little memory, one cell fails and a new process runs the rest
             answered = 0
             for answer in in_process(some, group):
                 yield answer
@@ -61,7 +68,7 @@ def in_process(cells: Sequence[Cell], group: str) -> Iterator[tuple[Cell, str, R
 
 
 def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
-    """Run cells as they come, in the process's own loop."""
+    """Run cells one after the other and send the state and the record or message of each to `answers`."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     for cell in cells:
         try:
@@ -72,13 +79,16 @@ def work(cells: Sequence[Cell], group: str, answers: Connection) -> None:
             answers.send((FAILED, str(error)))
         except KeyboardInterrupt:
             sys.exit(130)
-        except Exception as error:  # whatever it is, the other cells go on
+        except Exception as error:  # any error fails only this cell
             traceback.print_exc()
             answers.send((FAILED, f"{type(error).__name__}: {error}"))
 
 
 def end_with_parent() -> None:
-    """Make sure that a killed grid does not go on with a cell that its next run begins again; whatever is written is whole or not there."""
+    """End this process when its parent process ends, so that it does not run a cell that the next run of the grid begins again.
+
+    Ending at any time is safe, because each file is written completely or not at all.
+    """
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -23,16 +23,19 @@ KINDS = {
     "masked": "experiments.tasks.masked.HubMaskedTask",
     "custom_masked": "experiments.tasks.masked.FileMaskedTask",
 }
-"""Class of each `kind`, imported when asked for."""
+"""The class of each `kind` of task; its module is imported when a task of the kind is built."""
 
 __all__ = ["EvaluationSet", "Task", "build_task"]
 
 
 def build_task(settings: dict[str, Any]) -> Task:
-    """Build the task of a config: `kind` picks the class; `finetuning` is the recipe's; the others are its constructor's arguments.
+    """Build the task of a config.
+
+    Args:
+        settings: `kind` names the class, `finetuning` changes the recipe of fine-tuning, and all others are arguments of the class.
 
     Raises:
-        UserError: the kind is unknown, or a setting is wrong.
+        UserError: the kind is unknown, or a setting is missing, unknown or wrong.
     """
     kind = settings.get("kind")
     if kind not in KINDS:

@@ -1,4 +1,4 @@
-"""What the rest of the program knows of a task: examples, a head, a metric. Everything particular stays below."""
+"""The interface of a task: examples, a head, a metric. Only the subclasses know the details of a data set."""
 
 import hashlib
 import json
@@ -19,20 +19,22 @@ from kprune.errors import UserError
 from kprune.objectives import Objective
 
 CALIBRATION, TRAINING = "calibration", "training"
-"""What `vocabulary` may name beside a file: the calibration set, and all training examples without their labels."""
+"""Values of `vocabulary` that are no file: the tokens of the calibration set, and those of all training examples."""
 
 
 class EvaluationSet:
-    """Tokenised examples and what is needed to score their logits.
+    """Tokenised examples, and the right answers by which their logits are scored.
 
     Attributes:
         split: name of the data, for the record.
-        examples: what goes through the model, without labels; a window of a long text is an example of its own.
+        examples: the inputs of the model, without labels; each window of a long text is an example.
         gold: the label, value or accepted answers of each scored item.
         size: number of scored items.
         majority: score of always predicting the most frequent class, in percent; None if there are no classes.
-        data: what a perplexity is of; None for other metrics, as `window` (tokens of an item) and `first_token` ("once",
-            before the whole text, "each", in every window, or "none") are.
+        data: for a perplexity, the name of the scored texts; None for other metrics.
+        window: for a perplexity, number of tokens in an item; None for other metrics.
+        first_token: for a perplexity, "once" if special tokens stand before the whole text, "each" if they stand in every window,
+            "none" if they stand nowhere; None for other metrics.
     """
 
     majority: float | None = None
@@ -48,23 +50,28 @@ class EvaluationSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Return the hash of tokens and gold: the same for two models that are scored on the same items."""
+        """Return the hash of examples and gold; it is equal for two models that are scored on the same tokens."""
         return hashlib.sha256(json.dumps([list(self.examples), list(self.gold)]).encode()).hexdigest()
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
-        """Return what is kept of one example's logits until all are there: all of them, unless that is too much.
+        """Return the tensor that is kept for an example in the place of its logits; a subclass with large logits returns less.
 
         Args:
-            logits: where the model is: a vocabulary's are hundreds of megabytes, which a GPU sums up in no time.
+            logits: the logits of the example, on the device of the model; over a vocabulary, they take hundreds of megabytes.
+            example: the example.
         """
         return logits
 
     def predictions(self, logits: list[Tensor]) -> Predictions:
-        """Return what is predicted for each item; `logits[i]` belongs to `examples[i]`, on the CPU and, for spans ([2, T_i]), unpadded."""
+        """Return the prediction for each scored item.
+
+        Args:
+            logits: for each example the result of `reduce`, on the CPU and without padding (for spans: [2, T_i]).
+        """
         raise NotImplementedError
 
     def score(self, logits: list[Tensor]) -> float:
-        """Score in percent."""
+        """Return the score: a perplexity, or else a number in percent; `logits` as in `predictions`."""
         return self.predictions(logits).score
 
 
@@ -74,21 +81,21 @@ class Task:
     Attributes:
         metric: "accuracy", "f1", "matthews", "micro_f1", "macro_f1", "entity_f1", "spearman", "ndcg@10", "mrr@10",
             "perplexity" or "masked_perplexity".
-        max_length: tokens an example is cut to.
-        average_length: tokens of a mean training sequence, for the FLOPs and the size of the calibration set; None
-            if it is to be measured.
-        sequences: what a mean training example is for the model: 1 text, or its choices.
-        batch_size: examples in a batch.
-        objective: reads the head's logits, compares them, has the loss.
-        label_names: the classes, ["score"] for regression, None for spans.
-        fine_tuned: whether a pretrained model must be fine-tuned for it; a language model, or an encoder of embeddings, is
-            pruned as pretrained.
-        wanted_model: what to give in the place of a model with another head, for messages.
-        labelled: whether its training examples have labels.
-        generates: whether its models generate text, so that their speed is that of a prompt and of one token more.
-        calibration_data: data that calibration texts are drawn from unless others are asked for; None: there are none.
-        latency_point: batch size and tokens that latency is measured at unless others are asked for.
-        finetuning: settings of the fine-tuning that are not the standard recipe's.
+        max_length: the largest number of tokens of a sequence; longer texts are cut.
+        average_length: mean number of tokens of a training sequence, for the FLOPs and the size of the calibration set; None
+            if it has to be measured.
+        sequences: mean number of sequences in a training example: 1, or the number of choices.
+        batch_size: number of examples in a batch.
+        objective: the objective of the head.
+        label_names: the classes; ["score"] for regression; None for spans, choices, embeddings and texts.
+        fine_tuned: whether a pretrained model must be fine-tuned for the task; False for language models and encoders of
+            embeddings, which are pruned as they are.
+        wanted_model: the option to give in the place of a model with another head, for messages.
+        labelled: whether the training examples have labels.
+        generates: whether the task's models generate text; their speed is measured on a prompt and on one further token.
+        calibration_data: the default data of calibration texts; None if calibration examples come from the training set.
+        latency_point: the default batch size and number of tokens for latency.
+        finetuning: settings of fine-tuning that differ from the standard recipe.
     """
 
     name: str
@@ -113,23 +120,23 @@ class Task:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Return the ends of the names of the transformers classes whose checkpoints it takes."""
+        """Return the ends of the names of the transformers classes whose checkpoints fit the task."""
         return self.objective.class_suffixes
 
     @property
     def num_labels(self) -> int | None:
-        """Return the outputs of the head: classes, 1 for regression, None for spans and embeddings."""
+        """Return the number of outputs of the head: the number of classes, 1 for regression, None without `label_names`."""
         return None if self.label_names is None else len(self.label_names)
 
     def fit(self, positions: int | None, reader: str) -> None:
-        """Check that a model reads the task's examples, or settle on shorter ones if that is left to the model.
+        """Check that a model can read the task's longest sequence; a task without a requested length may shorten its sequences.
 
         Args:
-            positions: tokens that the model reads; None if it does not say.
-            reader: what reads, for the message.
+            positions: the largest number of tokens that the model reads; None if the model does not tell.
+            reader: the name of the model, for the message.
 
         Raises:
-            UserError: it reads fewer than it is asked to.
+            UserError: the model reads fewer tokens than the task asks for.
         """
         if positions is not None and self.max_length > positions:
             raise UserError(
@@ -137,10 +144,14 @@ class Task:
             )
 
     def check_length(self, tokenizer, columns: int) -> None:
-        """Check that an example has room for text beside the tokens that a tokenizer adds to so many columns.
+        """Check that `max_length` leaves room for text beside the special tokens that a tokenizer adds.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            columns: number of texts in a sequence, 1 or 2.
 
         Raises:
-            UserError: it has none.
+            UserError: there is no room for a token of each text.
         """
         added = tokenizer.num_special_tokens_to_add(pair=columns == 2)
         if self.max_length < added + columns:
@@ -150,66 +161,71 @@ class Task:
             )
 
     def check_data(self, data: str | None) -> None:
-        """Check that calibration examples can be drawn from what `calibration.data` says; None: from the task's own.
+        """Check that calibration examples can be drawn from `data`, the value of `calibration.data`; None is the task's own data.
 
         Raises:
-            UserError: they can't.
+            UserError: they can't be drawn from it.
         """
         if data is not None:
             raise UserError(
-                f"calibration.data={data} is of texts, and {self.name} is no task on one text: leave it out, or give "
-                "calibration.file"
+                f"calibration.data={data} has single texts, and {self.name} is no task on one text: leave calibration.data out, or "
+                "give calibration.file"
             )
 
     def check_vocabulary(self, vocabulary: str) -> None:
-        """Check that a model for this task can keep the tokens of `CALIBRATION`, `TRAINING` or a file of texts alone.
+        """Check that the vocabulary of a model for this task can be cut.
+
+        Args:
+            vocabulary: `CALIBRATION`, `TRAINING` or a file of texts.
 
         Raises:
-            UserError: there is no such file, or the metric is of tokens.
+            UserError: the file does not exist, or the metric is a perplexity, which depends on the vocabulary.
         """
         if self.metric.endswith("perplexity"):
             raise UserError(
-                f"vocabulary={vocabulary} changes what a token is, and a perplexity is of tokens: leave it out, or cut the "
-                "vocabulary of what is saved with the command kprune vocabulary"
+                f"vocabulary={vocabulary} changes the tokens, and a perplexity is a mean over tokens: leave vocabulary out, or cut the "
+                "saved model's vocabulary with the command kprune vocabulary"
             )
         if vocabulary not in (CALIBRATION, TRAINING):
             check_file(Path(vocabulary).expanduser(), "vocabulary")
 
     def calibration_texts(self, data: str | None) -> Texts | None:
-        """Return the texts that calibration examples are drawn from; None: the training set is.
+        """Return the texts that calibration examples are drawn from; None if they are drawn from the training set.
 
         Raises:
-            UserError: the data are not to be had.
+            UserError: the data can't be found or read.
         """
         return None
 
     def draw(self, texts: Texts, tokenizer, amount: Amount, seed: int) -> tuple[list[Example], Draw]:
-        """Draw examples of `calibration_texts`: a document each, in a random order; and say what an example is.
+        """Return calibration examples drawn from the result of `calibration_texts`, and the kind of draw.
+
+        Here, each example is a document, and the documents are in a random order.
 
         Raises:
-            UserError: there are too few texts, or tokens, for one.
+            UserError: the texts are too few or have too few tokens.
         """
         order = np.random.default_rng(seed).permutation(len(texts.documents))
         examples = self.tokenise_texts(tokenizer, [texts.documents[row] for row in order])
         return examples[: amount.taken([len(example["input_ids"]) for example in examples])], "documents"
 
     def tokenise_texts(self, tokenizer, texts: Sequence[str]) -> list[Example]:
-        """Return an unlabelled example of each text."""
+        """Return an example without a label for each text."""
         raise NotImplementedError
 
     def training(self, tokenizer) -> Sequence[Example]:
-        """Return the labelled training set, tokenised once per tokenizer.
+        """Return the training set, labelled if the task is; it is tokenised once per tokenizer.
 
         Raises:
-            UserError: the data are not to be had, or a column or label is wrong.
+            UserError: the data can't be found or read, or a column or label is wrong.
         """
         return self._once(tokenizer, "training", self.tokenise_training)
 
     def evaluation(self, tokenizer) -> EvaluationSet:
-        """Return the evaluation set, tokenised once per tokenizer.
+        """Return the evaluation set; it is tokenised once per tokenizer.
 
         Raises:
-            UserError: the data are not to be had, or a column or label is wrong.
+            UserError: the data can't be found or read, or a column or label is wrong.
         """
         return self._once(tokenizer, "evaluation", self.tokenise_evaluation)
 

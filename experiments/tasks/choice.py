@@ -1,4 +1,4 @@
-"""Multiple choice: a data set of the hub, or a file of one's own."""
+"""Multiple choice, on a data set of the hub or on the user's own file."""
 
 import math
 import re
@@ -27,11 +27,13 @@ from kprune.truncation import choice_pairs
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, what may be answered, and the number of the answer that is right.
+    """A question with its choices.
 
     Attributes:
-        texts: the question; or a context and the question, which then stands before each choice.
-        row: names it in messages.
+        texts: the question; or a context and the question, and then the question stands before each choice.
+        choices: the possible answers.
+        right: the number of the right choice, from 0.
+        row: the name of the row, for messages.
     """
 
     texts: Sequence[str]
@@ -41,14 +43,17 @@ class Question:
 
     @classmethod
     def of(cls, texts: Sequence[Any], choices: Any, label: Any, row: str) -> "Question":
-        """Read a row of a table.
+        """Build a question from the values in a row of a table.
 
         Args:
-            choices: a list of texts, as long as the row has choices; or a table of lists `text` and `label`, as of ARC.
-            label: the number of the right choice from 0, its letter (A is the first) or, of such a table, its name there.
+            texts: the question, or a context and the question.
+            choices: a list of texts; or a mapping of two lists, `text` and `label`, as in the data set ARC.
+            label: the number of the right choice from 0, or its letter (A is the first); if `choices` is a mapping, its name
+                in the list `label`.
+            row: the name of the row, for messages.
 
         Raises:
-            UserError: one is missing or none of these, or there are not two choices.
+            UserError: a value is missing or has a wrong type, the label names no choice, or there are fewer than two choices.
         """
         for text in texts:
             if not isinstance(text, str):
@@ -70,12 +75,15 @@ class Question:
 
 
 class ChoiceTask(Task):
-    """A subclass says where the questions come from; they may have different numbers of choices.
+    """Multiple choice; a subclass reads the questions, which may have different numbers of choices.
 
     Args:
-        text: one column, of questions; or two, of contexts and of questions.
-        choices: the column of lists of choices; or several columns, a choice each, whose last may be blank.
-        label: the column of the numbers, letters or names of the right choices.
+        text: the column of questions; or two columns, of contexts and of questions.
+        choices: the column of lists of choices; or several columns with a choice each, of which the last ones may be blank in a row.
+        label: the column with the number, letter or name of the right choice.
+
+    Raises:
+        UserError: `text` is not one or two columns, `choices` is a list of one column, or a column is named twice.
     """
 
     metric = "accuracy"
@@ -126,7 +134,7 @@ class ChoiceTask(Task):
         return self.training_questions()
 
     def question(self, row: Mapping[str, Any], where: str) -> Question:
-        """Return the question in a row of the data; `where` names it in messages."""
+        """Return the question in a row of the data; `where` is the name of the row, for messages."""
         if isinstance(self.choices, str):
             choices = plain(row[self.choices])
         else:
@@ -136,7 +144,7 @@ class ChoiceTask(Task):
         return Question.of([row[column] for column in self.text], choices, row[self.label], where)
 
     def tokenise_training(self, tokenizer) -> "LazyChoices":
-        """Return the labelled training set; a row is tokenised when it is asked for."""
+        """Return the labelled training set; a row is tokenised at its first use."""
         self.check_length(tokenizer, 2)
         return LazyChoices(tokenizer, self._training, self.max_length, labels=True)
 
@@ -148,7 +156,7 @@ class ChoiceTask(Task):
 
 
 class LazyChoices(LazyExamples):
-    """Examples of questions, each tokenised once, when it is asked for."""
+    """Examples of questions; each is tokenised once, at its first use."""
 
     def __init__(self, tokenizer, questions: Sequence[Question], max_length: int, labels: bool):
         rights = [question.right for question in questions] if labels else None
@@ -163,7 +171,7 @@ class LazyChoices(LazyExamples):
 
 
 class ChoiceEvaluation(EvaluationSet):
-    """One logit for each choice of a question; `gold` has the numbers of those that are right."""
+    """An evaluation set of questions, with one logit for each choice; `gold` has the numbers of the right choices."""
 
     def predictions(self, logits: list[Tensor]) -> Predictions:
         chosen = [int(own.argmax()) for own in logits]
@@ -171,7 +179,7 @@ class ChoiceEvaluation(EvaluationSet):
 
 
 class HubChoiceTask(HubData, ChoiceTask):
-    """One configuration of a hub data set."""
+    """Multiple choice on one configuration of a hub data set."""
 
     def __init__(
         self,
@@ -203,11 +211,11 @@ class HubChoiceTask(HubData, ChoiceTask):
 
 
 class FileChoiceTask(OwnFiles, ChoiceTask):
-    """A file of one's own: {"question": "...", "choices": ["...", "..."], "label": 0}.
+    """Multiple choice on the user's own file: {"question": "...", "choices": ["...", "..."], "label": 0}.
 
     Args:
-        train_file: JSON lines, an array in JSON, or parquet; CSV, if each choice has a column.
-        evaluation_file: the same; None holds out a seeded fifth of `train_file`.
+        train_file: JSON lines, an array in JSON, or parquet; also CSV if each choice has a column.
+        evaluation_file: a file of one of these kinds; None holds out a seeded fifth of `train_file`.
     """
 
     def __init__(
@@ -246,7 +254,7 @@ def _number(label: Any, choices: int, names: Sequence[str] | None, row: str) -> 
     """Return the number of the right choice.
 
     Raises:
-        UserError: the label is missing, or names none of the choices.
+        UserError: the label is missing, or it names no choice.
     """
     if _blank(label):
         raise UserError(f"{row}: the label is missing; fill it in or remove the row")
@@ -257,7 +265,7 @@ def _number(label: Any, choices: int, names: Sequence[str] | None, row: str) -> 
         raise UserError(
             f"{row}: label {text[:40]!r} is not one of {', '.join(names[:choices])}; mend it or remove the row"
         )
-    text = re.sub(r"\.0+$", "", text)  # what a table makes of whole numbers if some are missing
+    text = re.sub(r"\.0+$", "", text)  # a table turns whole numbers into floats if some are missing
     number = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else None
     if number is None and re.fullmatch(r"-?\d+", text, re.ASCII) and not isinstance(label, bool):
         number = int(text)

@@ -18,15 +18,15 @@ MISSING = ("", "nan")
 
 
 class CustomTask(OwnFiles, TextTask):
-    """Classification, of one label or several, or regression on files of one's own.
+    """Classification (with one or several labels for a text) or regression on the user's own files.
 
     Args:
         train_file: CSV (.csv, .tsv), JSON (.jsonl, .json) or parquet.
-        evaluation_file: the same; None holds out a seeded fifth of `train_file`.
-        text: one or two columns.
-        label: the column of class names, class numbers or values; of lists of names for several labels.
-        label_names: the classes in the order of the checkpoint's outputs; None takes the values that occur in
-            `train_file`, sorted (as numbers, if all are).
+        evaluation_file: a file of one of these kinds; None holds out a seeded fifth of `train_file`.
+        text: the column of texts, or two columns for pairs.
+        label: the column of class names, class numbers or values; for several labels, of lists of class names.
+        label_names: the classes in the order of the checkpoint's outputs; None takes the labels that occur in `train_file`,
+            sorted as numbers if all are whole numbers, else as text.
     """
 
     problems = ("classification", "multi_label", "regression")
@@ -71,10 +71,14 @@ class CustomTask(OwnFiles, TextTask):
         return names
 
     def _check_names(self, names: list[str], first_rows: dict[str, int]) -> None:
-        """Check that labels from a file are names of classes.
+        """Check that the labels of a file are names of classes.
+
+        Args:
+            names: the different labels.
+            first_rows: the first row of each label.
 
         Raises:
-            UserError: there is no class or one alone, a negative number, or a number that is not whole.
+            UserError: there are fewer than two labels, or a label is a negative number or a number that is not whole.
         """
         if not names:
             raise UserError(f"{self.train_file}, column {self.label}: no row has a label; give some that have")
@@ -85,7 +89,7 @@ class CustomTask(OwnFiles, TextTask):
             )
         for name in names:
             where = f"{self.train_file}, row {first_rows[name]}: label {name}"
-            # By convention a negative number marks rows without a label; but -1 and 1 are two classes.
+            # By convention, a negative number marks a row without a label; the exception are the two classes -1 and 1.
             if _is_whole(name) and int(name) < 0 and names != ["-1", "1"]:
                 raise UserError(
                     f"{where} is negative, which marks rows without a label; remove them or, if it is a class, list all: "
@@ -106,10 +110,11 @@ class CustomTask(OwnFiles, TextTask):
         return self._table(self.train_file, self._frames[1])
 
     def read(self, path: Path) -> pd.DataFrame:
-        """Return the rows of a file, whose labels are lists if a text has several.
+        """Return the rows of a file; with several labels for a text, the label of a row is a list.
 
         Raises:
-            UserError: as of `read_table`; or a label is a list where it should be none, or the reverse.
+            UserError: `read_table` can't read the file, a label is a list in a task with one label for a text, or a label is no
+                list in a task with several.
         """
         frame = read_table(path, [*self.text, self.label])
         for row, label in frame[self.label].items():
@@ -124,7 +129,7 @@ class CustomTask(OwnFiles, TextTask):
 
     @cached_property
     def _frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the training file's rows for training and those held out; their index counts the rows of the file."""
+        """Return the rows of the training file to train on, and the held-out rows; the index of a row is its number in the file."""
         train = self._once_read(self.train_file)
         trained, held_out = held_out_rows(self.train_file, len(train))
         print(
@@ -143,15 +148,15 @@ class CustomTask(OwnFiles, TextTask):
         return Table(str(path), texts, labels, rows)
 
     def _zeros_and_ones(self, names: Iterable, row: int, path: Path) -> list[int]:
-        """Return a zero or one for each label.
+        """Return for each class 1 if it is among the names, else 0.
 
         Raises:
-            UserError: a name is none of the labels', or stands there twice.
+            UserError: a name is no class, or a class is named twice.
         """
         there = [self._class_number(name, row, path) for name in names]
         if len(set(there)) < len(there):
             raise UserError(
-                f"{path}, row {row}: labels {str(list(names))[:40]} name one twice: give the names of those that the text has, "
+                f"{path}, row {row}: labels {str(list(names))[:40]} name one twice: give the names of the text's own labels, "
                 "not a zero or one for each label"
             )
         return [int(place in there) for place in range(self.num_labels)]
@@ -161,7 +166,7 @@ class CustomTask(OwnFiles, TextTask):
         place = self._places.of(name)
         if place is not None:
             return place
-        counted = self._label_names and not any(map(_is_whole, self.label_names))  # the data have numbers for names
+        counted = self._label_names and not any(map(_is_whole, self.label_names))  # the data may have class numbers
         if counted and name.isdecimal() and int(name) < len(self.label_names):
             return int(name)
         raise UserError(
@@ -175,12 +180,12 @@ class CustomTask(OwnFiles, TextTask):
 
 
 def _key(label) -> tuple[type, Hashable]:
-    """Return what equal labels of a column share; True and 1 are not equal here."""
+    """Return a key that is the same for equal labels; it differs for True and 1."""
     return type(label), label if isinstance(label, Hashable) else str(label)
 
 
 def _first_rows(column: pd.Series) -> dict[tuple[type, Hashable], int]:
-    """Return the first row of each label: the labels of a large file are few."""
+    """Return the first row of each different label, so that only the few different labels need to be checked."""
     first: dict[tuple[type, Hashable], int] = {}
     for row, label in zip(column.index, column, strict=True):
         first.setdefault(_key(label), row)
@@ -193,7 +198,7 @@ def _missing(label, row: int, path: Path) -> None:
 
 
 def _text(label, row: int, path: Path) -> str:
-    """Return a label as text; 1.0, which a file makes of 1, is 1."""
+    """Return a label as text; 1.0 becomes 1, because a table with missing values turns 1 into 1.0."""
     _missing(label, row, path)
     name = str(label).strip()
     whole = re.fullmatch(r"(-?\d+)\.0+", name, re.ASCII)

@@ -29,30 +29,30 @@ from kprune.errors import UserError
 from kprune.files import OTHER_CACHE, write_whole
 
 FORMAT = 3
-"""Of the cached file; raised when the way it is built changes."""
+"""Version of the cached file; raised when the way to build the file changes."""
 MASK = "library"
-"""The word in place of every library's name."""
+"""The word that replaces the name of every library."""
 WORDS = 6
-"""Words that a paragraph needs to say anything."""
+"""The least number of plain words in a paragraph; shorter paragraphs are left out."""
 ENOUGH = 6000
-"""Paragraphs after which a library's other files are left unread: parsing is what building costs."""
+"""Number of paragraphs of a library after which no more files are parsed, because parsing takes most of the time."""
 HELD_OUT = 0.18
-"""Share of a library's paragraphs whose modules are kept for evaluation."""
+"""Share of a library's paragraphs that go to the evaluation set, in whole modules."""
 SHINGLE = 5
-"""Words in a row that two near-copies share."""
+"""Length, in plain words, of the runs that are compared to find near-copies."""
 SKIPPED = {"site-packages", "__pycache__", "idlelib", "lib2to3", "externals", "_vendor"}
-"""Folders of tests of the interpreter, and of code that a library only carries along."""
+"""Folders that are not read: bytecode, tools and their tests, and other projects' code inside a library."""
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
 class Library:
-    """Where a library's sources lie and what it is called.
+    """A library whose docstrings are read.
 
     Attributes:
         module: top-level module; None for the standard library.
-        package: the distribution, for its version; None for the standard library.
-        names: what is masked, in any case, also within longer words if a name has four letters or more.
+        package: the distribution, whose version is recorded; None for the standard library.
+        names: the words to mask in upper and lower case; a name of four letters or more is masked within longer words, too.
     """
 
     module: str | None
@@ -69,7 +69,7 @@ class Library:
             return Path(sysconfig.get_paths()["stdlib"])
         if not self.module.isidentifier():
             raise UserError(f"task.libraries: {self.module} is no top-level module: give the name that is imported")
-        spec = importlib.util.find_spec(self.module)  # of a top-level module: nothing is imported
+        spec = importlib.util.find_spec(self.module)  # imports nothing, because the module is a top-level one
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"the docstrings task needs the sources of {self.package}: pip install {self.package}")
         return Path(spec.submodule_search_locations[0])
@@ -91,11 +91,11 @@ class Paragraph:
 
 
 class DocstringsTask(TextTask):
-    """Classification of first paragraphs by library.
+    """Classification of the first paragraphs of docstrings by library.
 
     Args:
-        libraries: for each class its `module`, `package` and `names` (see `Library`).
-        train_per_class, evaluation_per_class: paragraphs that every class gets.
+        libraries: for each class, the `module`, `package` and `names` of its `Library`.
+        train_per_class, evaluation_per_class: number of paragraphs of each class in the training and evaluation set.
     """
 
     evaluation_split = "held-out modules"
@@ -117,17 +117,17 @@ class DocstringsTask(TextTask):
 
     @property
     def per_class(self) -> dict[str, int]:
-        """Return the paragraphs that every class gets, by split."""
+        """Return the number of paragraphs of each class, by split."""
         return {"train": self.train_per_class, "evaluation": self.evaluation_per_class}
 
     @property
     def versions(self) -> dict[str, str]:
-        """Return versions of the libraries that the paragraphs are taken from."""
+        """Return the version of each library, by class."""
         return {label: library.version() for label, library in self.libraries.items()}
 
     @property
     def record(self) -> dict:
-        """Return what the data were built from: versions of the libraries, number of modules and paragraphs per split."""
+        """Return the settings and library versions that the data were built with, and the numbers of modules and paragraphs by split."""
         return self._data["record"]
 
     def training_table(self) -> Table:
@@ -153,7 +153,7 @@ class DocstringsTask(TextTask):
         path = cache_folder() / "tasks" / f"{self.name}-{key}.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # not built yet, or damaged: it is built anew in seconds
+        except (FileNotFoundError, ValueError):  # missing or damaged: building it takes seconds
             pass
         splits = self._build()
         data = {"record": {**built_from, **summary(splits)}}
@@ -168,7 +168,7 @@ class DocstringsTask(TextTask):
             (label, str(library.folder()), library.module or "")
             for label, library in enumerate(self.libraries.values())
         ]
-        # An interruption is told by this process alone.
+        # The workers ignore an interruption, so that only this process reports it.
         with ProcessPoolExecutor(2, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
             found = list(tqdm(pool.map(read_library, jobs), total=len(jobs), desc="reading docstrings", disable=None))
         paragraphs = [Paragraph(mask(p.text), p.label, p.module) for library in found for p in library]
@@ -191,16 +191,19 @@ class DocstringsTask(TextTask):
 
 
 def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
-    """Return the first paragraphs of the docstrings in a folder of sources; `job` is the class, the folder, the module's name.
+    """Return the first paragraphs of the docstrings in a folder of sources.
 
-    Files are read in the order of their modules' hashes until there is enough.
+    Files are read in the order of the hashes of their modules' names, until there are `ENOUGH` paragraphs.
+
+    Args:
+        job: the number of the class, the folder, and the name of the top-level module ("" for the standard library).
     """
     label, folder, name = job
-    gc.disable()  # a tree is a million objects in no cycles, which the collector would go through again and again
+    gc.disable()  # a tree has up to a million objects and no cycles; the collector would only cost time
     root = Path(folder)
     skipped = (
         SKIPPED if name else SKIPPED | {"test", "tests"}
-    )  # the interpreter's own tests are another project's worth
+    )  # the tests of the standard library are as large as a library
     found = []
     modules = {(name, *file.relative_to(root).with_suffix("").parts): file for file in root.rglob("*.py")}
     for parts, file in sorted(modules.items(), key=lambda item: digest(".".join(item[0]))):
@@ -213,7 +216,7 @@ def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
             if '"""' not in source:
                 continue
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of escapes in other people's strings
+                warnings.simplefilter("ignore")  # warnings about escapes in strings of the parsed file
                 tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError, OSError):  # templates, and files in other encodings
             continue
@@ -223,7 +226,7 @@ def read_library(job: tuple[int, str, str]) -> list[Paragraph]:
 
 
 def first_paragraphs(tree: ast.Module) -> list[str]:
-    """Return the docstrings of a module, its classes and functions, up to the first empty line, on one line each."""
+    """Return the first paragraph of each docstring of a module, its classes and functions, each as one line of `WORDS` words or more."""
     texts = []
     statements: list[ast.AST] = [tree]
     while statements:  # ast.walk would visit every expression, too
@@ -240,7 +243,7 @@ def first_paragraphs(tree: ast.Module) -> list[str]:
 
 
 def masker(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that puts MASK in place of the names: long ones anywhere, short ones as words of their own."""
+    """Return a function that replaces names by MASK: names of four letters or more anywhere, shorter names only as whole words."""
     ordered = sorted(map(re.escape, names), key=len, reverse=True)
     anywhere = [name for name in ordered if len(name) >= 4]
     alone = [rf"(?<![a-z]){name}(?![a-z])" for name in ordered if len(name) < 4]
@@ -249,7 +252,7 @@ def masker(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def plain_words(text: str) -> list[str]:
-    """Return words of prose; identifiers and numbers, which is where near-copies differ, are left out."""
+    """Return the words of a text in lower case, without identifiers and numbers, because near-copies differ in these."""
     return [
         word.lower()
         for word in re.findall(r"[^\s/,;:()\[\]=\"'`*]+", text)
@@ -258,7 +261,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
-    """Return one of the paragraphs that have the same words, and none of those that two libraries share."""
+    """Return one paragraph of each group with the same plain words, and none of a group with paragraphs of several libraries."""
     by_words = defaultdict(list)
     for paragraph in paragraphs:
         by_words[" ".join(plain_words(paragraph.text))].append(paragraph)
@@ -266,7 +269,10 @@ def without_copies(paragraphs: list[Paragraph]) -> list[Paragraph]:
 
 
 def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, list[Paragraph]]:
-    """Split whole modules to one side each, in the order of their names' hashes, until evaluation has its share of a library."""
+    """Split paragraphs into "train" and "evaluation", with all paragraphs of a module in the same split.
+
+    In each library, modules are taken for evaluation in the order of the hashes of their names, until its share is `held_out`.
+    """
     by_library = defaultdict(lambda: defaultdict(list))
     for paragraph in paragraphs:
         by_library[paragraph.label][paragraph.module].append(paragraph)
@@ -275,7 +281,7 @@ def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, l
         wanted = held_out * sum(map(len, modules.values()))
         taken = 0
         for module in sorted(modules, key=digest):
-            # A module that would overshoot stays in training, or one giant could eat the training set.
+            # A module that would exceed the share stays in training; otherwise one huge module could empty the training set.
             held = taken + len(modules[module]) <= 1.1 * wanted
             taken += len(modules[module]) if held else 0
             splits["evaluation" if held else "train"] += modules[module]
@@ -283,7 +289,7 @@ def split_by_module(paragraphs: list[Paragraph], held_out: float) -> dict[str, l
 
 
 def without_near_copies(paragraphs: list[Paragraph], training: list[Paragraph]) -> list[Paragraph]:
-    """Return those of which less than half the runs of SHINGLE words occur in training."""
+    """Return the paragraphs of which less than half of the runs of `SHINGLE` plain words occur in `training`."""
     seen = {run for paragraph in training for run in shingles(paragraph.text)}
     kept = []
     for paragraph in paragraphs:

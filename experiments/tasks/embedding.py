@@ -1,4 +1,4 @@
-"""Embeddings of texts: what tasks on a pretrained encoder without a head have in common."""
+"""The base class of tasks on the embeddings of a pretrained encoder without a head."""
 
 from experiments.tasks.base import Task
 from experiments.tasks.hub_data import HubData
@@ -6,10 +6,10 @@ from kprune.objectives import Embedding
 
 
 class EmbeddingTask(HubData, Task):
-    """Texts of a hub data set; the pretrained encoder is pruned as it is, and no label is read for it.
+    """A task on embeddings of texts of a hub data set; the pretrained encoder is pruned without fine-tuning and without labels.
 
     Args:
-        pooling, normalise: how the encoder makes its embeddings, as `Embedding` has it.
+        pooling, normalise: how the encoder computes its embeddings, as in `kprune.objectives.Embedding`.
     """
 
     label_names = None
@@ -39,5 +39,5 @@ class EmbeddingTask(HubData, Task):
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        # Pretrained encoders are named by what they were pretrained as.
+        # The config of a pretrained encoder names the class that it was pretrained with.
         return (*super().architectures, "ForMaskedLM", "ForPreTraining")

@@ -1,4 +1,4 @@
-"""GLUE, and any other hub data set of labelled texts or pairs: the columns come from the task's config."""
+"""GLUE and other hub data sets of labelled texts or pairs; the config of the task names the columns."""
 
 from functools import cached_property
 
@@ -11,14 +11,14 @@ from kprune.errors import UserError
 
 
 class GlueTask(HubData, TextTask):
-    """One configuration of a hub data set.
+    """Classification or regression on one configuration of a hub data set.
 
     Args:
-        text: one or two columns.
+        text: the column of texts, or two columns for pairs.
         label: the column of class numbers or values.
-        label_names: the classes in the order of the outputs; None takes the data set's own names.
-        data_label_names: names of the data's class numbers, if the data set itself does not tell and they are not
-            `label_names`, which then gives the same names another order.
+        label_names: the classes in the order of the model's outputs; None takes the names in the data set.
+        data_label_names: the names of the data's class numbers, if the data set does not name its classes and numbers them in
+            another order than `label_names`; None if the order is the same.
     """
 
     def __init__(
@@ -76,6 +76,6 @@ class GlueTask(HubData, TextTask):
         return Table(self.source_of(split), [list(rows[column]) for column in self.text], labels)
 
     def _names_in(self, rows) -> list[str]:
-        """Return the names that a split has for its class numbers; [] if it has none."""
+        """Return the names of the class numbers in a split's own description; [] if it does not name them."""
         feature = rows.features[self.label]
         return list(feature.names) if isinstance(feature, ClassLabel) else []

@@ -1,4 +1,4 @@
-"""Data sets of the hub: what tasks on one have in common."""
+"""The part that all tasks on a data set of the hub share."""
 
 from functools import cached_property
 
@@ -8,7 +8,7 @@ from experiments.inputs.hub import find_dataset, split_with_columns
 
 
 class HubData:
-    """One configuration of a data set of the hub, beside a `Task`."""
+    """Reading one configuration of a hub data set; a base class beside `Task`."""
 
     hub_id: str
     config: str
@@ -24,17 +24,17 @@ class HubData:
 
     @cached_property
     def data(self) -> DatasetDict:
-        """Return all splits, which are read when they are first asked for.
+        """Return all splits; they are read at the first use.
 
         Raises:
-            UserError: the data are not to be had.
+            UserError: the data can't be found or read.
         """
         return find_dataset(self.hub_id, self.config)
 
     def rows(self, split: str, columns: list[str]) -> Dataset:
-        """Return a split.
+        """Return the rows of a split.
 
         Raises:
-            UserError: there is no such split or column, or the data are not to be had.
+            UserError: the split or one of `columns` does not exist, or the data can't be found or read.
         """
         return split_with_columns(self.data, self.source, split, columns)

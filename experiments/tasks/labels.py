@@ -1,4 +1,4 @@
-"""Names of classes, and which of two lists of them mean the same."""
+"""Names of classes, and matching two lists of names that are written differently."""
 
 import re
 from collections import Counter
@@ -15,11 +15,11 @@ SYNONYMS = {
     }.items()
     for word in words
 }
-"""Other words for the classes of the tasks of conf/task, in the form that `canonical` gives them."""
+"""Synonyms for the classes of the tasks in conf/task; keys and values are in canonical form."""
 
 
 def canonical(name: str) -> str:
-    """Return a class's name without what names of one class differ by: case, separators, LABEL_ before a number, synonyms."""
+    """Return the canonical form of a class's name: lower case, without separators or `LABEL_` before a number, and without synonyms."""
     text = re.sub(r"^non(?=[\W_])", "not", name.strip().casefold())
     if number := re.fullmatch(r"(?:label[\s_-]*)?([+-]?\d+(?:\.\d+)?)", text):
         return number[1]
@@ -28,7 +28,7 @@ def canonical(name: str) -> str:
 
 
 class Places:
-    """Where names stand in a list: by the names as they are, else by their canonical form if no two of the list share it."""
+    """Finds the place of a name in a list: by the exact name, else by its canonical form if only one name of the list has this form."""
 
     def __init__(self, names: Sequence[str]):
         forms = [canonical(name) for name in names]
@@ -37,12 +37,12 @@ class Places:
         self.alike = {form: place for place, form in enumerate(forms) if counts[form] == 1}
 
     def of(self, name: str) -> int | None:
-        """Return the place of a name; None if it is none of the list's."""
+        """Return the place of a name in the list, from 0; None if it is not in the list."""
         return self.exact.get(name, self.alike.get(canonical(name)))
 
 
 def places_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
-    """Return where each name stands among others; None unless both lists name the same classes, each once."""
+    """Return the place of each of `names` in `among`; None unless both lists name the same classes, each once."""
     keys: tuple[Callable[[str], str], ...] = (str.strip, canonical)
     for key in keys:
         ours, theirs = [key(name) for name in names], [key(name) for name in among]
@@ -52,5 +52,5 @@ def places_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
 
 
 def shown(names: Sequence[str], most: int = 10) -> str:
-    """List names for a message, not more than `most` of them."""
+    """Return the first `most` names as a list for a message, and the number of all names if they are more."""
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

@@ -19,25 +19,26 @@ from kprune.objectives import CausalLM, Objective
 
 
 class LanguageTask(Task):
-    """A text, by the protocol of GPTQ and SparseGPT.
+    """Perplexity of a text, by the protocol of GPTQ and SparseGPT; a subclass reads the text.
 
-    The documents are joined by `separator` and tokenised once, so that a first token stands once, before the whole text, if
-    the tokenizer puts one; the tokens are cut into disjoint windows, and what is left at the end is dropped. A window's loss
-    is the mean over its window - 1 predicted tokens; the perplexity is the exponential of the mean over windows.
-
-    A subclass says where the text comes from.
+    The documents are joined by `separator` and tokenised as one text. If the tokenizer adds a first token, the token therefore
+    stands only before the whole text. The tokens are cut into disjoint windows, and an incomplete window at the end is dropped.
+    A window's loss is the mean over its window - 1 predicted tokens; the perplexity is the exponential of the mean over windows.
 
     Attributes:
-        window: tokens of a window; settled by `fit` if None was given.
-        usual_window: tokens of a window of a model that reads as many, if none are given: the protocol's.
-        objective_kind: the head's.
-        calibration_option: what names the calibration data, for messages.
+        window: number of tokens in a window; if it was not given, `fit` may lower it to the length that the model reads.
+        usual_window: the protocol's number of tokens in a window, used if `window` is None and the model reads as many.
+        objective_kind: the class of the objective.
+        calibration_option: the option that names the calibration data, for messages.
 
     Args:
-        window: tokens of a window; None: the usual ones, or what the model reads if that is less.
-        windows: at most so many windows are scored, from the start; None for all.
-        separator: what joins the documents.
-        average_length: tokens that FLOPs are counted at; None: the window.
+        window: number of tokens in a window; None for `usual_window`, or for the length that the model reads if it is less.
+        windows: the largest number of windows to score, counted from the start; None scores all.
+        separator: the text between two documents.
+        average_length: length of a sequence, in tokens, at which FLOPs are counted; None for the window.
+
+    Raises:
+        UserError: the window is shorter than two tokens.
     """
 
     metric = "perplexity"
@@ -93,7 +94,7 @@ class LanguageTask(Task):
 
     @property
     def evaluation_source(self) -> str:
-        """Return the name of what is scored, as `Texts.source` has it."""
+        """Return the name of the scored texts, in the form of `Texts.source`."""
         raise NotImplementedError
 
     @property
@@ -101,7 +102,11 @@ class LanguageTask(Task):
         raise NotImplementedError
 
     def check_data(self, data: str | None) -> None:
-        """Take a data set of `CALIBRATION` or a file of texts, unless it is what the task scores."""
+        """Check that `data` is a data set of `CALIBRATION` or a file of texts, and that the task does not score these texts.
+
+        Raises:
+            UserError: the data are neither, the file does not exist, or the task scores these texts.
+        """
         source = self._calibration_source(data)
         if not isinstance(source, HubTexts) and source.suffix.lower() not in SUFFIXES:
             raise UserError(
@@ -128,7 +133,7 @@ class LanguageTask(Task):
         return [{"input_ids": ids} for ids in drawn], draw
 
     def tokenise_training(self, tokenizer: Any) -> list[Example]:
-        """Return the documents of the task's own calibration data, cut to a window; those of fewer than two tokens are left out."""
+        """Return the documents of the task's own calibration data, each cut to a window; documents of one token or none are left out."""
         documents = self.calibration_texts(None).documents
         encoded = tokenizer(list(documents), truncation=True, max_length=self.window)
         return [{"input_ids": ids} for ids in encoded["input_ids"] if len(ids) > 1]
@@ -141,10 +146,13 @@ class LanguageTask(Task):
         return WindowEvaluation(self.evaluation_split, examples, texts.source, self.window, first_token)
 
     def windows_of(self, texts: Texts, tokenizer: Any, tokens: int, special: bool) -> list[list[int]]:
-        """Return the disjoint windows of the joined documents, of so many tokens each.
+        """Return the disjoint windows of the joined documents, as lists of token ids.
 
         Args:
-            special: the tokenizer puts its special tokens around the whole text.
+            texts: the documents.
+            tokenizer: the model's tokenizer.
+            tokens: number of tokens in a window.
+            special: whether the tokenizer puts its special tokens around the whole text.
 
         Raises:
             UserError: the text is shorter than a window.
@@ -160,12 +168,12 @@ class LanguageTask(Task):
 
 
 class HubTextTask(LanguageTask):
-    """A text from the hub.
+    """Perplexity of a text from the hub.
 
     Args:
-        hub_id, config, evaluation_split, column: where the documents are, one a row.
-        hub_file: the one file of the split that is read from the hub, of a data set that has hundreds.
-        documents: the first so many are joined; None for all.
+        hub_id, config, evaluation_split, column: the column of a hub data set with the documents, one in a row.
+        hub_file: the only file to read from the hub, for a data set of hundreds of files; None reads all.
+        documents: number of documents to join, counted from the first; None for all.
     """
 
     def __init__(
@@ -196,11 +204,14 @@ class HubTextTask(LanguageTask):
 
 
 class FileTextTask(LanguageTask):
-    """A file of one's own.
+    """Perplexity of the user's own file.
 
     Args:
-        evaluation_file: the text that is scored (.txt, or JSON lines with `text`, which are joined).
-        train_file: what calibration texts are drawn from; None: C4.
+        evaluation_file: the text to score: .txt, or JSON lines whose `text` entries are joined.
+        train_file: the file that calibration texts are drawn from; None for C4.
+
+    Raises:
+        UserError: `evaluation_file` is not given, does not exist or is of another kind.
     """
 
     def __init__(self, evaluation_file: str | None, train_file: str | None, **settings: Any):
@@ -224,7 +235,11 @@ class FileTextTask(LanguageTask):
         return str(self.evaluation_file)
 
     def check_data(self, data: str | None) -> None:
-        """Take what any language task does, but not two sources at once."""
+        """Check `data` as `LanguageTask` does, and that it is not given together with `train_file`.
+
+        Raises:
+            UserError: both are given, or `LanguageTask.check_data` refuses the data.
+        """
         if data and self.train_file:
             raise UserError("calibration.data and task.train_file both name calibration texts: leave one of them out")
         super().check_data(data)
@@ -234,12 +249,12 @@ class FileTextTask(LanguageTask):
 
 
 class WindowEvaluation(EvaluationSet):
-    """The mean negative log-likelihood of each window.
+    """An evaluation set of windows; the prediction for a window is its mean negative log-likelihood.
 
     Attributes:
-        data: what the windows are of.
-        window: their tokens.
-        first_token: "once", before the whole text, or "none"; "each" if special tokens are around each window.
+        data: the name of the scored texts.
+        window: number of tokens in a window.
+        first_token: as in `EvaluationSet`.
     """
 
     metric = LanguageTask.metric
@@ -249,7 +264,7 @@ class WindowEvaluation(EvaluationSet):
         self.data, self.window, self.first_token = data, window, first_token
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
-        """Return a window's loss in place of its logits, [T, vocabulary]: all windows' would not fit in memory."""
+        """Return the loss of a window, a scalar; the logits [T, vocabulary] of all windows would not fit in memory."""
         labels = torch.tensor(example["input_ids"][1:], device=logits.device)
         return F.cross_entropy(logits[:-1].float(), labels)
 

@@ -17,13 +17,14 @@ from kprune.objectives.base import IGNORED
 
 
 class MaskedTask(LanguageTask):
-    """A text of which 15 % of the tokens are masked, and a pretrained encoder with the head for them.
+    """Perplexity of masked tokens (15 % of a text), for a pretrained encoder with its head for masked tokens.
 
-    The documents are joined by `separator`, tokenised and cut into disjoint windows, each between the tokenizer's special
-    tokens; what is left at the end is dropped. `kprune.masked_tokens` masks each window by its own tokens, the same for all models of
-    one tokenizer. A window's loss is the mean over its masked tokens; the perplexity is the exponential of the mean over
-    windows: the perplexity of BERT's pretraining (Devlin et al., 2019, table 6), and not the pseudo-perplexity that masks one
-    token at a time (Salazar et al., 2020), which takes a forward pass for each token.
+    The documents are joined by `separator`, tokenised and cut into disjoint windows; an incomplete window at the end is dropped.
+    The tokenizer's special tokens stand around each window. `kprune.masked_tokens` masks a window depending only on its tokens, so
+    that all models of one tokenizer have the same masked tokens. A window's loss is the mean over its masked tokens; the
+    perplexity is the exponential of the mean over windows. This is the perplexity of BERT's pretraining (Devlin et al., 2019,
+    table 6). It is not the pseudo-perplexity (Salazar et al., 2020), which masks one token at a time and needs a forward pass
+    for each token.
     """
 
     metric = "masked_perplexity"
@@ -49,10 +50,10 @@ class MaskedTask(LanguageTask):
         return MaskedEvaluation(self.evaluation_split, examples, data, self.window, "each")
 
     def _around(self, tokenizer: Any) -> Around:
-        """Return what stands around a window.
+        """Return the special tokens around a window.
 
         Raises:
-            UserError: the tokenizer masks nothing, or a window has no room for a text.
+            UserError: the tokenizer has no mask token, or a window has no room for text beside the special tokens.
         """
         check_mask_token(tokenizer)
         around = special_tokens(tokenizer)
@@ -64,26 +65,26 @@ class MaskedTask(LanguageTask):
 
 
 class HubMaskedTask(MaskedTask, HubTextTask):
-    """A text from the hub."""
+    """Perplexity of masked tokens of a text from the hub."""
 
 
 class FileMaskedTask(MaskedTask, FileTextTask):
-    """A file of one's own."""
+    """Perplexity of masked tokens of the user's own file."""
 
 
 class MaskedEvaluation(WindowEvaluation):
-    """The mean negative log-likelihood of the masked tokens of each window."""
+    """An evaluation set of windows; the prediction for a window is the mean negative log-likelihood of its masked tokens."""
 
     metric = MaskedTask.metric
 
     def reduce(self, logits: Tensor, example: Example) -> Tensor:
-        """Return a window's loss in place of its logits, [P, vocabulary]."""
+        """Return the loss of a window, a scalar, from the logits [P, vocabulary] of its P masked tokens."""
         labels = torch.tensor([label for label in example["label"] if label != IGNORED], device=logits.device)
         return F.cross_entropy(logits[: len(labels)].float(), labels)
 
 
 def special_tokens(tokenizer: Any) -> Around:
-    """Return the tokens that a tokenizer puts before a text, and those behind it."""
+    """Return the special tokens that a tokenizer puts before a text and behind it."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     ids, text = encoded["input_ids"], [place for place, own in enumerate(encoded["special_tokens_mask"]) if not own]
     return Around(ids[: text[0]], ids[text[-1] + 1 :])

@@ -1,4 +1,4 @@
-"""Files of one's own: one to train on, and one that is scored or, without it, a part of the first that is held out."""
+"""The user's own files: a file to train on, and a file to score on; without the second, a part of the first is held out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,15 +14,19 @@ SPLIT_SEED = 0
 
 
 def held_out_split(file: Path) -> str:
-    """Return the name of the part of a file that is held out, for the record."""
+    """Return the name of the held-out part of a file, for the record."""
     return f"{HELD_OUT:.0%} of {file.name}, seed {SPLIT_SEED}"
 
 
 def held_out_rows(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of so many rows of a file are trained on, and which are held out, in their order.
+    """Return the numbers of the rows to train on and of the held-out rows, each sorted.
+
+    Args:
+        file: the file, for the message.
+        rows: number of rows in the file.
 
     Raises:
-        UserError: there are too few.
+        UserError: the rows are too few to hold one out.
     """
     held_out = round(HELD_OUT * rows)
     if held_out == 0:
@@ -32,19 +36,21 @@ def held_out_rows(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class OwnFiles(ABC):
-    """What tasks on files of one's own have in common, beside a `Task`."""
+    """Reading the user's own files; a base class beside `Task`."""
 
     train_file: Path
     evaluation_file: Path | None
 
     def take_files(self, train_file: str | None, evaluation_file: str | None, form: str) -> None:
-        """Keep the names of the files; without the second, a seeded fifth of the first is held out.
+        """Store the names of the files; without `evaluation_file`, a seeded fifth of `train_file` is held out.
 
         Args:
-            form: what is in a file, for the message.
+            train_file: the file to train on.
+            evaluation_file: the file to score on, or None.
+            form: the possible kinds of a file or an example of a row, for the message.
 
         Raises:
-            UserError: none is given.
+            UserError: `train_file` is not given.
         """
         if not train_file:
             raise UserError(f"this task reads your own file: give task.train_file=FILE ({form})")
@@ -59,19 +65,19 @@ class OwnFiles(ABC):
 
     @abstractmethod
     def read(self, file: Path) -> Sequence[Any]:
-        """Return the rows of a file, checked.
+        """Return the rows of a file, after checking them.
 
         Raises:
             UserError: the file or a row is wrong.
         """
 
     def training_rows(self) -> list[Any]:
-        """Return the rows that are trained on."""
+        """Return the rows to train on."""
         rows = self._once_read(self.train_file)
         return list(rows) if self.evaluation_file else [rows[row] for row in self._parts(rows)[0]]
 
     def evaluation_rows(self) -> list[Any]:
-        """Return the rows that are scored."""
+        """Return the rows to score on."""
         if self.evaluation_file:
             return list(self._once_read(self.evaluation_file))
         rows = self._once_read(self.train_file)

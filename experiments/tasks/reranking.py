@@ -1,4 +1,4 @@
-"""Rerankers: the passages of each query, in the order of what a classifier with one output says of the pairs."""
+"""Reranking: a classifier with one output scores each pair of query and passage, and the scores order a query's passages."""
 
 import math
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from kprune.errors import UserError
 from kprune.objectives import Regression
 
 DEPTH = 10
-"""Passages of a ranking that count."""
+"""Number of top passages of a ranking that the metrics look at."""
 METRICS = {f"ndcg@{DEPTH}": ndcg, f"mrr@{DEPTH}": reciprocal_rank}
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The passages that are ranked for a query, and a grade for each, above 0 if it is relevant."""
+    """A query, the passages to rank for it, and a grade for each passage: above 0 if the passage is relevant."""
 
     query: str
     passages: Sequence[str]
@@ -36,15 +36,18 @@ class Candidates:
 
     @classmethod
     def of(cls, query: Any, passages: Any, row: str, relevant: Any = None, grades: Any = None) -> "Candidates":
-        """Read a row of a table.
+        """Build the candidates from the values in a row of a table.
 
         Args:
-            row: names it in messages.
-            relevant: the place of the relevant passage, from 0, or a list of them; not read if there are grades.
-            grades: a number for each passage.
+            query: the text of the query.
+            passages: a list of texts.
+            row: the name of the row, for messages.
+            relevant: the place of the relevant passage, from 0, or a list of places; ignored if `grades` is given.
+            grades: a list with a number for each passage.
 
         Raises:
-            UserError: one is missing or none of these, or no passage is relevant.
+            UserError: a value is missing or has a wrong type, a place is out of range or given twice, a grade is negative, or no
+                passage is relevant.
         """
         if not isinstance(query, str) or not query.strip():
             raise UserError(f"{row}: query {str(query)[:40]!r} is no text; mend it or remove the row")
@@ -81,18 +84,21 @@ class Candidates:
 
 
 class FileRerankingTask(OwnFiles, Task):
-    """A file of one's own: {"query": "...", "passages": ["...", "..."], "relevant": [0]}.
+    """Reranking on the user's own file: {"query": "...", "passages": ["...", "..."], "relevant": [0]}.
 
-    A reranker is pruned as it was trained, on the pairs of queries and passages; which are relevant is read for the score alone.
+    A trained reranker is pruned on pairs of a query and a passage. Only the score reads which passages are relevant.
 
     Args:
         train_file: JSON lines, an array in JSON, or parquet.
-        evaluation_file: the same; None holds out a seeded fifth of `train_file`.
+        evaluation_file: a file of one of these kinds; None holds out a seeded fifth of `train_file`.
         text: the column of queries.
         passages: the column of lists of passages.
-        relevant: the column of the places of relevant passages, from 0; None for `relevant`, unless there are grades.
-        grades: the column of lists of grades, one for each passage, 0 if it is not relevant.
+        relevant: the column with the places of the relevant passages, from 0; None for the column `relevant`.
+        grades: the column with a list of grades, one for each passage and 0 if it is not relevant; replaces `relevant`.
         metric: one of `METRICS`; None for the first.
+
+    Raises:
+        UserError: the metric is unknown, `relevant` and `grades` are both given, `text` is not one column, or there is no file.
     """
 
     label_names = ["score"]
@@ -131,7 +137,7 @@ class FileRerankingTask(OwnFiles, Task):
         self.objective = Regression()
 
     def tokenise_training(self, tokenizer) -> LazyExamples:
-        """Return the pairs of queries and passages, unlabelled."""
+        """Return an example without a label for each pair of query and passage."""
         self.check_length(tokenizer, 2)
         return LazyExamples(tokenizer, _pairs(self.training_rows()), None, self.max_length)
 
@@ -152,7 +158,10 @@ class FileRerankingTask(OwnFiles, Task):
 
 
 class RerankingEvaluation(EvaluationSet):
-    """A score for each query: `examples` are its pairs, query after query; `gold` has the grades of its passages."""
+    """An evaluation set with a score for each query.
+
+    `examples` are the pairs of query and passage, query after query; `gold` has a list of grades for each query.
+    """
 
     def __init__(self, split: str, examples: Sequence[Example], grades: Sequence[Sequence[float]], metric: str):
         super().__init__(split, examples, grades)
@@ -165,7 +174,7 @@ class RerankingEvaluation(EvaluationSet):
 
 
 def _pairs(rows: Sequence[Candidates]) -> list[list[str]]:
-    """Return the columns of queries and of passages, a row for each pair."""
+    """Return a list of queries and a list of passages, with an entry for each pair."""
     return [[row.query for row in rows for _ in row.passages], [passage for row in rows for passage in row.passages]]
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of questions and paragraphs, by how high a question's own paragraphs come among all of them."""
+"""Retrieval by embeddings: the score is how high the relevant documents of a query rank among all documents."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +18,19 @@ from kprune.data import Example
 from kprune.errors import UserError
 
 DEPTH = 10
-"""Documents of a ranking that count."""
+"""Number of top documents of a ranking that the metric looks at."""
 CHUNK = 512
-"""Queries whose cosines with all documents are held at once."""
+"""Number of queries whose cosines with all documents are in memory together."""
 
 
 class RetrievalTask(EmbeddingTask):
-    """Rows of a query and a document that answers it; every different document of the split is searched for every query.
+    """Retrieval on rows of a query and a document that answers it; each query is searched among all documents of the split.
 
-    Its training examples are the queries and documents of the training split, each once.
+    The training examples are the queries and documents of the training split, each different text once.
 
     Args:
-        text: the columns of queries and of documents.
-        group: the column of what queries share (an article, say), so that they are no independent draws; None for nothing.
+        text: the column of queries and the column of documents.
+        group: a column whose equal values mark queries that are not independent, such as the article; None if all are independent.
     """
 
     metric = f"ndcg@{DEPTH}"
@@ -69,7 +69,7 @@ class RetrievalTask(EmbeddingTask):
         return [Texts(f"{self.source}, {split}, {name}", list(rows[name])).documents for name in self.text]
 
     def _groups(self, queries: Sequence[str]) -> np.ndarray | None:
-        """Return the number of each different query's group, that of the row in which it stands first."""
+        """Return the number of the group of each different query [queries], taken from the query's first row; None without groups."""
         if self.group is None:
             return None
         names = self.rows(self.evaluation_split, [self.group])[self.group]
@@ -79,7 +79,10 @@ class RetrievalTask(EmbeddingTask):
 
 
 class RetrievalEvaluation(EvaluationSet):
-    """The nDCG of each query: `examples` are all queries, then all documents; `gold` the places of each query's documents."""
+    """An evaluation set with an nDCG for each query.
+
+    `examples` are all queries, then all documents; `gold` has for each query the places of its relevant documents.
+    """
 
     def __init__(
         self, split: str, examples: Sequence[Example], relevant: Sequence[Sequence[int]], groups: np.ndarray | None

@@ -1,4 +1,4 @@
-"""Embeddings of sentences, by how well their cosines rank pairs as people do."""
+"""Similarity of sentences: the score is the rank correlation between cosines of embeddings and people's judgements."""
 
 import math
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from kprune.errors import UserError
 
 
 class SimilarityTask(EmbeddingTask):
-    """Pairs of a hub data set with a value of how similar they are.
+    """Similarity on pairs of sentences of a hub data set, each pair with a value that says how similar the two are.
 
-    Its training examples are the single sentences of all pairs, each once, without the values.
+    The training examples are the single sentences of all pairs, each different sentence once, without the values.
 
     Args:
         text: the columns of the two sentences.
@@ -56,7 +56,10 @@ class SimilarityTask(EmbeddingTask):
 
 
 class PairEvaluation(EvaluationSet):
-    """The cosine of the embeddings of each pair: `examples` are all first sentences, then all second ones."""
+    """An evaluation set of pairs, scored by the cosine of the two embeddings.
+
+    `examples` are the first sentences of all pairs, then the second sentences of all pairs.
+    """
 
     def __init__(self, split: str, examples: Sequence[Example], values: Sequence[float]):
         super().__init__(split, examples, values)

@@ -1,4 +1,4 @@
-"""SQuAD 1.1 and 2.0: long paragraphs cut into overlapping windows, and the answers read back from their logits."""
+"""SQuAD 1.1 and 2.0: long paragraphs are cut into overlapping windows, and answers are read from the logits of the windows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from kprune.errors import UserError
 from kprune.objectives import Span
 
 N_BEST = 20
-"""Start positions, and end positions, of a window that are paired with one another."""
+"""Number of best start positions, and of best end positions, of a window that are paired with each other."""
 CHUNK = 1000
-"""Questions handed to the tokenizer, or windows searched, at once."""
+"""Number of questions that are tokenised together, and of windows that are searched together."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A question with a stretch of its paragraph.
+    """A question with a part of its paragraph.
 
     Attributes:
-        row: which question.
-        example: its tokens.
-        first, offsets: token `first + i` is characters `offsets[i]` (begin, end) of the paragraph; the tokens before
-            and after are not the paragraph's.
-        cls: the token that stands for "no answer".
+        row: the number of the question.
+        example: the tokens of the window.
+        first: the place of the first token of the paragraph.
+        offsets: [paragraph tokens, 2]; token `first + i` is the characters `offsets[i]` (begin, end) of the paragraph.
+        cls: the place of the token that stands for "no answer".
     """
 
     row: int
@@ -42,12 +42,12 @@ class Window:
 
 
 class SquadTask(HubData, Task):
-    """One of the two SQuADs from the hub.
+    """Question answering on SQuAD 1.1 or 2.0 from the hub.
 
     Args:
-        no_answers: whether questions without an answer occur (2.0).
-        stride: tokens of the paragraph that neighbouring windows share.
-        max_answer_length: tokens of the longest answer that is predicted.
+        no_answers: whether the data have questions without an answer (2.0).
+        stride: number of tokens of the paragraph that neighbouring windows share.
+        max_answer_length: the largest number of tokens in a predicted answer.
     """
 
     metric = "f1"
@@ -120,9 +120,9 @@ class SquadTask(HubData, Task):
 
 
 class SpanEvaluation(EvaluationSet):
-    """A window is an example; a question, over all its windows, is what is scored.
+    """An evaluation set whose examples are windows and whose scored items are questions; a question may have several windows.
 
-    `articles` [questions] says which article each question is asked of.
+    `articles` [questions] has the number of the article of each question.
     """
 
     def __init__(
@@ -148,8 +148,11 @@ class SpanEvaluation(EvaluationSet):
         return Predictions("f1", scores, groups=self.articles)
 
     def texts(self, logits: list[Tensor]) -> list[str]:
-        """Return the answer to each question: the best span of its windows, or "" if there is none to be had, or if
-        "no answer" scores higher (2.0; its score is the lowest of the windows', as in the reference implementation)."""
+        """Return the answer to each question: the best span of all its windows.
+
+        The answer is "" if no window has a valid span or, in SQuAD 2.0, if "no answer" scores higher than the best span. The
+        score of "no answer" is the lowest among the windows, as in the reference implementation.
+        """
         score, begin, end = best_spans(logits, self.windows, self.max_answer_length)
         null = np.array([float(row[0, w.cls] + row[1, w.cls]) for row, w in zip(logits, self.windows, strict=True)])
         owner = np.array([window.row for window in self.windows])
@@ -164,10 +167,10 @@ class SpanEvaluation(EvaluationSet):
 def windows(
     tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> Iterator[Window]:
-    """Return windows of at most `max_length` tokens, in the order of the questions; `stride` tokens are shared.
+    """Yield windows of at most `max_length` tokens, in the order of the questions; neighbouring windows share `stride` tokens.
 
     Raises:
-        UserError: windows that share so many tokens have no room for a question and a paragraph.
+        UserError: `max_length` leaves no room for a question and a paragraph beside `stride` and the special tokens.
     """
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride
     if room < 2:
@@ -176,7 +179,7 @@ def windows(
             "make them longer or share less, as in task.max_length=384 task.stride=128"
         )
     for start in range(0, len(questions), CHUNK):
-        # Some questions begin with much white space, which would leave no room for the paragraph.
+        # Some questions begin with so much white space that the paragraph would have no room.
         asked = [question.lstrip() for question in questions[start : start + CHUNK]]
         paragraphs = list(contexts[start : start + CHUNK])
         encoded = tokenizer(
@@ -201,11 +204,12 @@ def windows(
 
 
 def shortened(tokenizer, questions: list[str], paragraphs: list[str], max_length: int, room: int) -> list[str]:
-    """Return questions of which none keeps its paragraph out of the windows.
+    """Return the questions, shortened so that each leaves room for its paragraph in the windows.
 
     Args:
-        room: tokens of a window beside special and shared ones. A question of as many, whose paragraph must be cut, is cut
-            to half of them.
+        max_length: number of tokens in a window.
+        room: number of tokens in a window beside special tokens and tokens that windows share. A question of `room` tokens or more
+            is cut to `room // 2` tokens if question and paragraph don't fit in one window.
     """
     encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     kept = []
@@ -217,7 +221,10 @@ def shortened(tokenizer, questions: list[str], paragraphs: list[str], max_length
 
 
 def answer_tokens(window: Window, begin: int | None, end: int | None) -> tuple[int, int]:
-    """Return the first and last token of the answer at characters [begin, end); [CLS] twice if the window does not hold it."""
+    """Return the places of the first and last token of the answer at characters [begin, end) of the paragraph.
+
+    Both are the place of [CLS] if there is no answer (`begin` is None) or the window does not hold the whole answer.
+    """
     offsets = window.offsets
     if begin is None or len(offsets) == 0 or begin < offsets[0, 0] or end > offsets[-1, 1]:
         return window.cls, window.cls
@@ -229,10 +236,15 @@ def answer_tokens(window: Window, begin: int | None, end: int | None) -> tuple[i
 def best_spans(
     logits: Sequence[Tensor], windows: Sequence[Window], max_answer_length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score (start logit + end logit), first character and end character of each window's best span, [windows] each.
+    """Return the score (start logit + end logit), begin character and end character of each window's best span, [windows] each.
 
-    As in the reference implementation, the 20 best start and the 20 best end positions of the whole window are paired
-    and pairs outside the paragraph, back to front or too long dropped; a window without any left scores -inf.
+    As in the reference implementation, the `N_BEST` best start positions of the whole window are paired with the `N_BEST` best
+    end positions. Pairs outside the paragraph, back to front or too long are dropped; a window without other pairs scores -inf.
+
+    Args:
+        logits: [2, T_i] for each window.
+        windows: the windows.
+        max_answer_length: the largest number of tokens in a span.
     """
     scores, begins, ends = [], [], []
     for low in range(0, len(windows), CHUNK):

@@ -1,4 +1,4 @@
-"""Tables in files of one's own: CSV with any separator, JSON lines or an array, parquet, in whatever encoding they are."""
+"""Tables in the user's own files: CSV with any separator, JSON lines, a JSON array or parquet, in various encodings."""
 
 import codecs
 import io
@@ -15,7 +15,7 @@ from kprune.tables import json_rows, separator_of
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, because this mark begins with that of UTF-16
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -23,16 +23,17 @@ BYTE_ORDER_MARKS = {
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 KNOWN = ", ".join(SUFFIXES)
 SAMPLE = 4096
-"""Bytes in which zeros tell of UTF-16 without a mark."""
+"""Number of first bytes of a file in which a zero byte shows that the file is UTF-16 without a mark."""
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of a file, the index counting them from 1, without a CSV file's header.
+    """Return the rows of a file; the index counts them from 1, and the header of a CSV file is not counted.
 
-    Names of columns lose the blanks around them.
+    Blanks around the names of columns are removed.
 
     Raises:
-        UserError: no such file, of another kind, unreadable, empty, or without one of `columns`.
+        UserError: the file does not exist, is not one of `SUFFIXES`, can't be read, has no rows, or does not have each of
+            `columns` exactly once.
     """
     if not path.is_file():
         raise UserError(f"no file {path}: check task.train_file and task.evaluation_file")
@@ -62,16 +63,20 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def plain(values: Any) -> Any:
-    """Return a list of what parquet has as an array."""
+    """Return a value with a numpy array, as parquet files have, turned into a list; other values are returned unchanged."""
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def decoded(path: Path) -> str:
-    """Return a file's text, in UTF-8 or what its mark or its zeros say, else as Windows writes Western European text; that is said."""
+    """Return the text of a file.
+
+    The encoding is that of its byte order mark, else UTF-16 if there are zero bytes, else UTF-8, else Windows-1252 or latin-1; a
+    printed line tells of the last two.
+    """
     content = path.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:SAMPLE]:
-        # Every other byte of Latin text is zero: the first of a pair is the higher or the lower one.
+        # In UTF-16, every second byte of Latin text is zero: the first byte of each pair in big-endian order, else the second.
         encoding = "utf-16-be" if content[:SAMPLE:2].count(0) > content[1:SAMPLE:2].count(0) else "utf-16-le"
     if encoding:
         return content.decode(encoding)
@@ -86,10 +91,12 @@ def decoded(path: Path) -> str:
 
 
 def read_json(text: str) -> pd.DataFrame:
-    """Read an array of objects, or one object a line. (pandas' own reader turns columns with certain names into dates.)
+    """Read a JSON array of objects, or one object in each line.
+
+    The reader of pandas is not used because it turns columns with certain names into dates.
 
     Raises:
-        ValueError: it is neither, or as of `json_rows`.
+        ValueError: a row is no object, or `json_rows` can't read the text.
     """
     rows = json_rows(text)
     for number, row in rows:
@@ -99,10 +106,15 @@ def read_json(text: str) -> pd.DataFrame:
 
 
 def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Read all columns as text, so that "NA" stays a word and the label "01" a name.
+    """Read a CSV text with all values as text, so that "NA" stays a word and the label "01" stays a name.
+
+    Args:
+        text: the content of the file.
+        columns: names of columns in the header, which help to find the separator.
 
     Raises:
-        ValueError: its columns can't be told apart, or a row has more entries than the header.
+        ValueError: pandas can't parse the text.
+        pandas.errors.ParserWarning: a row has more entries than the header.
     """
     separator = separator_of(text, columns) or ","
     header = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
@@ -115,6 +127,6 @@ def read_csv(text: str, columns: Sequence[str]) -> pd.DataFrame:
             dtype=str,
             keep_default_na=False,
             index_col=False,
-            # In a file that is written with blanks after its separators, they are no part of a text, and quotes follow them.
+            # If blanks follow the separators in the header, they are not part of the values, and a quote may follow a blank.
             skipinitialspace=f"{separator} " in header,
         )

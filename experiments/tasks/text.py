@@ -24,18 +24,25 @@ PROBLEMS: dict[str, tuple[type[Objective], tuple[str, ...]]] = {
     "multi_label": (MultiLabel, ("micro_f1", "macro_f1")),
     "regression": (Regression, ("spearman",)),
 }
-"""The head of each problem, and its metrics, the usual one first."""
+"""The objective of each problem and its metrics; the first metric is the default."""
 Label = int | float | list[int]
-"""A class number, a value, or 0 or 1 for each of several labels."""
+"""A class number, a value, or a list with 0 or 1 for each class."""
 CHUNK = 2000
-"""Rows handed to the tokenizer at once."""
+"""Number of rows that are tokenised together."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a data set: one column of texts or two, each as long as `labels`.
+    """The rows of a data set.
 
-    `source` names the data and `rows` the rows (counted from 0 if None) in messages.
+    Attributes:
+        source: the name of the data, for messages.
+        texts: one or two columns of texts, each as long as `labels`.
+        labels: the label of each row.
+        rows: the number of each row, for messages; None counts from 0.
+
+    Raises:
+        UserError: there are no rows, or a text is no string.
     """
 
     source: str
@@ -56,12 +63,15 @@ class Table:
 
 
 class TextTask(Task):
-    """A subclass says where the rows come from.
+    """Classification or regression of texts or pairs of texts; a subclass reads the rows.
 
     Attributes:
         evaluation_split: name of the evaluation data, for the record.
-        text: the columns of an example's texts: one, or two for pairs.
-        problems: those of `PROBLEMS` that its data may be of.
+        text: the column of texts, or two columns for pairs.
+        problems: the keys of `PROBLEMS` that the subclass supports.
+
+    Raises:
+        UserError: the problem is not one of `problems`, or the metric does not fit the problem.
     """
 
     evaluation_split: str
@@ -107,7 +117,7 @@ class TextTask(Task):
         raise NotImplementedError
 
     def tokenise_training(self, tokenizer) -> "LazyExamples":
-        """Return the labelled training set; a row is tokenised when it is asked for, so that a few of many cost little."""
+        """Return the labelled training set; a row is tokenised at its first use, so that reading a few rows is fast."""
         table = self.training_table()
         labels = self.checked_labels(table)
         self.check_length(tokenizer, len(table.texts))
@@ -121,7 +131,11 @@ class TextTask(Task):
         return TextEvaluation(self.evaluation_split, examples, labels, self.metric, self.num_labels)
 
     def check_data(self, data: str | None) -> None:
-        """Take a file of texts, one an example, for a task on one text."""
+        """Check that `data` is a file of texts and that an example of the task has one text; None is the task's own data.
+
+        Raises:
+            UserError: the task is on pairs, `data` names a data set for language models, or the file does not exist.
+        """
         if data is None:
             return
         if len(self.text) > 1:
@@ -139,14 +153,15 @@ class TextTask(Task):
         return tokenise(tokenizer, [texts], self.max_length)
 
     def checked_labels(self, table: Table) -> list[Label]:
-        """Return the labels as the loss wants them: class numbers, finite values, or zeros and ones.
+        """Return the labels in the form that the loss expects: class numbers, finite values, or lists of zeros and ones.
 
         Raises:
-            UserError: a label is missing or out of range; the message names its row, counted from 0.
+            UserError: a label is missing or out of range (the message names its row), or the metric f1 is asked for with a number
+                of classes other than two.
         """
         if self.metric == "f1" and self.num_labels != 2:
             raise UserError(
-                f"task.metric=f1 is of the second of two classes, and {self.name} has {self.num_labels}: give accuracy or matthews"
+                f"task.metric=f1 is the F1 of the second of two classes, and {self.name} has {self.num_labels}: give accuracy or matthews"
             )
         if self.several:
             return list(table.labels)
@@ -164,7 +179,7 @@ class TextTask(Task):
 
 
 class LazyExamples(Sequence[Example]):
-    """Examples of one column of texts or of two, each tokenised once, when it is asked for; labelled if there are labels."""
+    """Examples of one or two columns of texts, each tokenised once, at its first use; an example has a label if `labels` is given."""
 
     def __init__(self, tokenizer, texts: Sequence[Sequence[str]], labels: Sequence[Label] | None, max_length: int):
         self.tokenizer, self.texts, self.labels, self.max_length = tokenizer, texts, labels, max_length
@@ -201,7 +216,10 @@ class LazyExamples(Sequence[Example]):
 
 
 class TextEvaluation(EvaluationSet):
-    """One logit row, or value, per scored text; its label is one of `classes`, or has 0 or 1 for each of them."""
+    """An evaluation set of texts; the logits of a text are [classes] or, for regression, a scalar.
+
+    A label is a class number, a value, or a list with 0 or 1 for each class.
+    """
 
     def __init__(self, split: str, examples: Sequence[Example], labels: Sequence[Label], metric: str, classes: int):
         super().__init__(split, examples, labels)
@@ -224,7 +242,7 @@ class TextEvaluation(EvaluationSet):
 
 
 def tokenise(tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[Example]:
-    """Return examples of one column of texts or of two, the longer text of a pair cut first."""
+    """Return examples of one or two columns of texts, cut to `max_length` tokens; of a pair, the longer text is cut first."""
     examples: list[Example] = []
     for start in range(0, len(texts[0]), CHUNK):
         columns = shortened_columns(tokenizer, [column[start : start + CHUNK] for column in texts], max_length)

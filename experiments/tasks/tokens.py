@@ -1,4 +1,4 @@
-"""Tasks on tagged words, such as named entities: a hub data set or JSON lines of one's own."""
+"""Tasks on tagged words, such as named entities, on a hub data set or the user's own files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,11 @@ from kprune.objectives.base import IGNORED
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words with a tag each; `row` names it in messages."""
+    """The words of a sentence with a tag for each word; `row` is the name of its row, for messages.
+
+    Raises:
+        UserError: words or tags are no lists of texts, differ in number or are empty, or a tag is neither O nor B-KIND or I-KIND.
+    """
 
     words: Sequence[str]
     tags: Sequence[str]
@@ -48,7 +52,7 @@ class Sentence:
 
 
 class TokenTask(Task):
-    """A subclass says where the sentences come from. The score is the F1 of entities."""
+    """Tagging of words, scored by the F1 of entities; a subclass reads the sentences."""
 
     metric = "entity_f1"
     evaluation_split: str
@@ -75,14 +79,14 @@ class TokenTask(Task):
 
     @cached_property
     def label_names(self) -> list[str]:
-        """Return the tags: as given, else those of the training set, O first, then by kind, B- before I-."""
+        """Return the given tags or, without them, the tags in the training set: O first, the others sorted by kind, B- before I-."""
         if self._label_names:
             return [str(name) for name in self._label_names]
         there = {tag for sentence in self.training_sentences() for tag in sentence.tags}
         return sorted(there | {"O"}, key=lambda tag: (tag != "O", tag[2:], tag))
 
     def tokenise_training(self, tokenizer) -> list[Example]:
-        """Return the labelled examples: the first piece of a word carries its tag, all other tokens have none."""
+        """Return the labelled examples: the label of a word's first token is the word's tag, that of all other tokens is `IGNORED`."""
         sentences, number = self.training_sentences(), self._numbers()
         made = []
         for sentence, (example, firsts) in zip(sentences, self._encoded(tokenizer, sentences), strict=True):
@@ -115,12 +119,13 @@ class TokenTask(Task):
         return number
 
     def _encoded(self, tokenizer, sentences: Sequence[Sentence]) -> Iterator[tuple[Example, list[int | None]]]:
-        """Yield each sentence's example and the place of each word's first piece; None for a word without one, or cut off.
+        """Yield for each sentence its example and, for each word, the place of its first token.
 
-        Words are joined by blanks, as a pipeline reads a text, and found by where their pieces stand in it.
+        The place is None for a word that has no token or was cut off. Words are joined by blanks, as a pipeline reads text, and a
+        token is assigned to a word by the offsets of its characters.
 
         Raises:
-            UserError: an example has no room for a word, or the tokenizer doesn't tell where pieces stand.
+            UserError: `max_length` leaves no room for a word, or the tokenizer doesn't return offsets.
         """
         if not tokenizer.is_fast:
             raise UserError(
@@ -135,7 +140,7 @@ class TokenTask(Task):
             firsts: list[int | None] = [None] * len(sentence.words)
             for place, (start, end) in enumerate(encoded["offset_mapping"]):
                 if end > start:
-                    # By its last character, since some tokenizers count the blank before a word to it.
+                    # The last character decides, since some tokenizers make the blank before a word a part of its token.
                     word = int(np.searchsorted(ends, end - 1, side="right"))
                     if firsts[word] is None:
                         firsts[word] = place
@@ -143,10 +148,10 @@ class TokenTask(Task):
 
 
 class TokenEvaluation(EvaluationSet):
-    """Tags of sentences; a word that has no piece, or was cut off, is predicted as O.
+    """An evaluation set of tagged sentences; a word that has no token or was cut off is predicted as O.
 
     Attributes:
-        firsts: by sentence, the place of each word's first piece.
+        firsts: for each sentence, the place of each word's first token; None for a word without a token.
     """
 
     def __init__(
@@ -172,12 +177,14 @@ class TokenEvaluation(EvaluationSet):
 
 
 class HubTokenTask(HubData, TokenTask):
-    """A hub data set with a column of words and one of tags, by name or by number.
+    """Tagging on a hub data set with a column of words and a column of tags.
 
     Args:
         text: the column of words.
-        label: the column of tags.
-        label_names: the tags in the order of the outputs; None takes the data set's own names.
+        label: the column of tags, as names or numbers.
+        label_names: the tags in the order of the outputs; None takes the tags that occur in the training set.
+        data_label_names: the names of the data's tag numbers, if the data set does not name its tags and numbers them in another
+            order than `label_names`; None if the order is the same.
     """
 
     def __init__(
@@ -220,11 +227,11 @@ class HubTokenTask(HubData, TokenTask):
 
 
 class FileTokenTask(OwnFiles, TokenTask):
-    """JSON lines of one's own, {"tokens": [...], "tags": [...]}.
+    """Tagging on the user's own files, with rows {"tokens": [...], "tags": [...]}.
 
     Args:
         train_file: JSON lines, an array in JSON, or parquet.
-        evaluation_file: the same; None holds out a seeded fifth of `train_file`.
+        evaluation_file: a file of one of these kinds; None holds out a seeded fifth of `train_file`.
         text: the column of words.
         label: the column of tags.
     """
@@ -260,5 +267,5 @@ class FileTokenTask(OwnFiles, TokenTask):
 
 
 def _named(tag: Any, names: Sequence[str] | None) -> Any:
-    """Return the name of a tag that is given by its number."""
+    """Return the name of a tag; a number is looked up in `names`, and any other tag is returned unchanged."""
     return names[tag] if isinstance(tag, int) and names and 0 <= tag < len(names) else tag

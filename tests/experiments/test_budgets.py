@@ -76,7 +76,7 @@ def test_a_cell_by_sparsity(typed, asked):
         (["method=wanda", "sparsity=half"], "sparsity=half is not a number: .*such as 0.5, or a pattern such as 2:4"),
         (["method=wanda", "sparsity=4:4"], "4:4 removes nothing or everything"),
         (["method=wanda", "sparsity=[1]"], "sparsity=.* is not a finite number or text, or null"),
-        (["method=wanda", "sparsity=0.5", "format=pruned"], "format=pruned is of narrower layers"),
+        (["method=wanda", "sparsity=0.5", "format=pruned"], "format=pruned saves narrower layers"),
         (["method=wanda", "sparsity=0.5", "format=uniform"], "wanda does not keep the layers alike"),
         (["method=wanda", "sparsity=0.5", "grain=16"], "wanda does not round widths"),
         (["grain=0"], "grain=0"),

@@ -74,7 +74,7 @@ def test_zeros_and_ones_are_no_names(rows, given):
     """Read as names, or as numbers of names, they would give other labels."""
     file = rows(lambda row: row | {"labels": [int(name in row["labels"]) for name in LABELS]})
     task = build_task(CUSTOM | given | {"train_file": str(file)})
-    with pytest.raises(UserError, match="name one twice: give the names of those that the text has"):
+    with pytest.raises(UserError, match="name one twice: give the names of the text's own labels"):
         task.training_table()
 
 
@@ -118,7 +118,7 @@ def test_a_cell_by_matthews(run):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (["task.metric=f1"], "task.metric=f1 is of the second of two classes, and custom has 3"),
+        (["task.metric=f1"], "task.metric=f1 is the F1 of the second of two classes, and custom has 3"),
         (["task.metric=micro_f1"], "task.metric=micro_f1 does not fit classification: give accuracy or f1 or matthews"),
         (["task.problem=multi_label"], "'bad' is no list: give lists of names, in JSON lines or parquet"),
         (["task.problem=several"], "give classification or multi_label or regression"),

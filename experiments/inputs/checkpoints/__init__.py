@@ -1,4 +1,4 @@
-"""Fine-tuned checkpoints: where they come from, how they are loaded, and what is checked before one is used."""
+"""Checkpoints: finding them, loading them, and the checks before one is used."""
 
 from experiments.inputs.checkpoints.finding import (
     Checkpoint,

@@ -1,4 +1,4 @@
-"""Fine-tuned checkpoints: where they come from."""
+"""Finding the checkpoint of a task, or fine-tuning one."""
 
 import hashlib
 import importlib.util
@@ -34,18 +34,19 @@ NOT_TRAINED_ON = (
 )
 """Settings of a task that a fine-tuned model does not depend on."""
 TOLD_BY_LABELS = {"problem": None}
-"""A setting that the labels tell as well, as it stands in the names of the models that are kept."""
+"""Settings of a task that its labels imply, with the value that stands for them in the fingerprint of a model in the cache."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A fine-tuned model on disk.
+    """The checkpoint of a dense model on disk.
 
     Attributes:
-        source: "given", "reference" (the mirror's), "pretrained" (of a language model), "cache" (fine-tuned earlier) or
-            "fine-tuned" (just now).
-        sha256: of the weights.
-        digest: of weights, tokenizer and config.json: what is computed from the model is kept under it.
+        folder: its folder.
+        source: "given", "reference" (in the mirror), "pretrained" (for a task without fine-tuning), "cache" (fine-tuned in an
+            earlier run) or "fine-tuned" (in this run).
+        sha256: hash of the weights.
+        digest: hash of weights, tokenizer and config.json, which names results in the cache that are computed from the model.
     """
 
     folder: Path
@@ -62,17 +63,18 @@ def find_checkpoint(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Checkpoint:
-    """Find the checkpoint of a task: the given one, the mirror's reference, an earlier fine-tuning, or a new one.
+    """Return the checkpoint of a task: the given one, else the mirror's, else the pretrained model, fine-tuned if the task needs it.
 
     Args:
         encoder: the encoder's name in `kprune-reference/<encoder>-<task>` of the mirror and in the cache.
-        pretrained: folder or hub id of the encoder that is fine-tuned if there is nothing better.
-        checkpoint: folder or hub id of a fine-tuned model; None looks further.
-        seed, device: of a fine-tuning; the GPU if there is one, for None.
+        pretrained: folder or hub id of the pretrained model.
+        checkpoint: folder or hub id of a fine-tuned model; None if it is not given.
+        seed: the seed of a fine-tuning.
+        device: the device of a fine-tuning; None for the GPU if there is one, else the CPU.
 
     Raises:
-        UserError: what was given is not found, or the pretrained encoder is not, or it was given and another model is taken in
-            its place.
+        UserError: the checkpoint or the pretrained model is not found, or `pretrained` is not the usual one and would be ignored,
+            or the fine-tuning fails.
     """
     better = checkpoint or local_checkpoint(task.name, encoder, None)
     if better and pretrained != (_usual_pretrained(encoder) or pretrained):
@@ -105,9 +107,12 @@ def find_checkpoint(
 
 
 def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | None:
-    """Return the folder of the checkpoint that is given or, without one, of the mirror's reference; None if it is not here.
+    """Return the folder of the given checkpoint or, without one, of the mirror's reference; None if it is not on this machine.
 
-    What is fine-tuned here does not count: it is made from what else identifies a cell.
+    A model that was fine-tuned on this machine is not looked for, since the other parts of a cell's identity determine it.
+
+    Raises:
+        UserError: `checkpoint` is given, and `KPRUNE_MIRROR` is no folder.
     """
     if checkpoint:
         return local_model(checkpoint)
@@ -117,31 +122,35 @@ def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | 
 
 
 def local_pretrained(name: str) -> Path | None:
-    """Return the folder of a pretrained model that another can take the place of: one that was given, or of the mirror; None if
-    it is not here, or if it comes in a package, whose weights are the original's.
+    """Return the folder of a pretrained model whose contents may change: a given folder or the mirror's.
+
+    None if the model is not on this machine, or if it is in a package, whose weights are checked to be the original ones.
+
+    Raises:
+        UserError: `KPRUNE_MIRROR` is no folder.
     """
     return None if _package(name) else local_model(name)
 
 
 def _package(name: str) -> Path | None:
-    """Return the folder of the embedded encoder's package; None if it is not installed, and for another model."""
+    """Return the folder of the embedded encoder in its package; None if the package is not installed or `name` is another model."""
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE) if name == EMBEDDED else None
     return Path(spec.submodule_search_locations[0]) / "model" if spec and spec.submodule_search_locations else None
 
 
 def _usual_pretrained(encoder: str) -> str | None:
-    """Return what an encoder of conf/model is fine-tuned from; None for another."""
+    """Return the pretrained model of an encoder that a file of conf/model names; None for another encoder."""
     files = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "model").glob("*.yaml"))
     return next((content["pretrained"] for content in files if content["encoder"] == encoder), None)
 
 
 def find_pretrained(name: str) -> Path:
-    """Find the folder of a pretrained model: the embedded encoder's package first, else as `find_model` does.
+    """Return the folder of a pretrained model: of the embedded encoder's package if it has this name, else as in `find_model`.
 
-    The embedded decoder, once it has been made, counts if the mirror has none.
+    The embedded decoder is taken from the cache if it has been made and is not in the mirror.
 
     Raises:
-        UserError: it is not to be had, or the embedded one's weights are not the original's.
+        UserError: the model is not found, or the weights in the package are not the original ones.
     """
     if name == embedded_decoder.NAME and local_model(name) is None and embedded_decoder.embedded_folder().is_dir():
         return embedded_decoder.embedded_folder()
@@ -158,11 +167,14 @@ def _checkpoint(folder: Path, source: str) -> Checkpoint:
 
 
 def fingerprint(task: Task, pretrained: str, seed: int) -> str:
-    """Return a short hash of what a model trained from `pretrained` depends on: two tasks of one name do not share a model.
+    """Return a short hash of everything that a model trained from `pretrained` depends on.
+
+    Two different tasks with the same name have different hashes, so that they do not share a model in the cache.
 
     Args:
-        task: has an attribute for each argument that it is made of.
-        pretrained: hash of the model's files; its name if they are nowhere, or always the same.
+        task: the task; it has an attribute for each argument of its constructor.
+        pretrained: hash of the pretrained model's files, or its name if they are not on this machine or never change.
+        seed: the seed of the training.
     """
     settings = {}
     for name in _arguments(type(task)) - set(NOT_TRAINED_ON):
@@ -182,7 +194,7 @@ def fingerprint(task: Task, pretrained: str, seed: int) -> str:
 
 
 def _arguments(kind: type) -> set[str]:
-    """Return the names of the arguments that a class and those it builds on are made of."""
+    """Return the names of the arguments of the constructors of a class and its base classes."""
     makers = [inspect.signature(base.__init__).parameters for base in kind.__mro__ if "__init__" in vars(base)]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name for maker in makers for name, entry in maker.items() if entry.kind in named} - {"self"}

@@ -1,4 +1,4 @@
-"""Checkpoints loaded, and what is checked before one is."""
+"""Loading checkpoints, and the checks before one is loaded."""
 
 import copy
 import json
@@ -26,21 +26,21 @@ from kprune.models.modeling_kprune import pruned_class
 from kprune.quiet import quiet_transformers
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Settings of a config that say how many experts a layer has."""
+"""Settings of a config with the number of experts in a layer."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 ADAPTER = "adapter_config.json"
 SIZE = re.compile(r"(?:^|_)(?:size|dim|inner|embd|num_labels|(?:hidden_)?layers?|heads?)$")
-"""Names of settings that a weight has as a dimension, or that count what has weights."""
+"""Names of settings that are a dimension of a weight, or that count modules with weights."""
 
 
 def load_model(folder: str | Path, task: Task) -> nn.Module:
     """Return the fine-tuned model in a folder, dense or pruned by kprune, float32, in evaluation mode.
 
-    Its outputs are the task's classes in the task's order: they are matched by their names.
+    The outputs are matched with the task's classes by their names and put in the task's order.
 
     Raises:
-        UserError: files are missing or damaged, a weight is not finite, the family is not supported, or the head is not
-            the task's.
+        UserError: files are missing or damaged, a weight is not finite, the family is not supported, or the head does not fit the
+            task.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -56,7 +56,11 @@ def load_model(folder: str | Path, task: Task) -> nn.Module:
 
 
 def output_order(folder: str | Path, task: Task) -> list[int] | None:
-    """Return the checkpoint's output of each of the task's classes; None if they are in the task's order."""
+    """Return for each class of the task the number of the checkpoint's output; None if the outputs are in the task's order.
+
+    Raises:
+        UserError: config.json is missing or damaged, or the outputs don't fit the task's classes.
+    """
     return outputs_of(Path(folder), _read_config(Path(folder)), task)
 
 
@@ -72,10 +76,11 @@ def _load_dense(folder: Path, task: Task) -> nn.Module:
 
 
 def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
-    """Return a pretrained encoder, dense or pruned by kprune, in float32 with a fresh head for the task.
+    """Return a pretrained encoder, dense or pruned by kprune, in float32 with a new random head for the task.
 
     Raises:
-        UserError: files are missing or damaged, a weight is not finite, or the family is not supported.
+        UserError: files are missing or damaged, a weight is not finite, the family is not supported or has no class for the task's
+            head, or the encoder reads fewer tokens than the task asks for.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -105,7 +110,10 @@ def load_pretrained(folder: str | Path, task: Task) -> nn.Module:
 
 
 def _with_fresh_head(encoder: PreTrainedModel, task: Task, head: dict[str, Any]) -> nn.Module:
-    """Return a pruned model's encoder with a fresh head for the task, and a fresh pooler if the head has one and it had none."""
+    """Return a pruned model's encoder with a new random head for the task.
+
+    If the head needs a pooler and the encoder has none, the pooler is random, too.
+    """
     settings = copy.deepcopy(encoder.config)
     settings.update(head)
     stock = getattr(transformers, task.objective.auto_class)._model_mapping[type(settings)]
@@ -118,7 +126,7 @@ def load_tokenizer(folder: str | Path):
     """Return the tokenizer in a checkpoint's folder.
 
     Raises:
-        UserError: it is missing, damaged or too large for the model's embeddings.
+        UserError: the tokenizer is missing or damaged, or it has a larger id than the model has embeddings.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -129,7 +137,7 @@ def load_tokenizer(folder: str | Path):
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{folder}: the tokenizer does not load ({one_line(error)}): save it again") from error
     vocabulary = _read_config(folder).get("vocab_size")
-    # Ids may have gaps, so that the number of tokens does not tell the largest.
+    # Ids may have gaps, so the largest id counts, not the number of tokens.
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if isinstance(vocabulary, int) and 0 < vocabulary < tokens:
         raise UserError(
@@ -139,10 +147,10 @@ def load_tokenizer(folder: str | Path):
 
 
 def check_padding(folder: str | Path, model: nn.Module, tokenizer: Any, task: Task) -> None:
-    """Check that a model with a head on the last token finds it in batches that are padded as its tokenizer says.
+    """Check that model and tokenizer pad with the same token if the model's head reads the last token before the padding.
 
     Raises:
-        UserError: it takes another token for the padding, or none.
+        UserError: the model has another padding token than the tokenizer, or none.
     """
     ours, theirs = tokenizer.pad_token_id or 0, model.config.pad_token_id
     if reads_padding(model, task.objective) and ours != theirs:
@@ -167,7 +175,7 @@ def _from_pretrained(folder: Path, task: Task, **head) -> tuple[nn.Module, dict[
                 ignore_mismatched_sizes=True,
                 **head,
             )
-    except Exception as error:  # transformers and what it reads files with raise many types
+    except Exception as error:  # transformers and the libraries that it uses raise many types
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
     check_layers(folder, model, info["unexpected_keys"])
     return model.eval(), info
@@ -186,7 +194,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_family(folder: Path, config: dict[str, Any]) -> None:
-    """Check that a config is of a family that is supported, and that loading it needs nothing from elsewhere."""
+    """Check that the family of a config is supported, and that the folder has all weights in full precision and needs no other code.
+
+    Raises:
+        UserError: the model is of another family, a mixture of experts, quantised, or needs an adapter or another attention.
+    """
     family = config.get("model_type")
     if any(config.get(name) for name in EXPERTS):
         raise UserError(f"{folder} is a mixture of experts, which is not supported: give a model with one FFN a layer")
@@ -202,8 +214,8 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
     if quantised := config.get("quantization_config"):
         how = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         raise UserError(
-            f"{folder} is quantised ({how}), and rounded weights can't be measured and solved with: give the checkpoint that "
-            "it was made from, in float32 or half precision"
+            f"{folder} is quantised ({how}), and quantised weights can't be pruned and fitted: give the checkpoint before "
+            "quantisation, in float32 or half precision"
         )
     for name, value in config.items():
         if "attn_implementation" in name and not isinstance(value, bool) and value not in ATTENTION:
@@ -213,10 +225,10 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> None:
-    """Check that a config's model can be pruned, and its sizes against the weights' headers, before anything is allocated by them.
+    """Check that the model of a config can be pruned, and that its sizes fit the headers of the weights, before memory is allocated.
 
     Raises:
-        UserError: it can't, or a size is none that the weights have.
+        UserError: the model can't be built or pruned, or config.json asks for larger or more weights than the files have.
     """
     shapes = [shape for file in weight_files(folder) for shape in shapes_in(file)]
     longest = max((size for shape in shapes for size in shape), default=0)
@@ -231,21 +243,21 @@ def _check_sizes(folder: Path, task: Task, config: dict[str, Any], **head) -> No
         with quiet_transformers(), torch.device("meta"):
             settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **head)
             model = getattr(transformers, task.objective.auto_class).from_config(settings, trust_remote_code=False)
-    except Exception as error:  # whatever transformers makes of a config
+    except Exception as error:  # a wrong config makes transformers raise many types
         raise UserError(f"{folder} does not load ({one_line(error)}): give another checkpoint") from error
     try:
         view_of(model)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     needed, there = sum(weight.numel() for weight in model.parameters()), sum(map(math.prod, shapes))
-    if needed > 2 * there:  # a head, and weights that are tied
+    if needed > 2 * there:  # up to twice, for a missing head and for tied weights
         raise UserError(
             f"{folder}: by config.json the model has {needed} weights, and {there} are there: copy the checkpoint again"
         )
 
 
 def _check_head(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check the config's family, head and positions against the task's."""
+    """Check that the family is supported, the head fits the task, and the model reads the task's longest sequence."""
     _check_family(folder, config)
     wanted = task.architectures
     architecture = _architecture(config)
@@ -276,7 +288,7 @@ def _check_has_class(folder: Path, config: dict[str, Any], task: Task) -> None:
 
 
 def _check_sliding(folder: Path, config: dict[str, Any], task: Task) -> None:
-    """Check that no layer of a decoder attends to fewer tokens than an example has: its costs are counted for all of them."""
+    """Check that each layer of a decoder attends to all tokens of the longest example, as the counts of FLOPs assume."""
     window = config.get("sliding_window")
     slides = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
     if window and slides and config.get("use_sliding_window", True) and window < task.max_length:
@@ -287,11 +299,11 @@ def _check_sliding(folder: Path, config: dict[str, Any], task: Task) -> None:
 
 
 def positions_of(config: dict[str, Any]) -> int | None:
-    """Return the tokens of the longest input by a model's config.json; None if it does not say."""
+    """Return the largest number of tokens that a model reads by its config.json; None if the config does not tell."""
     positions, family = config.get("max_position_embeddings"), FAMILIES.get(config.get("model_type", ""))
     if type(positions) is not int:
         return None
     if positions and family and family.positions_after_padding:
         padding = config.get("pad_token_id")
-        return positions - 1 - (padding if isinstance(padding, int) else 1)  # 1 is these families' own
+        return positions - 1 - (padding if isinstance(padding, int) else 1)  # 1 is the default of these families
     return positions

@@ -1,4 +1,4 @@
-"""Which output of a classifier is which class of a task: told by their names, if the checkpoint has any."""
+"""Matching the outputs of a classifier with the classes of a task, by the names in the checkpoint if it has names."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,17 +13,19 @@ from kprune.objectives import MultiLabel
 
 
 def outputs_of(folder: Path, config: Mapping[str, Any], task: Task) -> list[int] | None:
-    """Return the output of each of a task's classes; None if the outputs are in the task's order.
+    """Return for each class of a task the number of the checkpoint's output; None if the outputs are in the task's order.
 
-    Without names in the checkpoint, or with other names than the task's, its outputs are the task's classes in their order;
-    if that is doubtful, it is said.
+    If the checkpoint has no names, or only other names than the task, its outputs are taken to be in the task's order; a printed
+    line tells of other names.
 
     Args:
-        config: of the checkpoint in `folder`.
+        folder: the folder of the checkpoint, for messages.
+        config: the content of its config.json.
+        task: the task.
 
     Raises:
-        UserError: the checkpoint has another number of outputs, predicts several labels at once and the task has one (or the
-            reverse), or shares some names with the task, but not their places.
+        UserError: config.json is damaged, the numbers of outputs and classes differ, only one of checkpoint and task has several
+            labels for a text, or some names are the same but stand at other places.
     """
     if task.label_names is None:
         return None
@@ -50,10 +52,12 @@ def outputs_of(folder: Path, config: Mapping[str, Any], task: Task) -> list[int]
 
 
 def names_of(folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return the names of a checkpoint's outputs in their order, from id2label or, if these are none, from label2id; [] for none.
+    """Return the names of a checkpoint's outputs in their order; [] if it has no names.
+
+    The names are from `id2label`, or from `label2id` if those in `id2label` are only numbers.
 
     Raises:
-        UserError: config.json has something else in their place.
+        UserError: `id2label` or `label2id` in config.json is damaged.
     """
     by_output, by_name = config.get("id2label") or {}, config.get("label2id") or {}
     try:
@@ -69,10 +73,10 @@ def names_of(folder: Path, config: Mapping[str, Any]) -> list[str]:
 
 
 def reorder(model: nn.Module, outputs: Sequence[int]) -> None:
-    """Put a classifier's outputs in another order, in place: output i is then what `outputs[i]` was, with its name.
+    """Put a classifier's outputs and their names in another order, in place: output `outputs[i]` becomes output i.
 
     Raises:
-        UserError: the model's last linear layer is not one of its outputs.
+        UserError: the last linear layer of the head does not have `len(outputs)` outputs.
     """
     inside = set(model.base_model.modules())
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
@@ -90,12 +94,12 @@ def reorder(model: nn.Module, outputs: Sequence[int]) -> None:
 
 
 def inverse(outputs: Sequence[int]) -> list[int]:
-    """Return the order that undoes an order."""
+    """Return the inverse of an order: `reorder` with it undoes `reorder` with `outputs`."""
     return sorted(range(len(outputs)), key=outputs.__getitem__)
 
 
 def _unnamed(names: Sequence[str]) -> bool:
-    """Tell whether names are numbers in their order, as transformers makes up LABEL_0, LABEL_1."""
+    """Tell whether the names are only the numbers of the outputs, such as LABEL_0 and LABEL_1, the defaults of transformers."""
     return [canonical(name) for name in names] == [str(number) for number in range(len(names))]
 
 
@@ -111,7 +115,11 @@ def _other_number(folder: Path, task: Task, ours: list[str], theirs: list[str], 
 
 
 def _check_order(folder: Path, task: Task, ours: list[str], theirs: list[str]) -> None:
-    """Say that classes of other names are taken in their order; refuse if some names are the same, at other places."""
+    """Print that outputs with other names are taken in the task's order.
+
+    Raises:
+        UserError: some names are the same but stand at other places.
+    """
     alike = [canonical(name) for name in theirs]
     elsewhere = [
         name for place, name in enumerate(ours) if canonical(name) in alike and alike[place] != canonical(name)
@@ -121,6 +129,6 @@ def _check_order(folder: Path, task: Task, ours: list[str], theirs: list[str]) -
             f"{folder} has the labels {shown(theirs)}, {task.name} has {shown(ours)}, in another order and under other names: "
             f"name them as the checkpoint does, or list the task's in the checkpoint's order, task.label_names=[...]"
         )
-    # Numbers, as of a data file, are places.
+    # Class names that are numbers, as in a data file, are the places of the outputs, so there is nothing to tell.
     if not all(canonical(name).isdecimal() for name in ours):
         print(f"{folder}: outputs {shown(theirs)} are taken for {shown(ours)}, in this order (task.label_names)")

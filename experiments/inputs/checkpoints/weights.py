@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which they are, and what they hold."""
+"""The files of a checkpoint: their paths, the shapes of their weights, and their hashes."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ TOKENIZER = (
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return model.safetensors, or the shards its index names.
+    """Return the path of model.safetensors, or the paths of the shards that its index names.
 
     Raises:
-        UserError: there are none, or only pickled ones, or the folder may not be read.
+        UserError: there are no weights or only pickled ones, a shard is missing, the index is damaged, or the folder can't be read.
     """
     check_readable(folder)
     if (folder / WEIGHTS).is_file():
@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _auto_class(folder: Path) -> str:
-    """Return the name of the auto class of a checkpoint's head."""
+    """Return the name of transformers' auto class for a checkpoint's head; "AutoModel" if config.json does not tell."""
     try:
         name = str(json.loads((folder / CONFIG).read_text())["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError):
@@ -63,10 +63,10 @@ def _auto_class(folder: Path) -> str:
 
 
 def shapes_in(file: Path) -> list[list[int]]:
-    """Return the shapes of the weights in a file, by its header alone.
+    """Return the shapes of the weights in a file, reading only its header.
 
     Raises:
-        UserError: the file is truncated or none of safetensors.
+        UserError: the file is truncated or no safetensors file.
     """
     try:
         with safe_open(file, framework="pt") as content:
@@ -76,15 +76,15 @@ def shapes_in(file: Path) -> list[list[int]]:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files that a checkpoint's tokenizer is made of, in the order of their names."""
+    """Return the paths of the files of a checkpoint's tokenizer, sorted by name."""
     return sorted({file for name in TOKENIZER for file in folder.glob(name)})
 
 
 def check_weights(folder: Path) -> None:
-    """Read every tensor once.
+    """Check that every tensor of a checkpoint can be read and is finite.
 
     Raises:
-        UserError: a file is truncated, or a weight is NaN or infinite.
+        UserError: a file is missing or truncated, or a weight is NaN or infinite.
     """
     for path in weight_files(folder):
         try:
@@ -101,12 +101,12 @@ def check_weights(folder: Path) -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Return the hash of model.safetensors; of all shards in the order of their names if there are several."""
+    """Return the hash of model.safetensors, or of all its shards in the order of their names."""
     return _sha256(weight_files(folder)).hexdigest()
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Return one hash of all that a model computes by: weights, tokenizer and config.json."""
+    """Return one hash of the files that determine a model's predictions: weights, tokenizer and config.json."""
     others = [file for file in (*tokenizer_files(folder), folder / CONFIG) if file.is_file()]
     names = " ".join(file.name for file in others)
     return hashlib.sha256(f"{weights_sha256(folder)} {names} {_sha256(others).hexdigest()}".encode()).hexdigest()

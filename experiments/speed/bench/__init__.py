@@ -1,1 +1,1 @@
-"""What pruning costs, in units of one dense forward over the same tokens: `python -m experiments.speed.bench`."""
+"""The cost of pruning, in units of one dense forward pass over the same tokens: `python -m experiments.speed.bench`."""

@@ -1,14 +1,15 @@
-"""Pruning cost and peak memory by method, tokens and layers, in one run on one machine: `python -m experiments.speed.bench`.
+"""Measure the cost and the peak memory of pruning, by shape, number of tokens and method: `python -m experiments.speed.bench`.
 
-The unit is one float32 dense forward pass over the same tokens, sorted by length, without hooks, measured in the same
-process before and after. Every method runs in a process of its own; its peak memory is what the process reached (of the
-GPU's, with `--device cuda`) beyond what it held with model and data loaded. Weights, tokens and labels are random, lengths
-are like MRPC's; 80 % of FLOPs are removed, or what a method reaches. `whole_model` is the authors' way
-(`experiments/speed/bench/reference.py`), `floor` what the exact method can't do without: L + 3 forwards, Gram matrices and
-solves. K-prune runs with one λ: each of several costs as much again. `kprune_plus:precision=reduced` is a method with its passes in
-reduced precision, `kprune_plus:flops_reduction=0.5_0.6_0.7` one that prunes to several reductions of one calibration set, what they
-share measured once. The rows of one shape and token count are measured one
-after the other and written together; rows of others that are in the file stay.
+The unit of cost is one dense forward pass in float32 over the same tokens, in batches sorted by length and without hooks, measured in
+the same process before and after the pruning. Each method runs in a separate process. Its peak memory is the peak of the process (with
+`--device cuda`, of torch on the GPU) minus the memory that is in use once model and data are loaded. Weights, tokens and labels are
+random, and lengths are distributed as in MRPC. The methods remove 80 % of FLOPs, or their reach if it is less.
+
+`whole_model` does the passes of the authors' code (`experiments/speed/bench/reference.py`). `floor` is the least cost of the exact
+method: L + 3 forward passes, Gram matrices and solves. K-prune runs with one λ; each further λ adds the same cost again.
+`kprune_plus:precision=reduced` computes the passes of a method in reduced precision. `kprune_plus:flops_reduction=0.5_0.6_0.7` prunes to
+several reductions on one calibration set, and measurements that they share are done once. Each row is written when it has been measured
+and replaces the row of the same shape, number of tokens, method and device; other rows in the file stay.
 """
 
 import argparse
@@ -53,13 +54,17 @@ COLUMNS = (
     "torch",
     "commit",
 )
-"""`units` are dense forwards, by the one timed in the same process; `stages` are seconds, of several reductions those of the last."""
+"""`units` is the number of dense forward passes that take the same time, by the pass that is timed in the same process; `stages` are
+seconds, for several reductions those of the last one."""
 KEY = ("shape", "tokens", "method", "device")
 BESIDE_METHODS = ("floor", "whole_model")
 
 
 def default_methods() -> list[str]:
-    """Return every method that removes FLOPs of a classifier in one go and costs something, and the two that they are compared with."""
+    """Return the names in `BESIDE_METHODS` and of all methods that remove FLOPs of a classifier.
+
+    Methods of the groups "floor" and "retrained" are left out.
+    """
     in_one_go = {
         name: find_method(name) for name, entry in METHODS.items() if entry.group not in ("floor", "retrained")
     }
@@ -70,10 +75,10 @@ def default_methods() -> list[str]:
 
 
 def measured(shape: str, tokens: int, method: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
-    """Return what a process of its own reports.
+    """Measure a method in a separate process and return a row of the table, without machine and commit.
 
     Raises:
-        UserError: it fails.
+        UserError: the process fails.
     """
     command = [sys.executable, "-m", "experiments.speed.bench.child", shape, str(tokens), method, "--device", device]
     command += ["--threads", str(threads)] if threads else []
@@ -90,10 +95,10 @@ def line(r: dict[str, Any]) -> str:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Check what would fail after other rows have been measured.
+    """Check all options and the file before the first measurement.
 
     Raises:
-        UserError: a shape, method, number of tokens or of threads is wrong, or the file can't be written.
+        UserError: a shape, method, device, number of tokens or number of threads is wrong, or the file can't be written.
     """
     if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
         raise UserError(f"shape {unknown[0]} is unknown: use {', '.join(SHAPES)}")
@@ -108,7 +113,11 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure everything; the file is written after every row."""
+    """Measure each shape, number of tokens and method, and write each row when it has been measured.
+
+    Raises:
+        UserError: an option is wrong (raised before the first measurement), or a process fails.
+    """
     check_options(options)
     machine = {
         "device": device_name(pick_device(options.device)),
@@ -124,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write(file: Path, row: dict[str, Any]) -> None:
-    """Put a row in the place of the one that the file has of the same shape, token count, method and device."""
+    """Write a row to the file; it replaces the row of the same shape, number of tokens, method and device."""
     stages = " ".join(f"{stage}={seconds:g}" for stage, seconds in row.get("stages", {}).items())
     measurements.put(file, COLUMNS, KEY, [row | {"stages": stages}])
 

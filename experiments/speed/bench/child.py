@@ -1,4 +1,4 @@
-"""One method on one model and calibration set in a process of its own, so that its peak memory is its own."""
+"""Measuring one method on one model and calibration set in a separate process, so that the peak memory is only that of the method."""
 
 import argparse
 import json
@@ -33,13 +33,13 @@ from kprune.streams import calibration_states
 REDUCTION = 0.8
 BATCH_SIZE = 32
 MEAN_LENGTH, DEVIATION, SHORTEST, LONGEST = 53.0, 18.0, 12, 128
-"""Of MRPC's sentence pairs."""
+"""Lengths of MRPC's sentence pairs, in tokens."""
 FORWARDS = 3
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A method, the precision of its passes, and the reductions that it prunes to, one after the other, of one calibration set."""
+    """A method, the precision of its passes, and the FLOPs reductions that it prunes to in turn on one calibration set."""
 
     method: Method
     precision: Precision
@@ -47,10 +47,10 @@ class Measured:
 
     @classmethod
     def of(cls, text: str) -> "Measured":
-        """Read `kprune:measure_every=2`, `kprune:precision=reduced`, `kprune:flops_reduction=0.5_0.6_0.7` or several of them.
+        """Read a text such as `kprune:measure_every=2:precision=reduced:flops_reduction=0.5_0.6_0.7`.
 
         Raises:
-            UserError: a method, a setting or a value is unknown.
+            UserError: the method or a setting is unknown, a value is out of range, or the method does not remove FLOPs.
         """
         name, *settings = text.split(":")
         said = [setting for setting in settings if setting.startswith("flops_reduction=")]
@@ -66,17 +66,22 @@ class Measured:
         return cls(method, precision, reductions)
 
     def check_device(self, device: torch.device) -> None:
-        """Check that the precision means something on a device.
+        """Check that a device supports the precision.
 
         Raises:
-            UserError: it does not.
+            UserError: the precision is "reduced", and the device has no faster one than float32.
         """
         if self.precision == "reduced":
             check_reduced(device, torch.float32)
 
 
 def random_calibration(tokens: int, largest: int) -> CalibrationSet:
-    """Return examples of random tokens, lengths and labels with about `tokens` tokens, the same ones every time."""
+    """Return a calibration set of random tokens, lengths and labels, which is the same in every call.
+
+    Args:
+        tokens: approximate total number of tokens.
+        largest: number of tokens in the vocabulary.
+    """
     generator = np.random.default_rng(0)
     lengths = generator.normal(MEAN_LENGTH, DEVIATION, round(tokens / MEAN_LENGTH)).clip(SHORTEST, LONGEST).astype(int)
     rows = [
@@ -86,7 +91,7 @@ def random_calibration(tokens: int, largest: int) -> CalibrationSet:
 
 
 def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[float]:
-    """Time a few dense forward passes over all batches, sorted by length, without hooks or gradients."""
+    """Return the seconds of each of `FORWARDS` dense forward passes over all batches, without hooks or gradients."""
     batches, seconds = [model_inputs(on_device(batch, model.device)) for batch in batches], []
     with torch.inference_mode():
         for _ in range(FORWARDS):
@@ -98,9 +103,11 @@ def forward_seconds(model: nn.Module, batches: list[dict[str, torch.Tensor]]) ->
 
 
 def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
-    """Time Gram matrices over all tokens and solves, every block at the share of its units that is kept."""
+    """Return the seconds of the Gram matrices over all tokens and the solves of all blocks, each with the kept share of its units."""
     seconds = 0.0
-    torch.linalg.cholesky(torch.eye(2, dtype=torch.float64, device=model.device))  # a GPU's first solve sets things up
+    torch.linalg.cholesky(
+        torch.eye(2, dtype=torch.float64, device=model.device)
+    )  # the first solve on a GPU loads its library
     states = calibration_states(view_of(model), calibration.batches())
     for block in view_of(model).blocks:
         width = max(round((1 - REDUCTION) * block.units), 1) * block.width
@@ -115,13 +122,16 @@ def solve_seconds(model: nn.Module, calibration: CalibrationSet) -> float:
 
 
 def floor_units(model: nn.Module, calibration: CalibrationSet, forward: float) -> float:
-    """Return the forwards that the exact method can't do without: from each of L blocks up a forward and an input-only
-    backward pass as dear, in all L + 1; one for the teacher, one for moving the student; Gram matrices and solves."""
+    """Return the least cost of the exact method, in dense forward passes.
+
+    From each of L blocks to the top, there is a forward pass and a backward pass (only to inputs) of the same cost: L + 1 passes in
+    all. A pass of the teacher, a pass that moves the student, Gram matrices and solves are added.
+    """
     return len(view_of(model).blocks) + 3 + solve_seconds(model, calibration) / forward
 
 
 def resident_mb(device: torch.device) -> float:
-    """Return what the process holds now; of the GPU's memory if the model is there."""
+    """Return the memory in use in MB: of torch on the GPU if `device` is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 1e6
     with open("/proc/self/statm") as pages:
@@ -129,14 +139,23 @@ def resident_mb(device: torch.device) -> float:
 
 
 def peak_mb(device: torch.device) -> float:
-    """Return the most that it ever held."""
+    """Return the largest memory so far in MB: of torch on the GPU if `device` is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def measured(shape: str, tokens: int, name: str, device: torch.device) -> dict[str, Any]:
-    """Measure the seconds, dense forwards, memory and stages of a method; of several reductions, of all together, but for stages."""
+    """Measure a method and return the columns of its row: seconds, units, memory and stages.
+
+    For several reductions, they are of all together, but `stages` are of the last one.
+
+    Args:
+        shape: a name of `SHAPES`.
+        tokens: approximate number of tokens in the calibration set.
+        name: "floor", "whole_model", or a text for `Measured.of`.
+        device: the device of the model.
+    """
     model = random_model(SHAPES[shape]).to(device)
     calibration = random_calibration(tokens, model.config.vocab_size)
     batches = calibration.batches()

@@ -1,8 +1,9 @@
-"""The whole model forward and backward for each block: what K-prune's authors do, written out for its cost.
+"""K-prune with passes over the whole model for each block, as in the authors' code, to measure its cost.
 
-As in their code: batches as drawn; the teacher's outputs of every block held for all tokens; for each block one
-forward and one backward pass of the whole model, into the weights too, that also collect the features which the least
-squares take as one matrix. Their threshold loop, quadratic in the units, is left out: a sort takes its place.
+As in that code, batches are in the order of drawing, and the teacher's outputs of every block are kept for all tokens. For each block,
+there is a forward and a backward pass of the whole model. The backward pass includes the gradients of the weights; the forward pass also
+collects the features, from which the least squares build one matrix. The authors' loop over thresholds, quadratic in the number of
+units, is replaced by a sort.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from kprune.solve.mask_search import search
 
 @dataclass(frozen=True)
 class WholeModel(Method):
-    """K-prune by whole passes; the scores are K_pred alone, of single dimensions."""
+    """K-prune by passes over the whole model; the scores are only K_pred, from the gradients of masks of single features."""
 
     temperature: float = 2.0
     name: str = "whole_model"
@@ -49,7 +50,7 @@ class WholeModel(Method):
 
     @torch.no_grad()
     def teacher(self, view: ModelView, batches, objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
-        """Return logits per batch, and X + Sub(X) of every block over all tokens: [N, d] each."""
+        """Return the logits of each batch, and for each block X + Sub(X) of all N tokens with padding, [N, d]."""
         logits, outputs = [], [[] for _ in view.blocks]
         for batch in batches:
             hidden, context = view.embed(batch)
@@ -61,7 +62,16 @@ class WholeModel(Method):
         return logits, [torch.cat(seen) for seen in outputs]
 
     def measure(self, view: ModelView, at: int, batches, logits, objective: Objective):
-        """Return scores of all blocks' units; features [N, n] and residual input [N, d] of block `at` over all tokens."""
+        """Return the scores of the units of all blocks, and the features and inputs of one block.
+
+        Args:
+            at: the index of this block.
+            logits: the teacher's logits of each batch.
+
+        Returns:
+            the scores, [units] for each block; the features, [N, n], and the inputs of the residual, [N, d], of block `at`, over all
+            N tokens with padding.
+        """
         device = view.device
         masks = [torch.ones(s.units * s.width, device=device, requires_grad=True) for s in view.blocks]
         scores = [torch.zeros(s.units, dtype=torch.float64, device=device) for s in view.blocks]
@@ -89,7 +99,13 @@ class WholeModel(Method):
 
     @staticmethod
     def tune(block: Block, kept: Tensor, features: Tensor, targets: Tensor) -> None:
-        """Solve float32 normal equations over the features kept."""
+        """Keep some units of a block and fit its output projection by float32 normal equations.
+
+        Args:
+            kept: [units] the indices of the kept units.
+            features: [N, n] the features of all units before the removal.
+            targets: [N, d] the wanted outputs of the block, with the bias.
+        """
         columns = unit_columns(kept, block.width)
         keep_units(block, kept)
         if len(kept):
