@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from experiments.inputs import hub
+from experiments.inputs.checkpoints.finding import local_checkpoint
 from kprune.errors import UserError
 
 
@@ -57,6 +58,9 @@ def test_a_mirror_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("KPRUNE_MIRROR", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="KPRUNE_MIRROR=.*nowhere is not a folder"):
         hub.find_model("org/model")
+    # Else a model would be fine-tuned in place of the reference that the mirror has.
+    with pytest.raises(UserError, match="KPRUNE_MIRROR=.*nowhere is not a folder"):
+        local_checkpoint("mrpc", "minilm", None)
 
 
 def test_silent_hub_is_given_up_on(mirror, silent_hub, monkeypatch, capfd):

@@ -150,18 +150,19 @@ def test_the_goals_are_measured_first():
     assert len(order) == len(set(order)) == 24 and order[-1] == ("onnx", 128, 384)
 
 
-def test_the_steps_of_the_check_of_a_gpu(tmp_path, monkeypatch):
-    """They are told on record, the one that is cut off for time, too, and the next ones are tried."""
+@pytest.mark.parametrize("failure", [gpu_check.OUT_OF_TIME, -9])
+def test_the_steps_of_the_check_of_a_gpu(failure, tmp_path, monkeypatch):
+    """All are recorded, also one that is cut off for time or killed by a signal, and the next ones are tried."""
     commands = []
 
     def run_limited(command, seconds):
         commands.append(command[1:])
-        return gpu_check.OUT_OF_TIME if "kprune.csv" in command[-1] else 0
+        return failure if "kprune.csv" in command[-1] else 0
 
     monkeypatch.setattr(gpu_check, "run_limited", run_limited)
     assert gpu_check.run(tmp_path, "cpu", small=True, seconds=600) == 1
     rows = {row["step"]: row["exit_code"] for row in csv.DictReader((tmp_path / "steps.csv").open())}
-    assert rows == {name: "0" for name in (*gpu_check.METHODS, "tests", "latency")} | {"kprune": "124"}
+    assert rows == {name: "0" for name in (*gpu_check.METHODS, "tests", "latency")} | {"kprune": str(failure)}
     assert commands[0][:4] == ["-m", "pytest", "-q", "tests/test_gpu.py"]
 
 

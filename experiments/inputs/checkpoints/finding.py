@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import inspect
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,13 +111,9 @@ def local_checkpoint(task: str, encoder: str, checkpoint: str | None) -> Path | 
     A model that was fine-tuned on this machine is not looked for, since the other parts of a cell's identity determine it.
 
     Raises:
-        UserError: `checkpoint` is given, and `KPRUNE_MIRROR` is no folder.
+        UserError: `KPRUNE_MIRROR` is no folder.
     """
-    if checkpoint:
-        return local_model(checkpoint)
-    mirror = os.environ.get("KPRUNE_MIRROR")
-    reference = Path(mirror).expanduser() / "kprune-reference" / f"{encoder}-{task}" if mirror else None
-    return reference if reference and reference.is_dir() else None
+    return local_model(checkpoint or f"kprune-reference/{encoder}-{task}")
 
 
 def local_pretrained(name: str) -> Path | None:
