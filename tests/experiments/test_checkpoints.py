@@ -199,6 +199,7 @@ def test_the_order_in_which_checkpoints_are_looked_for(folder, tmp_path, monkeyp
     tokenizer.save_pretrained(body)
     monkeypatch.setenv("KPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KPRUNE_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
     trained = []
 
     def finetune(model, tokenizer, task, target, seed, device):
