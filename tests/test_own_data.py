@@ -86,7 +86,7 @@ def test_a_path_that_can_not_be_reached_is_one_line(tmp_path):
     "option, words",
     [
         ("task.label=größe", "'task.label=\"größe\"'"),
-        ("task.text=[a", "quote the value"),
+        ("task.text=[a", "put the value in quotes"),
         ("task.evaluation_file=a.csv", "one of task=custom"),
         ('flops_reduction="0.8"', 'flops_reduction="0.8" is not a finite number'),
     ],

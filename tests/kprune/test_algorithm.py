@@ -94,7 +94,7 @@ def test_what_is_held_out_is_not_fitted_though_examples_are_drawn_twice():
     sides = [{tuple(example["input_ids"]) for example in side.examples} for side in (fit, held_out)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     assert len(fit.examples) + len(held_out.examples) == 90
-    with pytest.raises(UserError, match="there is one example"):
+    with pytest.raises(UserError, match="there is only one example"):
         split(CalibrationSet(few[:1] * 5, 4, 1))
 
 

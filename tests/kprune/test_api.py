@@ -62,7 +62,7 @@ def test_the_readmes_example(tmp_path):
 @pytest.mark.parametrize("family, head", FAMILY_AND_HEAD)
 def test_it_is_the_method_on_the_examples_without_padding(family, head):
     model = tiny_model(family, head, dtype=torch.float32)
-    outcome = kprune.prune(model, padded_batches(model), flops_reduction=0.6)
+    outcome = kprune.prune(model, padded_batches(model), flops_reduction=0.6, method="kprune")
     calibration = tiny_calibration(24)
     budget = FlopsBudget(0.6, calibration.tokens / 24)
     same = KPrune().prune(Job(model, objective_of(model), PruningData(calibration), budget))
