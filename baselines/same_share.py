@@ -14,7 +14,7 @@ from kprune.contract import Job, Method, Outcome
 from kprune.errors import OutOfReach
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
-from kprune.models.families import Kind
+from kprune.models.family import Kind
 from kprune.settings_checks import check_kinds
 from kprune.solve.mask_search import greedy
 from kprune.solve.uniform import KINDS, curve_of_scores, uniform_counts

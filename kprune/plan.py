@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kprune.models.families import Kind
+from kprune.models.family import Kind
 from kprune.models.view import ModelView
 from kprune.target import Target
 

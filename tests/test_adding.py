@@ -32,7 +32,8 @@ from experiments.config.methods import method_with
 from experiments.scoring.evaluation import predict
 from kprune.contract import Job, Outcome
 from kprune.methods.registry import Entry, build
-from kprune.models.families import FAMILIES, Family, attention, ffn
+from kprune.models.families import FAMILIES
+from kprune.models.family import Family, attention, ffn
 from kprune.objectives import OBJECTIVES, objective_of
 from kprune.objectives.base import Objective, kl_divergence, random_signs, softmax_roots
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from kprune.models.families import FAMILIES, Site
+from kprune.models.families import FAMILIES
+from kprune.models.family import Site
 from kprune.models.modeling_kprune import FORMAT
 
 KEPT = {"heads": "kept_heads", "neurons": "kept_neurons"}

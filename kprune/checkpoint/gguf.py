@@ -11,7 +11,7 @@ from torch import Tensor
 from kprune.checkpoint.gguf_tokenizer import Tokens, tokens_of
 from kprune.errors import UserError
 from kprune.models import Block, ModelView, view_of
-from kprune.models.families import group_size, head_size
+from kprune.models.family import group_size, head_size
 from kprune.types import Model
 
 NAME = "model.gguf"

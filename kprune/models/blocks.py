@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kprune.models.families import Family, Kind, Rows, Site, head_size
+from kprune.models.family import Family, Kind, Rows, Site, head_size
 from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
 

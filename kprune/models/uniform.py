@@ -6,7 +6,7 @@ from typing import Any
 
 from kprune.errors import UserError, one_line
 from kprune.models.blocks import Block
-from kprune.models.families import Site, head_size
+from kprune.models.family import Site, head_size
 from kprune.models.view import ModelView
 
 

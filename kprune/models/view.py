@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kprune.errors import UserError
 from kprune.models.blocks import Block
-from kprune.models.families import FAMILIES, Family
+from kprune.models.families import FAMILIES
+from kprune.models.family import Family
 from kprune.models.offload import lent, weights_of
 from kprune.types import Model
 

@@ -10,7 +10,7 @@ from kprune.budgets import Budget, UnitCost
 from kprune.budgets.costs import whole_cost
 from kprune.errors import OutOfReach
 from kprune.models import ModelView
-from kprune.models.families import Kind
+from kprune.models.family import Kind
 from kprune.models.uniform import allowed_units, check_alike
 from kprune.solve.mask_search import BUDGET_ROUNDING
 

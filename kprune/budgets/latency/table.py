@@ -13,7 +13,7 @@ from kprune.budgets.costs import UnitCost, units_in, whole_cost
 from kprune.budgets.latency.timing import alternate, random_batch
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
-from kprune.models.families import Kind
+from kprune.models.family import Kind
 from kprune.models.surgery import keep_units
 from kprune.types import Model
 

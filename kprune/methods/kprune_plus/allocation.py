@@ -8,7 +8,7 @@ from torch import Tensor
 from kprune.budgets import Budget
 from kprune.errors import OutOfReach
 from kprune.models import ModelView
-from kprune.models.families import Kind
+from kprune.models.family import Kind
 from kprune.solve.allocation import allocate
 from kprune.solve.uniform import KINDS, uniform_counts
 

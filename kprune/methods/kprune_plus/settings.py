@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 from kprune.contract import Method
 from kprune.errors import UserError
 from kprune.models import ModelView
-from kprune.models.families import Kind
+from kprune.models.family import Kind
 from kprune.settings_checks import check_kinds, check_not_negative, check_positive, check_whole
 from kprune.storage import Where
 
