@@ -23,6 +23,8 @@ CONFIGS = {
     "gpt2": {"n_inner": 48},
     "gemma2": GROUPED | {"head_dim": 8, "sliding_window": 12},
     "granite": GROUPED | {"residual_multiplier": 0.3},
+    "gpt_neox": {},
+    "phi": GROUPED,
 }
 
 

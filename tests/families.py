@@ -85,13 +85,21 @@ def family_settings(layers: int) -> dict:
         "phi3": GROUPED | {"partial_rotary_factor": 0.5},
         "glm4": GROUPED | {"head_dim": 16},
         "starcoder2": GROUPED,
+        "cohere": GROUPED,
+        "cohere2": GROUPED | {"sliding_window": 8, "sliding_window_pattern": 2},
+        "phi": GROUPED,
+        "gptj": {"n_inner": 48, "rotary_dim": 4},
+        "gpt_neox": {},
     }
 
 
-LANGUAGE_ALONE = ("granite",)
+EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2", "gptj")
+"""Families of which transformers, or a test's config, has eager attention alone."""
+LANGUAGE_ALONE = ("granite", "cohere", "cohere2")
 """Families of which transformers has no classifier."""
 MODELS = family_settings(layers=3)
 MODELS["opt, norm last"] = MODELS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
+MODELS["gpt_neox, in sequence"] = {"use_parallel_residual": False}
 CLASSIFIERS = [case for case in MODELS if case not in LANGUAGE_ALONE]
 
 

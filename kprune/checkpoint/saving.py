@@ -13,6 +13,7 @@ from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.checkpoint.gguf import PRECISIONS, check_gguf, require_gguf, write_gguf
 from kprune.checkpoint.onnx import NAME as ONNX
 from kprune.checkpoint.onnx import Onnx, check_onnx, export_onnx
+from kprune.checkpoint.rotary import add_older_names
 from kprune.checkpoint.uniform import narrow_stock
 from kprune.errors import UserError
 from kprune.files import check_movable, check_readable, whole_folder
@@ -138,6 +139,8 @@ def _write(model: Any, folder: Path, tokenizer: Any, format: str, plan: Plan | N
         rewrapped(model, written).save_pretrained(str(folder), create_model_card=False)
     else:
         written.save_pretrained(folder)
+    if format in ("uniform", "dense"):
+        add_older_names(folder / "config.json")
 
 
 def _as_pruned(model: Model) -> Model:

@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from kprune.models.family import Family, Kind, Rows, Site, head_size
@@ -35,10 +36,14 @@ class Block:
     moved(x, u) is x + u in most families. One of `norm_before` and `norm_after` applies the norm, by `placement`; the other changes
     nothing. All properties read the live modules, so they follow surgery.
 
+    In a layer whose two sublayers both read the layer's input (`Family.parallel`), what the first returns and the second takes has a
+    hidden dimension of 2d: the residual stream, and behind it the layer's input.
+
     Attributes:
         site: what the family says of this kind of block.
         layer: index of the layer, from 0 at the bottom.
         placement: whether the norm comes "before" the sublayer or "after" its residual sum.
+        parallel: which of the two sublayers of a parallel layer this is; None in any other layer.
         scale: factor of the update, after `output_norm` if there is one, in the sum with the stream; 1 in most families.
         width: columns of the output projection that one unit owns.
     """
@@ -46,6 +51,9 @@ class Block:
     def __init__(self, module: nn.Module, layer: int, site: Site, family: Family, config: Any):
         self.module, self.layer, self.site = module, layer, site
         self.placement, self.scale = family.placement(config), family.scale(config)
+        self.parallel: Literal["first", "second"] | None = None
+        if family.is_parallel(config):
+            self.parallel = "first" if site is family.sites[0] else "second"
         self.width = site.width(config)
         self._hidden_size, self._head_size = config.hidden_size, head_size(config)
 
@@ -86,8 +94,8 @@ class Block:
 
     @property
     def adds_update(self) -> bool:
-        """Tell whether the update is added to the residual stream as it is, neither normed nor multiplied."""
-        return self.output_norm is None and self.scale == 1
+        """Tell whether `moved` returns the block's input plus the update, neither normed nor multiplied, in a layer that isn't parallel."""
+        return self.output_norm is None and self.scale == 1 and self.parallel is None
 
     @property
     def columns(self) -> int:
@@ -131,7 +139,11 @@ class Block:
         return self.output.bias
 
     def norm_before(self, x: Tensor) -> Tensor:
-        """Return what the input modules read, [B, T, d]: norm(x) if the norm comes before the sublayer, else x."""
+        """Return what the input modules read, [B, T, d]: norm(x) if the norm comes before the sublayer, else x.
+
+        In the second block of a parallel layer, x is the layer's input.
+        """
+        x = x[..., self.hidden_size :] if self.parallel == "second" else x
         return x if self.norm is None or self.placement == "after" else self.norm(x)
 
     def features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
@@ -153,10 +165,18 @@ class Block:
         return self.output(self.features(x, context) if self.units else x)
 
     def moved(self, x: Tensor, update: Tensor) -> Tensor:
-        """Return the residual stream x after the block's update is added to it, before `norm_after`: [B, T, d]."""
+        """Return the block's output before `norm_after`: the residual stream with the update added, [B, T, d].
+
+        The first block of a parallel layer hands its input on, too: [B, T, 2d].
+        """
         norm = self.output_norm
         added = update if norm is None else norm(update)
-        return x + (added if self.scale == 1 else added * self.scale)
+        total = self.stream(x) + (added if self.scale == 1 else added * self.scale)
+        return torch.cat([total, x], dim=-1) if self.parallel == "first" else total
+
+    def stream(self, x: Tensor) -> Tensor:
+        """Return the residual stream, [B, T, d], of the block's input or of what `moved` returns."""
+        return x if self.parallel is None else x[..., : self.hidden_size]
 
     def wanted_update(self, x: Tensor, moved: Tensor, update: Tensor) -> Tensor:
         """Return the update with which the student's stream x becomes the teacher's stream `moved`: [B, T, d].
@@ -164,10 +184,11 @@ class Block:
         If updates are normed before they are added (`output_norm`), no update may do this: then return the teacher's update.
 
         Args:
-            x: the student's input of the block, [B, T, d].
-            moved: the teacher's stream as its `moved` returns it, X_T + Sub_T(X_T) in most families, [B, T, d].
+            x: the student's input of the block.
+            moved: what the teacher's `moved` returns, X_T + Sub_T(X_T) in most families.
             update: the teacher's update, Sub_T(X_T), of a shape that broadcasts to [B, T, d].
         """
+        x, moved = self.stream(x), self.stream(moved)
         if self.output_norm is not None:
             return update.expand_as(x)
         return moved - x if self.scale == 1 else (moved - x) / self.scale

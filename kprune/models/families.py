@@ -237,6 +237,11 @@ def whole_attention(family: Family, *inputs: Rows) -> Family:
     return replace(family, sites=(attention, network))
 
 
+def in_parallel(family: Family, norm: str) -> Family:
+    """Return a family whose layers have one norm, and two sublayers that read what it returns."""
+    return replace(family, parallel=True, sites=tuple(replace(site, norm=norm) for site in family.sites))
+
+
 ARCEE = llama_with_ffn("mlp.up_proj", "mlp.down_proj")
 GLM = llama_with_ffn("mlp.gate_up_proj", "mlp.down_proj", parts=2)
 GLM4 = with_output_norms(
@@ -257,6 +262,58 @@ OLMO2 = whole_attention(EXAONE4)
 # A layer splits the rows of its fused module by the number of heads in the config, which is the same for all layers.
 PHI3 = whole_attention(GLM, Rows("self_attn.qkv_proj"))
 STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
+# Its norm of queries and keys, if it has one, has weights for every head.
+COHERE = replace(in_parallel(LLAMA, "input_layernorm"), strangers=("layers.0.self_attn.q_norm",))
+# Its config has the hidden size over the number of heads for the size of a head.
+COHERE2 = replace(COHERE, sites=(replace(COHERE.sites[0], settings=()), COHERE.sites[1]))
+PHI = in_parallel(
+    replace(
+        LLAMA,
+        sites=(
+            replace(LLAMA.sites[0], output="self_attn.dense"),
+            ffn(("mlp.fc1",), output="mlp.fc2", norm=None, core=("mlp",)),
+        ),
+    ),
+    "input_layernorm",
+)
+GPTJ = in_parallel(
+    Family(
+        layers="h",
+        sites=(
+            attention(
+                ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+                output="attn.out_proj",
+                norm=None,
+                core="attn",
+                attributes={"attn.num_attention_heads": "units"},
+            ),
+            ffn(("mlp.fc_in",), output="mlp.fc_out", norm=None, core=("mlp",), setting="n_inner"),
+        ),
+        norm_first=True,
+        reads_last_token=True,
+        returns_pair=True,
+    ),
+    "ln_1",
+)
+GPT_NEOX = Family(
+    layers="layers",
+    sites=(
+        # The rows of a head's query, key and value follow each other, and those of the next head come after them.
+        Site(
+            "attention",
+            "heads",
+            (Rows("attention.query_key_value"),),
+            "attention.dense",
+            "input_layernorm",
+            ("attention",),
+            head_size,
+        ),
+        ffn(("mlp.dense_h_to_4h",), output="mlp.dense_4h_to_h", norm="post_attention_layernorm", core=("mlp",)),
+    ),
+    norm_first=True,
+    parallel="use_parallel_residual",
+    reads_last_token=True,
+)
 MODERNBERT_DECODER = replace(
     MODERNBERT,
     sites=(
@@ -325,5 +382,10 @@ FAMILIES: dict[str, Family] = {
     "olmo3": OLMO2,
     "phi3": PHI3,
     "starcoder2": STARCODER2,
+    "cohere": COHERE,
+    "cohere2": COHERE2,
+    "phi": PHI,
+    "gptj": GPTJ,
+    "gpt_neox": GPT_NEOX,
 }
 """Families by `config.model_type`."""

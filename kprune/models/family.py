@@ -72,6 +72,8 @@ class Family:
             that says so. True if no norm comes after the sum.
         multiplier: name of the config's setting that holds the factor of every update in the residual sum (Granite); None if the
             family has no such factor.
+        parallel: whether both sublayers of a layer read the layer's input (GPT-J, Phi-2), and not the second the first one's output;
+            or the name of the config's flag that says so (Pythia).
         reads_last_token: whether a classifier reads the last real token, as a decoder's does, and not the first.
         returns_pair: whether a layer returns a tuple that begins with its output, not the output alone.
         positions_after_padding: whether the first position has the padding token's number plus 1 (RoBERTa), so that fewer tokens
@@ -92,6 +94,7 @@ class Family:
     sites: tuple[Site, ...]
     norm_first: bool | str = False
     multiplier: str | None = None
+    parallel: bool | str = False
     reads_last_token: bool = False
     returns_pair: bool = False
     positions_after_padding: bool = False
@@ -103,12 +106,20 @@ class Family:
 
     def placement(self, config: Any) -> Placement:
         """Return where the norms of a model with this config are."""
-        first = getattr(config, self.norm_first) if isinstance(self.norm_first, str) else self.norm_first
-        return "before" if first else "after"
+        return "before" if said(config, self.norm_first) else "after"
+
+    def is_parallel(self, config: Any) -> bool:
+        """Tell whether both sublayers of a layer of a model with this config read the layer's input."""
+        return said(config, self.parallel)
 
     def scale(self, config: Any) -> float:
         """Return the factor of every update in the residual sum of a model with this config; 1 if the family has none."""
         return float(getattr(config, self.multiplier)) if self.multiplier else 1.0
+
+
+def said(config: Any, flag: bool | str) -> bool:
+    """Return a flag, or the value of the config's setting that it names."""
+    return bool(getattr(config, flag)) if isinstance(flag, str) else flag
 
 
 def head_size(config: Any) -> int:

@@ -29,8 +29,23 @@ MixedIn: Any = object
 """The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
-OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "opt": (4, 54)}
+OLDEST_OF = {"cohere2": (4, 53), "gemma2": (4, 53), "gemma3_text": (5, 0), "nemotron": (5, 13), "opt": (4, 52)}
+"""By family, the oldest version whose modules take their widths from their weights, and generate."""
+OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "gptj": (4, 54), "opt": (4, 54)}
 """By family, the oldest version that unpacks no more values from an attention than one without heads returns."""
+
+
+ROPE_THETAS = {
+    "full_attention": ("global_rope_theta", "rope_theta"),
+    "sliding_attention": ("local_rope_theta", "rope_local_base_freq"),
+}
+"""By the type of a layer, the names that transformers 4 has, in one family or another, for the base of its rotary positions."""
+
+
+def version() -> tuple[int, int]:
+    """Return the first two numbers of transformers' version."""
+    major, minor = transformers.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 def check_version(oldest: tuple[int, int], what: str) -> None:
@@ -39,7 +54,7 @@ def check_version(oldest: tuple[int, int], what: str) -> None:
     Raises:
         ValueError: it is not.
     """
-    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < oldest:
+    if version() < oldest:
         needed = ".".join(map(str, oldest))
         raise ValueError(f"{what} needs transformers {needed} or newer, this is {transformers.__version__}: upgrade it")
 
@@ -98,11 +113,13 @@ class Emptied(nn.Module):
         query: torch.Tensor | None = None,
         past_key_values: Any = None,
         past_key_value: Any = None,
+        layer_past: Any = None,
         **kwargs: Any,
     ) -> Any:
-        # Before transformers 4.57, DistilBERT's attention took its input as `query`, and a decoder's its cache as `past_key_value`.
+        # Before transformers 4.57, DistilBERT's attention took its input as `query`, and a decoder's its cache as `past_key_value`;
+        # GPT-J's and GPT-NeoX's take it as `layer_past`.
         hidden: Any = query if hidden_states is None else hidden_states
-        past_key_values = past_key_value if past_key_values is None else past_key_values
+        past_key_values = next((c for c in (past_key_values, past_key_value, layer_past) if c is not None), None)
         # The cache of a decoder that could also read an encoder holds two caches.
         past_key_values = getattr(past_key_values, "self_attention_cache", past_key_values)
         if past_key_values is not None and self.layer is not None:
@@ -204,6 +221,31 @@ def select_heads(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return args, kwargs
 
 
+def keep_rotary(config: Any) -> None:
+    """Set what transformers 4 reads of a config's rotary positions; it ignores `rope_parameters`, in which transformers 5 saves them.
+
+    Raises:
+        ValueError: transformers 4 has no setting for what the config says.
+    """
+    rope = getattr(config, "rope_parameters", None)
+    if version() >= (5, 0) or not isinstance(rope, dict):
+        return
+    by_layer_type = rope if all(isinstance(value, dict) for value in rope.values()) else {"": rope}
+    for layer_type, found in by_layer_type.items():
+        names = [name for name in ROPE_THETAS.get(layer_type, ("rope_theta",)) if hasattr(config, name)]
+        scaled = {name: value for name, value in found.items() if name not in ("rope_theta", "partial_rotary_factor")}
+        scaling = None if found.get("rope_type", "default") == "default" else scaled
+        if not names or (scaling and layer_type == "sliding_attention"):
+            check_version((5, 0), "the rotary positions of this model")
+        setattr(config, names[0], found["rope_theta"])
+        if layer_type != "sliding_attention":
+            config.rope_scaling = scaling
+        share = found.get("partial_rotary_factor")
+        for name in ("partial_rotary_factor", "rotary_pct"):
+            if share is not None and hasattr(config, name):
+                setattr(config, name, share)
+
+
 def entry_of(config: Any) -> dict[str, Any]:
     """Return a config's entry `kprune`.
 
@@ -235,6 +277,7 @@ def reshape(base: nn.Module) -> None:
     """
     config: Any = base.config
     entry = entry_of(config)
+    check_version(OLDEST_OF.get(config.model_type, OLDEST), f"a pruned {config.model_type}")
     for path, pair in entry["modules"].items():
         module = module_at(base, path)
         if getattr(module, "weight", None) is None or module.weight.dim() != 2:
@@ -299,6 +342,7 @@ class Pruned(MixedIn):
     """Build a stock model, then give its modules the sizes that its config lists: a mixin that comes before the stock class."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        keep_rotary(config)
         super().__init__(config, *args, **kwargs)
         reshape(self.base_model)
 
@@ -320,8 +364,10 @@ class Pruned(MixedIn):
             folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
         resized = [entry[0] for entry in info["mismatched_keys"]]
-        layers = f"{model.config.kprune['layers']}."
-        wrong = [key for key in (*info["missing_keys"], *info["unexpected_keys"], *resized) if layers in key]
+        # Another class than the saved one may have another head; but gpt_neox's head has another name in older versions.
+        saved = cls.__name__ in (model.config.architectures or ())
+        part = "" if saved else f"{model.config.kprune['layers']}."
+        wrong = [key for key in (*info["missing_keys"], *info["unexpected_keys"], *resized) if part in key]
         wrong += [] if ignore_mismatched_sizes else resized
         if wrong:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")

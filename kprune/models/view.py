@@ -15,7 +15,7 @@ from kprune.models.family import Family
 from kprune.models.offload import lent, weights_of
 from kprune.types import Model
 
-NOT_CONTEXT = ("past_key_values", "past_key_value", "use_cache", "cache_position", "labels")
+NOT_CONTEXT = ("past_key_values", "past_key_value", "layer_past", "use_cache", "cache_position", "labels")
 """Arguments of a layer that belong to generation: a block that is run alone must not fill a cache."""
 
 

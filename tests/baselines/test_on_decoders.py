@@ -18,7 +18,7 @@ from kprune.models.flops import flops_reduction, params_reduction
 
 OF_UNITS = ("wanda_sp", "flap", "llm_pruner", "oscar")
 NAMES = (*OF_UNITS, "shortgpt")
-FAMILIES = ("llama", "opt", "gpt2", "gemma2", "granite")
+FAMILIES = ("llama", "opt", "gpt2", "gemma2", "granite", "gpt_neox", "phi")
 # FLAP needs output biases, which a Gemma can't have.
 PAIRS = [pair for pair in itertools.product(NAMES, FAMILIES) if pair != ("flap", "gemma2")]
 BUDGETS = [ParametersBudget, lambda share, **more: FlopsBudget(share, 8.0, **more)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from families import TOKENS
+from families import EAGER_ALONE, TOKENS
 from tiny import SHAPE
 from transformers import AutoConfig
 
@@ -22,7 +22,7 @@ import kprune
 from generated.batches import BATCHES
 from generated.changes import CHANGES, SETTINGS
 from generated.option import Option, options
-from generated.shapes import EAGER_ALONE, FAMILIES, HEADS, REFUSED_HEADS, VARIANTS
+from generated.shapes import FAMILIES, HEADS, REFUSED_HEADS, VARIANTS
 
 
 def save_dense(outcome: Any, folder: Path) -> Any:

@@ -85,11 +85,18 @@ VARIANTS = {
     "olmo2": ({"num_key_value_heads": 4}, {"attention_bias": True}),
     "olmo3": ({"num_key_value_heads": 2}, {"layer_types": ["full_attention"] * 2}),
     "phi3": ({"num_key_value_heads": 4}, {"sliding_window": 4}, {"partial_rotary_factor": 1.0}),
+    "cohere": ({"attention_bias": True}, {"num_key_value_heads": 4}, {"logit_scale": 0.5}),
+    "cohere2": ({"layer_types": ["full_attention"] * 2}, {"attention_bias": True}),
+    "phi": ({"num_key_value_heads": 4}, {"qk_layernorm": True}, {"partial_rotary_factor": 1.0}),
+    "gptj": ({"rotary_dim": 8}, {"n_head": 1}),
+    "gpt_neox": (
+        {"use_parallel_residual": False},
+        {"attention_bias": False},
+        {"rotary_pct": 1.0},
+        {"hidden_act": "relu"},
+    ),
     "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
-
-
-EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2")
 
 
 DECODERS = tuple(family for family in FAMILIES if family not in ENCODERS)

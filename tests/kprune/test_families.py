@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from families import ENCODERS, MODELS, TOKENS, tiny_of
+from families import EAGER_ALONE, ENCODERS, MODELS, TOKENS, tiny_of
 from tiny import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -55,12 +55,17 @@ def pruned_like(model, masks):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
 def test_running_the_blocks_is_running_the_model(case, attention):
-    if case in ("deberta-v2", "mpnet", "rembert", "roformer", "gemma2") and attention == "sdpa":
+    if case in EAGER_ALONE and attention == "sdpa":
         pytest.skip("it has eager attention alone")
     model = tiny_of(case, attention=attention)
     view = view_of(model)
     ours = view.run(0, *view.embed(batch()), batch()).logits
-    torch.testing.assert_close(ours, model(**batch()).logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours, model(**batch()).logits, rtol=0, atol=rounding(case, 1e-12))
+
+
+def rounding(case, otherwise):
+    """GPT-J's attention scores are float32 whatever the model is."""
+    return 1e-6 if case == "gptj" else otherwise
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -74,10 +79,10 @@ def test_masked_equals_physically_pruned(case):
     scale = expected.abs().max()
     assert (expected - dense).abs().max() > 0.05 * scale, "the mask does nothing, so the test proves nothing"
     pruned = pruned_like(model, masks)
-    assert (pruned(**batch()).logits - expected).abs().max() <= 1e-9 * scale
+    assert (pruned(**batch()).logits - expected).abs().max() <= rounding(case, 1e-9) * scale
     view = view_of(pruned)
     again = view.run(0, *view.embed(batch()), batch()).logits
-    assert (again - expected).abs().max() <= 1e-9 * scale
+    assert (again - expected).abs().max() <= rounding(case, 1e-9) * scale
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -92,6 +97,7 @@ def test_what_is_saved_is_what_was_pruned(case, tmp_path):
     torch.testing.assert_close(loaded(**batch()).logits, expected, rtol=0, atol=1e-6)
     save(pruned, tmp_path / "dense", format="dense")
     stock = type(model).from_pretrained(tmp_path / "dense", attn_implementation="eager").eval()
+    assert getattr(stock.config, "rope_parameters", None) == getattr(model.config, "rope_parameters", None)
     torch.testing.assert_close(stock(**batch()).logits, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,8 +1,11 @@
 """The Fisher of one pass over the teacher against its definition, and what it must not depend on."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from families import tiny_of
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
 from kprune.data import CalibrationSet, collate
@@ -77,10 +80,10 @@ def test_the_root_of_two_classes_is_p0_p1_times_the_change_of_the_margin():
     torch.testing.assert_close(quadratic(Classification(), logits, change), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_covariance_and_energies_by_their_definition(family):
+@pytest.mark.parametrize("make", [partial(tiny_model, family) for family in FAMILIES] + [partial(tiny_of, "gpt_neox")])
+def test_covariance_and_energies_by_their_definition(make):
     """One unpadded example at a time, by adding a free variable to each projection's output."""
-    model, calibration = tiny_model(family), tiny_calibration(5, 3)
+    model, calibration = make(), tiny_calibration(5, 3)
     fishers, squares = measured(model, calibration)
     view = view_of(frozen_copy(model))
     covariances = [torch.zeros(32, 32, dtype=torch.float64) for _ in view.blocks]

@@ -8,6 +8,8 @@ from language import POSITIONS, tiny_llama
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     OPTConfig,
@@ -50,6 +52,7 @@ MODELS = {
     "gpt2 that could read an encoder": lambda: GPT2LMHeadModel(
         GPT2Config(**SHAPE, n_embd=32, n_layer=3, n_head=4, n_positions=64, add_cross_attention=True)
     ).eval(),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{**GROUPED, "num_key_value_heads": 4})).eval(),
     "mistral with a window": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)).eval(),
     "mistral with a window as long": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=9)).eval(),
     "qwen2 with a window in two layers": lambda: Qwen2ForCausalLM(

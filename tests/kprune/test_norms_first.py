@@ -15,6 +15,7 @@ from kprune.methods.kprune_plus.algorithm import KPrunePlus
 from kprune.methods.kprune_plus.allocation import prunable_kinds
 from kprune.methods.kprune_plus.fisher import OutputFisher
 from kprune.models import view_of
+from kprune.models.blocks import accepted
 from kprune.models.copies import frozen_copy
 from kprune.models.surgery import keep_units, output_weight
 from kprune.streams import calibration_states
@@ -85,7 +86,34 @@ def test_what_a_block_is_asked_for_whose_update_is_normed(repair, index):
     torch.testing.assert_close(state.update_target(), own + repair * (update - own))
 
 
-@pytest.mark.parametrize("family", ["llama", "granite", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt_neox", "phi"])
+@pytest.mark.parametrize("index", [2, 3])
+@pytest.mark.parametrize("repair", [0.0, 0.3, 1.0])
+@torch.no_grad()
+def test_what_a_block_is_asked_for_in_a_parallel_layer(repair, index, family):
+    """The feed-forward network reads the layer's input, and repairs what the attention left of the stream's error, too."""
+    block, original, state = drifted(index, tiny_decoder(family))
+    (before, read), (ours, mine) = ((x[..., :32], x[..., -32:]) for x in (state.teacher, state.student))
+    layer, was = original.module, state.student
+    if index == 2:
+        attention = layer.attention if family == "gpt_neox" else layer.self_attn
+        own, update = (
+            attention(layer.input_layernorm(x), **accepted(type(attention), state.context[1]))[0] for x in (mine, read)
+        )
+    else:
+        norm = layer.post_attention_layernorm if family == "gpt_neox" else layer.input_layernorm
+        own, update = (layer.mlp(norm(x)) for x in (mine, read))
+    KPrunePlus(repair=repair, map_input=False).set_target(block, original, state)
+    torch.testing.assert_close(state.update_target(), own + repair * (before + update - ours - own))
+    if repair:
+        torch.testing.assert_close(block.stream(state.teacher), before + update)
+    after = block.run(was, state.context)
+    torch.testing.assert_close(block.stream(after), ours + own)
+    # Above the attention, the layer's input is still to be read; above the layer, there is one stream again.
+    torch.testing.assert_close(after[..., 32:], was if index == 2 else was[..., :0])
+
+
+@pytest.mark.parametrize("family", ["llama", "granite", "gemma2", "gpt_neox", "phi"])
 @torch.no_grad()
 def test_kprune_tunes_towards_the_same_update(family):
     """A block that keeps all units on the teacher's own stream keeps its function, whatever its weights were."""

@@ -2,10 +2,12 @@
 
 import gc
 import tempfile
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from decoders import tiny_decoder
 from language import tiny_llama
 from tiny import FAMILIES, HEADS, tiny_calibration, tiny_model
 
@@ -68,11 +70,14 @@ def test_a_disk_that_can_not_be_written_to_is_one_line():
         disk.keep(torch.zeros(100_000))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("head", HEADS)
-def test_the_fisher_layer_by_layer_is_the_fisher_of_the_whole_graph(family, head, monkeypatch):
+@pytest.mark.parametrize(
+    "make",
+    [partial(tiny_model, family, head) for family in FAMILIES for head in HEADS]
+    + [partial(tiny_decoder, family) for family in ("llama", "gpt_neox")],
+)
+def test_the_fisher_layer_by_layer_is_the_fisher_of_the_whole_graph(make, monkeypatch):
     monkeypatch.setattr(fisher, "GROUP", 60)
-    model = tiny_model(family, head)
+    model = make()
     teacher = view_of(frozen_shared_copy(model))
     states = calibration_states(teacher, tiny_calibration(12).batches())
     assert len(states) > len(fisher.grouped(states, 60)) > 1

@@ -1,19 +1,28 @@
 """Saved folders under the oldest and the newest transformers, each in an environment of its own without kprune."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import DISTIL_SHAPE, KEPT_UNITS, SHAPE
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    DynamicCache,
+)
 
 from kprune.checkpoint import become_pruned, save
 from kprune.models import view_of
-from kprune.models.modeling_kprune import Emptied
+from kprune.models.modeling_kprune import Emptied, keep_rotary
 from kprune.models.surgery import keep_units
 
 VERSIONS = ("==4.50.0", "")
@@ -28,6 +37,14 @@ FAMILIES = {
     "distilbert": DISTIL_SHAPE,
 }
 HEADS = {"classification": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering}
+ROTARY = {"rope_type": "default", "rope_theta": 20000.0}
+LINEAR = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 4.0}
+LANGUAGE = {
+    "llama": SHAPE | {"rope_parameters": ROTARY},
+    "qwen2": SHAPE | {"num_key_value_heads": 4, "rope_parameters": LINEAR},
+    "phi": SHAPE | {"rope_parameters": ROTARY | {"partial_rotary_factor": 0.75}},
+    "cohere": SHAPE | {"rope_parameters": ROTARY},
+}
 SCRIPT = """
 import importlib.util, torch, transformers
 from pathlib import Path
@@ -52,8 +69,9 @@ def check(folder, auto, attention, logits):
 
 
 for folder in sorted(Path("models").iterdir()):
-    span = "span" in folder.name
-    auto = transformers.AutoModelForQuestionAnswering if span else transformers.AutoModelForSequenceClassification
+    auto = getattr(transformers, "AutoModelFor" + {
+        "span": "QuestionAnswering", "classification": "SequenceClassification", "language": "CausalLM"
+    }[folder.name.rpartition("-")[2]])
     logits = expected[folder.name]
     check(folder, auto, "sdpa", logits)
     model = check(folder, auto, "eager", logits)
@@ -65,7 +83,7 @@ for folder in sorted(Path("models").iterdir()):
     model.train()(**batch)[0].sum().backward()
 arguments = transformers.TrainingArguments("run", max_steps=2, report_to=[], use_cpu=True, save_steps=1)
 rows = [{"input_ids": torch.full((8,), 5 + i % 3), "labels": i % 3} for i in range(4)]
-model = transformers.AutoModelForSequenceClassification.from_pretrained("models/bert-classification", trust_remote_code=True)
+model = transformers.AutoModelForSequenceClassification.from_pretrained("models/bert-pruned-classification", trust_remote_code=True)
 transformers.Trainer(model, arguments, train_dataset=rows).train()
 check(Path("run/checkpoint-2"), transformers.AutoModelForSequenceClassification, "eager", [model.eval()(**batch)[0]])
 torch.save({"version": transformers.__version__, "checked": checked}, "out")
@@ -74,9 +92,12 @@ torch.save({"version": transformers.__version__, "checked": checked}, "out")
 
 def pruned(family, head):
     torch.manual_seed(0)
-    model = HEADS[head].from_config(
-        AutoConfig.for_model(family, **FAMILIES[family], num_labels=2 if head == "span" else 3)
-    )
+    if head == "language":
+        config = AutoConfig.for_model(family, **LANGUAGE[family], bos_token_id=2, eos_token_id=3, pad_token_id=1)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    else:
+        config = AutoConfig.for_model(family, **FAMILIES[family], num_labels=2 if head == "span" else 3)
+        model = HEADS[head].from_config(config)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # at their initial values they hide what they do
             torch.nn.init.normal_(parameter, std=0.3)
@@ -126,11 +147,14 @@ def test_a_folder_works_under_other_versions_of_transformers(version, tmp_path):
     ids = torch.randint(5, 99, (4, 9), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(9) < torch.tensor([9, 7, 3, 9])[:, None]).long()
     batch, expected = {"input_ids": ids.where(mask.bool(), 1), "attention_mask": mask}, {}
-    for family in FAMILIES:
-        for head in HEADS:
-            model = pruned(family, head)
-            save(model, tmp_path / f"models/{family}-{head}")
-            expected[f"{family}-{head}"] = [value.detach() for value in model(**batch).to_tuple()]
+    cases = [(family, head) for family in FAMILIES for head in HEADS] + [(family, "language") for family in LANGUAGE]
+    for family, head in cases:
+        model = pruned(family, head)
+        # Caches differ between versions.
+        output = model(**batch, use_cache=False) if head == "language" else model(**batch)
+        for format in ("pruned", "dense") if head == "language" else ("pruned",):
+            save(model, tmp_path / f"models/{family}-{format}-{head}", format=format)
+            expected[f"{family}-{format}-{head}"] = [value.detach() for value in output.to_tuple()]
     torch.save(batch, tmp_path / "batch")
     torch.save(expected, tmp_path / "expected")
     surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -143,7 +167,7 @@ def test_a_folder_works_under_other_versions_of_transformers(version, tmp_path):
     assert out["version"] == version.removeprefix("==") or not version
     seen = {name for name, _ in out["checked"]}
     assert seen == {*expected, "checkpoint-2"}
-    assert ("bert-span", "sdpa") in out["checked"] and ("distilbert-span", "eager") in out["checked"]
+    assert ("bert-pruned-span", "sdpa") in out["checked"] and ("distilbert-pruned-span", "eager") in out["checked"]
 
 
 def test_an_older_version_is_one_line(tmp_path, monkeypatch):
@@ -164,7 +188,78 @@ def test_a_family_whose_earlier_versions_unpack_more_is_one_line(monkeypatch):
         kind(model.config)
 
 
-@pytest.mark.parametrize("name", ["past_key_values", "past_key_value"])
+def test_a_family_whose_earlier_versions_split_by_other_widths_is_one_line(monkeypatch):
+    config = AutoConfig.for_model("opt", **SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_labels": 2})
+    kind = type(become_pruned(AutoModelForSequenceClassification.from_config(config)))
+    monkeypatch.setattr("transformers.__version__", "4.51.3")
+    with pytest.raises(ValueError, match="a pruned opt needs transformers 4.52 or newer, this is 4.51.3"):
+        kind(config)
+
+
+OLD = {"rope_theta": 10000.0, "rope_scaling": None}
+
+
+@pytest.mark.parametrize(
+    ("old", "rope", "expected"),
+    [
+        (OLD, ROTARY, {"rope_theta": 20000.0, "rope_scaling": None}),
+        (OLD, LINEAR, {"rope_theta": 20000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+        (
+            OLD | {"partial_rotary_factor": 0.5},
+            ROTARY | {"partial_rotary_factor": 0.75},
+            {"rope_theta": 20000.0, "rope_scaling": None, "partial_rotary_factor": 0.75},
+        ),
+        (
+            {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0},
+            {"full_attention": ROTARY, "sliding_attention": ROTARY | {"rope_theta": 500.0}},
+            {"global_rope_theta": 20000.0, "local_rope_theta": 500.0, "rope_scaling": None},
+        ),
+    ],
+)
+def test_transformers_4_reads_the_rotary_positions_that_transformers_5_saved(old, rope, expected, monkeypatch):
+    config = SimpleNamespace(**old, rope_parameters=rope)
+    keep_rotary(config)
+    assert vars(config) == {**old, "rope_parameters": rope}
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    keep_rotary(config)
+    assert vars(config) == {**expected, "rope_parameters": rope}
+
+
+@pytest.mark.parametrize(
+    ("rope", "older"),
+    [
+        (ROTARY, {"rope_theta": 20000.0}),
+        (LINEAR, {"rope_theta": 20000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    ],
+)
+def test_a_stock_config_says_rotary_positions_in_both_ways(rope, older, tmp_path):
+    config = AutoConfig.for_model("llama", **SHAPE | {"rope_parameters": rope})
+    model = AutoModelForCausalLM.from_config(config)
+    folder = save(model, tmp_path / "model", format="dense")
+    written = json.loads((folder / "config.json").read_text())
+    assert written["rope_parameters"] == rope and {name: written.get(name) for name in older} == older
+    assert ("rope_scaling" in written) == ("rope_scaling" in older)
+    assert AutoConfig.from_pretrained(folder).rope_parameters == rope
+
+
+def test_rotary_positions_that_transformers_4_has_no_setting_for_are_one_line(monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    rope = {"full_attention": ROTARY, "sliding_attention": LINEAR}
+    with pytest.raises(ValueError, match="rotary positions of this model needs transformers 5.0 or newer"):
+        keep_rotary(SimpleNamespace(rope_theta=1.0, rope_local_base_freq=1.0, rope_scaling=None, rope_parameters=rope))
+
+
+def test_a_head_that_another_version_names_otherwise_is_one_line(tmp_path):
+    """In transformers 5.12, GPT-NeoX's head is called embed_out; a new one would be drawn."""
+    folder = save(pruned("llama", "language"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["embed_out.weight"] = weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="disagree about embed_out.weight"):
+        AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "past_key_value", "layer_past"])
 def test_the_cache_of_every_version_counts_positions_past_a_layer_without_heads(name):
     cache, x = DynamicCache(), torch.zeros(2, 5, 8)
     Emptied(None, None, True, 0)(x, **{name: cache})

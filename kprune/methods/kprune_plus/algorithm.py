@@ -181,7 +181,7 @@ class KPrunePlus(FirstPass):
             state.target = None if block.adds_update else block.wanted_update(student, moved, update)
             return
         # Without units and bias, the update is one number for all tokens.
-        own = block.update(student, state.context).expand_as(student)
+        own = block.update(student, state.context).expand_as(block.stream(student))
         state.target = own + repair * (block.wanted_update(student, moved, update) - own) if repair else own
 
     def problem(self, block: Block, states: Sequence[CalibrationState], weights: Sequence[Tensor]) -> LeastSquares:
