@@ -2,7 +2,13 @@
 
 import torch
 from tiny import SHAPE
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {"num_key_value_heads": 2}
@@ -85,6 +91,12 @@ def family_settings(layers: int) -> dict:
         "phi3": GROUPED | {"partial_rotary_factor": 0.5},
         "glm4": GROUPED | {"head_dim": 16},
         "starcoder2": GROUPED,
+        "gpt_neo": {"attention_types": [[["global"], layers - 1], [["local"], 1]], "window_size": 6},
+        "vaultgemma": GROUPED | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+        "hyperclovax": GROUPED | {"residual_multiplier": 0.3, "use_post_norm": True},
+        "ernie4_5": GROUPED | {"head_dim": 16},
+        "cwm": GROUPED | {"head_dim": 16, "sliding_window": 8},
+        "jais2": GROUPED,
         "cohere": GROUPED,
         "cohere2": GROUPED | {"sliding_window": 8, "sliding_window_pattern": 2},
         "phi": GROUPED,
@@ -93,14 +105,20 @@ def family_settings(layers: int) -> dict:
     }
 
 
-EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2", "gptj")
+EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2", "gptj", "gpt_neo", "vaultgemma")
 """Families of which transformers, or a test's config, has eager attention alone."""
-LANGUAGE_ALONE = ("granite", "cohere", "cohere2")
-"""Families of which transformers has no classifier."""
 MODELS = family_settings(layers=3)
 MODELS["opt, norm last"] = MODELS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
+MODELS["hyperclovax, norms first alone"] = MODELS["hyperclovax"] | {"use_post_norm": False}
 MODELS["gpt_neox, in sequence"] = {"use_parallel_residual": False}
-CLASSIFIERS = [case for case in MODELS if case not in LANGUAGE_ALONE]
+
+
+def has_classifier(case: str) -> bool:
+    """Tell whether transformers has a classifier of the family of a case of `MODELS`."""
+    return CONFIG_MAPPING[case.partition(",")[0]] in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.keys()
+
+
+CLASSIFIERS = [case for case in MODELS if has_classifier(case)]
 
 
 def tiny_of(case: str, dtype: torch.dtype = torch.float64, attention: str | None = None):
@@ -110,7 +128,7 @@ def tiny_of(case: str, dtype: torch.dtype = torch.float64, attention: str | None
     if case == "distilbert":
         settings.pop("intermediate_size")
     config = AutoConfig.for_model(case.partition(",")[0], **settings)
-    kind = AutoModelForCausalLM if case in LANGUAGE_ALONE else AutoModelForSequenceClassification
+    kind = AutoModelForSequenceClassification if has_classifier(case) else AutoModelForCausalLM
     model = kind.from_config(config, attn_implementation=attention)
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms and biases at their initial values hide what they do

@@ -183,6 +183,23 @@ GPT2 = Family(
     types_are_words=True,
     numbered="scale_attn_by_inverse_layer_idx",
 )
+GPT_NEO = Family(
+    layers="h",
+    sites=(
+        attention(
+            ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+            output="attn.attention.out_proj",
+            norm="ln_1",
+            core="attn.attention",
+            attributes={"attn.attention.num_heads": "units"},
+        ),
+        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",)),
+    ),
+    norm_first=True,
+    reads_last_token=True,
+    returns_pair=True,
+    numbered="attention_types",
+)
 LLAMA = Family(
     layers="layers",
     sites=(
@@ -253,6 +270,11 @@ GEMMA2 = with_output_norms(
     LLAMA,
     before=("input_layernorm", "pre_feedforward_layernorm"),
     behind=("post_attention_layernorm", "post_feedforward_layernorm"),
+)
+VAULT_GEMMA = replace(LLAMA, sites=(LLAMA.sites[0], replace(LLAMA.sites[1], norm="pre_feedforward_layernorm")))
+# Without the norms of the updates, modules that change nothing are in their places.
+HYPERCLOVAX = with_output_norms(
+    GRANITE, before=("input_layernorm", "post_attention_layernorm"), behind=("post_norm1", "post_norm2")
 )
 EXAONE4 = with_output_norms(
     LLAMA, before=(None, None), behind=("post_attention_layernorm", "post_feedforward_layernorm")
@@ -359,6 +381,7 @@ FAMILIES: dict[str, Family] = {
     "opt": OPT,
     "biogpt": BIOGPT,
     "gpt2": GPT2,
+    "gpt_neo": GPT_NEO,
     "llama": LLAMA,
     "mistral": LLAMA,
     "ministral": LLAMA,
@@ -369,11 +392,16 @@ FAMILIES: dict[str, Family] = {
     "gemma": LLAMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
+    "vaultgemma": VAULT_GEMMA,
     "granite": GRANITE,
+    "hyperclovax": HYPERCLOVAX,
     "olmo": LLAMA,
     "seed_oss": LLAMA,
     "hunyuan_v1_dense": LLAMA,
+    "ernie4_5": LLAMA,
+    "cwm": LLAMA,
     "arcee": ARCEE,
+    "jais2": ARCEE,
     "nemotron": ARCEE,
     "glm": GLM,
     "glm4": GLM4,

@@ -84,8 +84,8 @@ class Family:
             has one is refused.
         groups: name of the config's setting that counts the layers with weights of their own, in a family whose layers may share
             weights; None in any other.
-        numbered: name of the config's flag that makes a layer's function depend on its number, so that no layer can take
-            another's place; None if there is no such flag.
+        numbered: name of the config's setting that, if it is set, makes a layer's function depend on its number, so that no layer can
+            take another's place; None if there is no such setting.
         fixed: settings that transformers ignores, each with the value that it computes by. A model whose config has another value
             is refused, since transformers does not compute what was trained.
     """

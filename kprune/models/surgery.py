@@ -99,7 +99,8 @@ def empty(block: Block) -> None:
     inside = next((path for path in site.core if site.output.startswith(f"{path}.")), None)
     for path in site.core:
         output = site.output.removeprefix(f"{path}.") if path == inside else None
-        layer = getattr(module.get_submodule(path), "layer_idx", None)
+        core = module.get_submodule(path)
+        layer = getattr(core, "layer_idx", getattr(core, "layer_id", None))
         norm = site.norm.removeprefix(f"{path}.") if site.norm and site.norm.startswith(f"{path}.") else None
         kept = None if norm is None else block.norm
         module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer, norm, kept))
@@ -146,11 +147,12 @@ def check_layers_can_go(view: ModelView) -> None:
     Raises:
         UserError: it does not, since its number is a part of what it computes.
     """
-    flag = view.family.numbered
-    if flag and getattr(view.model.config, flag):
+    setting = view.family.numbered
+    value = getattr(view.model.config, setting) if setting else None
+    if value:
         raise UserError(
-            f"the model's config has {flag}=True, so that a layer in another place is another function, and whole layers can't go: "
-            "use a method that removes heads and neurons"
+            f"the model's config has {setting}={value}, so that a layer in another place is another function, and whole layers can't "
+            "go: use a method that removes heads and neurons"
         )
 
 

@@ -64,8 +64,8 @@ def test_running_the_blocks_is_running_the_model(case, attention):
 
 
 def rounding(case, otherwise):
-    """GPT-J's attention scores are float32 whatever the model is."""
-    return 1e-6 if case == "gptj" else otherwise
+    """Attention scores of GPT-J and GPT-Neo are float32 whatever the model is."""
+    return 1e-6 if case in ("gptj", "gpt_neo") else otherwise
 
 
 @pytest.mark.parametrize("case", MODELS)
