@@ -95,7 +95,7 @@ def _examples(
     if int(lengths.max()) > longest_input(model):
         raise UserError(
             f"batch {number} has an example of {int(lengths.max())} tokens, the model reads {longest_input(model)}: "
-            f"truncate when tokenizing"
+            f"truncate when tokenizing (truncation=True, max_length={longest_input(model)})"
         )
     starts = _starts(number, ids, mask, lengths, model, objective)
     spans = list(zip(starts.tolist(), lengths.tolist(), strict=True))

@@ -1,6 +1,6 @@
 """The hidden states of the calibration set in student and teacher, moved up block by block.
 
-Nothing here grows with the number of blocks: of every token, one hidden state of the student and one of the teacher is kept.
+Nothing here grows with the number of blocks: of every token, one input of a block is kept for the student and one for the teacher.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ class CalibrationState:
 
     @property
     def student(self) -> Tensor:
-        """Return the student's input of the block at hand, [B, T, d]."""
+        """Return the student's input of the block at hand, [B, T, d]; [B, T, 2d] if it is the second of a parallel layer."""
         return self._storage.read(self._student)
 
     @student.setter
@@ -52,7 +52,7 @@ class CalibrationState:
 
     @property
     def teacher(self) -> Tensor:
-        """Return the teacher's input of the block at hand, [B, T, d]."""
+        """Return the teacher's input of the block at hand, of the shape of the student's."""
         return self._storage.read(self._teacher)
 
     @teacher.setter

@@ -10,10 +10,12 @@ import spellers
 import torch
 import yaml
 from choices import tiny_chooser
+from decoders import tiny_decoder
 from masked_lm import masking_tokenizer, sentences, tiny_masked_lm
 from sentence_transformers import SentenceTransformer
 from tiny import SHAPE, tiny_model, tiny_tokenizer
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -191,6 +193,23 @@ def test_a_model_of_multiple_choice_is_pruned_and_opened(tmp_path, monkeypatch):
         scope["batches"][0]["input_ids"],
     )
     assert torch.equal(opened(ids).logits, scope["outcome"].model(ids).logits) and opened(ids).logits.shape == (8, 3)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "phi"])
+def test_a_decoder_without_a_padding_token_is_pruned_and_opened(family, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = spellers.byte_level()
+    tokenizer.pad_token = None
+    tiny_decoder(family, vocab_size=len(tokenizer)).save_pretrained("my/llm"), tokenizer.save_pretrained("my/llm")
+    (tmp_path / "texts.txt").write_text("\n".join([*spellers.lines(40), " ".join(spellers.lines(40))]))
+    scope = {}
+    exec(snippet("docs/how_to/prune_a_decoder.md", "decoder"), scope)
+    opened = AutoModelForCausalLM.from_pretrained("small", trust_remote_code=True)
+    assert opened.config._attn_implementation == scope["model"].config._attn_implementation
+    for batch in scope["batches"]:
+        assert batch["input_ids"].shape[1] <= 64
+        assert torch.equal(opened(**batch).logits, scope["outcome"].model(**batch).logits)
+    assert scope["outcome"].details["params_reduction"] >= 0.2
 
 
 def test_a_vocabulary_is_cut(tmp_path, monkeypatch):

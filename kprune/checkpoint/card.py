@@ -58,11 +58,13 @@ model = {call}("this folder"{trust})
 
 
 def python_card(outcome: Outcome, format: str) -> str:
-    """Return the card of an outcome that is saved from Python, where nothing was scored."""
-    reduction, zeros, cut = (outcome.details.get(name) for name in ("flops_reduction", "sparsity", "vocabulary"))
+    """Return the card of an outcome that is saved from Python or by the command `kprune`, where nothing was scored."""
+    measures = "flops_reduction", "params_reduction", "sparsity", "vocabulary"
+    flops, parameters, zeros, cut = (outcome.details.get(name) for name in measures)
     rows = {
         "weights of the layers that are zero": _percent(zeros),
-        "FLOPs removed": _percent(reduction),
+        "FLOPs removed": _percent(flops),
+        "parameters of the layers removed": _percent(parameters),
         "heads kept per layer": _listed(outcome.kept_heads),
         "neurons kept per layer": _listed(outcome.kept_neurons),
         "tokens kept": None if cut is None else f"{cut['kept']:,} of {cut['of']:,}",
@@ -79,7 +81,7 @@ def python_card(outcome: Outcome, format: str) -> str:
 |---|---|
 {table}
 {"" if cut is None else OWN_TOKENIZER}
-Pruned from Python, so nobody has scored it here: evaluate it before you use it.
+No score of this model was measured: evaluate it before you use it.
 """
 
 

@@ -100,7 +100,7 @@ def prune(options: argparse.Namespace, texts: Texts, checkpoint: Checkpoint) -> 
 
 
 def removed(outcome: kprune.Pruned) -> str:
-    """Return in words the share of FLOPs that were removed, or of the weights that are zero."""
+    """Return in words the shares of FLOPs and parameters that were removed, or of the weights that are zero."""
     if outcome.plan.sparsity:
         return (
             f"zero: {100 * outcome.details['sparsity']:.1f} % of the weights of the layers, which makes the model no smaller and no "
@@ -108,7 +108,7 @@ def removed(outcome: kprune.Pruned) -> str:
         )
     return (
         f"removed: {100 * outcome.details['flops_reduction']:.1f} % of the layers' FLOPs, counted at "
-        f"{outcome.details['sequence_length']:.1f} tokens"
+        f"{outcome.details['sequence_length']:.1f} tokens, and {100 * outcome.details['params_reduction']:.1f} % of their parameters"
     )
 
 

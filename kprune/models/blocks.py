@@ -194,15 +194,15 @@ class Block:
         return moved - x if self.scale == 1 else (moved - x) / self.scale
 
     def norm_after(self, total: Tensor) -> Tensor:
-        """Return the block's output, [B, T, d], from `total`, the result of `moved`: norm(total) if the norm comes last, else `total`."""
+        """Return the block's output from `total`, the result of `moved`, in its shape: norm(total) if the norm comes last, else `total`."""
         return total if self.norm is None or self.placement == "before" else self.norm(total)
 
     def join(self, x: Tensor, update: Tensor) -> Tensor:
-        """Return the block's output for its input x and its update: [B, T, d]."""
+        """Return the block's output for its input x and its update, in the shape that `moved` returns."""
         return self.norm_after(self.moved(x, update))
 
     def run(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
-        """Return the whole block's output without dropout: [B, T, d] to [B, T, d]."""
+        """Return the whole block's output without dropout: [B, T, d] to [B, T, d], but for 2d inside a parallel layer."""
         return self.join(x, self.update(x, context))
 
     def run_with_features(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> tuple[Tensor, Tensor | None]:

@@ -68,7 +68,7 @@ def features_and_gradients(
     and the tokens; `mask_gradients` adds up the tokens.
 
     Args:
-        hidden: input of block `start`, [B, T, d].
+        hidden: input of block `start`, as `Block.run` takes it.
         losses: takes the model's output, gives scalars; if it gives none, there is no backward pass.
 
     Returns:

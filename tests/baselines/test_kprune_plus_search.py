@@ -23,7 +23,12 @@ from kprune.models.surgery import output_weight
 from kprune.objectives import objective_of
 from kprune.streams import ON_DEVICE
 
-MODELS = {"bert": tiny_model, "gpt2": lambda: tiny_decoder("gpt2"), "llama": tiny_decoder}
+MODELS = {
+    "bert": tiny_model,
+    "gpt2": lambda: tiny_decoder("gpt2"),
+    "llama": tiny_decoder,
+    "gpt_neox": lambda: tiny_decoder("gpt_neox"),
+}
 QUICK = dict(rounds=2, generations=3, offspring=6, refit_epochs=0)
 
 

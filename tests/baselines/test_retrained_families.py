@@ -15,7 +15,7 @@ from kprune.models import view_of
 from kprune.models.surgery import output_weight
 from kprune.objectives import objective_of
 
-OTHERS = ["mpnet", "deberta-v2", "modernbert", "gpt2", "opt", "llama"]
+OTHERS = ["mpnet", "deberta-v2", "modernbert", "gpt2", "opt", "llama", "gpt_neox", "phi", "gptj"]
 """Shared position projections, fused and gated modules, transposed weights, flattened batches, groups and no biases."""
 
 

@@ -3,9 +3,11 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from families import tiny_of
 from tiny import SHAPE, tiny_batch, tiny_calibration, tiny_labelled, tiny_model
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -168,8 +170,9 @@ def test_the_search_is_as_good_as_any_threshold():
     assert threshold(scores, costs, limit) == min(fitting)
 
 
-def test_a_table_of_a_tiny_model():
-    table = measure_table(tiny_model(dtype=torch.float32), 2, 8, grain=16)
+@pytest.mark.parametrize("make", [tiny_model, partial(tiny_of, "gpt_neox"), partial(tiny_of, "gptj")])
+def test_a_table_of_a_tiny_model(make):
+    table = measure_table(make(dtype=torch.float32), 2, 8, grain=16)
     assert table.widths["heads"] == [2, 4] and table.widths["neurons"] == [16, 32, 48]
     assert 0 < table.empty_ms < table.dense_ms and table.seconds > 0
     assert [len(table.ms[kind]) for kind in ("heads", "neurons")] == [2, 3]

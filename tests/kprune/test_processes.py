@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from families import tiny_of
 from language import tiny_llama
 from tiny import tiny_calibration, tiny_model
 
@@ -20,6 +21,7 @@ CASES = {
     "bert": (lambda: tiny_model("bert"), "kprune_plus", {"refit_epochs": 3}),
     "span, fast": (lambda: tiny_model("distilbert", "span"), "kprune_plus_fast", {}),
     "llama": (lambda: tiny_llama(vocab_size=99).double(), "kprune_plus", {"refit_epochs": 2}),
+    "gpt_neox": (lambda: tiny_of("gpt_neox"), "kprune_plus", {"refit_epochs": 2}),
     "llama, disk": (lambda: tiny_llama(vocab_size=99).double(), "kprune_plus", {"refit_epochs": 2, "states": "disk"}),
 }
 LONE = 20

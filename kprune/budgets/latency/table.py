@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from kprune.budgets.costs import UnitCost, units_in, whole_cost
 from kprune.budgets.latency.timing import alternate, random_batch
-from kprune.models import Block, ModelView, view_of
+from kprune.models import Block, Context, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.family import Kind
 from kprune.models.surgery import keep_units
@@ -93,12 +94,13 @@ def measure_table(model: Model, batch_size: int, sequence_length: int, grain: in
     start, dense, empty = time.perf_counter(), frozen_copy(model), frozen_copy(model)
     view, batch = view_of(dense), random_batch(model, batch_size, sequence_length)
     with torch.inference_mode():
-        hidden, context = view.embed(batch)
+        embedded, context = view.embed(batch)
     calls, widths = [], {}
     for kind in dict.fromkeys(block.kind for block in view.blocks):
         widest = max(view.of_kind(kind), key=lambda block: block.units)
         if widest.units:
             widths[kind] = _widths(widest, grain)
+            hidden = _input(view, widest, embedded, context)
             narrowed = [_narrowed(widest, width) for width in (0, *widths[kind])]
             calls += [partial(block.run, hidden, context) for block in narrowed]
     medians = iter(map(statistics.median, alternate(calls, model.device, ROUNDS)))
@@ -117,6 +119,16 @@ def _widths(block: Block, grain: int) -> list[int]:
     step = units_in(grain, block)
     widths = {min(max(round(share * block.units / step), 1) * step, block.units) for share in SHARES}
     return sorted(widths)
+
+
+@torch.inference_mode()
+def _input(view: ModelView, block: Block, x: Tensor, context: Context) -> Tensor:
+    """Return the input of a block whose layer reads x [B, T, d]; in a parallel layer, the second block's is wider than x."""
+    for below in view.by_layer()[block.layer]:
+        if below is block:
+            break
+        x = below.run(x, context)
+    return x
 
 
 def _narrowed(block: Block, width: int) -> Block:

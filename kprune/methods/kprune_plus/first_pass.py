@@ -80,7 +80,7 @@ class FirstPass(Settings):
         """Return the factor A of a block's Fisher A ⊗ S, and replace the block's inputs by its outputs.
 
         Args:
-            inputs: the teacher's input of the block [B, T, d] per state, in the storage; changed in place.
+            inputs: the teacher's input of the block per state, as `Block.run` takes it, in the storage; changed in place.
         """
         squares = LeastSquares.empty(block.columns, 0, states[0].device)
         for index, (state, energies) in enumerate(
@@ -98,7 +98,7 @@ class FirstPass(Settings):
         """Add Σ a_t f_t f_tᵀ and Σ a_t f_t of a batch to A, and return what the next block reads.
 
         Args:
-            x: the block's input, [B, T, d].
+            x: the block's input, as `Block.run` takes it.
             energies: a_t, [B, T].
         """
         above, features = block.run_with_features(x, state.context)

@@ -24,6 +24,8 @@ import kprune
 import kprune.checkpoint
 from kprune.cli import main
 from kprune.cli.options import FORMATS
+from kprune.models import view_of
+from kprune.models.flops import params_reduction
 from kprune.precision import PRECISIONS
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +58,11 @@ def test_prune_says_what_it_saved(checkpoint, texts, tmp_path, capsys):
     assert counts[1] < counts[0]
     assert re.search(rf"parameters +{counts[0]:,} +{counts[1]:,}", out)
     assert number(out, r"removed: ([\d.]+) % of the layers' FLOPs") >= 60
+    parameters = params_reduction(view_of(dense), view_of(pruned))
+    assert number(out, r"and ([\d.]+) % of their parameters, in") == pytest.approx(100 * parameters, abs=0.05)
+    assert (
+        f"| parameters of the layers removed | {100 * parameters:.1f} %" in (tmp_path / "small/README.md").read_text()
+    )
     weights = (tmp_path / "small/model.safetensors").stat().st_size
     assert number(out, r"megabytes on disk +[\d.]+ +([\d.]+)") == pytest.approx(weights / 1e6, abs=0.05)
     assert "has 80 texts; pruning" in err and "on 72 texts" in err
