@@ -9,6 +9,11 @@ from transformers import CONFIG_MAPPING
 
 from kprune.files import write_text
 
+BASE, SHARE = "rope_theta", "partial_rotary_factor"
+"""Names of the base of the frequencies, and of the share of a head's columns that are rotated."""
+OLDER_NAMES = {"gpt_neox": {BASE: "rotary_emb_base", SHARE: "rotary_pct"}}
+"""By family, their names in transformers 4, if they are others."""
+
 
 def add_older_names(path: Path) -> None:
     """Add to a stock model's config.json what transformers 4, and what is built on it, reads of rotary positions.
@@ -18,11 +23,16 @@ def add_older_names(path: Path) -> None:
     """
     entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rope = entries.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" not in rope:
+    if not isinstance(rope, dict) or BASE not in rope:
         return
-    shared = {name: value for name, value in rope.items() if name in ("rope_theta", "partial_rotary_factor")}
-    scaling = {name: value for name, value in rope.items() if name not in shared}
+    family = CONFIG_MAPPING[entries["model_type"]]
+    older = OLDER_NAMES.get(entries["model_type"], {})
+    shared = {older.get(BASE, BASE): rope[BASE]}
+    # Of a family that has no such share, transformers 4 would compute fewer frequencies than it reads.
+    if SHARE in rope and SHARE in family().rope_parameters:
+        shared[older.get(SHARE, SHARE)] = rope[SHARE]
+    scaling = {name: value for name, value in rope.items() if name not in (BASE, SHARE)}
     both = entries | shared | ({} if rope.get("rope_type") == "default" else {"rope_scaling": scaling})
     # The config changes the dictionaries that it is made from.
-    if CONFIG_MAPPING[entries["model_type"]].from_dict(copy.deepcopy(both)).rope_parameters == rope:
+    if family.from_dict(copy.deepcopy(both)).rope_parameters == rope:
         write_text(path, json.dumps(both, indent=2, sort_keys=True) + "\n")

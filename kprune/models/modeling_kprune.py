@@ -29,12 +29,23 @@ MixedIn: Any = object
 """The base of a class that is only used before a stock class, so its `super()` is a model, not an object."""
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
-OLDEST_OF = {"cohere2": (4, 53), "gemma2": (4, 53), "gemma3_text": (5, 0), "nemotron": (5, 13), "opt": (4, 52)}
-"""By family, the oldest version whose modules take their widths from their weights, and generate."""
+OLDEST_OF = {
+    "cohere2": (4, 53),
+    "gemma2": (4, 53),
+    "gemma3_text": (5, 0),
+    "modernbert-decoder": (5, 0),
+    "nemotron": (5, 13),
+    "opt": (4, 52),
+}
+"""By family, the oldest version whose modules take their widths from their weights, compute what the newest one's do, and generate."""
 OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "gptj": (4, 54), "opt": (4, 54)}
 """By family, the oldest version that unpacks no more values from an attention than one without heads returns."""
-
-
+FLAGS = ("use_bidirectional_attention",)
+"""Settings that some versions ignore, and that are off in most models."""
+OLDEST_OF_ROTARY = {"yarn": (4, 56), "longrope": (5, 0)}
+"""By the kind of rotary positions, the oldest version that reads all of its settings as the newest does."""
+IGNORED_BY_SDPA = {"attn_logit_softcapping": None, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+"""Settings of an attention that sdpa ignores in some versions, and the value at which nothing is ignored."""
 ROPE_THETAS = {
     "full_attention": ("global_rope_theta", "rope_theta"),
     "sliding_attention": ("local_rope_theta", "rope_local_base_freq"),
@@ -221,22 +232,38 @@ def select_heads(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return args, kwargs
 
 
+def reads(config: Any, name: str) -> bool:
+    """Tell whether a config's class reads a setting. Any other is kept, and ignored."""
+    return name in inspect.signature(type(config).__init__).parameters
+
+
 def keep_rotary(config: Any) -> None:
     """Set what transformers 4 reads of a config's rotary positions; it ignores `rope_parameters`, in which transformers 5 saves them.
 
     Raises:
-        ValueError: transformers 4 has no setting for what the config says.
+        ValueError: this version has no setting for what the config says.
     """
-    rope = getattr(config, "rope_parameters", None)
+    rope: Any = getattr(config, "rope_parameters", None)
+    nested = [isinstance(value, dict) for value in rope.values()] if isinstance(rope, dict) else []
+    if any(nested) and rope.get("rope_theta") is not None:
+        # The config's class has one base for all layers, and has added it to those by the type of a layer.
+        raise ValueError(
+            f"transformers {transformers.__version__} ignores this model's rotary positions by layer type: upgrade it"
+        )
     if version() >= (5, 0) or not isinstance(rope, dict):
         return
-    by_layer_type = rope if all(isinstance(value, dict) for value in rope.values()) else {"": rope}
+    by_layer_type = rope if all(nested) else {"": rope}
     for layer_type, found in by_layer_type.items():
         names = [name for name in ROPE_THETAS.get(layer_type, ("rope_theta",)) if hasattr(config, name)]
         scaled = {name: value for name, value in found.items() if name not in ("rope_theta", "partial_rotary_factor")}
         scaling = None if found.get("rope_type", "default") == "default" else scaled
-        if not names or (scaling and layer_type == "sliding_attention"):
+        by_layer = layer_type == "sliding_attention" or (layer_type and not hasattr(config, "rope_scaling"))
+        if not names or (scaling and by_layer):
             check_version((5, 0), "the rotary positions of this model")
+        # Phi-3 has this setting and computes by it, but takes no factor.
+        if "factor" in found or not reads(config, "original_max_position_embeddings"):
+            kind = found.get("rope_type", "default")
+            check_version(OLDEST_OF_ROTARY.get(kind, OLDEST), f"a model with rotary positions of kind {kind}")
         setattr(config, names[0], found["rope_theta"])
         if layer_type != "sliding_attention":
             config.rope_scaling = scaling
@@ -244,6 +271,42 @@ def keep_rotary(config: Any) -> None:
         for name in ("partial_rotary_factor", "rotary_pct"):
             if share is not None and hasattr(config, name):
                 setattr(config, name, share)
+
+
+def keep_windows(config: Any) -> None:
+    """Set what earlier versions read of the layers that have a sliding window, if they ignore a config's `layer_types`.
+
+    Raises:
+        ValueError: this version has no setting for what the config says.
+    """
+    types = getattr(config, "layer_types", None)
+    if version() >= (5, 0) or not types or reads(config, "layer_types"):
+        return
+    sliding = [kind == "sliding_attention" for kind in types]
+    if hasattr(config, "global_attn_every_n_layers"):
+        periods = range(1, len(sliding) + 1)
+        found = [n for n in periods if sliding == [layer % n > 0 for layer in range(len(sliding))]]
+        if not found:
+            check_version((5, 0), "a model with these layer_types")
+        config.global_attn_every_n_layers = found[0]
+    elif len(set(sliding)) > 1:
+        check_version((4, 53), "a model with a sliding window in some layers")
+
+
+def keep_settings(config: Any) -> None:
+    """Make this version of transformers compute what a config says, before a model is built by it.
+
+    Raises:
+        ValueError: this version ignores one of the settings.
+    """
+    keep_rotary(config)
+    keep_windows(config)
+    for name in FLAGS:
+        if getattr(config, name, None) and not reads(config, name):
+            raise ValueError(f"transformers {transformers.__version__} ignores {name} of this model: upgrade it")
+    ignored = any(getattr(config, name, value) != value for name, value in IGNORED_BY_SDPA.items())
+    if ignored and getattr(config, "_attn_implementation", None) in (None, "sdpa"):
+        config._attn_implementation = "eager"
 
 
 def entry_of(config: Any) -> dict[str, Any]:
@@ -342,7 +405,7 @@ class Pruned(MixedIn):
     """Build a stock model, then give its modules the sizes that its config lists: a mixin that comes before the stock class."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
-        keep_rotary(config)
+        keep_settings(config)
         super().__init__(config, *args, **kwargs)
         reshape(self.base_model)
 
@@ -372,6 +435,14 @@ class Pruned(MixedIn):
         if wrong:
             raise ValueError(f"config.json and model.safetensors of {folder} disagree about {min(wrong)}")
         return (model, info) if output_loading_info else model
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """Tie a head's bias to its projection's. Transformers 4.50 ties the one of the file to the other, which the file does not have."""
+        for module in self.modules():  # type: ignore[attr-defined]
+            bias, decoder = getattr(module, "bias", None), getattr(module, "decoder", None)
+            if isinstance(bias, nn.Parameter) and isinstance(decoder, nn.Linear) and decoder.bias is not None:
+                decoder.bias = bias
+        return super().tie_weights(*args, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """Save the model as transformers saves any other, its weights under the names of its modules, by which the config lists them."""

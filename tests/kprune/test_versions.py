@@ -1,12 +1,10 @@
 """Saved folders under the oldest and the newest transformers, each in an environment of its own without kprune."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +20,7 @@ from transformers import (
 
 from kprune.checkpoint import become_pruned, save
 from kprune.models import view_of
-from kprune.models.modeling_kprune import Emptied, keep_rotary
+from kprune.models.modeling_kprune import Emptied
 from kprune.models.surgery import keep_units
 
 VERSIONS = ("==4.50.0", "")
@@ -194,59 +192,6 @@ def test_a_family_whose_earlier_versions_split_by_other_widths_is_one_line(monke
     monkeypatch.setattr("transformers.__version__", "4.51.3")
     with pytest.raises(ValueError, match="a pruned opt needs transformers 4.52 or newer, this is 4.51.3"):
         kind(config)
-
-
-OLD = {"rope_theta": 10000.0, "rope_scaling": None}
-
-
-@pytest.mark.parametrize(
-    ("old", "rope", "expected"),
-    [
-        (OLD, ROTARY, {"rope_theta": 20000.0, "rope_scaling": None}),
-        (OLD, LINEAR, {"rope_theta": 20000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
-        (
-            OLD | {"partial_rotary_factor": 0.5},
-            ROTARY | {"partial_rotary_factor": 0.75},
-            {"rope_theta": 20000.0, "rope_scaling": None, "partial_rotary_factor": 0.75},
-        ),
-        (
-            {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0},
-            {"full_attention": ROTARY, "sliding_attention": ROTARY | {"rope_theta": 500.0}},
-            {"global_rope_theta": 20000.0, "local_rope_theta": 500.0, "rope_scaling": None},
-        ),
-    ],
-)
-def test_transformers_4_reads_the_rotary_positions_that_transformers_5_saved(old, rope, expected, monkeypatch):
-    config = SimpleNamespace(**old, rope_parameters=rope)
-    keep_rotary(config)
-    assert vars(config) == {**old, "rope_parameters": rope}
-    monkeypatch.setattr("transformers.__version__", "4.57.6")
-    keep_rotary(config)
-    assert vars(config) == {**expected, "rope_parameters": rope}
-
-
-@pytest.mark.parametrize(
-    ("rope", "older"),
-    [
-        (ROTARY, {"rope_theta": 20000.0}),
-        (LINEAR, {"rope_theta": 20000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
-    ],
-)
-def test_a_stock_config_says_rotary_positions_in_both_ways(rope, older, tmp_path):
-    config = AutoConfig.for_model("llama", **SHAPE | {"rope_parameters": rope})
-    model = AutoModelForCausalLM.from_config(config)
-    folder = save(model, tmp_path / "model", format="dense")
-    written = json.loads((folder / "config.json").read_text())
-    assert written["rope_parameters"] == rope and {name: written.get(name) for name in older} == older
-    assert ("rope_scaling" in written) == ("rope_scaling" in older)
-    assert AutoConfig.from_pretrained(folder).rope_parameters == rope
-
-
-def test_rotary_positions_that_transformers_4_has_no_setting_for_are_one_line(monkeypatch):
-    monkeypatch.setattr("transformers.__version__", "4.57.6")
-    rope = {"full_attention": ROTARY, "sliding_attention": LINEAR}
-    with pytest.raises(ValueError, match="rotary positions of this model needs transformers 5.0 or newer"):
-        keep_rotary(SimpleNamespace(rope_theta=1.0, rope_local_base_freq=1.0, rope_scaling=None, rope_parameters=rope))
 
 
 def test_a_head_that_another_version_names_otherwise_is_one_line(tmp_path):
