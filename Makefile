@@ -113,7 +113,7 @@ SHARES := --models minilm --outputs $(MEASURED)/shares --seeds 0 --reductions 0.
 WORDS := model=minilm latency=null outputs=$(MEASURED)/vocabulary
 WINDOWS := task.config=wikitext-2-v1 task.windows=16 latency=null
 DECODERS := $(README_GRID) decoders --outputs $(MEASURED)/decoders $(WINDOWS)
-THREE_SHARES := --reductions 0.1,0.2,0.3
+DECODER_SHARES := --reductions 0.1,0.2,0.3,0.5
 MPNET := model=mpnet_base latency=null outputs=$(MEASURED)/mpnet
 EMBEDDED := outputs=$(MEASURED)/embeddings
 ZEROS := latency=null outputs=$(MEASURED)/zeros
@@ -136,11 +136,12 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(RUN) -m task=mrpc,stsb,sst2 method=none flops_reduction=0 vocabulary=calibration $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc,stsb,sst2 method=kprune_plus_fast vocabulary=null,calibration,training $(FEWER) $(WORDS)
 	$(RUN) -m task=mrpc model=minilm method=kprune_plus,kprune budget=latency speedup=2,3,4 $(FEWER) outputs=$(MEASURED)/latency_budget
-	$(DECODERS) $(THREE_SHARES) --methods magnitude,random,shortgpt
-	$(DECODERS) $(THREE_SHARES) --methods flap,kprune_fisher,kprune_plus,kprune_plus_fast,llm_pruner,oscar,wanda_sp precision=reduced
+	$(DECODERS) $(DECODER_SHARES) --methods magnitude,random,shortgpt
+	$(DECODERS) $(DECODER_SHARES) --methods flap,kprune_fisher,kprune_plus,kprune_plus_fast,llm_pruner,oscar,wanda_sp precision=reduced
 	$(DECODERS) --reductions 0.2 --methods kprune_fast precision=reduced
 	$(DECODERS) --reductions 0.2 --methods kprune_plus_search precision=reduced method.rounds=3 method.generations=6 method.offspring=10
-	$(DECODERS) --reductions 0.3 --methods oscar,wanda_sp precision=reduced 'method.kinds=[neurons]'
+	$(DECODERS) --reductions 0.3 --methods wanda_sp precision=reduced 'method.kinds=[neurons]'
+	$(DECODERS) --reductions 0.3,0.5 --methods oscar precision=reduced 'method.kinds=[neurons]'
 	$(RUN) -m task=wikitext2 $(WINDOWS) model=smollm2 method=wanda,sparsegpt sparsity=0.5,2:4 precision=reduced \
 		outputs=$(MEASURED)/decoders_zeros
 	$(RUN) -m task=mrpc method=kprune_plus,kprune_plus_fast,kprune,kwon precision=reduced $(FEWER) $(MPNET)
