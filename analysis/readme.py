@@ -71,6 +71,8 @@ STUDIES = {
     "decoders-repeated": ("decoders_repeated.csv", "perplexity"),
     "decoders-repeated-intervals": ("decoders_repeated.csv", "perplexity_ratios"),
     "decoders-few-texts": ("decoders_few_texts.csv", "perplexity"),
+    "decoders-ridge": ("decoders_ridge.csv", "perplexity_ratios"),
+    "decoders-ridge-few-texts": ("decoders_ridge_few_texts.csv", "perplexity_ratios"),
     "decoders-zeros": ("decoders_zeros.csv", "perplexity"),
     "decoders-own-texts": ("decoders_own_texts.csv", "perplexity"),
     "decoders-own-texts-intervals": ("decoders_own_texts.csv", "perplexity_ratios"),
