@@ -113,6 +113,10 @@ SHARES := --models minilm --outputs $(MEASURED)/shares --seeds 0 --reductions 0.
 WORDS := model=minilm latency=null outputs=$(MEASURED)/vocabulary
 WINDOWS := task.config=wikitext-2-v1 task.windows=16 latency=null
 DECODERS := $(README_GRID) decoders --outputs $(MEASURED)/decoders $(WINDOWS)
+AGAIN := $(README_GRID) decoders --outputs $(MEASURED)/decoders_repeated --reductions 0.2 $(WINDOWS)
+RIDGED := $(RUN) -m task=wikitext2 task.config=wikitext-2-v1 latency=null model=smollm2 budget=parameters method=kprune_plus_fast
+SIXTEEN := calibration.examples=16
+VALIDATED := task.evaluation_split=validation task.windows=8 precision=reduced
 DECODER_SHARES := --reductions 0.1,0.2,0.3,0.5
 MPNET := model=mpnet_base latency=null outputs=$(MEASURED)/mpnet
 EMBEDDED := outputs=$(MEASURED)/embeddings
@@ -142,6 +146,13 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(DECODERS) --reductions 0.2 --methods kprune_plus_search precision=reduced method.rounds=3 method.generations=6 method.offspring=10
 	$(DECODERS) --reductions 0.3 --methods wanda_sp precision=reduced 'method.kinds=[neurons]'
 	$(DECODERS) --reductions 0.3,0.5 --methods oscar precision=reduced 'method.kinds=[neurons]'
+	$(AGAIN) --methods kprune_plus,kprune_plus_fast,oscar,flap,wanda_sp precision=reduced
+	$(AGAIN) --seeds 1,2 --methods kprune_plus,oscar,flap precision=reduced
+	$(AGAIN) --methods kprune_plus_fast
+	$(README_GRID) decoders --small --outputs $(MEASURED)/decoders_few_texts task.config=wikitext-2-v1
+	$(RIDGED) params_reduction=0.1,0.2 method.ridge=0.1 task.windows=2 $(SIXTEEN) outputs=$(MEASURED)/decoders_few_texts_ridge
+	$(RIDGED) params_reduction=0.2 method.ridge=0.01,0.1,0.3 $(VALIDATED) outputs=$(MEASURED)/decoders_ridge
+	$(RIDGED) params_reduction=0.2 method.ridge=0.01,0.1,0.3,1.0 $(VALIDATED) $(SIXTEEN) outputs=$(MEASURED)/decoders_ridge_few_texts
 	$(RUN) -m task=wikitext2 $(WINDOWS) model=smollm2 method=wanda,sparsegpt sparsity=0.5,2:4 precision=reduced \
 		outputs=$(MEASURED)/decoders_zeros
 	$(RUN) -m task=mrpc method=kprune_plus,kprune_plus_fast,kprune,kwon precision=reduced $(FEWER) $(MPNET)
@@ -167,7 +178,8 @@ readme-gpu: .venv/installed ## measure the numbers of docs/results/ that a GPU g
 		.venv/bin/python -m experiments.speed.latency_table --device cuda $$precision --output results/latency_gpu.csv || exit; done
 
 readme: .venv/installed ## collect the finished cells of readme-cells and readme-gpu into results/, draw the figures, rewrite the pages
-	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders decoders_zeros embeddings \
+	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders decoders_repeated \
+		decoders_few_texts decoders_few_texts_ridge decoders_ridge decoders_ridge_few_texts decoders_zeros embeddings \
 		mpnet zeros; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/shares.csv score_against_flops score_against_speedup kept_units

@@ -106,7 +106,7 @@ def family_settings(layers: int) -> dict:
 
 
 EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2", "gptj", "gpt_neo", "vaultgemma")
-"""Families of which transformers, or a test's config, has eager attention alone."""
+"""Families without sdpa: transformers has none of them, or none for the settings above."""
 MODELS = family_settings(layers=3)
 MODELS["opt, norm last"] = MODELS["opt"] | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}
 MODELS["hyperclovax, norms first alone"] = MODELS["hyperclovax"] | {"use_post_norm": False}

@@ -19,7 +19,7 @@ from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.errors import UserError, one_line
 from kprune.files import check_readable
 from kprune.models import view_of
-from kprune.models.families import FAMILIES
+from kprune.models.families import FAMILIES, family_names
 from kprune.models.modeling_kprune import PREFIX, pruned_class
 from kprune.quiet import quiet_transformers
 from kprune.types import Model
@@ -108,7 +108,7 @@ def _stock_class_of(folder: Path, values: dict[str, Any]) -> Any:
     if not isinstance(name, str) or not re.fullmatch(rf"{PREFIX}\w+", name):
         raise UserError(f"{folder} holds {one_line_of(name)}, not a pruned model: load it with transformers")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise UserError(f"{folder} is of the family {one_line_of(family)}: this kprune knows {', '.join(FAMILIES)}")
+        raise UserError(f"{folder} is of the family {one_line_of(family)}: this kprune knows {family_names()}")
     stock: Any = getattr(transformers, name.removeprefix(PREFIX), None)
     known = isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)
     if not known or getattr(stock.config_class, "model_type", None) != family:

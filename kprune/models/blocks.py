@@ -89,8 +89,9 @@ class Block:
 
     @property
     def output_norm(self) -> nn.Module | None:
-        """Return the norm that is applied to the update before the residual sum; None if the family has none there."""
-        return self.module.get_submodule(self.site.output_norm) if self.site.output_norm else None
+        """Return the norm that is applied to the update before the residual sum; None if there is none, or an identity."""
+        norm = self.module.get_submodule(self.site.output_norm) if self.site.output_norm else None
+        return None if isinstance(norm, nn.Identity) else norm
 
     @property
     def adds_update(self) -> bool:

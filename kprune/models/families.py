@@ -1,419 +1,76 @@
-"""All model families that kprune knows, as data.
+"""All model families that kprune knows. `encoders.py` and `decoders.py` describe them.
 
 To add a family, add an entry to `FAMILIES` (docs/how_to/add_a_family.md).
 """
 
 from dataclasses import replace
 
-from kprune.models.family import Family, Rows, Site, all_heads, attention, ffn, group_size, head_size
+from kprune.models import decoders, encoders
+from kprune.models.family import Family
 
-
-def bert_sites(first_norm: str, second_norm: str) -> tuple[Site, Site]:
-    """Describe BERT's attention and feed-forward network, whose norms may be elsewhere in the layer."""
-    return (
-        attention(
-            ("attention.self.query", "attention.self.key", "attention.self.value"),
-            output="attention.output.dense",
-            norm=first_norm,
-            core="attention.self",
-            attributes={"attention.self.num_attention_heads": "units", "attention.self.all_head_size": "columns"},
-        ),
-        ffn(("intermediate.dense",), output="output.dense", norm=second_norm, core=("intermediate",)),
-    )
-
-
-BERT = Family(
-    layers="encoder.layer",
-    sites=bert_sites("attention.output.LayerNorm", "output.LayerNorm"),
-    fixed={"position_embedding_type": "absolute"},
-)
-ROBERTA = Family(BERT.layers, BERT.sites, positions_after_padding=True, fixed=BERT.fixed)
-XLM_ROBERTA_XL = Family(
-    BERT.layers,
-    bert_sites("attention.self_attn_layer_norm", "LayerNorm"),
-    norm_first=True,
-    positions_after_padding=True,
-)
-REMBERT = Family(BERT.layers, BERT.sites, returns_pair=True)
-ESM = Family(BERT.layers, bert_sites("attention.LayerNorm", "LayerNorm"), norm_first=True, positions_after_padding=True)
-DISTILBERT = Family(
-    layers="transformer.layer",
-    sites=(
-        attention(
-            ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-            output="attention.out_lin",
-            norm="sa_layer_norm",
-            core="attention",
-            attributes={"attention.n_heads": "units", "attention.dim": "columns"},
-        ),
-        ffn(("ffn.lin1",), output="ffn.lin2", norm="output_layer_norm", core=("ffn",), setting="hidden_dim"),
-    ),
-)
-ALBERT = Family(
-    layers="encoder.albert_layer_groups",
-    sites=(
-        attention(
-            ("albert_layers.0.attention.query", "albert_layers.0.attention.key", "albert_layers.0.attention.value"),
-            output="albert_layers.0.attention.dense",
-            norm="albert_layers.0.attention.LayerNorm",
-            core="albert_layers.0.attention",
-            attributes={
-                "albert_layers.0.attention.num_attention_heads": "units",
-                "albert_layers.0.attention.all_head_size": "columns",
-            },
-        ),
-        ffn(
-            ("albert_layers.0.ffn",),
-            output="albert_layers.0.ffn_output",
-            norm="albert_layers.0.full_layer_layer_norm",
-            core=("albert_layers.0.ffn", "albert_layers.0.activation"),
-        ),
-    ),
-    strangers=("encoder.albert_layer_groups.0.albert_layers.1",),
-    groups="num_hidden_groups",
-    fixed=BERT.fixed,
-)
-MPNET = Family(
-    layers="encoder.layer",
-    sites=(
-        attention(
-            ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
-            output="attention.attn.o",
-            norm="attention.LayerNorm",
-            core="attention.attn",
-            attributes={"attention.attn.num_attention_heads": "units", "attention.attn.all_head_size": "columns"},
-            per_head="position_bias",
-        ),
-        BERT.sites[1],
-    ),
-    returns_pair=True,
-    positions_after_padding=True,
-    fixed={"pad_token_id": 1},
-)
-DEBERTA_V2 = Family(
-    layers="encoder.layer",
-    sites=(
-        attention(
-            ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
-            output="attention.output.dense",
-            norm="attention.output.LayerNorm",
-            core="attention.self",
-            attributes={"attention.self.num_attention_heads": "units", "attention.self.all_head_size": "columns"},
-        ),
-        BERT.sites[1],
-    ),
-    returns_pair=True,
-    # A convolution between two layers (`conv_kernel_size`), and separate projections for positions (without `share_att_key`).
-    strangers=(
-        "encoder.conv",
-        "encoder.layer.0.attention.self.pos_key_proj",
-        "encoder.layer.0.attention.self.pos_query_proj",
-    ),
-)
-MODERNBERT = Family(
-    layers="layers",
-    sites=(
-        Site(
-            "attention",
-            "heads",
-            (Rows("attn.Wqkv", parts=3),),
-            "attn.Wo",
-            "attn_norm",
-            ("attn",),
-            head_size,
-            # Of transformers before 5.
-            attributes={"attn.num_heads": "units", "attn.all_head_size": "columns"},
-        ),
-        ffn(("mlp.Wi",), output="mlp.Wo", norm="mlp_norm", core=("mlp",), parts=2),
-    ),
-    norm_first=True,
-)
-NOMIC_BERT = Family(
-    layers="layers",
-    sites=(
-        attention(
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            output="self_attn.o_proj",
-            norm="post_attention_layernorm",
-            core="self_attn",
-            settings=("num_attention_heads",),
-        ),
-        ffn(("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj", norm="post_mlp_layernorm", core=("mlp",)),
-    ),
-)
-JINA = Family(
-    layers="layers",
-    sites=(
-        NOMIC_BERT.sites[0],
-        ffn(("mlp.fc1",), output="mlp.fc2", norm="post_mlp_layernorm", core=("mlp",)),
-    ),
-)
-OPT = Family(
-    layers="decoder.layers",
-    sites=(
-        attention(
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            output="self_attn.out_proj",
-            norm="self_attn_layer_norm",
-            core="self_attn",
-            attributes={"self_attn.num_heads": "units"},
-        ),
-        ffn(("fc1",), output="fc2", norm="final_layer_norm", core=("fc1", "activation_fn"), setting="ffn_dim"),
-    ),
-    norm_first="do_layer_norm_before",
-    reads_last_token=True,
-)
-GPT2 = Family(
-    layers="h",
-    sites=(
-        Site(
-            "attention",
-            "heads",
-            (Rows("attn.c_attn", parts=3),),
-            "attn.c_proj",
-            "ln_1",
-            ("attn",),
-            head_size,
-            attributes={"attn.num_heads": "units", "attn.split_size": "columns"},
-        ),
-        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",), setting="n_inner"),
-    ),
-    norm_first=True,
-    reads_last_token=True,
-    types_are_words=True,
-    numbered="scale_attn_by_inverse_layer_idx",
-)
-GPT_NEO = Family(
-    layers="h",
-    sites=(
-        attention(
-            ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
-            output="attn.attention.out_proj",
-            norm="ln_1",
-            core="attn.attention",
-            attributes={"attn.attention.num_heads": "units"},
-        ),
-        ffn(("mlp.c_fc",), output="mlp.c_proj", norm="ln_2", core=("mlp",)),
-    ),
-    norm_first=True,
-    reads_last_token=True,
-    returns_pair=True,
-    numbered="attention_types",
-)
-LLAMA = Family(
-    layers="layers",
-    sites=(
-        # A unit is a key/value head with its group of query heads: fewer query heads in a group attend to the wrong keys.
-        attention(
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            output="self_attn.o_proj",
-            norm="input_layernorm",
-            core="self_attn",
-            width=group_size,
-            settings=("num_attention_heads", "num_key_value_heads"),
-        ),
-        ffn(
-            ("mlp.gate_proj", "mlp.up_proj"),
-            output="mlp.down_proj",
-            norm="post_attention_layernorm",
-            core=("mlp",),
-        ),
-    ),
-    norm_first=True,
-    reads_last_token=True,
-)
-EUROBERT = Family(LLAMA.layers, LLAMA.sites, norm_first=True)
-GRANITE = replace(LLAMA, multiplier="residual_multiplier")
-
-
-def llama_with_ffn(first: str, output: str, parts: int = 1) -> Family:
-    """Return Llama with another feed-forward network, of one module before its output projection."""
-    network = ffn((first,), output=output, norm=LLAMA.sites[1].norm, core=("mlp",), parts=parts)
-    return replace(LLAMA, sites=(LLAMA.sites[0], network))
-
-
-def with_output_norms(family: Family, before: tuple[str | None, str | None], behind: tuple[str, str]) -> Family:
-    """Return a family with other norms before its sublayers, and norms of the updates behind them.
-
-    Args:
-        before: for the attention and the feed-forward network, `Site.norm`; None for no norm.
-        behind: for both, `Site.output_norm`.
-    """
-    norms = zip(family.sites, before, behind, strict=True)
-    return replace(family, sites=tuple(replace(site, norm=norm, output_norm=last) for site, norm, last in norms))
-
-
-def whole_attention(family: Family, *inputs: Rows) -> Family:
-    """Return a family whose attention is one unit, since its heads can't be removed one by one.
-
-    Args:
-        inputs: input modules of the attention; those of `family` if none is given.
-    """
-    attention, network = family.sites
-    attention = replace(attention, inputs=inputs or attention.inputs, width=all_heads, settings=())
-    return replace(family, sites=(attention, network))
-
-
-def in_parallel(family: Family, norm: str) -> Family:
-    """Return a family whose layers have one norm, and two sublayers that read what it returns."""
-    return replace(family, parallel=True, sites=tuple(replace(site, norm=norm) for site in family.sites))
-
-
-ARCEE = llama_with_ffn("mlp.up_proj", "mlp.down_proj")
-GLM = llama_with_ffn("mlp.gate_up_proj", "mlp.down_proj", parts=2)
-GLM4 = with_output_norms(
-    GLM,
-    before=("input_layernorm", "post_attention_layernorm"),
-    behind=("post_self_attn_layernorm", "post_mlp_layernorm"),
-)
-GEMMA2 = with_output_norms(
-    LLAMA,
-    before=("input_layernorm", "pre_feedforward_layernorm"),
-    behind=("post_attention_layernorm", "post_feedforward_layernorm"),
-)
-VAULT_GEMMA = replace(LLAMA, sites=(LLAMA.sites[0], replace(LLAMA.sites[1], norm="pre_feedforward_layernorm")))
-# Without the norms of the updates, modules that change nothing are in their places.
-HYPERCLOVAX = with_output_norms(
-    GRANITE, before=("input_layernorm", "post_attention_layernorm"), behind=("post_norm1", "post_norm2")
-)
-EXAONE4 = with_output_norms(
-    LLAMA, before=(None, None), behind=("post_attention_layernorm", "post_feedforward_layernorm")
-)
-# One norm is taken over the queries of all heads together, and one over the keys.
-OLMO2 = whole_attention(EXAONE4)
-# A layer splits the rows of its fused module by the number of heads in the config, which is the same for all layers.
-PHI3 = whole_attention(GLM, Rows("self_attn.qkv_proj"))
-STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
-# Its norm of queries and keys, if it has one, has weights for every head.
-COHERE = replace(in_parallel(LLAMA, "input_layernorm"), strangers=("layers.0.self_attn.q_norm",))
-# Its config has the hidden size over the number of heads for the size of a head.
-COHERE2 = replace(COHERE, sites=(replace(COHERE.sites[0], settings=()), COHERE.sites[1]))
-PHI = in_parallel(
-    replace(
-        LLAMA,
-        sites=(
-            replace(LLAMA.sites[0], output="self_attn.dense"),
-            ffn(("mlp.fc1",), output="mlp.fc2", norm=None, core=("mlp",)),
-        ),
-    ),
-    "input_layernorm",
-)
-GPTJ = in_parallel(
-    Family(
-        layers="h",
-        sites=(
-            attention(
-                ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
-                output="attn.out_proj",
-                norm=None,
-                core="attn",
-                attributes={"attn.num_attention_heads": "units"},
-            ),
-            ffn(("mlp.fc_in",), output="mlp.fc_out", norm=None, core=("mlp",), setting="n_inner"),
-        ),
-        norm_first=True,
-        reads_last_token=True,
-        returns_pair=True,
-    ),
-    "ln_1",
-)
-GPT_NEOX = Family(
-    layers="layers",
-    sites=(
-        # The rows of a head's query, key and value follow each other, and those of the next head come after them.
-        Site(
-            "attention",
-            "heads",
-            (Rows("attention.query_key_value"),),
-            "attention.dense",
-            "input_layernorm",
-            ("attention",),
-            head_size,
-        ),
-        ffn(("mlp.dense_h_to_4h",), output="mlp.dense_4h_to_h", norm="post_attention_layernorm", core=("mlp",)),
-    ),
-    norm_first=True,
-    parallel="use_parallel_residual",
-    reads_last_token=True,
-)
-MODERNBERT_DECODER = replace(
-    MODERNBERT,
-    sites=(
-        attention(
-            ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
-            output="attn.Wo",
-            norm="attn_norm",
-            core="attn",
-            attributes={"attn.num_heads": "units", "attn.all_head_size": "columns"},
-        ),
-        MODERNBERT.sites[1],
-    ),
-    reads_last_token=True,
-)
-BIOGPT = Family(
-    layers="layers",
-    sites=(OPT.sites[0], replace(OPT.sites[1], settings=("intermediate_size",))),
-    norm_first=True,
-    reads_last_token=True,
-)
 FAMILIES: dict[str, Family] = {
-    "bert": BERT,
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
-    "xlm-roberta-xl": XLM_ROBERTA_XL,
-    "data2vec-text": ROBERTA,
-    "electra": BERT,
-    "ernie": BERT,
-    "rembert": REMBERT,
-    "roformer": REMBERT,
-    "esm": ESM,
-    "distilbert": DISTILBERT,
-    "albert": ALBERT,
-    "mpnet": MPNET,
-    "deberta-v2": DEBERTA_V2,
-    "modernbert": MODERNBERT,
-    "nomic_bert": NOMIC_BERT,
-    "gte": NOMIC_BERT,
-    "jina_embeddings_v3": JINA,
-    "eurobert": EUROBERT,
-    "modernbert-decoder": MODERNBERT_DECODER,
-    "opt": OPT,
-    "biogpt": BIOGPT,
-    "gpt2": GPT2,
-    "gpt_neo": GPT_NEO,
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "ministral": LLAMA,
-    "ministral3": LLAMA,
-    "qwen2": LLAMA,
-    "qwen3": LLAMA,
-    "smollm3": LLAMA,
-    "gemma": LLAMA,
-    "gemma2": GEMMA2,
-    "gemma3_text": GEMMA2,
-    "vaultgemma": VAULT_GEMMA,
-    "granite": GRANITE,
-    "hyperclovax": HYPERCLOVAX,
-    "olmo": LLAMA,
-    "seed_oss": LLAMA,
-    "hunyuan_v1_dense": LLAMA,
-    "ernie4_5": LLAMA,
-    "cwm": LLAMA,
-    "arcee": ARCEE,
-    "jais2": ARCEE,
-    "nemotron": ARCEE,
-    "glm": GLM,
-    "glm4": GLM4,
-    "exaone4": EXAONE4,
-    "olmo2": OLMO2,
-    "olmo3": OLMO2,
-    "phi3": PHI3,
-    "starcoder2": STARCODER2,
-    "cohere": COHERE,
-    "cohere2": COHERE2,
-    "phi": PHI,
-    "gptj": GPTJ,
-    "gpt_neox": GPT_NEOX,
+    "bert": encoders.BERT,
+    "roberta": encoders.ROBERTA,
+    "xlm-roberta": encoders.ROBERTA,
+    "camembert": encoders.ROBERTA,
+    "xlm-roberta-xl": encoders.XLM_ROBERTA_XL,
+    "data2vec-text": encoders.ROBERTA,
+    "electra": encoders.BERT,
+    "ernie": encoders.BERT,
+    "rembert": encoders.REMBERT,
+    "roformer": encoders.REMBERT,
+    "esm": encoders.ESM,
+    "distilbert": encoders.DISTILBERT,
+    "albert": encoders.ALBERT,
+    "mpnet": encoders.MPNET,
+    "deberta-v2": encoders.DEBERTA_V2,
+    "modernbert": encoders.MODERNBERT,
+    "nomic_bert": encoders.NOMIC_BERT,
+    "gte": encoders.NOMIC_BERT,
+    "jina_embeddings_v3": encoders.JINA,
+    "eurobert": replace(decoders.LLAMA, reads_last_token=False),
+    "modernbert-decoder": decoders.MODERNBERT_DECODER,
+    "opt": decoders.OPT,
+    "biogpt": decoders.BIOGPT,
+    "gpt2": decoders.GPT2,
+    "gpt_neo": decoders.GPT_NEO,
+    "llama": decoders.LLAMA,
+    "mistral": decoders.LLAMA,
+    "ministral": decoders.LLAMA,
+    "ministral3": decoders.LLAMA,
+    "qwen2": decoders.LLAMA,
+    "qwen3": decoders.LLAMA,
+    "smollm3": decoders.LLAMA,
+    "gemma": decoders.LLAMA,
+    "gemma2": decoders.GEMMA2,
+    "gemma3_text": decoders.GEMMA2,
+    "vaultgemma": decoders.VAULT_GEMMA,
+    "granite": decoders.GRANITE,
+    "hyperclovax": decoders.HYPERCLOVAX,
+    "olmo": decoders.LLAMA,
+    "seed_oss": decoders.LLAMA,
+    "hunyuan_v1_dense": decoders.LLAMA,
+    "ernie4_5": decoders.LLAMA,
+    "cwm": decoders.LLAMA,
+    "arcee": decoders.ARCEE,
+    "jais2": decoders.ARCEE,
+    "nemotron": decoders.ARCEE,
+    "glm": decoders.GLM,
+    "glm4": decoders.GLM4,
+    "exaone4": decoders.EXAONE4,
+    "olmo2": decoders.OLMO2,
+    "olmo3": decoders.OLMO2,
+    "phi3": decoders.PHI3,
+    "starcoder2": decoders.STARCODER2,
+    "cohere": decoders.COHERE,
+    "cohere2": decoders.COHERE2,
+    "phi": decoders.PHI,
+    "gptj": decoders.GPTJ,
+    "gpt_neox": decoders.GPT_NEOX,
 }
 """Families by `config.model_type`."""
+
+
+def family_names() -> str:
+    """Return the names of all families, for messages."""
+    return ", ".join(FAMILIES)

@@ -44,8 +44,12 @@ FLAGS = ("use_bidirectional_attention",)
 """Settings that some versions ignore, and that are off in most models."""
 OLDEST_OF_ROTARY = {"yarn": (4, 56), "longrope": (5, 0)}
 """By the kind of rotary positions, the oldest version that reads all of its settings as the newest does."""
-IGNORED_BY_SDPA = {"attn_logit_softcapping": None, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-"""Settings of an attention that sdpa ignores in some versions, and the value at which nothing is ignored."""
+IGNORED_BY_SDPA = {
+    "attn_logit_softcapping": (None, (5, 23)),
+    "scale_attn_weights": (True, (5, 5)),
+    "scale_attn_by_inverse_layer_idx": (False, (5, 5)),
+}
+"""Settings that attentions by sdpa ignore in some versions: the value at which nothing is ignored, and a version without the fault."""
 ROPE_THETAS = {
     "full_attention": ("global_rope_theta", "rope_theta"),
     "sliding_attention": ("local_rope_theta", "rope_local_base_freq"),
@@ -304,9 +308,16 @@ def keep_settings(config: Any) -> None:
     for name in FLAGS:
         if getattr(config, name, None) and not reads(config, name):
             raise ValueError(f"transformers {transformers.__version__} ignores {name} of this model: upgrade it")
-    ignored = any(getattr(config, name, value) != value for name, value in IGNORED_BY_SDPA.items())
-    if ignored and getattr(config, "_attn_implementation", None) in (None, "sdpa"):
+    if ignored_by_sdpa(config) and getattr(config, "_attn_implementation", None) in (None, "sdpa"):
         config._attn_implementation = "eager"
+
+
+def ignored_by_sdpa(config: Any) -> str | None:
+    """Return a setting of a config that attentions by sdpa ignore in this version of transformers; None if there is none."""
+    for name, (value, mended) in IGNORED_BY_SDPA.items():
+        if version() < mended and getattr(config, name, value) != value:
+            return name
+    return None
 
 
 def entry_of(config: Any) -> dict[str, Any]:
@@ -422,12 +433,19 @@ class Pruned(MixedIn):
 
         Raises:
             ValueError: weights are missing, left over or of other sizes than the config lists; transformers would draw new weights.
+                Or the attention that was asked for ignores a setting of the model.
         """
         model, info = super().from_pretrained(
             folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
+        ignored = ignored_by_sdpa(model.config)
+        if ignored and kwargs.get("attn_implementation") == "sdpa":
+            raise ValueError(
+                f"transformers {transformers.__version__} ignores {ignored} of this model with attn_implementation='sdpa': give 'eager'"
+            )
         resized = [entry[0] for entry in info["mismatched_keys"]]
-        # Another class than the saved one may have another head; but gpt_neox's head has another name in older versions.
+        # A class other than the saved one may have another head. In the saved class, a head that is left over has another name in
+        # this version, such as GPT-NeoX's.
         saved = cls.__name__ in (model.config.architectures or ())
         part = "" if saved else f"{model.config.kprune['layers']}."
         wrong = [key for key in (*info["missing_keys"], *info["unexpected_keys"], *resized) if part in key]
@@ -437,7 +455,10 @@ class Pruned(MixedIn):
         return (model, info) if output_loading_info else model
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
-        """Tie a head's bias to its projection's. Transformers 4.50 ties the one of the file to the other, which the file does not have."""
+        """Give the projection of a head the head's own bias, which is the one in the file.
+
+        Transformers 4.50 gives the head the bias of its projection, which is not in the file.
+        """
         for module in self.modules():  # type: ignore[attr-defined]
             bias, decoder = getattr(module, "bias", None), getattr(module, "decoder", None)
             if isinstance(bias, nn.Parameter) and isinstance(decoder, nn.Linear) and decoder.bias is not None:

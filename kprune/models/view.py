@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kprune.errors import UserError
 from kprune.models.blocks import Block
-from kprune.models.families import FAMILIES
+from kprune.models.families import FAMILIES, family_names
 from kprune.models.family import Family
 from kprune.models.offload import lent, weights_of
 from kprune.types import Model
@@ -191,7 +191,7 @@ def family_of(model: Model) -> Family:
     """
     family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if family not in FAMILIES:
-        raise UserError(f"model family '{family}' is not supported: use one of {', '.join(FAMILIES)}")
+        raise UserError(f"model family '{family}' is not supported: use one of {family_names()}")
     return FAMILIES[family]
 
 

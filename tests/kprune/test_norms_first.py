@@ -3,6 +3,7 @@
 import pytest
 import torch
 from decoders import tiny_decoder
+from families import tiny_of
 from language import texts, tiny_llama
 from tiny import tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -70,6 +71,13 @@ def test_what_a_block_is_asked_for_whose_update_is_multiplied(repair, index):
     torch.testing.assert_close(state.teacher, moved)
     ours = state.student + multiplier * state.update_target()
     torch.testing.assert_close(ours - moved, (1 - repair) * (state.student + multiplier * own - moved))
+
+
+def test_an_identity_in_the_place_of_a_norm_of_the_update_is_no_norm():
+    """So that the stream can be repaired."""
+    for case in ("hyperclovax", "hyperclovax, norms first alone"):
+        block = view_of(tiny_of(case)).blocks[0]
+        assert (block.output_norm is None) == ("alone" in case)
 
 
 @pytest.mark.parametrize("index", [2, 3])

@@ -1,12 +1,13 @@
 """What a saved folder says is what other versions of transformers compute, or they refuse it in one line."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import SHAPE, tiny_model
-from transformers import AutoConfig, AutoModelForCausalLM, RobertaForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel, RobertaForMaskedLM
 
 from kprune.checkpoint import become_pruned, save
 from kprune.models.modeling_kprune import keep_rotary, keep_settings, keep_windows, pruned_class
@@ -128,19 +129,34 @@ def test_a_setting_that_a_version_does_not_have_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("settings", "attention"),
+    ("settings", "version", "attention"),
     [
-        ({}, "sdpa"),
-        ({"scale_attn_weights": True, "attn_logit_softcapping": None}, "sdpa"),
-        ({"scale_attn_weights": False}, "eager"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "eager"),
-        ({"attn_logit_softcapping": 50.0}, "eager"),
+        ({}, "5.2.0", "sdpa"),
+        ({"scale_attn_weights": True, "attn_logit_softcapping": None}, "5.2.0", "sdpa"),
+        ({"scale_attn_weights": False}, "5.2.0", "eager"),
+        ({"scale_attn_weights": False}, "5.5.0", "sdpa"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "4.57.6", "eager"),
+        ({"attn_logit_softcapping": 50.0}, "5.20.0", "eager"),
     ],
 )
-def test_an_attention_that_sdpa_does_not_compute_in_every_version_is_eager(settings, attention):
+def test_an_attention_that_sdpa_does_not_compute_in_a_version_is_eager(settings, version, attention, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", version)
     config = SimpleNamespace(**settings, _attn_implementation="sdpa")
     keep_settings(config)
     assert config._attn_implementation == attention
+
+
+def test_sdpa_that_ignores_a_setting_is_one_line_if_it_is_asked_for(monkeypatch, tmp_path):
+    config = AutoConfig.for_model("gpt2", **SHAPE | {"scale_attn_weights": False})
+    folder = save(AutoModelForCausalLM.from_config(config), tmp_path / "model", format="pruned")
+    load = partial(pruned_class(GPT2LMHeadModel).from_pretrained, folder)
+    assert load(attn_implementation="sdpa").config._attn_implementation == "sdpa"
+    monkeypatch.setattr("transformers.__version__", "5.2.0")
+    assert load().config._attn_implementation == "eager"
+    with pytest.raises(
+        ValueError, match="5.2.0 ignores scale_attn_weights of this model with attn_implementation='sdpa'"
+    ):
+        load(attn_implementation="sdpa")
 
 
 def test_the_bias_of_a_head_is_the_one_of_the_file(monkeypatch):

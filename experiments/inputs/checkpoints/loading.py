@@ -21,7 +21,7 @@ from kprune.checkpoint.loading import ATTENTION
 from kprune.checks import check_layers, reads_padding
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
-from kprune.models.families import FAMILIES
+from kprune.models.families import FAMILIES, family_names
 from kprune.models.modeling_kprune import pruned_class
 from kprune.quiet import quiet_transformers
 
@@ -203,9 +203,7 @@ def _check_family(folder: Path, config: dict[str, Any]) -> None:
     if any(config.get(name) for name in EXPERTS):
         raise UserError(f"{folder} is a mixture of experts, which is not supported: give a model with one FFN a layer")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise UserError(
-            f"{folder}: model family '{str(family)[:40]}' is not supported: use one of {', '.join(FAMILIES)}"
-        )
+        raise UserError(f"{folder}: model family '{str(family)[:40]}' is not supported: use one of {family_names()}")
     if (folder / ADAPTER).is_file():
         raise UserError(
             f"{folder} has an {ADAPTER}, so its weights are not all there: merge the adapter into the model "
