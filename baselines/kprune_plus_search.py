@@ -68,7 +68,7 @@ class KPrunePlusSearch(KPrunePlus):
 
     uniform = False
     several_processes = False
-    version = 1
+    version = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

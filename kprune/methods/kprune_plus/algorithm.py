@@ -42,7 +42,7 @@ class KPrunePlus(FirstPass):
 
     uniform = True
     several_processes = True
-    version = 3
+    version = 4
 
     def prune(self, job: Job) -> Outcome:
         """Prune a copy of the job's model.
@@ -209,7 +209,7 @@ class KPrunePlus(FirstPass):
         if count in (0, block.units):
             return torch.arange(count, device=problem.lower.device)
         problem = centred_if_biased(block, problem)
-        optimum, _, factor = problem.solve_with_factor(self.ridge, prior)
+        optimum, _, factor = problem.solve_with_factor(decided(self.ridge), prior)
         root = metric_root(fisher.covariance, self.metric_ridge) @ optimum
         inverse = torch.cholesky_inverse(factor)
         del factor, optimum
@@ -258,7 +258,7 @@ class KPrunePlus(FirstPass):
             if bias is not None:
                 bias.copy_(problem.targets / problem.weight)
             return None
-        weight, ridge = centred_if_biased(block, problem).solve(self.ridge, prior)
+        weight, ridge = centred_if_biased(block, problem).solve(decided(self.ridge), prior)
         output_weight(block).copy_(weight)
         if bias is not None:
             bias.copy_(problem.constant(weight))

@@ -117,7 +117,7 @@ class FirstPass(Settings):
             # The block has no unit, its features are constant, or no answer depends on them: removing any costs nothing.
             units = torch.arange(block.units, device=fisher.covariance.device)
             return Removal(units, fisher.covariance.new_zeros(len(units) + 1))
-        inverse = torch.cholesky_inverse(ridged_cholesky(features.lower, self.ridge)[0])
+        inverse = torch.cholesky_inverse(ridged_cholesky(features.lower, decided(self.ridge))[0])
         weight = output_weight(block).double()
         root = metric_root(fisher.covariance, self.metric_ridge) @ weight / features.weight**0.5
         return remove_greedily(inverse, root, block.width)

@@ -45,15 +45,15 @@ class Settings(Method):
         layers_on: device that one layer at a time is moved to while it is worked on, such as "cuda", for a model on the CPU that
             does not fit there; None: layers are worked on where the model is.
 
-    `refit_lr` and the settings from `repair` to `tune` are "auto" by default, and then depend on where the norms are. If norms
-    come after the residual sum, every block's output is scaled anew: all of the error is repaired, by every block, and no token
-    is clipped. Otherwise the stream carries its error on, drifted features would shrink the weights, and a few tokens have most
-    of the energy: half of the error is repaired, on top of what the dense weights add on the student's features, and blocks that
-    lose no unit are fitted only if there is a refit.
+    `ridge`, `refit_lr` and the settings from `repair` to `tune` are "auto" by default, and then depend on where the norms are. If
+    norms come after the residual sum, every block's output is scaled anew: all of the error is repaired, by every block, and no
+    token is clipped. Otherwise the stream carries its error on, drifted features would shrink the weights, and a few tokens have
+    most of the energy: half of the error is repaired, on top of what the dense weights add on the student's features, the ridge is
+    larger, and blocks that lose no unit are fitted only if there is a refit.
     """
 
     temperature: float = 2.0
-    ridge: float = 1e-2
+    ridge: float | Literal["auto"] = "auto"
     metric_ridge: float = 1.0
     floor: float = 1.0
     input_ridge: float = 1e-2
@@ -79,9 +79,9 @@ class Settings(Method):
             if value not in ("auto", None):
                 check_positive(**{name: value})
         check_kinds(self.kinds)
-        check_not_negative(
-            ridge=self.ridge, metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge
-        )
+        if self.ridge != "auto":
+            check_not_negative(ridge=self.ridge)
+        check_not_negative(metric_ridge=self.metric_ridge, floor=self.floor, input_ridge=self.input_ridge)
 
     @property
     def small_memory(self) -> bool:
@@ -97,6 +97,7 @@ class Settings(Method):
         """Return these settings, each "auto" but that of `kinds` replaced by the value for a model with its norms in this place."""
         last = all(block.placement == "after" for block in view.blocks)
         auto: dict[str, Any] = {
+            "ridge": 1e-2,
             "repair": 1.0,
             "clip": None,
             "ridge_around": "zero",
@@ -105,7 +106,14 @@ class Settings(Method):
             "refit_lr": 5e-4,
         }
         if not last:
-            auto = {"repair": 0.5, "clip": 10.0, "ridge_around": "dense", "map_input": False, "refit_lr": 1e-3}
+            auto = {
+                "ridge": 0.1,
+                "repair": 0.5,
+                "clip": 10.0,
+                "ridge_around": "dense",
+                "map_input": False,
+                "refit_lr": 1e-3,
+            }
             # Without a refit, solving for the projection of a block that loses nothing only overfits the calibration set.
             auto["tune"] = self.refit_epochs > 0
         return replace(self, **{name: value for name, value in auto.items() if getattr(self, name) == "auto"})
