@@ -16,6 +16,7 @@ from kprune.data import CalibrationSet, split
 from kprune.errors import UserError
 from kprune.methods.kprune_plus.algorithm import TOKENS, KPrunePlus, centred_if_biased
 from kprune.methods.kprune_plus.allocation import allocate_units, prunable_kinds
+from kprune.methods.kprune_plus.settings import decided
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_shared_copy
 from kprune.models.surgery import empty, output_weight, take_units, unit_columns
@@ -130,7 +131,7 @@ class KPrunePlusSearch(KPrunePlus):
         for block, fisher in zip(blocks, fishers, strict=True):
             squares = self.gram(block, fisher, states, inputs, storage)
             order = self.removal(block, fisher, squares.centred()).order.flip(0)
-            found.append(Solutions(block, squares, order, self.ridge, storage) if block.units else None)
+            found.append(Solutions(block, squares, order, decided(self.ridge), storage) if block.units else None)
         return found
 
 

@@ -86,13 +86,27 @@ class ShortGPT(Method):
 
         influence = job.data.once(("shortgpt",), clock, measure)
         with clock("surgery"):
-            ranks = [math.inf, *influence[1:]] if lowest_differs(view) else influence
+            stay = layers_that_stay(view, influence)
+            ranks = [math.inf if layer in stay else value for layer, value in enumerate(influence)]
             dropped = least_influential(ranks, layer_costs(view, job.budget), job.budget.limit(view))
             kept = [[] if block.layer in dropped else list(range(block.units)) for block in view.blocks]
             plan = Plan.of(view, kept, dropped)
             keep_layers(view, [layer for layer in range(len(view.layers)) if layer not in dropped])
         details = {"block_influence": influence}
         return Outcome(view.model.requires_grad_(True), plan, dict(clock.seconds), details)
+
+
+def layers_that_stay(view: ModelView, influence: Sequence[float]) -> set[int]:
+    """Return the layers that the rest of the model can't do without.
+
+    These are the lowest layer, if it differs from the others, and, in a model with attention in some layers alone, the most influential
+    of those: without one, transformers has no keys to count the positions of generated tokens by.
+    """
+    stay = {0} if lowest_differs(view) else set()
+    attending = [layer for layer, blocks in enumerate(view.by_layer()) if any(block.attends for block in blocks)]
+    if 0 < len(attending) < len(influence):
+        stay.add(max(attending, key=lambda layer: influence[layer]))
+    return stay
 
 
 def lowest_differs(view: ModelView) -> bool:

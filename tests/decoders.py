@@ -1,7 +1,7 @@
 """Tiny random language models in float64, and what a pruned one must be."""
 
 import torch
-from families import GROUPED, TOKENS
+from families import GROUPED, TOKENS, family_settings
 from tiny import SHAPE as SHAPE_OF_ALL
 from tiny import tiny_calibration
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -25,6 +25,8 @@ CONFIGS = {
     "granite": GROUPED | {"residual_multiplier": 0.3},
     "gpt_neox": {},
     "phi": GROUPED,
+    "lfm2": family_settings(3)["lfm2"],
+    "qwen3_5_text": family_settings(3)["qwen3_5_text"],
 }
 
 

@@ -12,6 +12,7 @@ from transformers import (
 
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {"num_key_value_heads": 2}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
 ENCODERS = (
     "bert",
     "roberta",
@@ -102,7 +103,30 @@ def family_settings(layers: int) -> dict:
         "phi": GROUPED,
         "gptj": {"n_inner": 48, "rotary_dim": 4},
         "gpt_neox": {},
+        "lfm2": GROUPED | {"block_auto_adjust_ff_dim": False, "layer_types": alternating("conv", layers)},
+        "qwen3_5_text": GROUPED
+        | {
+            "head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 4,
+            "layer_types": alternating("linear_attention", layers),
+        },
+        "granitemoehybrid": GROUPED
+        | MAMBA
+        | {
+            "num_local_experts": 0,
+            "shared_intermediate_size": 48,
+            "layer_types": alternating("linear_attention", layers),
+            "residual_multiplier": 0.3,
+        },
     }
+
+
+def alternating(mixer: str, layers: int) -> list[str]:
+    """Types of layers: another mixer than attention in every other one, the first included."""
+    return [("full_attention" if layer % 2 else mixer) for layer in range(layers)]
 
 
 EAGER_ALONE = ("mpnet", "deberta-v2", "rembert", "roformer", "gemma2", "gptj", "gpt_neo", "vaultgemma")

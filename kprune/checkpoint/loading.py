@@ -19,6 +19,7 @@ from kprune.checkpoint.gguf import NAME as GGUF
 from kprune.errors import UserError, one_line
 from kprune.files import check_readable
 from kprune.models import view_of
+from kprune.models.config import config_from
 from kprune.models.families import FAMILIES, family_names
 from kprune.models.modeling_kprune import PREFIX, pruned_class
 from kprune.quiet import quiet_transformers
@@ -179,7 +180,7 @@ def _checked_config(values: dict[str, Any], stock: Any, longest: int) -> Any:
     labels = settings.get("num_labels", 1)
     if type(labels) is not int or not 0 < labels <= longest:  # a config makes a name for every one
         raise ValueError(f"config.json says num_labels={one_line_of(labels)}, and the weights have {longest} at most")
-    config = stock.config_class.from_dict(settings)
+    config = config_from(stock.config_class, settings)
     format_1.convert(config)
     config.auto_map = auto_map(config, stock)
     return config

@@ -1,6 +1,5 @@
 """The rotary positions of a stock model, in config.json by the names of transformers 4, too."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from kprune.files import write_text
+from kprune.models.config import config_from
 
 BASE, SHARE = "rope_theta", "partial_rotary_factor"
 """Names of the base of the frequencies, and of the share of a head's columns that are rotated."""
@@ -33,6 +33,5 @@ def add_older_names(path: Path) -> None:
         shared[older.get(SHARE, SHARE)] = rope[SHARE]
     scaling = {name: value for name, value in rope.items() if name not in (BASE, SHARE)}
     both = entries | shared | ({} if rope.get("rope_type") == "default" else {"rope_scaling": scaling})
-    # The config changes the dictionaries that it is made from.
-    if family.from_dict(copy.deepcopy(both)).rope_parameters == rope:
+    if config_from(family, both).rope_parameters == rope:
         write_text(path, json.dumps(both, indent=2, sort_keys=True) + "\n")

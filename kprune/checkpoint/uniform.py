@@ -50,7 +50,7 @@ def uniform_config(view: ModelView, stock: Any) -> Any:
         )
     config = stock_config(view.model.config)
     full = view_of(stock_on_meta(stock, config))
-    for site in view.family.sites:
+    for site in view.sites:
         units, present = (blocks_of(which, site)[0].units for which in (view, full))
         moved = any(block.heads not in (None, list(range(present))) for block in blocks_of(view, site))
         if units == present and not moved:

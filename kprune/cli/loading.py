@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import kprune
 from kprune.checks import check_layers
@@ -51,7 +52,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
         suffixes = sorted({f"...{kind.class_suffixes[0]}" for kind in OBJECTIVES.values()})
         raise UserError(
             f"{folder} holds a {architecture}, which has no head that kprune can compare: give a "
-            f"{' or '.join(suffixes)} checkpoint"
+            f"{' or '.join(suffixes)} checkpoint{text_model_hint(checkpoint)}"
         )
     try:
         with quiet_transformers():
@@ -66,6 +67,17 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
         )
     check_layers(folder, model, info["unexpected_keys"])
     return model.to(device).eval()
+
+
+def text_model_hint(checkpoint: Checkpoint) -> str:
+    """Return how to get the language model out of a checkpoint that has an image encoder, too; nothing if it is none of these."""
+    text = str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(checkpoint.config.get("model_type"))))
+    if not (checkpoint.architecture.endswith("ForConditionalGeneration") and text.endswith("ForCausalLM")):
+        return ""
+    return (
+        f". AutoModelForCausalLM.from_pretrained('{checkpoint.folder}').save_pretrained('text') writes its language model, a {text}, to "
+        "another folder: add the tokenizer there, and give that folder"
+    )
 
 
 def load_tokenizer(checkpoint: Checkpoint, model: PreTrainedModel) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from kprune.errors import UserError
 from kprune.models.family import Family, Kind, Rows, Site, head_size
 from kprune.models.modeling_kprune import heads_read, sizes
 from kprune.types import Linear
@@ -127,8 +128,13 @@ class Block:
         return sizes(self.output)[1] if self.columns else self._hidden_size
 
     @property
+    def attends(self) -> bool:
+        """Tell whether the block is an attention, whose scores are of all pairs of tokens."""
+        return self.kind == "heads" and not self.site.recurrent
+
+    @property
     def grouped(self) -> bool:
-        """Tell whether a unit holds several query heads."""
+        """Tell whether a unit holds more than one query head."""
         return self.units > 0 and self.width > self._head_size
 
     def rows_per_unit(self, rows: Rows) -> int:
@@ -219,12 +225,12 @@ class Block:
         A multiply and an add count as 2; softmax, norm and bias are left out (K-prune paper, as Kwon et al. 2022). A head
         with keys and values of its own costs 8 s d d_h + 4 s² d_h on s tokens: its projections, attention scores and their
         product with the values; a neuron costs 4 s d, or 6 s d in a gated network. A causal mask saves nothing: all s² scores
-        are counted (kprune/models/flops.py).
+        are counted (kprune/models/flops.py). Of a convolution or recurrence, the projections alone are counted.
         """
         if not self.units:
             return 0.0
         products = 2 * sequence_length * (self._input_weights() + self.hidden_size * self.width)
-        return products + (4 * sequence_length**2 * self.width if self.kind == "heads" else 0)
+        return products + (4 * sequence_length**2 * self.width if self.attends else 0)
 
     def unit_parameters(self) -> int:
         """Return the weights and biases that one unit owns; 0 if no unit is left."""
@@ -257,6 +263,33 @@ class Block:
             self.module.set_submodule(self.site.output, output)
             if chunk:
                 called.chunk_size_feed_forward = chunk
+
+
+def blocks_of(layer: nn.Module, index: int, family: Family, config: Any) -> list[Block]:
+    """Return the blocks of a layer, bottom to top.
+
+    Raises:
+        UserError: the layer has none of the sublayers that its family says are in some layers.
+    """
+    mixers = [site for site in family.sites if site.some_layers]
+    present = [site for site in mixers if has_module(layer, site.output)]
+    if mixers and not present:
+        known = ", ".join(site.output for site in mixers)
+        raise UserError(
+            f"layer {index} of the model has none of {known}: pruning does not know this {config.model_type} model"
+        )
+    return [
+        Block(layer, index, site, family, config) for site in family.sites if site in present or not site.some_layers
+    ]
+
+
+def has_module(layer: nn.Module, path: str) -> bool:
+    """Tell whether a layer has a module at this path."""
+    try:
+        layer.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def accepted(kind: type[nn.Module], settings: dict[str, Any]) -> dict[str, Any]:

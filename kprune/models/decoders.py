@@ -1,6 +1,8 @@
 """The families of decoders, as data."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from kprune.models.encoders import MODERNBERT
 from kprune.models.family import Family, Rows, Site, all_heads, attention, ffn, group_size, head_size
@@ -115,6 +117,41 @@ def in_parallel(family: Family, norm: str) -> Family:
     return replace(family, parallel=True, sites=tuple(replace(site, norm=norm) for site in family.sites))
 
 
+def mixed(family: Family, mixer: Site) -> Family:
+    """Return a family in which some layers have another mixer of tokens in the place of the attention."""
+    attention, network = family.sites
+    return replace(family, sites=(replace(attention, some_layers=True), mixer, network))
+
+
+def recurrence(
+    core: str, inputs: tuple[str, ...], norm: str, width: Callable[[Any], int], name: str = "recurrence"
+) -> Site:
+    """Describe a convolution or recurrence: one unit, since its heads or channels can't be removed one by one.
+
+    Args:
+        core: path of the module, whose output projection is its `out_proj`.
+        inputs: names of the projections inside it that read the residual stream.
+    """
+    rows = tuple(Rows(f"{core}.{path}") for path in inputs)
+    output = f"{core}.out_proj"
+    return Site(name, "heads", rows, output, norm, (core,), width, some_layers=True, recurrent=True)
+
+
+def hidden_size(config: Any) -> int:
+    """Return the channels of a convolution over the residual stream."""
+    return config.hidden_size
+
+
+def delta_net_size(config: Any) -> int:
+    """Return the columns of all value heads of a gated delta network together."""
+    return config.linear_num_value_heads * config.linear_value_head_dim
+
+
+def mamba_size(config: Any) -> int:
+    """Return the columns of all heads of a Mamba 2 mixer together."""
+    return config.mamba_n_heads * config.mamba_d_head
+
+
 ARCEE = llama_with_ffn("mlp.up_proj", "mlp.down_proj")
 GLM = llama_with_ffn("mlp.gate_up_proj", "mlp.down_proj", parts=2)
 GLM4 = with_output_norms(
@@ -190,6 +227,47 @@ GPT_NEOX = Family(
     norm_first=True,
     parallel="use_parallel_residual",
     reads_last_token=True,
+)
+# Its config rounds the number of neurons by several settings, and has the hidden size over the number of heads for the size of a head.
+LFM2 = mixed(
+    replace(
+        LLAMA,
+        sites=(
+            replace(LLAMA.sites[0], output="self_attn.out_proj", norm="operator_norm", settings=()),
+            replace(
+                ffn(("feed_forward.w1", "feed_forward.w3"), "feed_forward.w2", "ffn_norm", core=("feed_forward",)),
+                settings=(),
+            ),
+        ),
+    ),
+    recurrence("conv", ("in_proj",), "operator_norm", hidden_size, name="convolution"),
+)
+QWEN3_5 = mixed(
+    LLAMA,
+    recurrence(
+        "linear_attn", ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"), "input_layernorm", delta_net_size
+    ),
+)
+# With experts, they are added to what the shared network returns.
+GRANITE_HYBRID = replace(
+    mixed(
+        replace(
+            GRANITE,
+            sites=(
+                GRANITE.sites[0],
+                ffn(
+                    ("shared_mlp.input_linear",),
+                    output="shared_mlp.output_linear",
+                    norm="post_attention_layernorm",
+                    core=("shared_mlp",),
+                    parts=2,
+                    setting="shared_intermediate_size",
+                ),
+            ),
+        ),
+        recurrence("mamba", ("in_proj",), "input_layernorm", mamba_size),
+    ),
+    strangers=("layers.0.block_sparse_moe",),
 )
 MODERNBERT_DECODER = replace(
     MODERNBERT,

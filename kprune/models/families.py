@@ -67,6 +67,9 @@ FAMILIES: dict[str, Family] = {
     "phi": decoders.PHI,
     "gptj": decoders.GPTJ,
     "gpt_neox": decoders.GPT_NEOX,
+    "lfm2": decoders.LFM2,
+    "qwen3_5_text": decoders.QWEN3_5,
+    "granitemoehybrid": decoders.GRANITE_HYBRID,
 }
 """Families by `config.model_type`."""
 

@@ -28,11 +28,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Site:
-    """One kind of sublayer that every layer of a family has.
+    """One kind of sublayer that the layers of a family have.
 
     Attributes:
         name: of the sublayer, in block names such as "3.attention".
-        kind: what its units are.
+        kind: what its units are. A convolution or recurrence counts as one head.
         inputs: modules that own rows of the units.
         output: path of the output projection (W_out in the paper), whose columns belong to the units.
         norm: path of the norm before the sublayer or after its residual sum; None if there is neither (OLMo 2).
@@ -46,6 +46,9 @@ class Site:
             have fewer units of the same width, such as BERT's heads, whose width is the hidden size over their number.
         per_head: name of an argument of the core whose second dimension is the heads of the dense model, and which is the same
             for all layers and examples, such as a relative position bias [B, heads, T, T]; None if there is none.
+        some_layers: whether only some layers have it, those in which the module at `output` exists.
+        recurrent: whether it mixes tokens by a convolution or a recurrence, not by attention. Then its core returns a tensor alone
+            and stores no keys and values, and its cost is linear in the number of tokens.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Site:
     settings: tuple[str, ...] = ()
     per_head: str | None = None
     output_norm: str | None = None
+    some_layers: bool = False
+    recurrent: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Family:
 
     Attributes:
         layers: path of the list of layers, below the base model.
-        sites: the sublayers of a layer, bottom to top.
+        sites: the sublayers of a layer, bottom to top; of those with `some_layers`, a layer has one at most.
         norm_first: whether `Site.norm` comes before the sublayer, and not after its residual sum; or the name of the config's flag
             that says so. True if no norm comes after the sum.
         multiplier: name of the config's setting that holds the factor of every update in the residual sum (Granite); None if the

@@ -33,6 +33,7 @@ OLDEST_OF = {
     "cohere2": (4, 53),
     "gemma2": (4, 53),
     "gemma3_text": (5, 0),
+    "granitemoehybrid": (5, 13),
     "modernbert-decoder": (5, 0),
     "nemotron": (5, 13),
     "opt": (4, 52),

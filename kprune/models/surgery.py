@@ -92,7 +92,7 @@ def width_attributes(block: Block) -> dict[str, int]:
 @torch.no_grad()
 def empty(block: Block) -> None:
     """Remove all units of a block, in place; its residual connection, norm and output bias stay."""
-    site, module, pair = block.site, block.module, block.kind == "heads"
+    site, module, pair = block.site, block.module, block.attends
     bias = block.bias()
     trained = bias is not None and bias.requires_grad
     bias = None if bias is None else bias.detach().clone()
@@ -100,7 +100,7 @@ def empty(block: Block) -> None:
     for path in site.core:
         output = site.output.removeprefix(f"{path}.") if path == inside else None
         core = module.get_submodule(path)
-        layer = getattr(core, "layer_idx", getattr(core, "layer_id", None))
+        layer = getattr(core, "layer_idx", getattr(core, "layer_id", None)) if pair else None
         norm = site.norm.removeprefix(f"{path}.") if site.norm and site.norm.startswith(f"{path}.") else None
         kept = None if norm is None else block.norm
         module.set_submodule(path, Emptied(output, bias if path == inside else None, pair, layer, norm, kept))

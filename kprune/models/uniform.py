@@ -6,6 +6,7 @@ from typing import Any
 
 from kprune.errors import UserError, one_line
 from kprune.models.blocks import Block
+from kprune.models.config import config_from
 from kprune.models.family import Site, head_size
 from kprune.models.view import ModelView
 
@@ -26,8 +27,8 @@ def check_alike(view: ModelView) -> None:
 
 def differing(view: ModelView) -> str | None:
     """Return in words how the layers differ in width; None if they do not."""
-    found = {site.kind: [block.units for block in blocks_of(view, site)] for site in view.family.sites}
-    apart = [f"{min(units)} to {max(units)} {kind}" for kind, units in found.items() if min(units) != max(units)]
+    found = [(site.kind, [block.units for block in blocks_of(view, site)]) for site in view.sites]
+    apart = [f"{min(units)} to {max(units)} {kind}" for kind, units in found if min(units) != max(units)]
     return ", ".join(apart) or None
 
 
@@ -69,7 +70,7 @@ def narrowed_config(config: Any, site: Site, units: int, present: int) -> Any:
         # GPT-2's n_inner is None if it is four times the hidden size.
         setattr(changed, name, (getattr(config, name) or present) * units // present)
     try:
-        type(config).from_dict(changed.to_dict())  # which checks it
+        config_from(type(config), changed.to_dict())  # which checks it
     except Exception as error:  # transformers and its dataclasses raise several types
         raise ValueError(one_line(error.__cause__ or error)) from error
     return changed

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kprune.errors import UserError
-from kprune.models.blocks import Block
+from kprune.models.blocks import Block, blocks_of
 from kprune.models.families import FAMILIES, family_names
-from kprune.models.family import Family
+from kprune.models.family import Family, Site
 from kprune.models.offload import lent, weights_of
 from kprune.types import Model
 
@@ -100,15 +100,19 @@ class ModelView:
         self._device = device
         config = model.config
         self.blocks = [
-            Block(layer, index, site, family, config)
-            for index, layer in enumerate(self.layers)
-            for site in family.sites
+            block for index, layer in enumerate(self.layers) for block in blocks_of(layer, index, family, config)
         ]
 
     @property
     def layers(self) -> nn.ModuleList:
         """Return the model's layers, bottom to top."""
         return cast(nn.ModuleList, self.model.base_model.get_submodule(self.family.layers))
+
+    @property
+    def sites(self) -> list[Site]:
+        """Return the kinds of sublayers that the model has, in the order of the family."""
+        present = {id(block.site) for block in self.blocks}
+        return [site for site in self.family.sites if id(site) in present]
 
     @property
     def device(self) -> torch.device:

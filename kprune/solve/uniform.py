@@ -86,9 +86,9 @@ def check_uniform(view: ModelView, budget: Budget) -> None:
 
 def _options(view: ModelView, kinds: Collection[Kind]) -> dict[str, list[int]]:
     """Return the numbers of units that may be kept in every layer, rising, by the name of the sublayer."""
-    sites = view.family.sites
     return {
-        site.name: allowed_units(view, site) if site.kind in kinds else [_present(view, site.name)] for site in sites
+        site.name: allowed_units(view, site) if site.kind in kinds else [_present(view, site.name)]
+        for site in view.sites
     }
 
 
@@ -101,7 +101,7 @@ def _least(view: ModelView, options: Mapping[str, Sequence[int]], costs: Mapping
 
 
 def _out_of_reach(view: ModelView, options: Mapping[str, Sequence[int]], costs: Mapping[str, UnitCost]) -> OutOfReach:
-    kept = " and ".join(f"{options[site.name][0]} {site.kind}" for site in view.family.sites)
+    kept = " and ".join(f"{options[site.name][0]} {site.kind}" for site in view.sites)
     share = _least(view, options, costs) / whole_cost(view, costs)
     return OutOfReach(
         f"uniform=True keeps at least {kept} in every layer, the fewest that a {view.model.config.model_type} config can say, "

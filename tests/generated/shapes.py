@@ -98,6 +98,9 @@ VARIANTS = {
         {"rotary_pct": 1.0},
         {"hidden_act": "relu"},
     ),
+    "lfm2": ({"conv_bias": True}, {"conv_L_cache": 4}, {"layer_types": ["full_attention", "conv"]}),
+    "qwen3_5_text": ({"num_key_value_heads": 4}, {"attention_bias": True}, {"linear_num_key_heads": 4}),
+    "granitemoehybrid": ({"mamba_proj_bias": True}, {"position_embedding_type": "rope"}, {"attention_bias": True}),
     "gemma": ({"hidden_activation": "silu"}, {"num_key_value_heads": 1}, {"attention_bias": True}),
 }
 

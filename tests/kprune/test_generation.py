@@ -4,8 +4,11 @@ import copy
 
 import pytest
 import torch
+from families import family_settings
 from language import POSITIONS, tiny_llama
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -25,6 +28,7 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import view_of
 from kprune.models.flops import model_flops, model_parameters
 from kprune.models.surgery import keep_units
+from kprune.models.uniform import blocks_of
 
 SHAPE = dict(vocab_size=60, initializer_range=0.3, init_std=0.3)
 GROUPED = SHAPE | dict(
@@ -35,6 +39,13 @@ GROUPED = SHAPE | dict(
     intermediate_size=48,
     max_position_embeddings=64,
 )
+
+
+def hybrid(family):
+    settings = family_settings(layers=3)[family] | {"vocab_size": 60, "max_position_embeddings": 64}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(GROUPED | settings))).eval()
+
+
 MODELS = {
     "llama": tiny_llama,
     "opt": lambda: OPTForCausalLM(
@@ -53,6 +64,9 @@ MODELS = {
         GPT2Config(**SHAPE, n_embd=32, n_layer=3, n_head=4, n_positions=64, add_cross_attention=True)
     ).eval(),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{**GROUPED, "num_key_value_heads": 4})).eval(),
+    "lfm2": lambda: hybrid("lfm2"),
+    "qwen3_5_text": lambda: hybrid("qwen3_5_text"),
+    "granitemoehybrid": lambda: hybrid("granitemoehybrid"),
     "mistral with a window": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)).eval(),
     "mistral with a window as long": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=9)).eval(),
     "qwen2 with a window in two layers": lambda: Qwen2ForCausalLM(
@@ -68,10 +82,12 @@ def dense(request):
 
 
 def emptied(model):
-    """A copy without the first layer's attention, and with half of the neurons above."""
+    """A copy without the first attention and, in a hybrid, the first convolution or recurrence; and with fewer neurons."""
     pruned = copy.deepcopy(model)
     blocks = view_of(pruned).blocks
-    keep_units(blocks[0], torch.arange(0))
+    for site in view_of(pruned).sites:
+        if site.kind == "heads":
+            keep_units(blocks_of(view_of(pruned), site)[0], torch.arange(0))
     keep_units(blocks[3], torch.arange(0, blocks[3].units, 2))
     return pruned
 

@@ -32,7 +32,7 @@ from kprune.speedup import corrected, prune_to_speedup
 
 WIDTHS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48]
 TABLE = LatencyTable(
-    {"heads": [1, 2, 3, 4], "neurons": WIDTHS}, {"heads": [6, 8, 10, 12], "neurons": WIDTHS}, 210.0, 30.0
+    {"attention": [1, 2, 3, 4], "ffn": WIDTHS}, {"attention": [6, 8, 10, 12], "ffn": WIDTHS}, 210.0, 30.0
 )
 """A tiny model's three layers: an attention takes 4 + 2 k, an FFN k milliseconds, 180 in all."""
 
@@ -173,9 +173,9 @@ def test_the_search_is_as_good_as_any_threshold():
 @pytest.mark.parametrize("make", [tiny_model, partial(tiny_of, "gpt_neox"), partial(tiny_of, "gptj")])
 def test_a_table_of_a_tiny_model(make):
     table = measure_table(make(dtype=torch.float32), 2, 8, grain=16)
-    assert table.widths["heads"] == [2, 4] and table.widths["neurons"] == [16, 32, 48]
+    assert table.widths["attention"] == [2, 4] and table.widths["ffn"] == [16, 32, 48]
     assert 0 < table.empty_ms < table.dense_ms and table.seconds > 0
-    assert [len(table.ms[kind]) for kind in ("heads", "neurons")] == [2, 3]
+    assert [len(table.ms[name]) for name in ("attention", "ffn")] == [2, 3]
 
 
 def test_a_table_of_a_model_without_heads():
@@ -184,7 +184,7 @@ def test_a_table_of_a_model_without_heads():
         keep_units(block, torch.arange(0))
     costs = measure_table(model, 2, 8).costs(view_of(model))
     assert [costs[f"{layer}.attention"].of(0, 0) for layer in range(3)] == [0, 0, 0]
-    table = LatencyTable({"neurons": TABLE.widths["neurons"]}, {"neurons": TABLE.ms["neurons"]}, 174.0, 30.0)
+    table = LatencyTable({"ffn": TABLE.widths["ffn"]}, {"ffn": TABLE.ms["ffn"]}, 174.0, 30.0)
     for pruner in (KPrune(), KPrunePlus(), Kwon(), Magnitude()):
         outcome = pruner.prune(
             Job(model, objective_of(model), PruningData(tiny_labelled()), LatencyBudget(2, table, 8.0))

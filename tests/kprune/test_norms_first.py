@@ -121,7 +121,7 @@ def test_what_a_block_is_asked_for_in_a_parallel_layer(repair, index, family):
     torch.testing.assert_close(after[..., 32:], was if index == 2 else was[..., :0])
 
 
-@pytest.mark.parametrize("family", ["llama", "granite", "gemma2", "gpt_neox", "phi"])
+@pytest.mark.parametrize("family", ["llama", "granite", "gemma2", "gpt_neox", "phi", "lfm2", "qwen3_5_text"])
 @torch.no_grad()
 def test_kprune_tunes_towards_the_same_update(family):
     """A block that keeps all units on the teacher's own stream keeps its function, whatever its weights were."""
@@ -217,6 +217,22 @@ def test_blocks_that_lose_nothing_are_left_if_norms_come_first_and_nothing_is_re
     assert KPrunePlus(refit_epochs=refit_epochs, tune=not tuned).resolved(view_of(model())).tune is not tuned
 
 
+@pytest.mark.parametrize(("model", "usual"), [(tiny_llama, 0.1), (tiny_model, 0.01)])
+def test_the_ridge_is_larger_if_norms_come_first(model, usual):
+    batches = [texts(seed) for seed in range(3)]
+
+    def pruned(**settings):
+        method = KPrunePlus(refit_epochs=0, **settings)
+        return kprune.prune(model(), batches, 0.5, method)
+
+    default, same, other = pruned(), pruned(ridge=usual), pruned(ridge=10 * usual)
+    assert {ridge for ridge in default.details["ridge"] if ridge is not None} == {usual}
+    ours, theirs = default.model.state_dict(), same.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    others = other.model.state_dict()
+    assert any(ours[name].shape != others[name].shape or not torch.equal(ours[name], others[name]) for name in ours)
+
+
 def test_groups_of_heads_go_when_neurons_do_not_suffice():
     grouped, single = view_of(tiny_llama()), view_of(tiny_gpt2())
     assert [block.grouped for block in grouped.blocks] == [True, False] * 3
@@ -252,6 +268,7 @@ def test_more_than_the_units_that_may_go_is_told():
         dict(tune="x"),
         dict(map_input=3),
         dict(refit_lr="x"),
+        dict(ridge="x"),
         dict(repair="x"),
     ],
 )

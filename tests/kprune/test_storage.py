@@ -73,7 +73,7 @@ def test_a_disk_that_can_not_be_written_to_is_one_line():
 @pytest.mark.parametrize(
     "make",
     [partial(tiny_model, family, head) for family in FAMILIES for head in HEADS]
-    + [partial(tiny_decoder, family) for family in ("llama", "gpt_neox")],
+    + [partial(tiny_decoder, family) for family in ("llama", "gpt_neox", "lfm2")],
 )
 def test_the_fisher_layer_by_layer_is_the_fisher_of_the_whole_graph(make, monkeypatch):
     monkeypatch.setattr(fisher, "GROUP", 60)

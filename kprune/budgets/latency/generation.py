@@ -70,13 +70,17 @@ def decoding_step(model: Model, prompt: dict[str, torch.Tensor]) -> Callable[[],
 
 
 def branch(cache: Any) -> Any:
-    """Return a cache that begins with the keys and values of another one, which stays as it is; this takes next to no time.
+    """Return a cache that begins with the keys, values and states of another one, which stays as it is; this takes next to no time.
 
     Cropping the cache after a step would not restore it: a cache of a sliding window has dropped its oldest token.
     """
     # The cache of a decoder that could also read an encoder holds two caches.
     grown = copy.copy(getattr(cache, "self_attention_cache", cache))
     grown.layers = [copy.copy(layer) for layer in grown.layers]
+    for layer in grown.layers:
+        # The states of a convolution or recurrence lie in dictionaries, and are overwritten in place.
+        states = {name: value for name, value in vars(layer).items() if isinstance(value, dict)}
+        vars(layer).update(copy.deepcopy(states))
     return grown
 
 

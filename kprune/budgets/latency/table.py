@@ -14,7 +14,6 @@ from kprune.budgets.costs import UnitCost, units_in, whole_cost
 from kprune.budgets.latency.timing import alternate, random_batch
 from kprune.models import Block, Context, ModelView, view_of
 from kprune.models.copies import frozen_copy
-from kprune.models.family import Kind
 from kprune.models.surgery import keep_units
 from kprune.types import Model
 
@@ -28,23 +27,23 @@ class LatencyTable:
     """What was measured on one machine at one batch size and length.
 
     Attributes:
-        widths, ms: per kind of unit ("heads", "neurons") that the model has, units kept and milliseconds beyond those of none.
+        widths, ms: per sublayer of a layer ("attention", "ffn"), units kept and milliseconds beyond those of none.
         seconds: what measuring took.
         dense_ms, empty_ms: a forward pass of the whole model, and of what is left of it without any head and neuron
             (embeddings, residual connections, norms, head).
     """
 
-    widths: dict[Kind, list[int]]
-    ms: dict[Kind, list[float]]
+    widths: dict[str, list[int]]
+    ms: dict[str, list[float]]
     dense_ms: float
     empty_ms: float
     seconds: float = 0.0
 
     def costs(self, view: ModelView) -> dict[str, UnitCost]:
         """Return what units cost in milliseconds, by block; scaled so that the dense model's costs add up to its measured time."""
-        fits = {kind: fit(self.widths[kind], self.ms[kind]) for kind in self.widths}
-        # A kind that was not measured has no units in any layer.
-        costs = {block.name: fits.get(block.kind, UnitCost(0.0)) for block in view.blocks}
+        fits = {name: fit(self.widths[name], self.ms[name]) for name in self.widths}
+        # A sublayer that was not measured has no units in any layer.
+        costs = {block.name: fits.get(block.site.name, UnitCost(0.0)) for block in view.blocks}
         factor = (self.dense_ms - self.empty_ms) / whole_cost(view, costs)
         return {name: scaled(cost, factor) for name, cost in costs.items()}
 
@@ -87,7 +86,7 @@ def fit(widths: Sequence[int], ms: Sequence[float]) -> UnitCost:
 
 
 def measure_table(model: Model, batch_size: int, sequence_length: int, grain: int = 1) -> LatencyTable:
-    """Time a model's widest MHA and FFN at a range of widths, the whole model, and what is left of it without units.
+    """Time the widest of each kind of a model's sublayers at a range of widths, the whole model, and what is left of it without units.
 
     Widths are multiples of `grain` feature columns.
     """
@@ -96,18 +95,18 @@ def measure_table(model: Model, batch_size: int, sequence_length: int, grain: in
     with torch.inference_mode():
         embedded, context = view.embed(batch)
     calls, widths = [], {}
-    for kind in dict.fromkeys(block.kind for block in view.blocks):
-        widest = max(view.of_kind(kind), key=lambda block: block.units)
+    for site in view.sites:
+        widest = max((block for block in view.blocks if block.site is site), key=lambda block: block.units)
         if widest.units:
-            widths[kind] = _widths(widest, grain)
+            widths[site.name] = _widths(widest, grain)
             hidden = _input(view, widest, embedded, context)
-            narrowed = [_narrowed(widest, width) for width in (0, *widths[kind])]
+            narrowed = [_narrowed(widest, width) for width in (0, *widths[site.name])]
             calls += [partial(block.run, hidden, context) for block in narrowed]
     medians = iter(map(statistics.median, alternate(calls, model.device, ROUNDS)))
     ms = {}
-    for kind, measured in widths.items():
+    for name, measured in widths.items():
         none = next(medians)
-        ms[kind] = [next(medians) - none for _ in measured]
+        ms[name] = [next(medians) - none for _ in measured]
     for block in view_of(empty).blocks:
         keep_units(block, torch.arange(0))
     whole = alternate([partial(m, **batch) for m in (dense, empty)], model.device)

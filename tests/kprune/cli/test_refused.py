@@ -98,6 +98,10 @@ def with_another_token(folder: Path):
         (edited(architectures=None), "does not say its model's class"),
         (edited(architectures=[{}]), "config.json is damaged"),
         (edited(architectures=["BertForPreTraining"]), "BertForPreTraining"),
+        (
+            edited(architectures=["Qwen3_5ForConditionalGeneration"], model_type="qwen3_5"),
+            "writes its language model, a Qwen3_5ForCausalLM, to another folder",
+        ),
         (edited(model_type="gpt9"), "does not load"),
         (
             lambda folder: (folder / "modules.json").write_text("[]"),
