@@ -192,7 +192,7 @@ def refit(pruner, block, states):
 
 def test_steps_that_are_too_long_are_not_taken():
     _, block, states = halved(tiny_model(), 1)
-    ridge, before = refit(KPrunePlus(refit_epochs=1, refit_lr=10.0), block, states)
+    ridge, before = refit(KPrunePlus(ridge=1e-2, refit_epochs=1, refit_lr=10.0), block, states)
     assert ridge is None
     assert all(torch.equal(p, was) for p, was in zip(block.module.parameters(), before, strict=True))
 
@@ -210,7 +210,7 @@ def test_a_refit_that_its_re_solve_spoils_is_undone():
             return ridge
 
     _, block, states = halved(tiny_model(), 1)
-    ridge, before = refit(Spoiler(refit_epochs=5, refit_lr=3e-3), block, states)
+    ridge, before = refit(Spoiler(ridge=1e-2, refit_epochs=5, refit_lr=3e-3), block, states)
     assert ridge is None and Spoiler.calls == 2
     assert all(torch.equal(p, was) for p, was in zip(block.module.parameters(), before, strict=True))
 
