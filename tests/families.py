@@ -103,6 +103,10 @@ def family_settings(layers: int) -> dict:
         "phi": GROUPED,
         "gptj": {"n_inner": 48, "rotary_dim": 4},
         "gpt_neox": {},
+        "apertus": GROUPED,
+        "nanochat": GROUPED,
+        "helium": GROUPED | {"head_dim": 8},
+        "stablelm": GROUPED | {"use_qkv_bias": True},
         "lfm2": GROUPED | {"block_auto_adjust_ff_dim": False, "layer_types": alternating("conv", layers)},
         "qwen3_5_text": GROUPED
         | {

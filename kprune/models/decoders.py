@@ -175,6 +175,18 @@ EXAONE4 = with_output_norms(
 OLMO2 = whole_attention(EXAONE4)
 # A layer splits the rows of its fused module by the number of heads in the config, which is the same for all layers.
 PHI3 = whole_attention(GLM, Rows("self_attn.qkv_proj"))
+APERTUS = replace(
+    ARCEE,
+    sites=(
+        replace(ARCEE.sites[0], norm="attention_layernorm"),
+        replace(ARCEE.sites[1], norm="feedforward_layernorm"),
+    ),
+)
+NANOCHAT = llama_with_ffn("mlp.fc1", "mlp.fc2")
+# Its config has the hidden size over the number of heads for the size of a head.
+HELIUM = replace(LLAMA, sites=(replace(LLAMA.sites[0], settings=()), LLAMA.sites[1]))
+# A layer splits its queries by the number of heads in the config. Its norm of queries and keys, if it has one, has a module for every head.
+STABLELM = replace(whole_attention(LLAMA), strangers=("layers.0.self_attn.q_layernorm",))
 STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
 # Its norm of queries and keys, if it has one, has weights for every head.
 COHERE = replace(in_parallel(LLAMA, "input_layernorm"), strangers=("layers.0.self_attn.q_norm",))

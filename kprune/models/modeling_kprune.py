@@ -30,6 +30,7 @@ MixedIn: Any = object
 OLDEST = (4, 50)
 """The oldest version of transformers that this file was tested with."""
 OLDEST_OF = {
+    "apertus": (5, 2),
     "cohere2": (4, 53),
     "gemma2": (4, 53),
     "gemma3_text": (5, 0),
@@ -39,7 +40,7 @@ OLDEST_OF = {
     "opt": (4, 52),
 }
 """By family, the oldest version whose modules take their widths from their weights, compute what the newest one's do, and generate."""
-OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "gptj": (4, 54), "opt": (4, 54)}
+OLDEST_WITHOUT_HEADS = {"biogpt": (4, 54), "gpt2": (4, 52), "gptj": (4, 54), "opt": (4, 54), "stablelm": (4, 54)}
 """By family, the oldest version that unpacks no more values from an attention than one without heads returns."""
 FLAGS = ("use_bidirectional_attention",)
 """Settings that some versions ignore, and that are off in most models."""

@@ -207,7 +207,7 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
 
     Raises:
         UserError: the family is not supported; the model is only a part of a model, or has a module that its family's sites do not
-            describe; its config sets a value that transformers ignores (`Family.fixed`); or layers share weights.
+            describe, or lacks a norm that they do; its config sets a value that transformers ignores (`Family.fixed`); or layers share weights.
     """
     family = family_of(model)
     try:
@@ -219,6 +219,14 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
         ) from error
     view = ModelView(model, family, device)
     present = {name for name, _ in model.base_model.named_modules()}
+    needed = [
+        f"{family.layers}.{b.layer}.{norm}" for b in view.blocks for norm in (b.site.norm, b.site.output_norm) if norm
+    ]
+    absent = next((path for path in needed if path not in present), None)
+    if absent:
+        raise UserError(
+            f"the model has no module {absent}, which pruning expects: use another {model.config.model_type} model"
+        )
     for path in view.family.strangers:
         if path in present:
             raise UserError(

@@ -180,6 +180,19 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
         view_of(tiny_of("deberta-v2"))
 
 
+def test_a_norm_that_a_config_leaves_out_is_told(monkeypatch):
+    monkeypatch.setitem(MODELS, "stablelm", {"use_parallel_residual": True})
+    with pytest.raises(UserError, match="has no module layers.0.post_attention_layernorm, which pruning expects"):
+        view_of(tiny_of("stablelm"))
+
+
+def test_a_layer_that_mixes_tokens_by_what_is_not_known_is_told():
+    model = tiny_of("lfm2")
+    model.model.layers[2].conv = torch.nn.Identity()
+    with pytest.raises(UserError, match="layer 2 of the model has none of self_attn.out_proj, conv.out_proj"):
+        view_of(model)
+
+
 def test_a_part_of_a_model_is_refused():
     with pytest.raises(
         UserError, match="OPTDecoder is a part of a model of the family 'opt', .* layers at decoder.layers"
