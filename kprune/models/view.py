@@ -206,8 +206,8 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
         device: on which the blocks compute; None for the model's own.
 
     Raises:
-        UserError: the family is not supported; the model is only a part of a model, or has a module that its family's sites do not
-            describe, or lacks a norm that they do; its config sets a value that transformers ignores (`Family.fixed`); or layers share weights.
+        UserError: the family is not supported; the model is only a part of a model; or it is not as its family is described
+            (`check_described`).
     """
     family = family_of(model)
     try:
@@ -218,34 +218,44 @@ def view_of(model: Model, device: torch.device | None = None) -> ModelView:
             f"{family.layers}: give the whole model"
         ) from error
     view = ModelView(model, family, device)
-    present = {name for name, _ in model.base_model.named_modules()}
-    needed = [
-        f"{family.layers}.{b.layer}.{norm}" for b in view.blocks for norm in (b.site.norm, b.site.output_norm) if norm
-    ]
-    absent = next((path for path in needed if path not in present), None)
-    if absent:
-        raise UserError(
-            f"the model has no module {absent}, which pruning expects: use another {model.config.model_type} model"
-        )
-    for path in view.family.strangers:
+    check_described(view)
+    return view
+
+
+def check_described(view: ModelView) -> None:
+    """Check that a model is as its family is described.
+
+    Raises:
+        UserError: it has a module that its family's sites do not describe, or lacks a norm that they do; its config sets a value that
+            transformers ignores (`Family.fixed`); or layers share weights.
+    """
+    family, config = view.family, view.model.config
+    present = {name for name, _ in view.model.base_model.named_modules()}
+    for path in family.strangers:
         if path in present:
             raise UserError(
-                f"the model has a module {path}, which pruning does not know: use another {model.config.model_type} model"
+                f"the model has a module {path}, which pruning does not know: use another {config.model_type} model"
             )
-    for name, value in view.family.fixed.items():
-        if getattr(model.config, name, value) != value:
+    for block in view.blocks:
+        for norm in filter(None, (block.site.norm, block.site.output_norm)):
+            path = f"{family.layers}.{block.layer}.{norm}"
+            if path not in present:
+                raise UserError(
+                    f"the model has no module {path}, which pruning expects: use another {config.model_type} model"
+                )
+    for name, value in family.fixed.items():
+        if getattr(config, name, value) != value:
             raise UserError(
-                f"the model's config says {name}={getattr(model.config, name)}, which transformers ignores: it computes by {value}, "
+                f"the model's config says {name}={getattr(config, name)}, which transformers ignores: it computes by {value}, "
                 f"and not what was trained: give a model with {name}={value}"
             )
     weights = [p for _, p in view.layers.named_parameters(remove_duplicate=False)]
-    groups = getattr(model.config, view.family.groups) if view.family.groups else model.config.num_hidden_layers
-    if len({id(weight) for weight in weights}) < len(weights) or groups < model.config.num_hidden_layers:
+    groups = getattr(config, family.groups) if family.groups else config.num_hidden_layers
+    if len({id(weight) for weight in weights}) < len(weights) or groups < config.num_hidden_layers:
         raise UserError(
             "layers of the model share weights, and each is pruned on its own: give every layer its own copy, as "
             "kprune.unshared(model) does"
         )
-    return view
 
 
 def longest_input(model: Model) -> int:
