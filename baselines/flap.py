@@ -19,9 +19,9 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import layer_parameters
+from kprune.models.inputs import on_device
 from kprune.models.modeling_kprune import sizes
 from kprune.models.surgery import keep_units, output_weight, unit_columns
-from kprune.models.view import on_device
 from kprune.solve.mask_search import greedy
 from kprune.types import Model
 

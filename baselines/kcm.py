@@ -17,8 +17,8 @@ from kprune.errors import UserError
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
+from kprune.models.inputs import on_device
 from kprune.models.surgery import output_weight
-from kprune.models.view import on_device
 from kprune.solve.mask_search import BUDGET_ROUNDING, greedy
 
 

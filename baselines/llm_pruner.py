@@ -17,8 +17,8 @@ from kprune.errors import UserError
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
+from kprune.models.inputs import call, on_device
 from kprune.models.surgery import keep_units
-from kprune.models.view import call, on_device
 from kprune.objectives import CausalLM
 from kprune.objectives.base import IGNORED
 from kprune.solve.uniform import best_units

@@ -17,9 +17,9 @@ from kprune.errors import OutOfReach, UserError
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
+from kprune.models.inputs import on_device
 from kprune.models.surgery import check_layers_can_go, keep_layers
 from kprune.models.uniform import check_alike
-from kprune.models.view import on_device
 from kprune.plan import Plan
 from kprune.solve.mask_search import BUDGET_ROUNDING
 from kprune.types import Model

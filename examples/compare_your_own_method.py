@@ -21,8 +21,8 @@ from kprune.clock import Clock
 from kprune.contract import Job, Outcome
 from kprune.models import ModelView, view_of
 from kprune.models.copies import frozen_copy
+from kprune.models.inputs import on_device
 from kprune.models.surgery import keep_masked, output_weight
-from kprune.models.view import on_device
 from kprune.solve.mask_search import greedy
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 import kprune
 from kprune.checkpoint.onnx import export_onnx
 from kprune.cli.texts import decoded
-from kprune.models.view import longest_input
+from kprune.models.inputs import longest_input
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from kprune.models import view_of
 from kprune.models.flops import flops_reduction as flops_removed
 from kprune.models.flops import params_reduction as params_removed
 from kprune.models.flops import sparsity as zeros
-from kprune.models.view import longest_input
+from kprune.models.inputs import longest_input
 from kprune.objectives import Embedding, Objective, objective_of
 from kprune.precision import Precision, check_reduced, full_precision
 from kprune.speedup import prune_to_speedup

@@ -10,7 +10,8 @@ from kprune.choices import READ, SHAPE, as_examples, as_rows
 from kprune.data import CalibrationSet, Example, has_label
 from kprune.errors import UserError
 from kprune.models.copies import frozen_shared_copy
-from kprune.models.view import call, family_of, longest_input, on_device, padding_of, token_types
+from kprune.models.families import family_of
+from kprune.models.inputs import call, longest_input, on_device, padding_of, token_types
 from kprune.objectives import Objective
 from kprune.objectives.base import IGNORED
 from kprune.types import Model

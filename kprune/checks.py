@@ -14,8 +14,9 @@ from kprune.checkpoint import check_saveable
 from kprune.errors import UserError, one_line
 from kprune.models import view_of
 from kprune.models.copies import frozen_shared_copy
+from kprune.models.families import family_of
+from kprune.models.inputs import longest_input, padding_of
 from kprune.models.modeling_kprune import select_heads
-from kprune.models.view import family_of, longest_input, padding_of
 from kprune.objectives import Objective
 from kprune.precision import computes_in_float64
 from kprune.types import Model

@@ -4,7 +4,7 @@ import torch
 
 from kprune.data import CalibrationSet
 from kprune.models.copies import frozen_shared_copy
-from kprune.models.view import call, on_device
+from kprune.models.inputs import call, on_device
 from kprune.objectives import Objective
 from kprune.types import Model
 

@@ -12,7 +12,7 @@ from kprune import processes
 from kprune.data import OF_EXAMPLES, part_of, per_example, rows_of, size_of
 from kprune.errors import UserError
 from kprune.models import Context, ModelView
-from kprune.models.view import on_device
+from kprune.models.inputs import on_device
 from kprune.objectives import Objective
 from kprune.storage import Device, Storage
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kprune.data import Example, collate
 from kprune.errors import UserError, one_line
 from kprune.files import OTHER_CACHE, write_whole
-from kprune.models.view import on_device
+from kprune.models.inputs import on_device
 from kprune.settings_checks import check_settings
 
 GROUP = 50

@@ -30,7 +30,7 @@ from kprune.methods.kprune_plus import algorithm, refit
 from kprune.methods.registry import find_method
 from kprune.models import view_of
 from kprune.models.flops import flops_reduction
-from kprune.models.view import on_device
+from kprune.models.inputs import on_device
 from kprune.objectives import objective_of
 from kprune.target import Target
 

@@ -7,8 +7,8 @@ from tqdm import tqdm
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.models import ModelView
+from kprune.models.inputs import on_device
 from kprune.models.masks import features_and_gradients, mask_gradients
-from kprune.models.view import on_device
 from kprune.objectives import Objective
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kprune.models.view import model_inputs
+from kprune.models.inputs import model_inputs
 from kprune.objectives import Objective
 
 

@@ -15,7 +15,7 @@ from kprune.errors import UserError
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.flops import model_flops
-from kprune.models.view import model_inputs, on_device
+from kprune.models.inputs import model_inputs, on_device
 from kprune.objectives import Objective
 from kprune.plan import Plan
 from kprune.training import Recipe, parameter_groups

@@ -14,7 +14,7 @@ from kprune.data import CalibrationSet, size_of
 from kprune.errors import UserError
 from kprune.methods.kprune import KPrune
 from kprune.models.copies import frozen_shared_copy
-from kprune.models.view import on_device
+from kprune.models.inputs import on_device
 from kprune.objectives import Objective
 from kprune.training import Recipe
 

@@ -15,7 +15,7 @@ from experiments.inputs.drawing import Amount, DrawnTexts
 from experiments.tasks.base import Task
 from kprune.data import CalibrationSet, Example, lengths, mean_length
 from kprune.errors import UserError
-from kprune.models.view import token_types
+from kprune.models.inputs import token_types
 from kprune.objectives import Objective
 from kprune.objectives.base import IGNORED
 

@@ -10,7 +10,7 @@ from experiments.scoring.predictions import Predictions
 from experiments.tasks.base import Task
 from kprune.data import Example, collate
 from kprune.errors import UserError
-from kprune.models.view import model_inputs, on_device
+from kprune.models.inputs import model_inputs, on_device
 from kprune.objectives import Objective
 
 

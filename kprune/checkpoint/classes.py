@@ -12,10 +12,10 @@ from transformers.models.auto import modeling_auto
 
 from kprune.errors import UserError, one_line
 from kprune.models import Block, ModelView, modeling_kprune, view_of
+from kprune.models.families import family_of
 from kprune.models.family import Family
 from kprune.models.modeling_kprune import FORMAT, PREFIX, Emptied, OutputBias, Pruned, pruned_class, sizes
 from kprune.models.surgery import width_attributes
-from kprune.models.view import family_of
 from kprune.objectives import OBJECTIVES
 from kprune.quiet import quiet_transformers
 from kprune.types import Model

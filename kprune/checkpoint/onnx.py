@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from kprune.errors import UserError
-from kprune.models.view import longest_input, needs_token_types
+from kprune.models.inputs import longest_input, needs_token_types
 from kprune.objectives import reads_choices
 from kprune.types import Model
 

@@ -26,7 +26,7 @@ from kprune.errors import UserError
 from kprune.masked_tokens import check_mask_token
 from kprune.methods.registry import METHODS, find_method
 from kprune.models import view_of
-from kprune.models.view import longest_input, needs_token_types, padding_of
+from kprune.models.inputs import longest_input, needs_token_types, padding_of
 from kprune.objectives import Objective, reads_choices
 from kprune.target import SPARSITY
 from kprune.vocabulary import Spelling, spelling_of, vocabulary_of

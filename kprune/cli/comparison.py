@@ -14,7 +14,7 @@ from kprune.checks import check_finite, check_padding, reads_padding
 from kprune.cli.folders import Checkpoint
 from kprune.data import CalibrationSet, Example
 from kprune.errors import UserError
-from kprune.models.view import longest_input, model_inputs, needs_token_types, on_device, padding_of
+from kprune.models.inputs import longest_input, model_inputs, needs_token_types, on_device, padding_of
 from kprune.objectives import (
     CausalLM,
     Classification,

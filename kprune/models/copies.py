@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kprune.models.blocks import Block
+from kprune.models.families import family_of
 from kprune.models.offload import give_own_memory, moved, weights_of
-from kprune.models.view import ModelView, family_of
+from kprune.models.view import ModelView
 from kprune.types import Model
 
 

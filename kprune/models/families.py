@@ -5,8 +5,10 @@ To add a family, add an entry to `FAMILIES` (docs/how_to/add_a_family.md).
 
 from dataclasses import replace
 
+from kprune.errors import UserError
 from kprune.models import decoders, encoders
 from kprune.models.family import Family
+from kprune.types import Model
 
 FAMILIES: dict[str, Family] = {
     "bert": encoders.BERT,
@@ -81,3 +83,15 @@ FAMILIES: dict[str, Family] = {
 def family_names() -> str:
     """Return the names of all families, for messages."""
     return ", ".join(FAMILIES)
+
+
+def family_of(model: Model) -> Family:
+    """Return what kprune knows of a model's family.
+
+    Raises:
+        UserError: the family is not supported.
+    """
+    family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if family not in FAMILIES:
+        raise UserError(f"model family '{family}' is not supported: use one of {family_names()}")
+    return FAMILIES[family]

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from kprune.errors import UserError
 from kprune.models.copies import frozen_copy
-from kprune.models.view import family_of, view_of
+from kprune.models.families import family_of
+from kprune.models.view import view_of
 from kprune.types import Linear, Model
 
 CAPABILITY = 8, 0

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kprune.errors import UserError
-from kprune.models.view import family_of
+from kprune.models.families import family_of
 from kprune.types import Model
 from kprune.vocabulary import tokenizer as fast
 from kprune.vocabulary.weights import named_tokens, word_rows

@@ -12,7 +12,7 @@ from experiments.inputs.checkpoints import load_model, load_tokenizer
 from experiments.scoring.evaluation import evaluate
 from experiments.tasks import build_task
 from kprune.errors import UserError
-from kprune.models.view import call
+from kprune.models.inputs import call
 
 SEARCH = {
     "name": "search",

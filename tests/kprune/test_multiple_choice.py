@@ -19,9 +19,9 @@ from kprune.methods.kprune.knowledge import KnowledgeSettings, measure
 from kprune.models import view_of
 from kprune.models.copies import frozen_copy
 from kprune.models.families import FAMILIES
+from kprune.models.inputs import call
 from kprune.models.masks import masked
 from kprune.models.surgery import keep_units
-from kprune.models.view import call
 from kprune.objectives import MultipleChoice, objective_of
 from kprune.streams import calibration_states
 

@@ -13,7 +13,7 @@ from kprune.contract import Job, PruningData
 from kprune.divergence import held_out_divergence
 from kprune.errors import UserError
 from kprune.methods.registry import build
-from kprune.models.view import call
+from kprune.models.inputs import call
 from kprune.objectives import objective_of
 from kprune.precision import check_reduced, full_precision, linear_layers
 from kprune.solve.least_squares import LeastSquares

@@ -10,9 +10,9 @@ from baselines.owned import incoming_sums, outgoing_sums
 from baselines.retrained.distillation import task_loss
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
+from kprune.models.inputs import on_device
 from kprune.models.masks import masked
 from kprune.models.surgery import take_units
-from kprune.models.view import on_device
 from kprune.objectives import Objective
 
 

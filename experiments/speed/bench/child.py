@@ -24,7 +24,7 @@ from kprune.contract import Job, Method, PruningData
 from kprune.data import CalibrationSet
 from kprune.errors import UserError
 from kprune.models import view_of
-from kprune.models.view import model_inputs, on_device
+from kprune.models.inputs import model_inputs, on_device
 from kprune.objectives import Classification
 from kprune.precision import Precision, check_reduced
 from kprune.solve.least_squares import LeastSquares

@@ -15,8 +15,8 @@ from kprune.clock import Clock
 from kprune.contract import Job, Method, Outcome
 from kprune.models import Block, ModelView, view_of
 from kprune.models.copies import frozen_copy
+from kprune.models.inputs import on_device
 from kprune.models.surgery import keep_units, unit_columns
-from kprune.models.view import on_device
 from kprune.objectives import Objective
 from kprune.solve.mask_search import search
 

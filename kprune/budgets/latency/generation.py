@@ -11,7 +11,7 @@ import torch
 from kprune.budgets.latency.timing import alternate, of_fewest_tokens, random_batch
 from kprune.errors import UserError
 from kprune.models.copies import frozen_shared_copy
-from kprune.models.view import longest_input
+from kprune.models.inputs import longest_input
 from kprune.types import Model
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kprune.errors import UserError
 from kprune.models.copies import frozen_shared_copy
-from kprune.models.view import longest_input, model_inputs
+from kprune.models.inputs import longest_input, model_inputs
 from kprune.objectives import reads_choices
 from kprune.settings_checks import check_count, check_settings
 from kprune.types import Model
