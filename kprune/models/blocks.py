@@ -158,7 +158,7 @@ class Block:
         hidden = self.norm_before(x)
         for path in self.site.core:
             core = self.module.get_submodule(path)
-            settings = accepted(type(core), context[self.layer]) if self.kind == "heads" else {}
+            settings = self._settings(type(core), context[self.layer])
             try:
                 with self._left_at_output(path):
                     hidden = core(hidden, **settings)
@@ -166,6 +166,15 @@ class Block:
                 return reached.features
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden
+
+    def _settings(self, core: type[nn.Module], context: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the layer that a core takes beside its input."""
+        if self.kind == "neurons":
+            return {}
+        names, any_name = parameter_names(core.forward)
+        # A convolution or recurrence hands arguments of other names on to a kernel, which does not know those of an attention.
+        every = any_name and self.attends
+        return {name: value for name, value in context.items() if every or name in names}
 
     def update(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
         """Return Sub(x), the output projection's output: [B, T, d]; without units, a tensor that broadcasts to this shape."""
@@ -292,16 +301,9 @@ def has_module(layer: nn.Module, path: str) -> bool:
     return True
 
 
-def accepted(kind: type[nn.Module], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of `settings` that the forward of a module class takes as arguments."""
-    names = parameter_names(kind.forward)
-    return settings if names is None else {name: value for name, value in settings.items() if name in names}
-
-
 @cache
-def parameter_names(forward: Callable[..., Any]) -> frozenset[str] | None:
-    """Return the names of the arguments of a module class's forward; None if it takes any name."""
+def parameter_names(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Return the names of the arguments of a module class's forward, and whether it takes any other name, too."""
     parameters = inspect.signature(forward).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return None
-    return frozenset(parameters)
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return frozenset(parameters), any_name

@@ -8,6 +8,7 @@ import torch
 from families import EAGER_ALONE, ENCODERS, MODELS, TOKENS, tiny_of
 from tiny import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.lfm2 import modeling_lfm2
 from transformers.pytorch_utils import Conv1D
 
 from kprune import prune
@@ -178,6 +179,16 @@ def test_modules_that_the_sites_do_not_tell_of_are_refused(setting, monkeypatch)
     monkeypatch.setitem(MODELS, "deberta-v2", MODELS["deberta-v2"] | setting)
     with pytest.raises(UserError, match="has a module encoder.*: use another deberta-v2 model"):
         view_of(tiny_of("deberta-v2"))
+
+
+def test_a_convolution_hands_no_argument_of_an_attention_on_to_its_kernel(monkeypatch):
+    model, seen = tiny_of("lfm2"), []
+    kernel = modeling_lfm2.causal_conv1d_fn
+    monkeypatch.setattr(modeling_lfm2, "causal_conv1d_fn", lambda *args, **more: (seen.append(more), kernel(*args))[1])
+    view = view_of(model)
+    hidden, context = view.embed(batch())
+    assert "position_embeddings" in context[0] and view.blocks[0].features(hidden, context).shape == hidden.shape
+    assert seen == [{}]
 
 
 def test_a_norm_that_a_config_leaves_out_is_told(monkeypatch):
