@@ -158,23 +158,15 @@ class Block:
         hidden = self.norm_before(x)
         for path in self.site.core:
             core = self.module.get_submodule(path)
-            settings = self._settings(type(core), context[self.layer])
+            # A convolution or recurrence hands arguments of other names on to a kernel, which does not know those of an attention.
+            own = accepted(type(core), context[self.layer], any_name=self.attends) if self.kind == "heads" else {}
             try:
                 with self._left_at_output(path):
-                    hidden = core(hidden, **settings)
+                    hidden = core(hidden, **own)
             except Reached as reached:
                 return reached.features
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden
-
-    def _settings(self, core: type[nn.Module], context: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments of the layer that a core takes beside its input."""
-        if self.kind == "neurons":
-            return {}
-        names, any_name = parameter_names(core.forward)
-        # A convolution or recurrence hands arguments of other names on to a kernel, which does not know those of an attention.
-        every = any_name and self.attends
-        return {name: value for name, value in context.items() if every or name in names}
 
     def update(self, x: Tensor, context: Mapping[int, dict[str, Any]]) -> Tensor:
         """Return Sub(x), the output projection's output: [B, T, d]; without units, a tensor that broadcasts to this shape."""
@@ -299,6 +291,16 @@ def has_module(layer: nn.Module, path: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def accepted(kind: type[nn.Module], settings: dict[str, Any], any_name: bool) -> dict[str, Any]:
+    """Return the entries of `settings` that the forward of a module class takes as arguments.
+
+    Args:
+        any_name: whether a forward that takes any name gets all entries, and not only those that its signature names.
+    """
+    names, takes_any = parameter_names(kind.forward)
+    return settings if takes_any and any_name else {name: value for name, value in settings.items() if name in names}
 
 
 @cache

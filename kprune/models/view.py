@@ -219,7 +219,7 @@ def check_described(view: ModelView) -> None:
             transformers ignores (`Family.fixed`); or layers share weights.
     """
     family, config = view.family, view.model.config
-    present = {name for name, _ in view.model.base_model.named_modules()}
+    present = {name for name, _ in view.model.base_model.named_modules(remove_duplicate=False)}
     for path in family.strangers:
         if path in present:
             raise UserError(

@@ -106,7 +106,8 @@ def test_what_a_block_is_asked_for_in_a_parallel_layer(repair, index, family):
     if index == 2:
         attention = layer.attention if family == "gpt_neox" else layer.self_attn
         own, update = (
-            attention(layer.input_layernorm(x), **accepted(type(attention), state.context[1]))[0] for x in (mine, read)
+            attention(layer.input_layernorm(x), **accepted(type(attention), state.context[1], any_name=True))[0]
+            for x in (mine, read)
         )
     else:
         norm = layer.post_attention_layernorm if family == "gpt_neox" else layer.input_layernorm
