@@ -150,7 +150,6 @@ readme-cells: .venv/installed ## run the cells of the README and docs/results (d
 	$(AGAIN) --seeds 1,2 --methods kprune_plus,oscar,flap precision=reduced
 	$(AGAIN) --methods kprune_plus_fast
 	$(README_GRID) decoders --small --outputs $(MEASURED)/decoders_few_texts task.config=wikitext-2-v1
-	$(RIDGED) params_reduction=0.1,0.2 method.ridge=0.1 task.windows=2 $(SIXTEEN) outputs=$(MEASURED)/decoders_few_texts_ridge
 	$(RIDGED) params_reduction=0.2 method.ridge=0.01,0.1,0.3 $(VALIDATED) outputs=$(MEASURED)/decoders_ridge
 	$(RIDGED) params_reduction=0.2 method.ridge=0.01,0.1,0.3,1.0 $(VALIDATED) $(SIXTEEN) outputs=$(MEASURED)/decoders_ridge_few_texts
 	$(RUN) -m task=wikitext2 $(WINDOWS) model=smollm2 method=wanda,sparsegpt sparsity=0.5,2:4 precision=reduced \
@@ -179,7 +178,7 @@ readme-gpu: .venv/installed ## measure the numbers of docs/results/ that a GPU g
 
 readme: .venv/installed ## collect the finished cells of readme-cells and readme-gpu into results/, draw the figures, rewrite the pages
 	for part in cells shares vocabulary retrained studies latency_budget few_tokens gpu decoders decoders_repeated \
-		decoders_few_texts decoders_few_texts_ridge decoders_ridge decoders_ridge_few_texts decoders_zeros embeddings \
+		decoders_few_texts decoders_ridge decoders_ridge_few_texts decoders_zeros embeddings \
 		mpnet zeros; do [ ! -d $(MEASURED)/$$part ] || \
 		.venv/bin/python -m analysis.collect $(MEASURED)/$$part results/$$part.csv || exit; done
 	.venv/bin/python -m analysis.figures results/shares.csv score_against_flops score_against_speedup kept_units

@@ -71,7 +71,6 @@ STUDIES = {
     "decoders-repeated": ("decoders_repeated.csv", "perplexity"),
     "decoders-repeated-intervals": ("decoders_repeated.csv", "perplexity_ratios"),
     "decoders-few-texts": ("decoders_few_texts.csv", "perplexity"),
-    "decoders-few-texts-ridge": ("decoders_few_texts_ridge.csv", "measurements"),
     "decoders-ridge": ("decoders_ridge.csv", "perplexity_ratios"),
     "decoders-ridge-few-texts": ("decoders_ridge_few_texts.csv", "perplexity_ratios"),
     "decoders-zeros": ("decoders_zeros.csv", "perplexity"),
