@@ -71,7 +71,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
 
 def text_model_hint(checkpoint: Checkpoint) -> str:
     """Return how to get the language model out of a checkpoint that has an image encoder, too; nothing if it is none of these."""
-    text = str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(checkpoint.config.get("model_type"))))
+    text = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(checkpoint.config.get("model_type")), "")
     if not (checkpoint.architecture.endswith("ForConditionalGeneration") and text.endswith("ForCausalLM")):
         return ""
     return (

@@ -284,10 +284,10 @@ def blocks_of(layer: nn.Module, index: int, family: Family, config: Any) -> list
     ]
 
 
-def has_module(layer: nn.Module, path: str) -> bool:
-    """Tell whether a layer has a module at this path."""
+def has_module(parent: nn.Module, path: str) -> bool:
+    """Tell whether there is a module at a path below another one."""
     try:
-        layer.get_submodule(path)
+        parent.get_submodule(path)
     except AttributeError:
         return False
     return True

@@ -112,6 +112,12 @@ def whole_attention(family: Family, *inputs: Rows) -> Family:
     return replace(family, sites=(attention, network))
 
 
+def with_all_heads(family: Family) -> Family:
+    """Return a family whose config can't say fewer heads, since the size of a head is the hidden size over their number."""
+    attention, *others = family.sites
+    return replace(family, sites=(replace(attention, settings=()), *others))
+
+
 def in_parallel(family: Family, norm: str) -> Family:
     """Return a family whose layers have one norm, and two sublayers that read what it returns."""
     return replace(family, parallel=True, sites=tuple(replace(site, norm=norm) for site in family.sites))
@@ -183,15 +189,13 @@ APERTUS = replace(
     ),
 )
 NANOCHAT = llama_with_ffn("mlp.fc1", "mlp.fc2")
-# Its config has the hidden size over the number of heads for the size of a head.
-HELIUM = replace(LLAMA, sites=(replace(LLAMA.sites[0], settings=()), LLAMA.sites[1]))
+HELIUM = with_all_heads(LLAMA)
 # A layer splits its queries by the number of heads in the config. Its norm of queries and keys, if it has one, has a module for every head.
 STABLELM = replace(whole_attention(LLAMA), strangers=("layers.0.self_attn.q_layernorm",))
 STARCODER2 = llama_with_ffn("mlp.c_fc", "mlp.c_proj")
 # Its norm of queries and keys, if it has one, has weights for every head.
 COHERE = replace(in_parallel(LLAMA, "input_layernorm"), strangers=("layers.0.self_attn.q_norm",))
-# Its config has the hidden size over the number of heads for the size of a head.
-COHERE2 = replace(COHERE, sites=(replace(COHERE.sites[0], settings=()), COHERE.sites[1]))
+COHERE2 = with_all_heads(COHERE)
 PHI = in_parallel(
     replace(
         LLAMA,
@@ -240,12 +244,12 @@ GPT_NEOX = Family(
     parallel="use_parallel_residual",
     reads_last_token=True,
 )
-# Its config rounds the number of neurons by several settings, and has the hidden size over the number of heads for the size of a head.
+# Its config rounds the number of neurons by several settings, so that it can't say any number.
 LFM2 = mixed(
     replace(
         LLAMA,
         sites=(
-            replace(LLAMA.sites[0], output="self_attn.out_proj", norm="operator_norm", settings=()),
+            replace(with_all_heads(LLAMA).sites[0], output="self_attn.out_proj", norm="operator_norm"),
             replace(
                 ffn(("feed_forward.w1", "feed_forward.w3"), "feed_forward.w2", "ffn_norm", core=("feed_forward",)),
                 settings=(),

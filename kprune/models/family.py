@@ -72,7 +72,7 @@ class Family:
 
     Attributes:
         layers: path of the list of layers, below the base model.
-        sites: the sublayers of a layer, bottom to top; of those with `some_layers`, a layer has one at most.
+        sites: the sublayers of a layer, bottom to top; of those with `some_layers`, a layer has one.
         norm_first: whether `Site.norm` comes before the sublayer, and not after its residual sum; or the name of the config's flag
             that says so. True if no norm comes after the sum.
         multiplier: name of the config's setting that holds the factor of every update in the residual sum (Granite); None if the

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.errors import UserError
-from kprune.models.blocks import Block, blocks_of
+from kprune.models.blocks import Block, blocks_of, has_module
 from kprune.models.families import family_of
 from kprune.models.family import Family, Site
 from kprune.models.inputs import call
@@ -219,18 +219,16 @@ def check_described(view: ModelView) -> None:
             transformers ignores (`Family.fixed`); or layers share weights.
     """
     family, config = view.family, view.model.config
-    present = {name for name, _ in view.model.base_model.named_modules(remove_duplicate=False)}
     for path in family.strangers:
-        if path in present:
+        if has_module(view.model.base_model, path):
             raise UserError(
                 f"the model has a module {path}, which pruning does not know: use another {config.model_type} model"
             )
     for block in view.blocks:
         for norm in filter(None, (block.site.norm, block.site.output_norm)):
-            path = f"{family.layers}.{block.layer}.{norm}"
-            if path not in present:
+            if not has_module(block.module, norm):
                 raise UserError(
-                    f"the model has no module {path}, which pruning expects: use another {config.model_type} model"
+                    f"layer {block.layer} of the model has no module {norm}, which pruning expects: use another {config.model_type} model"
                 )
     for name, value in family.fixed.items():
         if getattr(config, name, value) != value:

@@ -193,7 +193,9 @@ def test_a_convolution_hands_no_argument_of_an_attention_on_to_its_kernel(monkey
 
 def test_a_norm_that_a_config_leaves_out_is_told(monkeypatch):
     monkeypatch.setitem(MODELS, "stablelm", {"use_parallel_residual": True})
-    with pytest.raises(UserError, match="has no module layers.0.post_attention_layernorm, which pruning expects"):
+    with pytest.raises(
+        UserError, match="layer 0 of the model has no module post_attention_layernorm, which pruning expects"
+    ):
         view_of(tiny_of("stablelm"))
 
 
